@@ -1,0 +1,109 @@
+//! The frame of a stream: a two-byte length, big endian, and a payload of that length.
+//!
+//! The length counts the payload alone, 0 to 65,535 bytes. These are the bytes of
+//! Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver` and DNS over TCP.
+
+#[cfg(feature = "alloc")]
+use bytes::{BufMut, Bytes, BytesMut};
+use core::fmt;
+
+/// Bytes of a frame's header.
+pub const HEADER_LEN: usize = 2;
+
+/// The longest payload a frame can declare, in bytes.
+pub const MAX_PAYLOAD: usize = u16::MAX as usize;
+
+/// The header of a frame with a payload of `len` bytes; `None` above [`MAX_PAYLOAD`].
+pub fn header(len: usize) -> Option<[u8; HEADER_LEN]> {
+    u16::try_from(len).ok().map(u16::to_be_bytes)
+}
+
+/// How a peer can break the framing. The connection it happens on is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameError {
+    /// A header declared a payload longer than the limit. Nothing was stored for it.
+    TooLong {
+        /// Bytes the header declared.
+        declared: u16,
+        /// Bytes that were allowed.
+        limit: u16,
+    },
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong { declared, limit } => write!(
+                f,
+                "the peer declared a frame of {declared} bytes, the limit is {limit}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for FrameError {}
+
+/// A message framed once, to be sent to many connections. Cloning shares the bytes.
+///
+/// ```
+/// use cubenet_core::Frame;
+/// let frame = Frame::new(b"state of the world").unwrap();
+/// assert_eq!(frame.payload(), b"state of the world");
+/// assert_eq!(&frame.as_bytes()[..2], [0, 18]);
+/// ```
+#[cfg(feature = "alloc")]
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Bytes,
+}
+
+#[cfg(feature = "alloc")]
+impl Frame {
+    /// Frames a copy of `payload`; `None` if it is longer than [`MAX_PAYLOAD`].
+    pub fn new(payload: &[u8]) -> Option<Frame> {
+        let header = header(payload.len())?;
+        let mut bytes = BytesMut::with_capacity(HEADER_LEN + payload.len());
+        bytes.put_slice(&header);
+        bytes.put_slice(payload);
+        Some(Frame {
+            bytes: bytes.freeze(),
+        })
+    }
+
+    /// The message, without its header: what a datagram carries.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[HEADER_LEN..]
+    }
+
+    /// Header and message, as they go over a stream.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({} bytes)", self.payload().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_big_endian_and_counts_the_payload_alone() {
+        assert_eq!(header(0), Some([0, 0]));
+        assert_eq!(header(258), Some([1, 2]));
+        assert_eq!(header(MAX_PAYLOAD), Some([0xff, 0xff]));
+        assert_eq!(header(MAX_PAYLOAD + 1), None);
+    }
+
+    #[cfg(feature = "alloc")]
+    #[test]
+    fn a_frame_too_long_for_its_header_is_refused() {
+        assert!(Frame::new(&std::vec![0; MAX_PAYLOAD]).is_some());
+        assert!(Frame::new(&std::vec![0; MAX_PAYLOAD + 1]).is_none());
+    }
+}

@@ -1,0 +1,48 @@
+//! The protocol of cubenet, and nothing else.
+//!
+//! This crate turns bytes into messages and calls into transitions. It opens no socket,
+//! reads no clock, starts no thread, draws no random number and, without the `alloc`
+//! feature, allocates nothing: the same inputs give the same outputs on a server, on a
+//! microcontroller and in a simulator. It contains no `unsafe` and panics on no input.
+//!
+//! A *driver* binds it to the world. It reads sockets and feeds what arrived to a
+//! [`Receiver`], asks a [`Sender`] whether a message may go out and in which state the
+//! connection is, and passes the current [`Instant`] with every call that needs one. The
+//! two halves can be owned apart, so that one thread reads while another sends.
+//!
+//! ```text
+//!  socket ──► Receiver ──► Handler::received ──► Link::send ──► Sender::admit ──► socket
+//!             (Decoder)                                         (Lifecycle)
+//!             Demux, for datagrams
+//! ```
+//!
+//! Verbs follow one rule: `handle_*` takes input, `poll_*` asks for output,
+//! `poll_timeout` and `handle_timeout` are the clock.
+//!
+//! | to learn about | read |
+//! | --- | --- |
+//! | the wire format of a stream | [`frame`], [`decode`] |
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod decode;
+pub mod frame;
+pub mod message;
+pub mod storage;
+pub mod time;
+
+pub use decode::Decoder;
+#[cfg(feature = "alloc")]
+pub use frame::Frame;
+pub use frame::FrameError;
+pub use message::Message;
+#[cfg(feature = "alloc")]
+pub use storage::Growing;
+pub use storage::{Fixed, Storage};
+pub use time::Instant;

@@ -21,7 +21,10 @@
 //!
 //! | to learn about | read |
 //! | --- | --- |
+//! | what an application implements and is handed | [`handler`] |
 //! | the wire format of a stream | [`frame`], [`decode`] |
+//! | how a connection opens and closes | [`lifecycle`] |
+//! | every bound, with its default | [`limits`] |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -33,6 +36,9 @@ extern crate std;
 
 pub mod decode;
 pub mod frame;
+pub mod handler;
+pub mod lifecycle;
+pub mod limits;
 pub mod message;
 pub mod storage;
 pub mod time;
@@ -41,6 +47,9 @@ pub use decode::Decoder;
 #[cfg(feature = "alloc")]
 pub use frame::Frame;
 pub use frame::FrameError;
+pub use handler::{ConnectionId, Exception, Handler, Link, SendError, Transport};
+pub use lifecycle::{CloseReason, Lifecycle, State, Timeout};
+pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;

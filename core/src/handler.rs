@@ -1,0 +1,200 @@
+//! What an application implements ([`Handler`]) and what it is handed ([`Link`]).
+
+#[cfg(feature = "alloc")]
+use crate::frame::Frame;
+use crate::lifecycle::CloseReason;
+use crate::message::Message;
+use crate::time::Instant;
+#[cfg(feature = "alloc")]
+use alloc::boxed::Box;
+use core::fmt;
+use core::net::SocketAddr;
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A stream of frames; messages arrive whole, in order, once.
+    Tcp,
+    /// Datagrams; each arrives whole or not at all, perhaps twice, in any order.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        })
+    }
+}
+
+/// A number that no other connection of the same network has or will have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// The application's side of one connection.
+///
+/// The callbacks of one connection come from one thread at a time and in order, so
+/// `&mut self` needs no lock. Callbacks of different connections run in parallel where the
+/// driver has threads. A callback that blocks holds up every connection of its thread.
+///
+/// After `closed` the handler is dropped.
+pub trait Handler {
+    /// A message arrived. It is lent for the length of the call.
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>);
+
+    /// After a `send` answered [`SendError::Full`]: there is room again.
+    fn writable(&mut self, link: &mut dyn Link) {
+        let _ = link;
+    }
+
+    /// Something went wrong that does not end the connection.
+    fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
+        let _ = (link, exception);
+    }
+
+    /// The connection is over. Called exactly once, last. The link still tells who the
+    /// peer was; sends on it fail with [`SendError::Closed`].
+    fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
+        let _ = (link, reason);
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl<H: Handler + ?Sized> Handler for Box<H> {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        (**self).received(link, message);
+    }
+
+    fn writable(&mut self, link: &mut dyn Link) {
+        (**self).writable(link);
+    }
+
+    fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
+        (**self).excepted(link, exception);
+    }
+
+    fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
+        (**self).closed(link, reason);
+    }
+}
+
+/// A connection, seen from inside one of its callbacks. None of its calls blocks.
+pub trait Link {
+    /// Queues `message` to be sent. Either all of it is accepted or nothing.
+    ///
+    /// What was accepted is delivered before a `close` takes effect, unless the peer can
+    /// no longer be reached. A datagram is sent once and may be lost.
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError>;
+
+    /// Like [`Link::send`], for a message that goes to many: it was framed once, and a
+    /// driver that has to keep it shares its bytes.
+    #[cfg(feature = "alloc")]
+    fn send_frame(&mut self, frame: &Frame) -> Result<(), SendError> {
+        self.send(frame.payload())
+    }
+
+    /// Delivers what was sent, then closes. Nothing more is received.
+    fn close(&mut self);
+
+    /// Closes at once; what is queued is lost, and a stream's peer sees a reset.
+    fn abort(&mut self);
+
+    /// Whether `close` or `abort` was called or the connection has ended.
+    fn is_closed(&self) -> bool;
+
+    /// The peer's address.
+    fn peer(&self) -> SocketAddr;
+
+    /// The address of this end.
+    fn local(&self) -> SocketAddr;
+
+    /// The connection's number.
+    fn id(&self) -> ConnectionId;
+
+    /// Bytes accepted by `send` that have not gone out yet, headers included.
+    fn queued(&self) -> usize;
+
+    /// Stops delivering messages. A stream's peer is held up by its transport; datagrams
+    /// that arrive meanwhile are dropped. While paused, silence does not time out.
+    fn pause(&mut self);
+
+    /// Delivers messages again.
+    fn resume(&mut self);
+
+    /// The time of this callback.
+    fn now(&self) -> Instant;
+}
+
+/// Why a message was not accepted. The connection lives on, if it lived before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SendError {
+    /// The connection is closed or closing.
+    Closed,
+    /// Too much waits to be sent. `writable` is called when there is room.
+    Full,
+    /// The message is longer than the limit.
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// Bytes that are allowed.
+        limit: usize,
+    },
+    /// A datagram of no bytes would close the connection; use `close` to mean that.
+    Empty,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::Closed => f.write_str("the connection is closed"),
+            SendError::Full => f.write_str("too much is queued; wait for `writable`"),
+            SendError::TooLong { len, limit } => {
+                write!(f, "a message of {len} bytes is over the limit of {limit}")
+            }
+            SendError::Empty => {
+                f.write_str("an empty datagram would close the connection; call `close` for that")
+            }
+        }
+    }
+}
+
+impl core::error::Error for SendError {}
+
+/// Something that went wrong without ending the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exception {
+    /// A datagram arrived that is longer than the limit, and was dropped.
+    DatagramTooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// Bytes that are allowed.
+        limit: usize,
+    },
+    /// The network reported that nobody listens at the peer's address. Datagrams sent
+    /// before were lost; later ones may not be.
+    Unreachable,
+    /// A datagram that had been accepted could not be sent, and was dropped.
+    NotSent {
+        /// Its length in bytes.
+        len: usize,
+    },
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exception::DatagramTooLong { len, limit } => {
+                write!(f, "dropped a datagram of {len} bytes, the limit is {limit}")
+            }
+            Exception::Unreachable => f.write_str("nobody listens at the peer's address"),
+            Exception::NotSent { len } => write!(f, "a datagram of {len} bytes was not sent"),
+        }
+    }
+}

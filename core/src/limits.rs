@@ -1,0 +1,216 @@
+//! Every bound there is, each with a default and its reason.
+
+use crate::frame::{HEADER_LEN, MAX_PAYLOAD};
+use core::fmt;
+use core::time::Duration;
+
+/// The longest datagram UDP can carry over IPv4, in bytes: 65,535 less the IP and UDP
+/// headers. IPv6 could carry 20 more; one number for both is easier to keep.
+pub const MAX_DATAGRAM: usize = 65_507;
+
+/// The bounds on what peers and the application can make a driver hold, wait for or do.
+///
+/// ```
+/// use cubenet_core::Limits;
+/// let limits = Limits { max_message: 1_024, ..Limits::default() };
+/// assert!(limits.validate().is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest message on a stream, either way, in bytes. A peer that declares more is
+    /// closed. Default 65,535, all that a header can say.
+    pub max_message: usize,
+    /// The longest datagram, either way, in bytes. A longer one is dropped. Default 65,507,
+    /// all that UDP over IPv4 can carry; above about 1,400 the network cuts it in pieces,
+    /// and one lost piece loses it all.
+    pub max_datagram: usize,
+    /// Bytes that may wait to be sent on one connection. Default 1 MiB: a second of a
+    /// megabyte stream, and no more than a thousand stuck peers a gigabyte.
+    pub max_queued: usize,
+    /// After `Full`, `writable` is called once no more than this waits. Default 256 KiB, a
+    /// quarter: enough left to keep the transport busy while the application wakes.
+    pub low_watermark: usize,
+    /// Bytes that may wait on all connections together. Default 1 GiB.
+    pub max_queued_total: usize,
+    /// Open connections, of all listeners and calls together. Default 1,000,000; the
+    /// operating system's own bound on descriptors is usually met first.
+    pub max_connections: usize,
+    /// Peers of one datagram listener. Default 65,536: a flood of forged addresses fills no
+    /// more than some 20 MB.
+    pub max_peers: usize,
+    /// What to do with a new peer when there are [`max_peers`](Limits::max_peers). Default
+    /// [`FullPolicy::Refuse`]: who is there stays there.
+    pub full_policy: FullPolicy,
+    /// How long a call may go unanswered. Default 10 s: two retransmissions of a SYN.
+    pub connect_timeout: Duration,
+    /// How long a frame may take from its first byte to its last. Default 30 s: 64 KB at
+    /// 17 kbit/s.
+    pub frame_timeout: Duration,
+    /// How long a stream's peer may say nothing. Default 10 minutes, so that peers that
+    /// vanished without a word do not pile up. Applications that are silent longer send
+    /// an empty message now and then, or raise it.
+    pub stream_idle_timeout: Duration,
+    /// How long a datagram peer may say nothing. Default 60 s: silence is the usual way a
+    /// datagram connection ends.
+    pub datagram_idle_timeout: Duration,
+    /// How long a peer may take none of what is queued for it. Default 30 s.
+    pub write_stall_timeout: Duration,
+    /// How long the delivery of what was queued at a `close` may take, and the peer's end
+    /// after it. Default 5 s.
+    pub drain_timeout: Duration,
+    /// Connections accepted before other work gets its turn. Default 256.
+    pub accepts_per_turn: usize,
+    /// Bytes read from one connection before the others get their turn. Default 256 KiB:
+    /// four reads of 64 KiB.
+    pub read_budget: usize,
+    /// Datagrams read from one socket before the others get their turn. Default 1,024.
+    pub datagram_budget: usize,
+}
+
+/// What a full table of datagram peers does with a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullPolicy {
+    /// The newcomer's datagram is dropped.
+    Refuse,
+    /// The peer that has been silent longest gives way, if it has been silent this long.
+    EvictSilentFor(Duration),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_message: MAX_PAYLOAD,
+            max_datagram: MAX_DATAGRAM,
+            max_queued: 1 << 20,
+            low_watermark: 1 << 18,
+            max_queued_total: 1 << 30,
+            max_connections: 1_000_000,
+            max_peers: 1 << 16,
+            full_policy: FullPolicy::Refuse,
+            connect_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(30),
+            stream_idle_timeout: Duration::from_secs(600),
+            datagram_idle_timeout: Duration::from_secs(60),
+            write_stall_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(5),
+            accepts_per_turn: 256,
+            read_budget: 1 << 18,
+            datagram_budget: 1_024,
+        }
+    }
+}
+
+impl Limits {
+    /// Whether the bounds fit each other. Drivers ask before they start.
+    pub fn validate(&self) -> Result<(), LimitError> {
+        let error = |limit, problem| Err(LimitError { limit, problem });
+        if self.max_message > MAX_PAYLOAD {
+            return error("max_message", "a header can declare at most 65,535 bytes");
+        }
+        if self.max_datagram == 0 || self.max_datagram > MAX_DATAGRAM {
+            return error("max_datagram", "a datagram carries 1 to 65,507 bytes");
+        }
+        if self.max_queued < self.max_datagram.max(self.max_message + HEADER_LEN) {
+            return error(
+                "max_queued",
+                "it must hold one message of max_message (and 2 bytes) or max_datagram",
+            );
+        }
+        if self.low_watermark >= self.max_queued {
+            return error("low_watermark", "it must be below max_queued");
+        }
+        if self.max_queued_total < self.max_queued {
+            return error("max_queued_total", "it must be at least max_queued");
+        }
+        let counts = [
+            ("max_connections", self.max_connections),
+            ("max_peers", self.max_peers),
+            ("accepts_per_turn", self.accepts_per_turn),
+            ("read_budget", self.read_budget),
+            ("datagram_budget", self.datagram_budget),
+        ];
+        for (limit, count) in counts {
+            if count == 0 {
+                return error(limit, "it must be at least 1");
+            }
+        }
+        let durations = [
+            ("connect_timeout", self.connect_timeout),
+            ("frame_timeout", self.frame_timeout),
+            ("stream_idle_timeout", self.stream_idle_timeout),
+            ("datagram_idle_timeout", self.datagram_idle_timeout),
+            ("write_stall_timeout", self.write_stall_timeout),
+            ("drain_timeout", self.drain_timeout),
+        ];
+        for (limit, duration) in durations {
+            if duration.is_zero() {
+                return error(limit, "it must be longer than zero");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A bound that cannot be kept, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitError {
+    /// The field of [`Limits`].
+    pub limit: &'static str,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "limit `{}`: {}", self.limit, self.problem)
+    }
+}
+
+impl core::error::Error for LimitError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_each_other() {
+        assert_eq!(Limits::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_kept_is_named() {
+        let cases = [
+            (
+                "max_message",
+                Limits {
+                    max_message: 65_536,
+                    ..Limits::default()
+                },
+            ),
+            (
+                "max_queued",
+                Limits {
+                    max_queued: 65_536,
+                    ..Limits::default()
+                },
+            ),
+            (
+                "low_watermark",
+                Limits {
+                    low_watermark: 1 << 20,
+                    ..Limits::default()
+                },
+            ),
+            (
+                "drain_timeout",
+                Limits {
+                    drain_timeout: Duration::ZERO,
+                    ..Limits::default()
+                },
+            ),
+        ];
+        for (name, limits) in cases {
+            assert_eq!(limits.validate().unwrap_err().limit, name);
+        }
+    }
+}

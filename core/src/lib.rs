@@ -24,6 +24,7 @@
 //! | what an application implements and is handed | [`handler`] |
 //! | the wire format of a stream | [`frame`], [`decode`] |
 //! | how a connection opens and closes | [`lifecycle`] |
+//! | the receiving and the sending half | [`receive`], [`send`] |
 //! | every bound, with its default | [`limits`] |
 
 #![no_std]
@@ -40,6 +41,10 @@ pub mod handler;
 pub mod lifecycle;
 pub mod limits;
 pub mod message;
+#[cfg(feature = "alloc")]
+pub mod queue;
+pub mod receive;
+pub mod send;
 pub mod storage;
 pub mod time;
 
@@ -51,6 +56,10 @@ pub use handler::{ConnectionId, Exception, Handler, Link, SendError, Transport};
 pub use lifecycle::{CloseReason, Lifecycle, State, Timeout};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
+#[cfg(feature = "alloc")]
+pub use queue::SendQueue;
+pub use receive::Receiver;
+pub use send::Sender;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;
 pub use storage::{Fixed, Storage};

@@ -25,6 +25,7 @@
 //! | the wire format of a stream | [`frame`], [`decode`] |
 //! | how a connection opens and closes | [`lifecycle`] |
 //! | the receiving and the sending half | [`receive`], [`send`] |
+//! | many peers on one datagram socket | [`demux`] |
 //! | every bound, with its default | [`limits`] |
 
 #![no_std]
@@ -36,6 +37,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod decode;
+pub mod demux;
 pub mod frame;
 pub mod handler;
 pub mod lifecycle;
@@ -49,6 +51,7 @@ pub mod storage;
 pub mod time;
 
 pub use decode::Decoder;
+pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]
 pub use frame::Frame;
 pub use frame::FrameError;

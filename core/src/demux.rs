@@ -1,0 +1,521 @@
+//! Which connection a datagram belongs to, when many share one socket.
+//!
+//! A table from peer addresses to small numbers, its *slots*, which the driver uses to
+//! find the connection. It is bounded; it is hashed with a key that peers cannot know, so
+//! that nobody can choose addresses that collide; and it keeps its peers in the order in
+//! which they were last heard, so the next to expire is always at hand. It says what to do
+//! with a datagram and performs nothing: no state is built for a peer that the driver has
+//! not admitted with [`Demux::insert`].
+
+use crate::limits::{FullPolicy, Limits};
+use crate::time::Instant;
+#[cfg(feature = "alloc")]
+use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
+use core::time::Duration;
+use siphasher::sip::SipHasher13;
+
+/// No slot.
+const NIL: u32 = u32::MAX;
+
+/// What to do with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Deliver it to the connection in this slot.
+    Deliver(usize),
+    /// It is empty: the peer closed the connection in this slot.
+    Close(usize),
+    /// Its peer is new and there is room: ask the application, then [`Demux::insert`] it.
+    Admit,
+    /// Its peer is new and there will be room once the connection in this slot has made
+    /// way.
+    Evict(usize),
+    /// Its peer is new and there is no room: drop it.
+    Refuse,
+    /// Its peer is new and it is empty; it closes nothing: drop it.
+    Ignore,
+}
+
+/// One peer's place in the table.
+#[derive(Clone, Debug)]
+pub struct Slot<P> {
+    /// `None` while the slot is free.
+    peer: Option<P>,
+    heard: Instant,
+    /// The peer heard next before this one.
+    older: u32,
+    /// The peer heard next after this one.
+    newer: u32,
+    /// The next peer with the same hash; the next free slot, in a free one.
+    next: u32,
+}
+
+/// Where a [`Demux`] keeps its slots: [`FixedTable`] or [`GrowingTable`].
+pub trait Table<P> {
+    /// All slots, used and free.
+    fn slots(&self) -> &[Slot<P>];
+    /// The same, to change.
+    fn slots_mut(&mut self) -> &mut [Slot<P>];
+    /// The first slot of each hash; a power of two of them.
+    fn heads(&self) -> &[u32];
+    /// The same, to change.
+    fn heads_mut(&mut self) -> &mut [u32];
+    /// Adds a slot; `false` if there is no room.
+    fn push(&mut self, slot: Slot<P>) -> bool;
+    /// Doubles the heads and clears them; `false` if it cannot.
+    fn double_heads(&mut self) -> bool;
+    /// Gives back its memory, slots included, if it can; `false` if the slots stay. Called
+    /// when none is used.
+    fn release(&mut self) -> bool;
+}
+
+/// A table of `N` slots inside the value itself, with `H` heads. `H` is a power of two,
+/// which is checked at compile time; about `N` is right.
+#[derive(Debug)]
+pub struct FixedTable<P, const N: usize, const H: usize> {
+    slots: heapless::Vec<Slot<P>, N>,
+    heads: [u32; H],
+}
+
+impl<P, const N: usize, const H: usize> FixedTable<P, N, H> {
+    const CHECK: () = assert!(H.is_power_of_two(), "H must be a power of two");
+
+    /// An empty table.
+    pub const fn new() -> Self {
+        let () = Self::CHECK;
+        FixedTable {
+            slots: heapless::Vec::new(),
+            heads: [NIL; H],
+        }
+    }
+}
+
+impl<P, const N: usize, const H: usize> Default for FixedTable<P, N, H> {
+    fn default() -> Self {
+        FixedTable::new()
+    }
+}
+
+impl<P, const N: usize, const H: usize> Table<P> for FixedTable<P, N, H> {
+    fn slots(&self) -> &[Slot<P>] {
+        &self.slots
+    }
+
+    fn slots_mut(&mut self) -> &mut [Slot<P>] {
+        &mut self.slots
+    }
+
+    fn heads(&self) -> &[u32] {
+        &self.heads
+    }
+
+    fn heads_mut(&mut self) -> &mut [u32] {
+        &mut self.heads
+    }
+
+    fn push(&mut self, slot: Slot<P>) -> bool {
+        self.slots.push(slot).is_ok()
+    }
+
+    fn double_heads(&mut self) -> bool {
+        false
+    }
+
+    fn release(&mut self) -> bool {
+        false
+    }
+}
+
+/// A table that grows with the number of peers.
+#[cfg(feature = "alloc")]
+#[derive(Debug)]
+pub struct GrowingTable<P> {
+    slots: Vec<Slot<P>>,
+    heads: Vec<u32>,
+}
+
+#[cfg(feature = "alloc")]
+impl<P> GrowingTable<P> {
+    /// An empty table.
+    pub fn new() -> Self {
+        GrowingTable {
+            slots: Vec::new(),
+            heads: alloc::vec![NIL; 1],
+        }
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl<P> Default for GrowingTable<P> {
+    fn default() -> Self {
+        GrowingTable::new()
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl<P> Table<P> for GrowingTable<P> {
+    fn slots(&self) -> &[Slot<P>] {
+        &self.slots
+    }
+
+    fn slots_mut(&mut self) -> &mut [Slot<P>] {
+        &mut self.slots
+    }
+
+    fn heads(&self) -> &[u32] {
+        &self.heads
+    }
+
+    fn heads_mut(&mut self) -> &mut [u32] {
+        &mut self.heads
+    }
+
+    fn push(&mut self, slot: Slot<P>) -> bool {
+        self.slots.push(slot);
+        true
+    }
+
+    fn double_heads(&mut self) -> bool {
+        let doubled = 2 * self.heads.len();
+        self.heads.clear();
+        self.heads.resize(doubled, NIL);
+        true
+    }
+
+    fn release(&mut self) -> bool {
+        *self = GrowingTable::new();
+        true
+    }
+}
+
+/// The peers of one datagram socket. `P` is whatever the driver's addresses are.
+///
+/// ```
+/// use cubenet_core::demux::{Arrival, Demux, FixedTable};
+/// use cubenet_core::{Instant, Limits};
+/// let mut demux = Demux::new(FixedTable::<u16, 8, 8>::new(), (1, 2), &Limits::default());
+/// let now = Instant::ZERO;
+/// assert_eq!(demux.handle_datagram(&7, 10, now), Arrival::Admit);
+/// let slot = demux.insert(7, now).unwrap();
+/// assert_eq!(demux.handle_datagram(&7, 10, now), Arrival::Deliver(slot));
+/// assert_eq!(demux.handle_datagram(&7, 0, now), Arrival::Close(slot));
+/// demux.remove(slot);
+/// assert!(demux.is_empty());
+/// ```
+#[derive(Debug)]
+pub struct Demux<P, T> {
+    table: T,
+    key: (u64, u64),
+    len: usize,
+    max_peers: usize,
+    policy: FullPolicy,
+    idle_timeout: Duration,
+    /// The first free slot.
+    free: u32,
+    /// The peer that has been silent longest.
+    oldest: u32,
+    /// The peer heard last.
+    newest: u32,
+    peer: core::marker::PhantomData<P>,
+}
+
+impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
+    /// An empty demultiplexer. `key` must be unknown to peers: draw it at random.
+    pub fn new(table: T, key: (u64, u64), limits: &Limits) -> Self {
+        Demux {
+            table,
+            key,
+            len: 0,
+            max_peers: limits.max_peers.min(NIL as usize),
+            policy: limits.full_policy,
+            idle_timeout: limits.datagram_idle_timeout,
+            free: NIL,
+            oldest: NIL,
+            newest: NIL,
+            peer: core::marker::PhantomData,
+        }
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The peer in `slot`; `None` if it is free.
+    pub fn peer(&self, slot: usize) -> Option<P> {
+        self.table.slots().get(slot)?.peer
+    }
+
+    /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it.
+    pub fn handle_datagram(&mut self, peer: &P, len: usize, now: Instant) -> Arrival {
+        match self.find(peer) {
+            Some(slot) if len == 0 => Arrival::Close(slot as usize),
+            Some(slot) => {
+                self.touch(slot, now);
+                Arrival::Deliver(slot as usize)
+            }
+            None if len == 0 => Arrival::Ignore,
+            None if self.len < self.max_peers => Arrival::Admit,
+            None => match self.policy {
+                FullPolicy::EvictSilentFor(silence)
+                    if now >= self.oldest_heard().after(silence) =>
+                {
+                    Arrival::Evict(self.oldest as usize)
+                }
+                _ => Arrival::Refuse,
+            },
+        }
+    }
+
+    /// Admits `peer`, heard at `now`, and returns its slot; the slot it has, if it was
+    /// there. `None` if there is no room.
+    pub fn insert(&mut self, peer: P, now: Instant) -> Option<usize> {
+        if let Some(slot) = self.find(&peer) {
+            return Some(slot as usize);
+        }
+        if self.len >= self.max_peers {
+            return None;
+        }
+        let slot = self.take_slot(peer, now)?;
+        self.len += 1;
+        self.link_newest(slot);
+        if self.len > self.table.heads().len() && self.table.double_heads() {
+            self.link_all_heads();
+        } else {
+            self.link_head(slot);
+        }
+        Some(slot as usize)
+    }
+
+    /// Forgets the peer in `slot`; nothing, if it is free.
+    pub fn remove(&mut self, slot: usize) {
+        let Some(peer) = self.peer(slot) else {
+            return;
+        };
+        let slot = slot as u32;
+        self.unlink_age(slot);
+        self.unlink_head(slot, &peer);
+        let free = self.free;
+        let entry = self.slot_mut(slot);
+        entry.peer = None;
+        entry.next = free;
+        self.free = slot;
+        self.len -= 1;
+        if self.len == 0 && self.table.release() {
+            self.free = NIL;
+        }
+    }
+
+    /// The first moment at which [`Demux::handle_timeout`] would name a peer.
+    pub fn poll_timeout(&self) -> Instant {
+        self.oldest_heard().after(self.idle_timeout)
+    }
+
+    /// The slot of a peer that by `now` was silent too long. Close it, [`Demux::remove`]
+    /// it and ask again.
+    pub fn handle_timeout(&self, now: Instant) -> Option<usize> {
+        (now >= self.poll_timeout() && self.oldest != NIL).then_some(self.oldest as usize)
+    }
+
+    fn oldest_heard(&self) -> Instant {
+        let oldest = self.table.slots().get(self.oldest as usize);
+        oldest.map_or(Instant::NEVER, |slot| slot.heard)
+    }
+
+    fn slot_mut(&mut self, slot: u32) -> &mut Slot<P> {
+        &mut self.table.slots_mut()[slot as usize]
+    }
+
+    fn find(&self, peer: &P) -> Option<u32> {
+        let mut at = self.table.heads()[self.head(peer)];
+        while at != NIL {
+            let slot = &self.table.slots()[at as usize];
+            if slot.peer.as_ref() == Some(peer) {
+                return Some(at);
+            }
+            at = slot.next;
+        }
+        None
+    }
+
+    /// Which head `peer` hangs from.
+    fn head(&self, peer: &P) -> usize {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        peer.hash(&mut hasher);
+        hasher.finish() as usize & (self.table.heads().len() - 1)
+    }
+
+    fn take_slot(&mut self, peer: P, now: Instant) -> Option<u32> {
+        let taken = Slot {
+            peer: Some(peer),
+            heard: now,
+            older: NIL,
+            newer: NIL,
+            next: NIL,
+        };
+        let slot = self.free;
+        if slot == NIL {
+            let slot = self.table.slots().len() as u32;
+            return self.table.push(taken).then_some(slot);
+        }
+        self.free = self.slot_mut(slot).next;
+        *self.slot_mut(slot) = taken;
+        Some(slot)
+    }
+
+    fn link_head(&mut self, slot: u32) {
+        let Some(peer) = self.peer(slot as usize) else {
+            return;
+        };
+        let head = self.head(&peer);
+        let next = core::mem::replace(&mut self.table.heads_mut()[head], slot);
+        self.slot_mut(slot).next = next;
+    }
+
+    fn link_all_heads(&mut self) {
+        let mut at = self.newest;
+        while at != NIL {
+            self.link_head(at);
+            at = self.slot_mut(at).older;
+        }
+    }
+
+    fn unlink_head(&mut self, slot: u32, peer: &P) {
+        let head = self.head(peer);
+        let next = self.slot_mut(slot).next;
+        let mut at = self.table.heads()[head];
+        if at == slot {
+            self.table.heads_mut()[head] = next;
+            return;
+        }
+        while at != NIL {
+            let entry = self.slot_mut(at);
+            if entry.next == slot {
+                entry.next = next;
+                return;
+            }
+            at = entry.next;
+        }
+    }
+
+    fn touch(&mut self, slot: u32, now: Instant) {
+        self.slot_mut(slot).heard = now;
+        if self.newest != slot {
+            self.unlink_age(slot);
+            self.link_newest(slot);
+        }
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        let older = core::mem::replace(&mut self.newest, slot);
+        let entry = self.slot_mut(slot);
+        entry.older = older;
+        entry.newer = NIL;
+        match older {
+            NIL => self.oldest = slot,
+            older => self.slot_mut(older).newer = slot,
+        }
+    }
+
+    fn unlink_age(&mut self, slot: u32) {
+        let Slot { older, newer, .. } = *self.slot_mut(slot);
+        match older {
+            NIL => self.oldest = newer,
+            older => self.slot_mut(older).newer = newer,
+        }
+        match newer {
+            NIL => self.newest = older,
+            newer => self.slot_mut(newer).older = older,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Small = Demux<u16, FixedTable<u16, 4, 4>>;
+
+    fn second(seconds: u64) -> Instant {
+        Instant::from_micros(seconds * 1_000_000)
+    }
+
+    fn small(policy: FullPolicy) -> Small {
+        let limits = Limits {
+            max_peers: 3,
+            full_policy: policy,
+            datagram_idle_timeout: Duration::from_secs(60),
+            ..Limits::default()
+        };
+        Demux::new(FixedTable::new(), (1, 2), &limits)
+    }
+
+    fn filled(policy: FullPolicy) -> Small {
+        let mut demux = small(policy);
+        for peer in 1..=3 {
+            demux.insert(peer, second(u64::from(peer))).unwrap();
+        }
+        demux
+    }
+
+    #[test]
+    fn an_empty_datagram_from_a_stranger_builds_nothing() {
+        let mut demux = small(FullPolicy::Refuse);
+        assert_eq!(demux.handle_datagram(&1, 0, second(0)), Arrival::Ignore);
+        assert!(demux.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_refuses_newcomers_and_serves_who_is_there() {
+        let mut demux = filled(FullPolicy::Refuse);
+        assert_eq!(demux.handle_datagram(&9, 1, second(59)), Arrival::Refuse);
+        assert_eq!(demux.insert(9, second(59)), None);
+        assert!(matches!(
+            demux.handle_datagram(&2, 1, second(59)),
+            Arrival::Deliver(_)
+        ));
+    }
+
+    #[test]
+    fn a_full_table_can_let_the_longest_silent_make_way() {
+        let mut demux = filled(FullPolicy::EvictSilentFor(Duration::from_secs(10)));
+        demux.handle_datagram(&1, 1, second(5));
+        assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Refuse);
+        let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, second(12)) else {
+            panic!("nobody makes way");
+        };
+        assert_eq!(demux.peer(slot), Some(2));
+    }
+
+    #[test]
+    fn peers_expire_in_the_order_they_were_last_heard() {
+        let mut demux = filled(FullPolicy::Refuse);
+        demux.handle_datagram(&1, 1, second(10));
+        for (peer, due) in [(2, 62), (3, 63), (1, 70)] {
+            assert_eq!(demux.poll_timeout(), second(due));
+            assert_eq!(demux.handle_timeout(second(due - 1)), None);
+            let slot = demux.handle_timeout(second(due)).unwrap();
+            assert_eq!(demux.peer(slot), Some(peer));
+            demux.remove(slot);
+        }
+        assert_eq!(demux.poll_timeout(), Instant::NEVER);
+        assert_eq!(demux.handle_timeout(Instant::NEVER), None);
+    }
+
+    #[test]
+    fn a_fixed_table_is_full_when_its_slots_are_and_can_be_filled_again() {
+        let limits = Limits::default();
+        let mut demux = Demux::new(FixedTable::<u16, 2, 2>::new(), (1, 2), &limits);
+        for _ in 0..3 {
+            let slots = [1, 2].map(|peer| demux.insert(peer, second(0)).unwrap());
+            assert_eq!(demux.insert(3, second(0)), None);
+            slots.into_iter().for_each(|slot| demux.remove(slot));
+            assert!(demux.is_empty());
+        }
+    }
+}

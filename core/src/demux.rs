@@ -34,6 +34,9 @@ pub enum Arrival {
     Refuse,
     /// Its peer is new and it is empty; it closes nothing: drop it.
     Ignore,
+    /// It is longer than the limit: drop it, and tell the connection in this slot, if its
+    /// peer has one.
+    TooLong(Option<usize>),
 }
 
 /// One peer's place in the table.
@@ -207,6 +210,7 @@ pub struct Demux<P, T> {
     table: T,
     key: (u64, u64),
     len: usize,
+    max_datagram: usize,
     max_peers: usize,
     policy: FullPolicy,
     idle_timeout: Duration,
@@ -226,6 +230,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
             table,
             key,
             len: 0,
+            max_datagram: limits.max_datagram,
             max_peers: limits.max_peers.min(NIL as usize),
             policy: limits.full_policy,
             idle_timeout: limits.datagram_idle_timeout,
@@ -253,12 +258,14 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
 
     /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it.
     pub fn handle_datagram(&mut self, peer: &P, len: usize, now: Instant) -> Arrival {
-        match self.find(peer) {
+        let known = self.find(peer);
+        if let Some(slot) = known {
+            self.touch(slot, now);
+        }
+        match known {
+            _ if len > self.max_datagram => Arrival::TooLong(known.map(|slot| slot as usize)),
             Some(slot) if len == 0 => Arrival::Close(slot as usize),
-            Some(slot) => {
-                self.touch(slot, now);
-                Arrival::Deliver(slot as usize)
-            }
+            Some(slot) => Arrival::Deliver(slot as usize),
             None if len == 0 => Arrival::Ignore,
             None if self.len < self.max_peers => Arrival::Admit,
             None => match self.policy {
@@ -471,6 +478,17 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_over_the_limit_builds_nothing_and_is_told_to_who_is_known() {
+        let mut demux = small(FullPolicy::Refuse);
+        let long = Limits::default().max_datagram + 1;
+        let arrival = demux.handle_datagram(&1, long, second(0));
+        assert_eq!(arrival, Arrival::TooLong(None));
+        let slot = demux.insert(1, second(0));
+        let arrival = demux.handle_datagram(&1, long, second(0));
+        assert_eq!(arrival, Arrival::TooLong(slot));
+    }
+
+    #[test]
     fn a_full_table_refuses_newcomers_and_serves_who_is_there() {
         let mut demux = filled(FullPolicy::Refuse);
         assert_eq!(demux.handle_datagram(&9, 1, second(59)), Arrival::Refuse);
@@ -514,7 +532,9 @@ mod tests {
         for _ in 0..3 {
             let slots = [1, 2].map(|peer| demux.insert(peer, second(0)).unwrap());
             assert_eq!(demux.insert(3, second(0)), None);
-            slots.into_iter().for_each(|slot| demux.remove(slot));
+            for slot in slots {
+                demux.remove(slot);
+            }
             assert!(demux.is_empty());
         }
     }

@@ -1,0 +1,144 @@
+//! The application's handle of a connection.
+
+use crate::link;
+use crate::output::Output;
+use crate::shared::Shared;
+use cubenet_core::{ConnectionId, Frame, SendError, Transport};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+/// A handle of a connection, to keep, clone and send to other threads. No call blocks.
+///
+/// It may outlive its connection. Then it is an inert value: [`is_closed`] is true, sends
+/// fail with [`SendError::Closed`], and it holds no descriptor and no buffer.
+///
+/// Messages that one thread sends arrive in the order it sent them. Those of several
+/// threads arrive whole, in some order.
+///
+/// [`is_closed`]: Connection::is_closed
+#[derive(Clone)]
+pub struct Connection {
+    shared: Weak<Shared>,
+    id: ConnectionId,
+    transport: Transport,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Connection {
+            shared: Arc::downgrade(shared),
+            id: shared.core.id,
+            transport: shared.core.transport(),
+            peer: shared.core.peer(),
+            local: shared.core.local(),
+        }
+    }
+
+    /// Sends `message`, all of it or nothing. What the system does not take at once is
+    /// queued, up to [`max_queued`](crate::Limits::max_queued) bytes.
+    ///
+    /// On a connection that is still being called, messages are queued until it opens.
+    /// From inside the connection's own callbacks this is the same as sending on the link.
+    pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), SendError> {
+        let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
+        match Output::gathering_for(&shared.core) {
+            Some(output) => output.borrow_mut().send(&shared, message.as_ref()),
+            None => shared.send(message.as_ref()),
+        }
+    }
+
+    /// Sends a message that was framed once, to go to many. If it has to wait, its bytes
+    /// are shared, not copied.
+    pub fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
+        let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
+        match Output::gathering_for(&shared.core) {
+            Some(output) => link::send_frame(&output, &shared, frame),
+            None => shared.send_frame(frame),
+        }
+    }
+
+    /// Delivers what was sent, then closes. Nothing more is received. Does nothing if the
+    /// connection is closed or closing.
+    pub fn close(&self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        match Output::gathering_for(&shared.core) {
+            Some(output) => link::close(&output, &shared),
+            None => shared.close(),
+        }
+    }
+
+    /// Closes at once. What is queued is lost, and a stream's peer sees a reset.
+    pub fn abort(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.abort();
+        }
+    }
+
+    /// Whether it was closed from this side or has ended.
+    pub fn is_closed(&self) -> bool {
+        let shared = self.shared.upgrade();
+        !shared.is_some_and(|shared| shared.core.is_open())
+    }
+
+    /// Stops delivering messages: a stream's peer is held up by TCP, datagrams that arrive
+    /// meanwhile are dropped. One message that is being delivered already may still come.
+    /// While paused, silence does not time out on a stream.
+    pub fn pause(&self) {
+        self.set_paused(true);
+    }
+
+    /// Delivers messages again.
+    pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    fn set_paused(&self, paused: bool) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.core.set_paused(paused);
+        }
+    }
+
+    /// Bytes that were accepted and have not gone out, headers included.
+    pub fn queued(&self) -> usize {
+        let shared = self.shared.upgrade();
+        shared.map_or(0, |shared| shared.core.queued())
+    }
+
+    /// What carries it.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The address of this end.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// A number that no other connection of the network has had or will have.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Connection {
+            id,
+            transport,
+            peer,
+            local,
+            ..
+        } = self;
+        write!(f, "Connection({id} {transport} {local} to {peer})")
+    }
+}

@@ -1,0 +1,126 @@
+//! What can go wrong for the application, by operation.
+
+use cubenet_core::{CloseReason, LimitError, Transport};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+/// Why a network could not be started, or an address not be listened on or called.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The limits do not fit each other.
+    Limits(LimitError),
+    /// The operating system gave no thread, no poll or no random bytes.
+    Start(io::Error),
+    /// The address could not be read or its host name not be resolved.
+    Address {
+        /// What was given, as far as it can be shown.
+        given: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The address could not be listened on.
+    Listen {
+        /// On which transport.
+        transport: Transport,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The call could not even begin. A call that begins and fails is told to the
+    /// `connected` callback as a [`ConnectError`].
+    Connect {
+        /// On which transport.
+        transport: Transport,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There are as many connections as [`max_connections`](cubenet_core::Limits) allows.
+    TooManyConnections {
+        /// The limit.
+        limit: usize,
+    },
+    /// The network has been stopped.
+    Stopped,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Limits(error) => error.fmt(f),
+            Error::Start(source) => write!(f, "cannot start the network: {source}"),
+            Error::Address { given, source } => {
+                write!(f, "cannot use the address {given}: {source}")
+            }
+            Error::Listen {
+                transport,
+                address,
+                source,
+            } => write!(f, "cannot listen on {transport} {address}: {source}"),
+            Error::Connect {
+                transport,
+                address,
+                source,
+            } => write!(f, "cannot connect to {transport} {address}: {source}"),
+            Error::TooManyConnections { limit } => {
+                write!(
+                    f,
+                    "there are {limit} connections already; raise `max_connections`"
+                )
+            }
+            Error::Stopped => f.write_str("the network has been stopped"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Limits(error) => Some(error),
+            Error::Start(source)
+            | Error::Address { source, .. }
+            | Error::Listen { source, .. }
+            | Error::Connect { source, .. } => Some(source),
+            Error::TooManyConnections { .. } | Error::Stopped => None,
+        }
+    }
+}
+
+/// A call that was not answered, as the `connected` callback is told.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// On which transport.
+    pub transport: Transport,
+    /// The address that was called.
+    pub address: SocketAddr,
+    /// Why there is no connection.
+    pub reason: CloseReason,
+    /// What the operating system said, where it said something.
+    pub source: Option<io::Error>,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConnectError {
+            transport,
+            address,
+            reason,
+            source,
+        } = self;
+        write!(f, "cannot connect to {transport} {address}: {reason}")?;
+        match source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,120 @@
+//! A connection inside one of its callbacks.
+
+use crate::metrics::Tally;
+use crate::output::Output;
+use crate::shared::{Shared, Wire};
+use cubenet_core::{ConnectionId, Frame, Instant, Link, SendError};
+use std::any::Any;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// A shared frame at least this long is not worth gathering: it goes out by itself.
+const SHARE_FROM: usize = 4096;
+
+pub(crate) struct CallbackLink<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) output: &'a RefCell<Output>,
+    pub(crate) now: Instant,
+}
+
+impl Link for CallbackLink<'_> {
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.output.borrow_mut().send(self.shared, message)
+    }
+
+    fn send_frame(&mut self, frame: &Frame) -> Result<(), SendError> {
+        send_frame(self.output, self.shared, frame)
+    }
+
+    fn close(&mut self) {
+        close(self.output, self.shared);
+    }
+
+    fn abort(&mut self) {
+        self.output.borrow_mut().discard_frames();
+        self.shared.abort();
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.shared.core.is_open()
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.shared.core.peer()
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.shared.core.local()
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.shared.core.id
+    }
+
+    fn queued(&self) -> usize {
+        self.shared.core.queued()
+    }
+
+    fn pause(&mut self) {
+        self.shared.core.set_paused(true);
+    }
+
+    fn resume(&mut self) {
+        self.shared.core.set_paused(false);
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+}
+
+/// Sends a shared frame from inside a callback of its connection.
+pub(crate) fn send_frame(
+    output: &RefCell<Output>,
+    shared: &Arc<Shared>,
+    frame: &Frame,
+) -> Result<(), SendError> {
+    let mut output = output.borrow_mut();
+    let long = frame.as_bytes().len() >= SHARE_FROM;
+    if !long || !matches!(shared.core.wire, Wire::Stream(_)) {
+        return output.send(shared, frame.payload());
+    }
+    if output.has_frames() {
+        shared.locked(|core, out| output.transmit_frames(core, out));
+    }
+    shared.send_frame(frame)
+}
+
+/// Closes a connection from inside one of its callbacks.
+pub(crate) fn close(output: &RefCell<Output>, shared: &Arc<Shared>) {
+    if shared.core.is_open() {
+        output.borrow_mut().before_close(shared);
+        shared.close_said();
+    }
+}
+
+/// Runs a callback. A panic in it is counted and reported, and ends there: `None`.
+pub(crate) fn guarded<R>(
+    what: &str,
+    id: ConnectionId,
+    tally: &mut Tally,
+    callback: impl FnOnce() -> R,
+) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(callback)) {
+        Ok(answer) => Some(answer),
+        Err(panic) => {
+            report_panic(what, id, tally, &*panic);
+            None
+        }
+    }
+}
+
+fn report_panic(what: &str, id: ConnectionId, tally: &mut Tally, panic: &(dyn Any + Send)) {
+    tally.panics += 1;
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("not a text");
+    tracing::error!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
+}

@@ -1,0 +1,576 @@
+//! The network: its threads, and what an application asks of it.
+
+use crate::acceptor::{Acceptor, AcceptorHandle, Order, least_loaded};
+use crate::connection::Connection;
+use crate::datagram::DatagramSocket;
+use crate::error::{ConnectError, Error};
+use crate::metrics::{Metrics, Totals};
+use crate::shared::{Place, Shared, Wire, canonical};
+use crate::socket::SocketOptions;
+use crate::worker::{Command, Worker, WorkerHandle};
+use cubenet_core::{ConnectionId, Handler, Instant, Limits, Sender, Transport};
+use mio::Poll;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+/// Asks the application about a new peer.
+pub(crate) type AcceptFn = dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync;
+/// Tells the application how its call went.
+pub(crate) type ConnectFn =
+    Box<dyn FnOnce(Result<&Connection, ConnectError>) -> Option<Box<dyn Handler + Send>> + Send>;
+
+/// What all threads of a network share.
+pub(crate) struct Common {
+    pub(crate) limits: Limits,
+    pub(crate) options: SocketOptions,
+    pub(crate) totals: Totals,
+    /// Keys the tables of datagram peers.
+    pub(crate) hash_key: (u64, u64),
+    open: AtomicUsize,
+    queued_total: AtomicUsize,
+    next_id: AtomicU64,
+    origin: std::time::Instant,
+}
+
+impl Common {
+    /// The time, as the core counts it: since the network started.
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_micros(self.origin.elapsed().as_micros() as u64)
+    }
+
+    pub(crate) fn next_id(&self) -> ConnectionId {
+        ConnectionId(self.next_id.fetch_add(1, Relaxed))
+    }
+
+    /// Makes room for a connection; `false` if there is none.
+    pub(crate) fn reserve(&self) -> bool {
+        let reserved = self.open.fetch_add(1, Relaxed) < self.limits.max_connections;
+        if !reserved {
+            self.release();
+        }
+        reserved
+    }
+
+    /// Gives the room of a connection back.
+    pub(crate) fn release(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// Bytes that wait on all connections.
+    pub(crate) fn queued_total(&self) -> usize {
+        self.queued_total.load(Relaxed)
+    }
+
+    /// Returns the sum.
+    pub(crate) fn add_queued(&self, bytes: usize) -> usize {
+        self.queued_total.fetch_add(bytes, Relaxed) + bytes
+    }
+
+    pub(crate) fn sub_queued(&self, bytes: usize) {
+        self.queued_total.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// How a network is to be; [`Builder::start`] makes it.
+///
+/// ```
+/// use cubenet_mio::{Limits, Network};
+/// use std::time::Duration;
+/// let network = Network::builder()
+///     .workers(2)
+///     .limits(Limits { max_message: 4096, ..Limits::default() })
+///     .start()?;
+/// network.stop(Duration::ZERO);
+/// # Ok::<(), cubenet_mio::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    workers: usize,
+    limits: Limits,
+    options: SocketOptions,
+}
+
+impl Builder {
+    /// Threads that run callbacks, at least 1. Default: as many as the processor runs at
+    /// once. One thread more accepts connections.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers.max(1);
+        self
+    }
+
+    /// The bounds on memory, time and work. Default: [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Connections that may wait in the kernel to be accepted. Default 4,096; the system
+    /// may cap it (`net.core.somaxconn`).
+    #[must_use]
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.options.backlog = connections;
+        self
+    }
+
+    /// `TCP_NODELAY`: whether small messages leave at once. Default true.
+    #[must_use]
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.options.nodelay = nodelay;
+        self
+    }
+
+    /// Whether a socket on an IPv6 address also serves IPv4 (`[::]:7000` then serves both).
+    /// Default true.
+    #[must_use]
+    pub fn dual_stack(mut self, dual_stack: bool) -> Self {
+        self.options.dual_stack = dual_stack;
+        self
+    }
+
+    /// Bytes of the kernel's send and receive buffers of each stream. Default: the system's
+    /// own choice, which adapts.
+    #[must_use]
+    pub fn stream_buffer(mut self, bytes: usize) -> Self {
+        self.options.stream_buffer = Some(bytes);
+        self
+    }
+
+    /// Bytes of the kernel's send and receive buffers of each datagram socket. Default
+    /// 4 MiB, since all peers of a listener share it; the system may cap it
+    /// (`net.core.rmem_max`).
+    #[must_use]
+    pub fn datagram_buffer(mut self, bytes: usize) -> Self {
+        self.options.datagram_buffer = Some(bytes);
+        self
+    }
+
+    /// Starts the threads.
+    pub fn start(self) -> Result<Network, Error> {
+        self.limits.validate().map_err(Error::Limits)?;
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).map_err(|error| Error::Start(io::Error::other(error)))?;
+        let (low, high) = key.split_at(8);
+        let half = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        };
+        let common = Arc::new(Common {
+            limits: self.limits,
+            options: self.options,
+            totals: Totals::default(),
+            hash_key: (half(low), half(high)),
+            open: AtomicUsize::new(0),
+            queued_total: AtomicUsize::new(0),
+            next_id: AtomicU64::new(1),
+            origin: std::time::Instant::now(),
+        });
+        let inner = Inner {
+            common,
+            workers: Vec::new(),
+            acceptor: None,
+            stopping: AtomicBool::new(false),
+            threads: Mutex::default(),
+            thread_ids: Vec::new(),
+            stopped: (Mutex::new(false), Condvar::new()),
+        };
+        start_threads(inner, self.workers).map_err(Error::Start)
+    }
+}
+
+fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
+    let mut threads = Vec::new();
+    let started = (|| {
+        for nth in 0..workers {
+            let poll = Poll::new()?;
+            let handle = WorkerHandle::new(Arc::clone(&inner.common), &poll)?;
+            inner.workers.push(Arc::clone(&handle));
+            let name = format!("cubenet-worker-{nth}");
+            let run = move || Worker::new(poll, handle).run();
+            threads.push(thread::Builder::new().name(name).spawn(run)?);
+        }
+        let poll = Poll::new()?;
+        let handle = AcceptorHandle::new(&poll)?;
+        let acceptor = Acceptor {
+            poll,
+            handle: Arc::clone(&handle),
+            common: Arc::clone(&inner.common),
+            workers: inner.workers.clone(),
+            listeners: std::collections::HashMap::new(),
+        };
+        let name = String::from("cubenet-acceptor");
+        let run = move || acceptor.run();
+        threads.push(thread::Builder::new().name(name).spawn(run)?);
+        inner.acceptor = Some(handle);
+        Ok(())
+    })();
+    inner.thread_ids = threads.iter().map(|thread| thread.thread().id()).collect();
+    inner.threads = Mutex::new(threads);
+    // If it did not start whole, dropping it stops what did start.
+    let network = Network {
+        inner: Arc::new(inner),
+    };
+    started.map(|()| network)
+}
+
+struct Inner {
+    common: Arc<Common>,
+    workers: Vec<Arc<WorkerHandle>>,
+    acceptor: Option<Arc<AcceptorHandle>>,
+    stopping: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    thread_ids: Vec<ThreadId>,
+    /// Set once the threads have ended.
+    stopped: (Mutex<bool>, Condvar),
+}
+
+impl Inner {
+    fn stop(&self, deadline: Duration) {
+        if !self.stopping.swap(true, SeqCst) {
+            if let Some(acceptor) = &self.acceptor {
+                acceptor.post(Order::Stop);
+            }
+            let deadline = self.common.now().after(deadline);
+            for worker in &self.workers {
+                worker.post(Command::Stop(deadline));
+            }
+            // A callback cannot wait for the thread it runs on; somebody else will.
+            if self.is_own_thread() {
+                return;
+            }
+        }
+        self.wait();
+    }
+
+    fn is_own_thread(&self) -> bool {
+        self.thread_ids.contains(&thread::current().id())
+    }
+
+    /// Waits for the threads to end.
+    fn wait(&self) {
+        if self.is_own_thread() {
+            return;
+        }
+        let threads = self.threads.lock();
+        let threads = std::mem::take(&mut *threads.unwrap_or_else(PoisonError::into_inner));
+        let (stopped, changed) = &self.stopped;
+        if threads.is_empty() {
+            let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*stopped {
+                stopped = changed
+                    .wait(stopped)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            return;
+        }
+        for thread in threads {
+            // Callbacks cannot make a thread panic; should it, that was reported.
+            let _ = thread.join();
+        }
+        *stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// A network: its worker threads, its listeners and its connections.
+///
+/// Clones are the same network. When the last one is dropped the network stops at once, as
+/// by [`stop`](Network::stop) with no time.
+#[derive(Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+impl Network {
+    /// A network to be configured and started.
+    pub fn builder() -> Builder {
+        Builder {
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            limits: Limits::default(),
+            options: SocketOptions::default(),
+        }
+    }
+
+    /// Listens on `address`. Port 0 lets the system choose one; see
+    /// [`Listener::local`].
+    ///
+    /// `accepted` is called on a worker's thread for each new peer, before anything of it
+    /// is delivered, and returns its handler, or `None` to turn it away. It may be called
+    /// on several threads at once. A datagram peer that was turned away is asked about
+    /// again when it sends again.
+    ///
+    /// Of several addresses that a name resolves to, the first that can be listened on is.
+    /// Resolving a name may block; an address in numbers does not.
+    pub fn listen<H: Handler + Send + 'static>(
+        &self,
+        transport: Transport,
+        address: impl ToSocketAddrs + fmt::Debug,
+        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
+    ) -> Result<Listener, Error> {
+        let accept: Arc<AcceptFn> =
+            Arc::new(move |connection: &Connection| Some(Box::new(accepted(connection)?) as _));
+        let mut failed = None;
+        for address in resolve(&address)? {
+            let listening = self.listen_on(transport, address, &accept);
+            match listening {
+                Err(error @ Error::Listen { .. }) => failed = Some(error),
+                outcome => return outcome,
+            }
+        }
+        Err(failed.unwrap_or(Error::Stopped))
+    }
+
+    fn listen_on(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        accept: &Arc<AcceptFn>,
+    ) -> Result<Listener, Error> {
+        self.check_running()?;
+        let listened = match transport {
+            Transport::Tcp => self.listen_stream(address, accept),
+            Transport::Udp => self.listen_datagrams(address, accept),
+        };
+        let (local, socket) = listened.map_err(|source| Error::Listen {
+            transport,
+            address,
+            source,
+        })?;
+        let local = canonical(local);
+        tracing::debug!(%transport, %local, "listening");
+        Ok(Listener {
+            transport,
+            local,
+            socket,
+        })
+    }
+
+    fn listen_stream(
+        &self,
+        address: SocketAddr,
+        accept: &Arc<AcceptFn>,
+    ) -> io::Result<(SocketAddr, ListenerSocket)> {
+        let listener = self.inner.common.options.listen_stream(address)?;
+        let local = listener.local_addr()?;
+        let number = self.inner.common.next_id().0;
+        let acceptor = self.inner.acceptor.as_ref().ok_or_else(stopped)?;
+        let (reply, answer) = sync_channel(1);
+        let order = Order::Listen(number, listener, Arc::clone(accept), reply);
+        acceptor.post(order);
+        answer.recv().map_err(|_| stopped())??;
+        Ok((local, ListenerSocket::Stream(number, Arc::clone(acceptor))))
+    }
+
+    fn listen_datagrams(
+        &self,
+        address: SocketAddr,
+        accept: &Arc<AcceptFn>,
+    ) -> io::Result<(SocketAddr, ListenerSocket)> {
+        let socket = self.inner.common.options.listen_datagrams(address)?;
+        let worker = least_loaded(&self.inner.workers);
+        // It is no connection yet; its peers will count.
+        worker.load.fetch_sub(1, Relaxed);
+        let socket = worker.share_datagrams(socket, true)?;
+        let command = Command::Listen(Arc::clone(&socket), Arc::clone(accept));
+        worker.post(command).ok_or_else(stopped)?;
+        Ok((socket.local, ListenerSocket::Datagrams(socket)))
+    }
+
+    /// Calls `address`. Returns at once with the connection to be; what is sent on it waits
+    /// until the peer answers.
+    ///
+    /// `connected` is called once on a worker's thread: with the connection when the peer
+    /// has answered, before anything of it is delivered, to return its handler, or `None`
+    /// to close it; or with the reason why there is none. Over UDP there is nothing to wait
+    /// for: it is called at once, and an absent peer shows in
+    /// [`Handler::excepted`] at the earliest.
+    ///
+    /// Of several addresses that a name resolves to, the first is called. Resolving a name
+    /// may block; an address in numbers does not.
+    pub fn connect<H: Handler + Send + 'static>(
+        &self,
+        transport: Transport,
+        address: impl ToSocketAddrs + fmt::Debug,
+        connected: impl FnOnce(Result<&Connection, ConnectError>) -> Option<H> + Send + 'static,
+    ) -> Result<Connection, Error> {
+        self.check_running()?;
+        let address = resolve(&address)?[0];
+        let common = &self.inner.common;
+        if !common.reserve() {
+            return Err(Error::TooManyConnections {
+                limit: common.limits.max_connections,
+            });
+        }
+        let worker = least_loaded(&self.inner.workers);
+        let connected: ConnectFn = Box::new(|outcome| Some(Box::new(connected(outcome)?) as _));
+        let called = match transport {
+            Transport::Tcp => self.call_stream(worker, address, connected),
+            Transport::Udp => self.call_datagrams(worker, address, connected),
+        };
+        called.map_err(|source| {
+            common.release();
+            worker.load.fetch_sub(1, Relaxed);
+            Error::Connect {
+                transport,
+                address,
+                source,
+            }
+        })
+    }
+
+    fn call_stream(
+        &self,
+        worker: &Arc<WorkerHandle>,
+        address: SocketAddr,
+        connected: ConnectFn,
+    ) -> io::Result<Connection> {
+        let common = &self.inner.common;
+        let stream = common.options.call_stream(address)?;
+        let sender = Sender::connecting(Transport::Tcp, common.now());
+        let shared = worker.share_stream(stream, address, sender)?;
+        let connection = Connection::new(&shared);
+        let command = Command::Call(shared, connected);
+        worker.post(command).ok_or_else(stopped)?;
+        Ok(connection)
+    }
+
+    fn call_datagrams(
+        &self,
+        worker: &Arc<WorkerHandle>,
+        address: SocketAddr,
+        connected: ConnectFn,
+    ) -> io::Result<Connection> {
+        let common = &self.inner.common;
+        let socket = common.options.call_datagrams(address)?;
+        let socket = worker.share_datagrams(socket, false)?;
+        let place = Place {
+            entry: socket.entry(),
+            slot: 0,
+        };
+        let shared = Shared::new(
+            Wire::Datagrams(Arc::clone(&socket)),
+            Arc::clone(worker),
+            address,
+            place,
+            Sender::connecting(Transport::Udp, common.now()),
+        );
+        let connection = Connection::new(&shared);
+        let command = Command::Connect(socket, shared, connected);
+        worker.post(command).ok_or_else(stopped)?;
+        Ok(connection)
+    }
+
+    /// Stops: no new connections, what is queued is delivered, every connection is closed
+    /// and the threads end. What is not delivered within `deadline` is lost. Blocks until
+    /// all that is done; called from a callback, it only begins it.
+    ///
+    /// Stopping again waits for the first stop.
+    pub fn stop(&self, deadline: Duration) {
+        self.inner.stop(deadline);
+    }
+
+    /// Blocks until somebody stops the network. Called from a callback, it returns at once.
+    pub fn join(&self) {
+        self.inner.wait();
+    }
+
+    /// What the network has done so far.
+    pub fn metrics(&self) -> Metrics {
+        let common = &self.inner.common;
+        common.totals.snapshot(common.open.load(Relaxed) as u64)
+    }
+
+    fn check_running(&self) -> Result<(), Error> {
+        if self.inner.stopping.load(SeqCst) {
+            return Err(Error::Stopped);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network")
+            .field("workers", &self.inner.workers.len())
+            .field("metrics", &self.metrics())
+            .finish()
+    }
+}
+
+/// The network stopped while it was asked for something.
+fn stopped() -> io::Error {
+    io::Error::other("the network has been stopped")
+}
+
+/// The addresses that were meant; at least one.
+fn resolve(given: &(impl ToSocketAddrs + fmt::Debug)) -> Result<Vec<SocketAddr>, Error> {
+    let error = |source| Error::Address {
+        given: format!("{given:?}"),
+        source,
+    };
+    let addresses: Vec<_> = given.to_socket_addrs().map_err(error)?.collect();
+    if addresses.is_empty() {
+        return Err(error(io::Error::other("the name has no address")));
+    }
+    Ok(addresses)
+}
+
+/// An address that is listened on. Dropping it changes nothing: it listens until it is
+/// closed or the network stops.
+pub struct Listener {
+    transport: Transport,
+    local: SocketAddr,
+    socket: ListenerSocket,
+}
+
+enum ListenerSocket {
+    Stream(u64, Arc<AcceptorHandle>),
+    Datagrams(Arc<DatagramSocket>),
+}
+
+impl Listener {
+    /// The address, with the port that the system chose if it was to.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// On which transport it listens.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Accepts no more. Connections that are there stay. When it returns, the address of a
+    /// stream listener is free; that of a datagram listener is once its last connection
+    /// has closed, since they share its socket.
+    pub fn close(self) {
+        match self.socket {
+            ListenerSocket::Stream(number, acceptor) => {
+                let (reply, answer) = sync_channel(1);
+                acceptor.post(Order::Close(number, reply));
+                // An acceptor that has ended has closed it.
+                let _ = answer.recv();
+            }
+            ListenerSocket::Datagrams(socket) => socket.close(),
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listener({} {})", self.transport, self.local)
+    }
+}

@@ -1,0 +1,172 @@
+//! What the callbacks of one batch send, gathered to leave in one system call.
+//!
+//! A worker has one `Output`. While it runs callbacks, that belongs to one connection, or
+//! to one datagram socket and all its connections. Whatever they send to themselves in that
+//! time is put here, without a lock and without an allocation; no matter whether they use
+//! their link or a handle, so that the order of their calls is the order on the wire.
+
+use crate::datagram::DatagramSocket;
+use crate::metrics::Tally;
+use crate::shared::{Core, Out, Outgoing, Shared, Wire};
+use crate::sys::Run;
+use cubenet_core::SendError;
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Gathered bytes that are handed to the system before the batch ends.
+const FLUSH_BYTES: usize = 1 << 16;
+/// The same for runs of datagrams: as many as go out in one call.
+const FLUSH_RUNS: usize = 64;
+
+thread_local! {
+    static OF_THIS_THREAD: OnceCell<Rc<RefCell<Output>>> = const { OnceCell::new() };
+}
+
+#[derive(Default)]
+pub(crate) struct Output {
+    /// The number of the connection or of the datagram socket that is gathering.
+    owner: u64,
+    /// Frames of the stream that is gathering.
+    frames: Vec<u8>,
+    /// Datagrams of the socket that is gathering.
+    datagrams: Datagrams,
+    pub(crate) tally: Tally,
+}
+
+/// Datagrams in the order they were sent, in runs.
+#[derive(Default)]
+pub(crate) struct Datagrams {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) runs: Vec<Run>,
+    /// Whose run it is, by position.
+    pub(crate) senders: Vec<Arc<Shared>>,
+}
+
+impl Output {
+    /// The output of this thread, which is a worker's from now on.
+    pub(crate) fn of_worker() -> Rc<RefCell<Output>> {
+        OF_THIS_THREAD.with(|output| Rc::clone(output.get_or_init(Rc::default)))
+    }
+
+    /// The output that gathers for this connection, if this thread is in its callback.
+    pub(crate) fn gathering_for(core: &Core) -> Option<Rc<RefCell<Output>>> {
+        OF_THIS_THREAD.with(|output| {
+            let output = output.get()?;
+            (output.borrow().owner == owner(core)).then(|| Rc::clone(output))
+        })
+    }
+
+    /// Begins to gather for a stream's connection, or for a datagram socket.
+    pub(crate) fn begin(&mut self, owner: u64) {
+        self.owner = owner;
+    }
+
+    /// Accepts a message of the connection that is gathering.
+    pub(crate) fn send(&mut self, shared: &Arc<Shared>, payload: &[u8]) -> Result<(), SendError> {
+        let len = payload.len();
+        match shared.core.admit(len, self.frames.len()) {
+            Ok(()) => {}
+            Err(SendError::Full) => {
+                self.flush_frames(shared);
+                shared.admit_locked(len)?;
+            }
+            Err(error) => return Err(error),
+        }
+        match &shared.core.wire {
+            Wire::Stream(_) => {
+                let header = shared.core.header(payload)?;
+                self.frames.extend_from_slice(&header);
+                self.frames.extend_from_slice(payload);
+                if self.frames.len() >= FLUSH_BYTES {
+                    self.flush_frames(shared);
+                }
+            }
+            Wire::Datagrams(socket) => self.push_datagram(socket, shared, payload),
+        }
+        self.tally.messages_out += 1;
+        self.tally.bytes_out += len as u64;
+        Ok(())
+    }
+
+    /// What the connection that is gathering has sent goes out before it closes; a datagram
+    /// connection says goodbye.
+    pub(crate) fn before_close(&mut self, shared: &Arc<Shared>) {
+        match &shared.core.wire {
+            Wire::Stream(_) => self.flush_frames(shared),
+            Wire::Datagrams(socket) => {
+                self.push_datagram(socket, shared, &[]);
+                socket.send_gathered(&mut self.datagrams);
+            }
+        }
+    }
+
+    /// Forgets what an aborted connection has gathered.
+    pub(crate) fn discard_frames(&mut self) {
+        self.frames.clear();
+    }
+
+    fn push_datagram(
+        &mut self,
+        socket: &Arc<DatagramSocket>,
+        shared: &Arc<Shared>,
+        payload: &[u8],
+    ) {
+        self.datagrams.push(shared, payload, socket.segments());
+        if self.datagrams.bytes.len() >= FLUSH_BYTES || self.datagrams.runs.len() >= FLUSH_RUNS {
+            socket.send_gathered(&mut self.datagrams);
+        }
+    }
+
+    fn flush_frames(&mut self, shared: &Shared) {
+        if !self.frames.is_empty() {
+            shared.locked(|core, out| self.transmit_frames(core, out));
+        }
+    }
+
+    /// Hands the gathered frames to their stream.
+    pub(crate) fn transmit_frames(&mut self, core: &Core, out: &mut Out) {
+        out.transmit(core, Outgoing::Gathered(&self.frames));
+        self.frames.clear();
+    }
+
+    pub(crate) fn has_frames(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
+    /// Hands the gathered datagrams to their socket.
+    pub(crate) fn flush_datagrams(&mut self, socket: &Arc<DatagramSocket>) {
+        socket.send_gathered(&mut self.datagrams);
+    }
+}
+
+impl Datagrams {
+    fn push(&mut self, shared: &Arc<Shared>, payload: &[u8], segments: bool) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(payload);
+        let to = shared.core.peer;
+        let joined = segments
+            && self
+                .runs
+                .last_mut()
+                .is_some_and(|run| run.extend(to, payload.len()));
+        if !joined {
+            self.runs.push(Run::single(to, start, payload.len()));
+            self.senders.push(Arc::clone(shared));
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.runs.clear();
+        self.senders.clear();
+    }
+}
+
+/// What gathers for this connection: itself, or its datagram socket.
+fn owner(core: &Core) -> u64 {
+    match &core.wire {
+        Wire::Stream(_) => core.id.0,
+        Wire::Datagrams(socket) => socket.id,
+    }
+}

@@ -1,0 +1,490 @@
+//! What the threads of a network share of one connection.
+//!
+//! The worker that owns a connection reads it and holds the only strong reference to its
+//! [`Shared`] part. Others reach that through weak ones, so that a handle which outlives
+//! its connection keeps nothing of it open.
+//!
+//! Whoever sends does so under the lock in here. The worker needs no lock as long as
+//! nobody else has a handle: [`Shared::with`].
+
+use crate::datagram::DatagramSocket;
+use crate::network::Common;
+use crate::worker::WorkerHandle;
+use cubenet_core::lifecycle::State;
+use cubenet_core::send::{Backlog, admit};
+use cubenet_core::{
+    CloseReason, ConnectionId, Frame, Instant, SendError, SendQueue, Sender, Transport, frame,
+};
+use mio::net::TcpStream;
+use std::io::{self, IoSlice, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The most pieces of a queue handed to the system in one call.
+const MAX_SLICES: usize = 16;
+
+/// A connection, as its worker and the handles of the application see it.
+pub(crate) struct Shared {
+    pub(crate) core: Core,
+    out: Mutex<Out>,
+}
+
+/// The part that can be read without the lock.
+pub(crate) struct Core {
+    pub(crate) wire: Wire,
+    /// The worker that owns the connection.
+    pub(crate) worker: Arc<WorkerHandle>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) id: ConnectionId,
+    /// Where the worker finds it.
+    pub(crate) place: Place,
+    /// A copy of the lifecycle's state, changed under the lock.
+    state: AtomicU8,
+    paused: AtomicBool,
+    /// Bytes that wait to be sent. A copy for a stream, the count itself for datagrams.
+    queued: AtomicUsize,
+}
+
+/// Where a worker keeps a connection: its own entry, or that of its datagram socket and the
+/// slot in there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) entry: u32,
+    pub(crate) slot: u32,
+}
+
+/// What carries the connection.
+pub(crate) enum Wire {
+    Stream(TcpStream),
+    Datagrams(Arc<DatagramSocket>),
+}
+
+/// The sending half: what is changed under the lock.
+pub(crate) struct Out {
+    pub(crate) sender: Sender,
+    /// What the system would not take yet. Allocated while there is something.
+    queue: Option<Box<SendQueue>>,
+    /// Closed by `abort` or for a reason that leaves nothing worth delivering.
+    pub(crate) aborted: bool,
+}
+
+/// Framed bytes on their way to a stream.
+#[derive(Clone, Copy)]
+pub(crate) enum Outgoing<'a> {
+    /// Frames that were gathered.
+    Gathered(&'a [u8]),
+    /// A header and its payload.
+    Parts([u8; frame::HEADER_LEN], &'a [u8]),
+    /// A frame whose bytes can be shared.
+    Frame(&'a Frame),
+}
+
+const STATES: [State; 5] = [
+    State::Connecting,
+    State::Open,
+    State::Draining,
+    State::Finishing,
+    State::Closed,
+];
+
+impl Shared {
+    pub(crate) fn new(
+        wire: Wire,
+        worker: Arc<WorkerHandle>,
+        peer: SocketAddr,
+        place: Place,
+        sender: Sender,
+    ) -> Arc<Self> {
+        let core = Core {
+            wire,
+            id: worker.common.next_id(),
+            worker,
+            peer,
+            place,
+            state: AtomicU8::new(sender.state() as u8),
+            paused: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+        };
+        let out = Out {
+            sender,
+            queue: None,
+            aborted: false,
+        };
+        Arc::new(Shared {
+            core,
+            out: Mutex::new(out),
+        })
+    }
+
+    /// Does `change` with the sending half, then makes its new state known. Takes no lock
+    /// if nobody else can reach the connection.
+    pub(crate) fn with<R>(this: &mut Arc<Self>, change: impl FnOnce(&Core, &mut Out) -> R) -> R {
+        if let Some(alone) = Arc::get_mut(this) {
+            let out = alone.out.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let answer = change(&alone.core, out);
+            alone.core.publish(out);
+            return answer;
+        }
+        this.locked(change)
+    }
+
+    /// The same for those who cannot tell whether they are alone.
+    pub(crate) fn locked<R>(&self, change: impl FnOnce(&Core, &mut Out) -> R) -> R {
+        let mut out = self.lock();
+        let answer = change(&self.core, &mut out);
+        self.core.publish(&out);
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Out> {
+        // Nothing in here can be left half done by a panic: the state is copied last.
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends from outside the connection's callbacks: at once if nothing waits.
+    pub(crate) fn send(self: &Arc<Self>, payload: &[u8]) -> Result<(), SendError> {
+        match &self.core.wire {
+            Wire::Stream(_) => {
+                let header = self.core.header(payload)?;
+                self.send_stream(payload.len(), Outgoing::Parts(header, payload))
+            }
+            Wire::Datagrams(socket) => {
+                self.admit_locked(payload.len())?;
+                socket.send(self, payload);
+                Ok(())
+            }
+        }
+    }
+
+    /// The same for a frame, whose bytes are shared if they have to wait.
+    pub(crate) fn send_frame(self: &Arc<Self>, frame: &Frame) -> Result<(), SendError> {
+        match &self.core.wire {
+            Wire::Stream(_) => self.send_stream(frame.payload().len(), Outgoing::Frame(frame)),
+            Wire::Datagrams(_) => self.send(frame.payload()),
+        }
+    }
+
+    fn send_stream(&self, len: usize, outgoing: Outgoing<'_>) -> Result<(), SendError> {
+        let common = &self.core.worker.common;
+        let began_to_wait = self.locked(|core, out| {
+            out.sender.admit(len, core.backlog(0), &common.limits)?;
+            Ok(out.transmit(core, outgoing))
+        })?;
+        common.count_sent(len);
+        if began_to_wait {
+            self.core.attend();
+        }
+        Ok(())
+    }
+
+    /// Asks the sending half itself, so that it remembers whom it owes a `writable`.
+    pub(crate) fn admit_locked(&self, len: usize) -> Result<(), SendError> {
+        let limits = &self.core.worker.common.limits;
+        self.locked(|core, out| out.sender.admit(len, core.backlog(0), limits))
+    }
+
+    /// Delivers what was sent, then closes. The worker sees to the rest.
+    pub(crate) fn close(self: &Arc<Self>) {
+        if !self.core.is_open() {
+            return;
+        }
+        if let Wire::Datagrams(socket) = &self.core.wire {
+            socket.send(self, &[]);
+        }
+        self.close_said();
+    }
+
+    /// The same, once a datagram peer has been told.
+    pub(crate) fn close_said(&self) {
+        let now = self.core.worker.common.now();
+        self.locked(|core, out| out.sender.close(now, core.queued()));
+        self.core.attend();
+    }
+
+    /// Closes at once.
+    pub(crate) fn abort(&self) {
+        self.locked(|_, out| out.fail(CloseReason::Local, true));
+        self.core.attend();
+    }
+}
+
+impl Core {
+    pub(crate) fn transport(&self) -> Transport {
+        match self.wire {
+            Wire::Stream(_) => Transport::Tcp,
+            Wire::Datagrams(_) => Transport::Udp,
+        }
+    }
+
+    /// The peer's address as people write it: an IPv4 peer of a dual-stack socket has an
+    /// IPv4 address.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        canonical(self.peer)
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        let local = match &self.wire {
+            Wire::Stream(stream) => stream.local_addr().ok(),
+            Wire::Datagrams(socket) => Some(socket.local),
+        };
+        canonical(local.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        STATES[usize::from(self.state.load(Relaxed))]
+    }
+
+    /// Whether messages may be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state(), State::Connecting | State::Open)
+    }
+
+    /// Whether messages are to be delivered.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.state() == State::Open && !self.is_paused()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Relaxed)
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        if self.paused.swap(paused, Relaxed) != paused {
+            self.attend();
+        }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.load(Relaxed)
+    }
+
+    /// What waits, with `gathered` bytes that are about to.
+    fn backlog(&self, gathered: usize) -> Backlog {
+        Backlog {
+            own: self.queued() + gathered,
+            total: self.worker.common.queued_total(),
+        }
+    }
+
+    /// Whether a message may be accepted behind `gathered` bytes, without the lock.
+    pub(crate) fn admit(&self, len: usize, gathered: usize) -> Result<(), SendError> {
+        let limits = &self.worker.common.limits;
+        let backlog = self.backlog(gathered);
+        admit(self.state(), self.transport(), len, backlog, limits)
+    }
+
+    /// The header for `payload`.
+    pub(crate) fn header(&self, payload: &[u8]) -> Result<[u8; frame::HEADER_LEN], SendError> {
+        frame::header(payload.len()).ok_or(SendError::TooLong {
+            len: payload.len(),
+            limit: self.worker.common.limits.max_message,
+        })
+    }
+
+    /// Asks the worker to look at the connection.
+    pub(crate) fn attend(&self) {
+        self.worker.attend(self.place, self.id);
+    }
+
+    /// Datagrams of this connection began to wait, or no longer do.
+    pub(crate) fn add_queued(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Relaxed);
+        self.worker.common.add_queued(bytes);
+    }
+
+    pub(crate) fn sub_queued(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Relaxed);
+        self.worker.common.sub_queued(bytes);
+    }
+
+    fn publish(&self, out: &Out) {
+        self.state.store(out.sender.state() as u8, Relaxed);
+    }
+}
+
+impl Out {
+    /// The connection cannot go on. `abort`: what was sent is not to be delivered either.
+    pub(crate) fn fail(&mut self, reason: CloseReason, abort: bool) {
+        if self.sender.state() != State::Closed {
+            self.sender.fail(reason);
+            self.aborted = abort;
+        }
+    }
+
+    /// Hands framed bytes to the stream, and keeps what it does not take. Returns whether
+    /// something waits that did not before.
+    pub(crate) fn transmit(&mut self, core: &Core, outgoing: Outgoing<'_>) -> bool {
+        let state = self.sender.state();
+        let Wire::Stream(stream) = &core.wire else {
+            return false;
+        };
+        if state == State::Closed {
+            return false;
+        }
+        let mut sent = 0;
+        let waited = self.queue.is_some();
+        if !waited && state != State::Connecting {
+            match write_some(stream, outgoing) {
+                Ok(written) if written == outgoing.len() => return false,
+                Ok(written) => sent = written,
+                Err(error) => {
+                    self.write_failed(core, &error);
+                    return false;
+                }
+            }
+        }
+        self.keep(core, outgoing, sent);
+        !waited
+    }
+
+    fn keep(&mut self, core: &Core, outgoing: Outgoing<'_>, sent: usize) {
+        let common = &core.worker.common;
+        let queue = self.queue.get_or_insert_default();
+        outgoing.queue_rest(queue, sent);
+        let queued = queue.len();
+        let total = common.add_queued(outgoing.len() - sent);
+        core.queued.store(queued, Relaxed);
+        self.sender.handle_written(common.now(), sent > 0, queued);
+        // Nobody is refused while nothing waits for it, so the bound on all connections is
+        // kept here, by giving up the one whose peer would take it over.
+        if total > common.limits.max_queued_total {
+            self.fail(CloseReason::Overflow, true);
+        }
+    }
+
+    /// Writes what waits, as far as the stream takes it.
+    pub(crate) fn flush(&mut self, core: &Core, now: Instant) {
+        let Wire::Stream(stream) = &core.wire else {
+            return;
+        };
+        let Some(queue) = &mut self.queue else {
+            return;
+        };
+        let mut progress = 0;
+        let outcome = loop {
+            if queue.is_empty() {
+                break Ok(());
+            }
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let mut count = 0;
+            for (slice, chunk) in slices.iter_mut().zip(queue.chunks()) {
+                *slice = IoSlice::new(chunk);
+                count += 1;
+            }
+            let mut writer = stream;
+            match writer.write_vectored(&slices[..count]) {
+                Ok(written) => {
+                    queue.advance(written);
+                    progress += written;
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break Ok(()),
+                    io::ErrorKind::Interrupted => {}
+                    _ => break Err(error),
+                },
+            }
+        };
+        let queued = queue.len();
+        if queued == 0 {
+            self.queue = None;
+        }
+        core.worker.common.sub_queued(progress);
+        core.queued.store(queued, Relaxed);
+        match outcome {
+            Ok(()) => self.sender.handle_written(now, progress > 0, queued),
+            Err(error) => self.write_failed(core, &error),
+        }
+    }
+
+    /// Forgets what waits: the connection is over.
+    pub(crate) fn discard(&mut self, core: &Core) {
+        if let Some(queue) = self.queue.take() {
+            core.worker.common.sub_queued(queue.len());
+            core.queued.store(0, Relaxed);
+        }
+    }
+
+    fn write_failed(&mut self, core: &Core, error: &io::Error) {
+        tracing::debug!(connection = %core.id, %error, "write failed");
+        self.fail(failure(error), false);
+    }
+}
+
+impl Outgoing<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Outgoing::Gathered(bytes) => bytes.len(),
+            Outgoing::Parts(header, payload) => header.len() + payload.len(),
+            Outgoing::Frame(frame) => frame.as_bytes().len(),
+        }
+    }
+
+    /// What is left after the first `sent` bytes, in two pieces.
+    fn rest(&self, sent: usize) -> [&[u8]; 2] {
+        match self {
+            Outgoing::Gathered(bytes) => [&bytes[sent..], &[]],
+            Outgoing::Frame(frame) => [&frame.as_bytes()[sent..], &[]],
+            Outgoing::Parts(header, payload) => {
+                let of_header = sent.min(header.len());
+                [&header[of_header..], &payload[sent - of_header..]]
+            }
+        }
+    }
+
+    fn queue_rest(&self, queue: &mut SendQueue, sent: usize) {
+        if let Outgoing::Frame(frame) = self {
+            return queue.push_frame(frame, sent);
+        }
+        for piece in self.rest(sent) {
+            queue.push(piece);
+        }
+    }
+}
+
+/// Writes until everything is written or the stream takes no more; returns how much it took.
+fn write_some(mut stream: &TcpStream, outgoing: Outgoing<'_>) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < outgoing.len() {
+        let written = match outgoing.rest(sent) {
+            [bytes, []] => stream.write(bytes),
+            pieces => stream.write_vectored(&pieces.map(IoSlice::new)),
+        };
+        match written {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => sent += written,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => break,
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(sent)
+}
+
+/// What an error of a stream means for its connection.
+pub(crate) fn failure(error: &io::Error) -> CloseReason {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset};
+    match error.kind() {
+        ConnectionRefused => CloseReason::Refused,
+        // The last is what a peer that vanished becomes when TCP gives up on it.
+        ConnectionReset | ConnectionAborted | BrokenPipe | io::ErrorKind::TimedOut => {
+            CloseReason::Reset
+        }
+        _ => CloseReason::Io,
+    }
+}
+
+/// An IPv4 address that a dual-stack socket shows as IPv6, as IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl Common {
+    /// A message accepted outside the workers' tallies.
+    fn count_sent(&self, len: usize) {
+        self.totals.messages_out.fetch_add(1, Relaxed);
+        self.totals.bytes_out.fetch_add(len as u64, Relaxed);
+    }
+}

@@ -1,0 +1,464 @@
+//! A stream connection, as its worker keeps it: reading, delivering, and seeing it through
+//! its life.
+
+use crate::connection::Connection;
+use crate::error::ConnectError;
+use crate::link::{CallbackLink, guarded};
+use crate::shared::{Shared, Wire, failure};
+use crate::sys;
+use crate::worker::Context;
+use cubenet_core::lifecycle::State;
+use cubenet_core::{
+    CloseReason, FrameError, Growing, Handler, Instant, Limits, Receiver, Timeout, Transport,
+};
+use mio::net::TcpStream;
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::sync::Arc;
+
+/// What an event said about a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer's end, or an error, waits behind what can be read.
+    pub(crate) ending: bool,
+    pub(crate) error: bool,
+}
+
+/// A stream connection and its handler.
+pub(crate) struct Stream {
+    pub(crate) shared: Arc<Shared>,
+    /// `None` while the peer is being called, and if the application refused.
+    handler: Option<Box<dyn Handler + Send>>,
+    receiver: Receiver<Growing>,
+    pub(crate) armed: Instant,
+    pub(crate) in_line: bool,
+    /// The peer has not answered our call.
+    calling: bool,
+    /// What `receiver` was told; the application's wish is in `shared`.
+    paused: bool,
+    /// Our end was sent.
+    ended: bool,
+}
+
+impl Stream {
+    /// A connection that was accepted.
+    pub(crate) fn accepted(
+        shared: Arc<Shared>,
+        handler: Box<dyn Handler + Send>,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        Stream {
+            handler: Some(handler),
+            calling: false,
+            ..Stream::calling(shared, limits, now)
+        }
+    }
+
+    /// A connection whose peer is being called.
+    pub(crate) fn calling(shared: Arc<Shared>, limits: &Limits, now: Instant) -> Self {
+        Stream {
+            shared,
+            handler: None,
+            receiver: Receiver::new(Growing::new(), limits, now),
+            armed: Instant::NEVER,
+            in_line: false,
+            calling: true,
+            paused: false,
+            ended: false,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
+        match &self.shared.core.wire {
+            Wire::Stream(stream) => Some(stream),
+            Wire::Datagrams(_) => None,
+        }
+    }
+
+    /// Does what an event made possible.
+    pub(crate) fn handle_ready(
+        &mut self,
+        entry: usize,
+        readiness: Readiness,
+        context: &mut Context,
+    ) {
+        if self.calling {
+            self.try_establish(context);
+            if self.calling {
+                return;
+            }
+        }
+        if readiness.writable && self.shared.core.queued() > 0 {
+            self.flush(context);
+        }
+        if readiness.readable || readiness.ending {
+            self.read(entry, readiness.ending, context);
+        }
+        if readiness.error && self.paused {
+            self.take_error();
+        }
+    }
+
+    /// Whether the peer answered our call, and how.
+    fn try_establish(&mut self, context: &mut Context) {
+        let now = context.now;
+        let Wire::Stream(stream) = &self.shared.core.wire else {
+            return;
+        };
+        let error = match stream.take_error() {
+            Ok(None) => match stream.peer_addr() {
+                Ok(_) => None,
+                // Neither answered nor refused: it was about something else.
+                Err(_) => return,
+            },
+            Ok(Some(error)) | Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            let reason = match error.kind() {
+                io::ErrorKind::TimedOut => CloseReason::Timeout(Timeout::Connect),
+                _ => failure(&error),
+            };
+            context.call_errors.insert(self.shared.core.id, error);
+            Shared::with(&mut self.shared, |_, out| out.fail(reason, false));
+            return;
+        }
+        self.calling = false;
+        self.receiver.resume(now);
+        Shared::with(&mut self.shared, |_, out| out.sender.handle_connected());
+        if self.shared.core.state() == State::Open {
+            self.connected(context);
+        }
+        self.flush(context);
+    }
+
+    /// Tells the application that its call was answered.
+    fn connected(&mut self, context: &mut Context) {
+        let id = self.shared.core.id;
+        let Some(connected) = context.calls.remove(&id) else {
+            return;
+        };
+        tracing::debug!(connection = %id, peer = %self.shared.core.peer(), "connected");
+        context.tally.connected += 1;
+        let connection = Connection::new(&self.shared);
+        context.output.borrow_mut().begin(id.0);
+        let handler = guarded("connected", id, &mut context.tally, || {
+            connected(Ok(&connection))
+        });
+        self.flush_output(context);
+        match handler {
+            Some(Some(handler)) => self.handler = Some(handler),
+            Some(None) => self.shared.close(),
+            None => Shared::with(&mut self.shared, |_, out| {
+                out.fail(CloseReason::Panicked, true);
+            }),
+        }
+    }
+
+    /// Reads and delivers, within the budget of a turn. `ending`: the end may be near, so
+    /// read until it comes.
+    fn read(&mut self, entry: usize, ending: bool, context: &mut Context) {
+        let mut left = context.common.limits.read_budget;
+        let mut input = std::mem::take(&mut context.input);
+        while !self.paused {
+            let Wire::Stream(stream) = &self.shared.core.wire else {
+                break;
+            };
+            let mut reader = stream;
+            match reader.read(&mut input) {
+                Ok(0) => {
+                    self.peer_ended(context.now);
+                    break;
+                }
+                Ok(read) => {
+                    self.deliver(entry, &input[..read], context);
+                    if self.shared.core.state() == State::Closed || self.shared.core.is_paused() {
+                        break;
+                    }
+                    if read < input.len() && sys::SHORT_READ_DRAINS && !ending {
+                        break;
+                    }
+                    left = left.saturating_sub(read);
+                    if left == 0 {
+                        context.line_up(entry, &mut self.in_line);
+                        break;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::Interrupted => {}
+                    _ => {
+                        tracing::debug!(connection = %self.shared.core.id, %error, "read failed");
+                        Shared::with(&mut self.shared, |_, out| out.fail(failure(&error), false));
+                        break;
+                    }
+                },
+            }
+        }
+        context.input = input;
+    }
+
+    /// Decodes what was read and hands each message to the handler, then lets the replies
+    /// go. What arrives after a close is dropped.
+    fn deliver(&mut self, entry: usize, input: &[u8], context: &mut Context) {
+        let now = context.now;
+        let core = &self.shared.core;
+        let Some(handler) = &mut self.handler else {
+            return;
+        };
+        if core.state() != State::Open {
+            return;
+        }
+        context.output.borrow_mut().begin(core.id.0);
+        let mut link = CallbackLink {
+            shared: &self.shared,
+            output: &context.output,
+            now,
+        };
+        let receiver = &mut self.receiver;
+        let mut rest = input;
+        let (mut messages, mut bytes) = (0, 0);
+        let done = guarded("received", core.id, &mut context.tally, || {
+            while core.is_heard() {
+                let Some(message) = receiver.handle_input(&mut rest, now)? else {
+                    break;
+                };
+                messages += 1;
+                bytes += message.len() as u64;
+                handler.received(&mut link, message);
+            }
+            Ok::<(), FrameError>(())
+        });
+        context.tally.messages_in += messages;
+        context.tally.bytes_in += bytes;
+        if core.is_paused() && !rest.is_empty() {
+            context.parked.entry(entry).or_default().extend(rest);
+        }
+        match done {
+            Some(Ok(())) => self.flush_output(context),
+            Some(Err(error)) => {
+                self.flush_output(context);
+                let reason = CloseReason::Protocol(error);
+                Shared::with(&mut self.shared, |core, out| {
+                    out.sender.handle_end(now, reason, core.queued());
+                });
+            }
+            None => self.panicked(context),
+        }
+    }
+
+    fn panicked(&mut self, context: &Context) {
+        let mut output = context.output.borrow_mut();
+        output.discard_frames();
+        output.begin(0);
+        Shared::with(&mut self.shared, |_, out| {
+            out.fail(CloseReason::Panicked, true);
+        });
+    }
+
+    /// Hands what the callbacks sent to the system.
+    fn flush_output(&mut self, context: &Context) {
+        let mut output = context.output.borrow_mut();
+        output.begin(0);
+        if output.has_frames() {
+            Shared::with(&mut self.shared, |core, out| {
+                output.transmit_frames(core, out);
+            });
+        }
+    }
+
+    /// Sends what waits, and tells a handler that waited for room.
+    fn flush(&mut self, context: &mut Context) {
+        let now = context.now;
+        let limits = &context.common.limits;
+        let writable = Shared::with(&mut self.shared, |core, out| {
+            out.flush(core, now);
+            out.sender.poll_writable(core.queued(), limits)
+        });
+        let Some(handler) = self.handler.as_mut().filter(|_| writable) else {
+            return;
+        };
+        let id = self.shared.core.id;
+        context.output.borrow_mut().begin(id.0);
+        let mut link = CallbackLink {
+            shared: &self.shared,
+            output: &context.output,
+            now,
+        };
+        let done = guarded("writable", id, &mut context.tally, || {
+            handler.writable(&mut link);
+        });
+        match done {
+            Some(()) => self.flush_output(context),
+            None => self.panicked(context),
+        }
+    }
+
+    /// The peer ended its direction.
+    fn peer_ended(&mut self, now: Instant) {
+        let reason = self.receiver.handle_end();
+        Shared::with(&mut self.shared, |core, out| {
+            out.sender.handle_end(now, reason, core.queued());
+        });
+    }
+
+    /// A connection that is not read can still be told of a reset.
+    fn take_error(&mut self) {
+        let error = self.socket().and_then(|stream| stream.take_error().ok());
+        if let Some(Some(error)) = error {
+            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error), false));
+        }
+    }
+
+    /// Somebody asked for it to be looked at: it began to wait, or to close.
+    pub(crate) fn attend(&mut self, context: &mut Context) {
+        if !self.calling {
+            self.flush(context);
+        }
+    }
+
+    /// Its place in the line has come.
+    pub(crate) fn resume_reading(&mut self, entry: usize, context: &mut Context) {
+        if !self.calling {
+            self.read(entry, false, context);
+        }
+    }
+
+    /// Closes it if it took too long over something.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, limits: &Limits) {
+        let late = match self.shared.core.state() {
+            State::Open => self.receiver.handle_timeout(now, limits),
+            _ => None,
+        };
+        Shared::with(&mut self.shared, |_, out| {
+            out.sender.handle_timeout(now, limits);
+            match (late, out.sender.close_reason()) {
+                (Some(late), None) => out.fail(CloseReason::Timeout(late), false),
+                // Whoever did not read until now will not.
+                (None, Some(CloseReason::Timeout(_))) => out.aborted = true,
+                _ => {}
+            }
+        });
+    }
+
+    /// Brings the socket, the clocks and the reading into line with the state, after
+    /// anything happened. Returns whether the connection has closed.
+    pub(crate) fn settle(&mut self, entry: usize, context: &mut Context) -> bool {
+        let state = self.shared.core.state();
+        match state {
+            State::Closed => return true,
+            State::Draining | State::Finishing if !self.calling => {
+                self.stop_hearing(entry, context);
+                if state == State::Finishing && self.shared.core.queued() == 0 {
+                    self.end();
+                }
+            }
+            State::Open => self.follow_pause(entry, context),
+            _ => {}
+        }
+        if self.shared.core.state() == State::Closed {
+            return true;
+        }
+        let deadline = self.poll_timeout(&context.common.limits);
+        context.timers.arm(entry, &mut self.armed, deadline);
+        false
+    }
+
+    pub(crate) fn poll_timeout(&mut self, limits: &Limits) -> Instant {
+        let core = &self.shared.core;
+        let open = core.state() == State::Open;
+        if open && core.queued() == 0 {
+            return self.receiver.poll_timeout(limits);
+        }
+        let sender = Shared::with(&mut self.shared, |_, out| out.sender.poll_timeout(limits));
+        if open {
+            sender.min(self.receiver.poll_timeout(limits))
+        } else {
+            sender
+        }
+    }
+
+    /// A connection that closes reads on, if it was paused, only to find the peer's end.
+    fn stop_hearing(&mut self, entry: usize, context: &mut Context) {
+        if std::mem::take(&mut self.paused) {
+            context.parked.remove(&entry);
+            context.line_up(entry, &mut self.in_line);
+        }
+    }
+
+    /// Sends our end.
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let outcome = self.socket().map(|stream| stream.shutdown(Shutdown::Write));
+        if let Some(Err(error)) = outcome {
+            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error), false));
+        }
+    }
+
+    /// Does what the application wished by `pause` and `resume`.
+    fn follow_pause(&mut self, entry: usize, context: &mut Context) {
+        let paused = self.shared.core.is_paused();
+        if paused == self.paused {
+            return;
+        }
+        self.paused = paused;
+        if paused {
+            self.receiver.pause();
+            return;
+        }
+        self.receiver.resume(context.now);
+        context.line_up(entry, &mut self.in_line);
+        if let Some(parked) = context.parked.remove(&entry) {
+            self.deliver(entry, &parked, context);
+            // It may have been paused again, or closed, by what was delivered.
+            if self.shared.core.is_paused() {
+                self.follow_pause(entry, context);
+            }
+        }
+    }
+
+    /// The connection has closed: tells the application and counts it. The caller drops it,
+    /// and with it the socket.
+    pub(crate) fn finish(mut self, entry: usize, context: &mut Context) {
+        let id = self.shared.core.id;
+        let (reason, aborted) = Shared::with(&mut self.shared, |core, out| {
+            out.discard(core);
+            (out.sender.close_reason(), out.aborted)
+        });
+        let reason = reason.unwrap_or(CloseReason::Io);
+        context.parked.remove(&entry);
+        tracing::debug!(connection = %id, %reason, "closed");
+        if let Some(stream) = self.socket().filter(|_| aborted) {
+            let reset = Some(std::time::Duration::ZERO);
+            let _ = socket2::SockRef::from(stream).set_linger(reset);
+        }
+        if let Some(mut handler) = self.handler.take() {
+            let mut link = CallbackLink {
+                shared: &self.shared,
+                output: &context.output,
+                now: context.now,
+            };
+            // The handler is dropped inside, since that may panic too.
+            guarded("closed", id, &mut context.tally, move || {
+                handler.closed(&mut link, reason);
+            });
+        }
+        if let Some(connected) = context.calls.remove(&id) {
+            context.tally.connect_failed += 1;
+            let error = ConnectError {
+                transport: Transport::Tcp,
+                address: self.shared.core.peer(),
+                reason,
+                source: context.call_errors.remove(&id),
+            };
+            guarded("connected", id, &mut context.tally, || {
+                connected(Err(error));
+            });
+        }
+        context.closed(reason);
+    }
+}

@@ -1,0 +1,417 @@
+//! Many datagrams in one system call: `recvmmsg` and `sendmmsg`, with segmentation offload
+//! (GSO) for runs to one peer and receive offload (GRO).
+//!
+//! All of the driver's `unsafe` code is here. Its proof, in general: every pointer handed
+//! to the kernel is taken, in the function that makes the call, from a live array or slice
+//! that outlives the call; its length field is that array's length; and nothing keeps a
+//! pointer after the call. Each block says what is particular to it.
+
+use super::Run;
+use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
+use mio::net::UdpSocket;
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+/// The most datagrams (or runs) in one call.
+const MAX_BATCH: usize = 64;
+/// The fewest to ask for: an idle socket's next wake-up seldom brings more.
+const MIN_BATCH: usize = 8;
+/// Room for one datagram of any size, or for what GRO has merged.
+const BUFFER: usize = 65_536;
+/// Buffers begin a page and a cache line more than their size apart, so that the beginnings
+/// of small datagrams do not all fall into the same cache set.
+const STRIDE: usize = BUFFER + 4096 + 64;
+/// Room for one control message with a number in it, aligned as the kernel wants it.
+const CONTROL: usize = 32;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// Buffers for datagrams, and what was received into them.
+pub(crate) struct ReceiveBatch {
+    buffers: Box<[u8]>,
+    received: Vec<Received>,
+    /// How many datagrams to ask for next.
+    ask: usize,
+}
+
+struct Received {
+    /// Which buffer it lies in.
+    nth: usize,
+    from: SocketAddr,
+    len: usize,
+    /// The size of the datagrams in the buffer, if the kernel merged several.
+    segment: usize,
+}
+
+impl ReceiveBatch {
+    /// Takes 4.4 MB of address space; memory only for what arrives.
+    pub(crate) fn new() -> Self {
+        ReceiveBatch {
+            buffers: vec![0; MAX_BATCH * STRIDE].into_boxed_slice(),
+            received: Vec::with_capacity(MAX_BATCH),
+            ask: MIN_BATCH,
+        }
+    }
+
+    /// Receives what is there, up to some number. Returns whether there may be more.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<bool> {
+        self.received.clear();
+        let ask = self.ask;
+        let mut names = [const { MaybeUninit::<sockaddr_storage>::uninit() }; MAX_BATCH];
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; MAX_BATCH];
+        let mut pieces = [const { MaybeUninit::<iovec>::uninit() }; MAX_BATCH];
+        let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; MAX_BATCH];
+        for (nth, buffer) in self.buffers.chunks_exact_mut(STRIDE).take(ask).enumerate() {
+            let piece = pieces[nth].write(iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: BUFFER,
+            });
+            headers[nth].write(mmsghdr {
+                msg_hdr: message(
+                    names[nth].as_mut_ptr().cast(),
+                    size_of::<sockaddr_storage>(),
+                    piece,
+                    controls[nth].as_mut_ptr().cast(),
+                    CONTROL,
+                ),
+                msg_len: 0,
+            });
+        }
+        let received = socket.try_io(|| {
+            // SAFETY: the first `ask` headers were written above, and what they point to
+            // (names, pieces, buffers, controls) lives to the end of this function.
+            check(unsafe {
+                libc::recvmmsg(
+                    socket.as_raw_fd(),
+                    headers.as_mut_ptr().cast(),
+                    ask as u32,
+                    libc::MSG_DONTWAIT,
+                    ptr::null_mut(),
+                )
+            })
+        })?;
+        for nth in 0..received {
+            // SAFETY: `received` is at most `ask`, so the header was written; the kernel
+            // has since written the name, of the length the header now tells, and the
+            // control messages, which lie in `controls`.
+            let (header, from) = unsafe {
+                let header = headers[nth].assume_init_ref();
+                (
+                    header,
+                    read_address(&names[nth], header.msg_hdr.msg_namelen),
+                )
+            };
+            let len = header.msg_len as usize;
+            // SAFETY: as above: the control buffer is alive and the kernel set its length.
+            let segment = unsafe { merged_segment(&header.msg_hdr) };
+            // A datagram without a sender cannot be answered or told apart: there is none.
+            if let Some(from) = from {
+                self.received.push(Received {
+                    nth,
+                    from,
+                    len,
+                    segment,
+                });
+            }
+        }
+        let filled = received == ask;
+        self.ask = if filled {
+            MAX_BATCH.min(2 * ask)
+        } else {
+            MIN_BATCH.max(received)
+        };
+        Ok(filled)
+    }
+
+    /// The datagrams received, in order.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        self.received.iter().flat_map(|received| {
+            let start = received.nth * STRIDE;
+            let bytes = &self.buffers[start..start + received.len.min(BUFFER)];
+            let segment = match received.segment {
+                0 => bytes.len().max(1),
+                segment => segment,
+            };
+            let empty = bytes.is_empty().then_some(bytes);
+            let datagrams = empty.into_iter().chain(bytes.chunks(segment));
+            datagrams.map(|datagram| (received.from, datagram))
+        })
+    }
+}
+
+/// Sends runs from the front of `runs`, whose bytes lie in `bytes`; without addresses if the
+/// socket is connected. Returns how many went out, at least one, or the error of the first.
+pub(crate) fn send_runs(
+    socket: &UdpSocket,
+    bytes: &[u8],
+    runs: &[Run],
+    connected: bool,
+) -> io::Result<usize> {
+    let mut names = [const { MaybeUninit::<sockaddr_storage>::uninit() }; MAX_BATCH];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; MAX_BATCH];
+    let mut pieces = [const { MaybeUninit::<iovec>::uninit() }; MAX_BATCH];
+    let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; MAX_BATCH];
+    let count = runs.len().min(MAX_BATCH);
+    for (nth, run) in runs.iter().take(count).enumerate() {
+        let (name, name_len) = if connected {
+            (ptr::null_mut(), 0)
+        } else {
+            let len = write_address(&mut names[nth], run.to);
+            (names[nth].as_mut_ptr().cast(), len)
+        };
+        let (control, control_len) = if run.count > 1 {
+            let control = controls[nth].write(Control([0; CONTROL]));
+            (
+                ptr::from_mut(control).cast::<c_void>(),
+                segment_control(control, run.segment),
+            )
+        } else {
+            (ptr::null_mut(), 0)
+        };
+        let data = &bytes[run.start..run.start + run.len];
+        let piece = pieces[nth].write(iovec {
+            iov_base: data.as_ptr().cast_mut().cast(),
+            iov_len: data.len(),
+        });
+        headers[nth].write(mmsghdr {
+            msg_hdr: message(name, name_len, piece, control, control_len),
+            msg_len: 0,
+        });
+    }
+    socket.try_io(|| {
+        // SAFETY: the first `count` headers were written above, and what they point to
+        // lives to the end of this function. The kernel only reads the pieces.
+        check(unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr().cast(),
+                count as u32,
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
+        })
+    })
+}
+
+/// Turns receive offload on, if the kernel has it, and says whether it can segment what is
+/// sent.
+pub(crate) fn offload(socket: &UdpSocket) -> bool {
+    let on: c_int = 1;
+    let mut segment: c_int = 0;
+    let mut len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: both options are a `c_int`, and so are the variables they are read from and
+    // written to; a kernel that does not know them answers with an error.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            ptr::from_ref(&on).cast(),
+            len,
+        );
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            ptr::from_mut(&mut segment).cast(),
+            &raw mut len,
+        ) == 0
+    }
+}
+
+/// Whether a send failed because the way to the peer cannot carry segmented runs.
+pub(crate) fn segments_refused(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+    )
+}
+
+fn check(result: c_int) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// A message of one piece.
+fn message(
+    name: *mut c_void,
+    name_len: usize,
+    piece: *mut iovec,
+    control: *mut c_void,
+    control_len: usize,
+) -> msghdr {
+    // SAFETY: a `msghdr` is plain numbers and pointers, for which zero is a value. It is
+    // made this way because it has private padding on some systems.
+    let mut message: msghdr = unsafe { zeroed() };
+    message.msg_name = name;
+    message.msg_namelen = name_len as libc::socklen_t;
+    message.msg_iov = piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = control_len as _;
+    message
+}
+
+/// Writes the control message that asks for segments of `segment` bytes. Returns its length.
+fn segment_control(control: &mut Control, segment: usize) -> usize {
+    let header = libc::cmsghdr {
+        // SAFETY: `CMSG_LEN` and `CMSG_SPACE` only calculate.
+        cmsg_len: unsafe { libc::CMSG_LEN(2) } as _,
+        cmsg_level: libc::SOL_UDP,
+        cmsg_type: libc::UDP_SEGMENT,
+    };
+    let start = ptr::from_mut(control).cast::<libc::cmsghdr>();
+    // SAFETY: `Control` is aligned like a `cmsghdr` and is larger than one with two bytes of
+    // data, which `CMSG_DATA` points at and which may lie unaligned.
+    unsafe {
+        start.write(header);
+        libc::CMSG_DATA(start)
+            .cast::<u16>()
+            .write_unaligned(segment as u16);
+        libc::CMSG_SPACE(2) as usize
+    }
+}
+
+/// The size of the datagrams that the kernel merged into this message; 0 if it did not.
+///
+/// # Safety
+/// `message` must have been filled by a receiving call, and its control buffer be alive.
+unsafe fn merged_segment(message: &msghdr) -> usize {
+    // SAFETY: by the caller, the control buffer holds `msg_controllen` bytes of messages
+    // that the kernel wrote, which is what these macros walk over. The datum of `UDP_GRO`
+    // is a `c_int`.
+    unsafe {
+        let mut at = libc::CMSG_FIRSTHDR(message);
+        while let Some(header) = at.as_ref() {
+            if header.cmsg_level == libc::SOL_UDP && header.cmsg_type == libc::UDP_GRO {
+                let segment = libc::CMSG_DATA(at).cast::<c_int>().read_unaligned();
+                return usize::try_from(segment).unwrap_or(0);
+            }
+            at = libc::CMSG_NXTHDR(message, at);
+        }
+    }
+    0
+}
+
+/// Writes `address` as the kernel wants it. Returns its length.
+fn write_address(name: &mut MaybeUninit<sockaddr_storage>, address: SocketAddr) -> usize {
+    // SAFETY: a `sockaddr_storage` is large enough and aligned for every kind of address;
+    // the structures are plain numbers, for which zero is a value.
+    unsafe {
+        match address {
+            SocketAddr::V4(address) => {
+                let mut raw: sockaddr_in = zeroed();
+                raw.sin_family = libc::AF_INET as libc::sa_family_t;
+                raw.sin_port = address.port().to_be();
+                raw.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
+                name.as_mut_ptr().cast::<sockaddr_in>().write(raw);
+                size_of::<sockaddr_in>()
+            }
+            SocketAddr::V6(address) => {
+                let mut raw: sockaddr_in6 = zeroed();
+                raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+                raw.sin6_port = address.port().to_be();
+                raw.sin6_addr.s6_addr = address.ip().octets();
+                raw.sin6_flowinfo = address.flowinfo();
+                raw.sin6_scope_id = address.scope_id();
+                name.as_mut_ptr().cast::<sockaddr_in6>().write(raw);
+                size_of::<sockaddr_in6>()
+            }
+        }
+    }
+}
+
+/// Reads an address of `len` bytes that the kernel wrote; `None` if it is of no kind we know.
+///
+/// # Safety
+/// The kernel must have written `len` bytes of an address to `name`.
+unsafe fn read_address(
+    name: &MaybeUninit<sockaddr_storage>,
+    len: libc::socklen_t,
+) -> Option<SocketAddr> {
+    let len = len as usize;
+    let start = name.as_ptr();
+    if len < size_of::<libc::sa_family_t>() {
+        return None;
+    }
+    // SAFETY: by the caller, `len` bytes were written; each structure is read only if it is
+    // no longer than that, and `sockaddr_storage` is aligned for all of them.
+    unsafe {
+        match c_int::from(start.cast::<libc::sa_family_t>().read()) {
+            libc::AF_INET if len >= size_of::<sockaddr_in>() => {
+                let raw = start.cast::<sockaddr_in>().read();
+                let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
+                let port = u16::from_be(raw.sin_port);
+                Some(SocketAddrV4::new(ip, port).into())
+            }
+            libc::AF_INET6 if len >= size_of::<sockaddr_in6>() => {
+                let raw = start.cast::<sockaddr_in6>().read();
+                let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+                let port = u16::from_be(raw.sin6_port);
+                Some(SocketAddrV6::new(ip, port, raw.sin6_flowinfo, raw.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_survives_the_way_to_the_kernel_and_back() {
+        for text in ["127.0.0.1:7", "[::1]:65535", "[fe80::1%3]:9"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let mut name = MaybeUninit::uninit();
+            let len = write_address(&mut name, address);
+            // SAFETY: `write_address` wrote `len` bytes of an address.
+            let read = unsafe { read_address(&name, len as libc::socklen_t) };
+            assert_eq!(read, Some(address));
+        }
+    }
+
+    #[test]
+    fn a_batch_goes_out_in_runs_and_comes_in_as_datagrams() {
+        let sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let segmented = offload(&sender) && offload(&receiver);
+        let bytes: Vec<u8> = (0..=255).cycle().take(1_050).collect();
+        let mut run = Run::single(to, 0, 100);
+        let mut expected: Vec<&[u8]> = bytes.chunks(100).collect();
+        let runs: Vec<Run> = if segmented {
+            for datagram in &expected[1..] {
+                assert!(run.extend(to, datagram.len()));
+            }
+            vec![run]
+        } else {
+            expected.truncate(1);
+            vec![run]
+        };
+        let mut batch = ReceiveBatch::new();
+        for end in [Run::single(to, 7, 0), Run::single(to, 0, 1_050)] {
+            let sent: Vec<Run> = runs.iter().copied().chain([end]).collect();
+            assert_eq!(
+                send_runs(&sender, &bytes, &sent, false).unwrap(),
+                sent.len()
+            );
+            let mut received: Vec<Vec<u8>> = Vec::new();
+            while received.len() < expected.len() + 1 {
+                batch.receive(&receiver).unwrap();
+                for (from, datagram) in batch.datagrams() {
+                    assert_eq!(from, sender.local_addr().unwrap());
+                    received.push(datagram.to_vec());
+                }
+            }
+            let last = received.pop().unwrap();
+            assert_eq!(received, expected);
+            assert_eq!(last.len(), end.len);
+        }
+        let error = batch.receive(&receiver).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}

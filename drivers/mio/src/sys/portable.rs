@@ -1,0 +1,64 @@
+//! Datagrams one at a time, where the system has no call for many.
+
+use super::Run;
+use mio::net::UdpSocket;
+use std::io;
+use std::net::SocketAddr;
+
+/// A buffer for a datagram, and what was received into it.
+pub(crate) struct ReceiveBatch {
+    buffer: Box<[u8]>,
+    received: Option<(SocketAddr, usize)>,
+}
+
+impl ReceiveBatch {
+    pub(crate) fn new() -> Self {
+        ReceiveBatch {
+            buffer: vec![0; 65_536].into_boxed_slice(),
+            received: None,
+        }
+    }
+
+    /// Receives one datagram. There may always be more: ask until `WouldBlock`.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<bool> {
+        self.received = None;
+        let (len, from) = socket.recv_from(&mut self.buffer)?;
+        self.received = Some((from, len));
+        Ok(true)
+    }
+
+    /// The datagrams received, in order.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        let received = self.received.iter();
+        received.map(|(from, len)| (*from, &self.buffer[..*len]))
+    }
+}
+
+/// Sends the first of `runs`, which are all of one datagram here. Returns 1.
+pub(crate) fn send_runs(
+    socket: &UdpSocket,
+    bytes: &[u8],
+    runs: &[Run],
+    connected: bool,
+) -> io::Result<usize> {
+    let Some(run) = runs.first() else {
+        return Ok(0);
+    };
+    let datagram = &bytes[run.start..run.start + run.len];
+    if connected {
+        socket.send(datagram)?;
+    } else {
+        socket.send_to(datagram, run.to)?;
+    }
+    Ok(1)
+}
+
+/// There is no segmentation offload.
+pub(crate) fn offload(_socket: &UdpSocket) -> bool {
+    false
+}
+
+/// Nothing is segmented, so nothing is refused for it.
+pub(crate) fn segments_refused(_error: &io::Error) -> bool {
+    false
+}

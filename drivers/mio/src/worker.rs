@@ -1,0 +1,561 @@
+//! A worker: a thread with a poll of its own, which runs the callbacks of the connections
+//! that were given to it for life.
+
+use crate::connection::Connection;
+use crate::datagram::DatagramSocket;
+use crate::link::guarded;
+use crate::metrics::Tally;
+use crate::network::{AcceptFn, Common, ConnectFn};
+use crate::output::Output;
+use crate::peers::Peers;
+use crate::shared::{Place, Shared, Wire};
+use crate::stream::{Readiness, Stream};
+use crate::sys::ReceiveBatch;
+use crate::timers::Timers;
+use crate::trouble::warn_limited;
+use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Transport};
+use mio::event::{Event, Source};
+use mio::net::{TcpStream, UdpSocket};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Events taken from the poll at once.
+const POLL_CAPACITY: usize = 1024;
+const WAKER: Token = Token(usize::MAX);
+/// Bytes read from a stream at once. Larger reads save no system calls that matter and
+/// leave the cache.
+const INPUT: usize = 1 << 16;
+
+/// How other threads reach a worker.
+pub(crate) struct WorkerHandle {
+    pub(crate) common: Arc<Common>,
+    registry: Registry,
+    waker: Waker,
+    /// `None` once the worker has ended.
+    mailbox: Mutex<Option<Vec<Command>>>,
+    entries: Mutex<EntryNumbers>,
+    /// Connections it has or will have.
+    pub(crate) load: AtomicUsize,
+}
+
+/// What other threads ask of a worker.
+pub(crate) enum Command {
+    /// Look at a connection or a datagram socket: something waits, or it closes.
+    Attend(Place, ConnectionId),
+    /// A stream that was accepted.
+    Accept(TcpStream, SocketAddr, Arc<AcceptFn>),
+    /// A stream on its way to its peer.
+    Call(Arc<Shared>, ConnectFn),
+    /// A datagram socket to listen on.
+    Listen(Arc<DatagramSocket>, Arc<AcceptFn>),
+    /// A datagram socket that was connected to a peer.
+    Connect(Arc<DatagramSocket>, Arc<Shared>, ConnectFn),
+    /// Close everything, abort at this moment what has not closed by then, and end.
+    Stop(Instant),
+}
+
+/// The numbers under which a worker keeps what it polls. They are given out by whoever
+/// brings a socket, so that it can be registered before it is shared.
+#[derive(Default)]
+struct EntryNumbers {
+    free: Vec<u32>,
+    next: u32,
+}
+
+impl WorkerHandle {
+    pub(crate) fn new(common: Arc<Common>, poll: &Poll) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(WorkerHandle {
+            common,
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), WAKER)?,
+            mailbox: Mutex::new(Some(Vec::new())),
+            entries: Mutex::default(),
+            load: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Leaves `command` for the worker and wakes it, unless that was done already. `None`
+    /// if the worker has ended.
+    pub(crate) fn post(&self, command: Command) -> Option<()> {
+        let mut mailbox = self.mailbox();
+        let commands = mailbox.as_mut()?;
+        commands.push(command);
+        let first = commands.len() == 1;
+        drop(mailbox);
+        if first && let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake a worker");
+        }
+        Some(())
+    }
+
+    /// Asks the worker to look at a connection or a datagram socket.
+    pub(crate) fn attend(&self, place: Place, id: ConnectionId) {
+        // A worker that has ended has closed everything.
+        let _ = self.post(Command::Attend(place, id));
+    }
+
+    fn mailbox(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, EntryNumbers> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a socket, for life, and returns the number it will have.
+    fn register(&self, socket: &mut impl Source) -> io::Result<u32> {
+        let entry = {
+            let mut entries = self.entries();
+            entries.free.pop().unwrap_or_else(|| {
+                entries.next += 1;
+                entries.next - 1
+            })
+        };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self
+            .registry
+            .register(socket, Token(entry as usize), interest);
+        if registered.is_err() {
+            self.entries().free.push(entry);
+        }
+        registered.map(|()| entry)
+    }
+
+    /// Makes a connection of a stream. The worker must be told of it.
+    pub(crate) fn share_stream(
+        self: &Arc<Self>,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        sender: Sender,
+    ) -> io::Result<Arc<Shared>> {
+        let entry = self.register(&mut stream)?;
+        let place = Place { entry, slot: 0 };
+        let worker = Arc::clone(self);
+        Ok(Shared::new(
+            Wire::Stream(stream),
+            worker,
+            peer,
+            place,
+            sender,
+        ))
+    }
+
+    /// Makes a datagram socket ready for connections. The worker must be told of it.
+    pub(crate) fn share_datagrams(
+        self: &Arc<Self>,
+        mut socket: UdpSocket,
+        listens: bool,
+    ) -> io::Result<Arc<DatagramSocket>> {
+        let local = socket.local_addr()?;
+        let entry = self.register(&mut socket)?;
+        Ok(DatagramSocket::new(
+            socket,
+            local,
+            Arc::clone(self),
+            entry,
+            listens,
+        ))
+    }
+}
+
+/// What the connections of a worker have in common while one of them is dealt with.
+pub(crate) struct Context {
+    pub(crate) common: Arc<Common>,
+    handle: Arc<WorkerHandle>,
+    pub(crate) now: Instant,
+    /// What streams are read into; every one in turn.
+    pub(crate) input: Box<[u8]>,
+    /// What datagrams are read into; made for the first datagram socket.
+    pub(crate) datagrams_in: Option<Box<ReceiveBatch>>,
+    pub(crate) output: Rc<RefCell<Output>>,
+    pub(crate) tally: Tally,
+    pub(crate) timers: Timers,
+    /// Those that used up their turn and have more to read.
+    line: VecDeque<u32>,
+    /// The callbacks of those that are being called.
+    pub(crate) calls: HashMap<ConnectionId, ConnectFn>,
+    /// What the system said to those calls that failed.
+    pub(crate) call_errors: HashMap<ConnectionId, io::Error>,
+    /// What was read of streams and not delivered, because they were paused.
+    pub(crate) parked: HashMap<usize, Vec<u8>>,
+}
+
+impl Context {
+    /// Gives an entry another turn, after all the others.
+    pub(crate) fn line_up(&mut self, entry: usize, in_line: &mut bool) {
+        if !std::mem::replace(in_line, true) {
+            self.line.push_back(entry as u32);
+        }
+    }
+
+    /// There is a connection more, for which room was made.
+    pub(crate) fn taken(&mut self) {
+        self.handle.load.fetch_add(1, Relaxed);
+    }
+
+    /// A connection has closed.
+    pub(crate) fn closed(&mut self, reason: CloseReason) {
+        self.common.totals.closed_by[reason.kind()].fetch_add(1, Relaxed);
+        self.dropped();
+    }
+
+    /// What was counted as a connection is none.
+    pub(crate) fn dropped(&mut self) {
+        self.common.release();
+        self.handle.load.fetch_sub(1, Relaxed);
+    }
+}
+
+enum Entry {
+    Stream(Stream),
+    Datagrams(Box<Peers>),
+}
+
+impl Entry {
+    fn armed(&mut self) -> &mut Instant {
+        match self {
+            Entry::Stream(stream) => &mut stream.armed,
+            Entry::Datagrams(peers) => &mut peers.armed,
+        }
+    }
+}
+
+/// The state of a worker's thread.
+pub(crate) struct Worker {
+    poll: Poll,
+    entries: Vec<Option<Entry>>,
+    /// How many entries there are.
+    len: usize,
+    context: Context,
+    /// When what is left is aborted, once the network stops.
+    stopping: Option<Instant>,
+}
+
+impl Worker {
+    /// To be made on the worker's own thread.
+    pub(crate) fn new(poll: Poll, handle: Arc<WorkerHandle>) -> Self {
+        Worker {
+            poll,
+            entries: Vec::new(),
+            len: 0,
+            context: Context {
+                common: Arc::clone(&handle.common),
+                now: handle.common.now(),
+                handle,
+                input: vec![0; INPUT].into_boxed_slice(),
+                datagrams_in: None,
+                output: Output::of_worker(),
+                tally: Tally::default(),
+                timers: Timers::default(),
+                line: VecDeque::new(),
+                calls: HashMap::new(),
+                call_errors: HashMap::new(),
+                parked: HashMap::new(),
+            },
+            stopping: None,
+        }
+    }
+
+    /// Works until the network stops.
+    pub(crate) fn run(&mut self) {
+        let mut events = Events::with_capacity(POLL_CAPACITY);
+        while self.stopping.is_none() || self.len > 0 {
+            if let Err(error) = self.poll.poll(&mut events, self.patience())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                warn_limited!(%error, "poll failed");
+            }
+            self.context.now = self.context.common.now();
+            for event in &events {
+                if event.token() != WAKER {
+                    self.handle_event(event);
+                }
+            }
+            self.handle_mailbox();
+            self.handle_line();
+            self.handle_timers();
+            self.handle_stop();
+            self.publish();
+        }
+        // Whoever comes too late is told so, and what they brought is closed.
+        self.context.handle.mailbox().take();
+    }
+
+    /// How long to wait for events.
+    fn patience(&self) -> Option<Duration> {
+        if !self.context.line.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let stop = self.stopping.unwrap_or(Instant::NEVER);
+        let next = self.context.timers.next().min(stop).if_ever()?;
+        Some(next.since(self.context.common.now()))
+    }
+
+    fn handle_event(&mut self, event: &Event) {
+        let readiness = Readiness {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            ending: event.is_read_closed() || event.is_error(),
+            error: event.is_error(),
+        };
+        self.handle_ready(event.token().0, readiness);
+    }
+
+    fn handle_ready(&mut self, entry: usize, readiness: Readiness) {
+        let context = &mut self.context;
+        match self.entries.get_mut(entry).and_then(Option::as_mut) {
+            Some(Entry::Stream(stream)) => stream.handle_ready(entry, readiness, context),
+            Some(Entry::Datagrams(peers)) => {
+                if readiness.writable {
+                    peers.flush(context);
+                }
+                if readiness.readable || readiness.ending {
+                    peers.read(entry, context);
+                }
+            }
+            None => return,
+        }
+        self.settle(entry);
+    }
+
+    /// Sees whether what happened to an entry ended it, and when to look at it again.
+    fn settle(&mut self, entry: usize) {
+        let context = &mut self.context;
+        let Some(place) = self.entries.get_mut(entry) else {
+            return;
+        };
+        let done = match place {
+            Some(Entry::Stream(stream)) => stream.settle(entry, context),
+            Some(Entry::Datagrams(peers)) => {
+                let deadline = peers.poll_timeout();
+                context.timers.arm(entry, &mut peers.armed, deadline);
+                peers.is_done()
+            }
+            None => return,
+        };
+        if !done {
+            return;
+        }
+        let Some(mut ended) = place.take() else {
+            return;
+        };
+        context.timers.disarm(*ended.armed());
+        if let Entry::Stream(stream) = ended {
+            stream.finish(entry, context);
+        }
+        self.len -= 1;
+        if self.len == 0 {
+            self.entries = Vec::new();
+        }
+        // Only now that the socket is closed may its number be given out again.
+        self.context.handle.entries().free.push(entry as u32);
+    }
+
+    fn handle_mailbox(&mut self) {
+        let commands = self.context.handle.mailbox().replace(Vec::new());
+        for command in commands.into_iter().flatten() {
+            match command {
+                Command::Attend(place, id) => self.attend(place, id),
+                Command::Accept(stream, peer, accept) => self.accept(stream, peer, &*accept),
+                Command::Call(shared, connected) => self.call(shared, connected),
+                Command::Listen(socket, accept) => {
+                    let entry = socket.entry();
+                    let peers = Peers::listening(socket, accept);
+                    self.adopt(entry, Entry::Datagrams(Box::new(peers)));
+                }
+                Command::Connect(socket, shared, connected) => {
+                    self.connect(socket, shared, connected);
+                }
+                Command::Stop(deadline) => self.stop(deadline),
+            }
+        }
+    }
+
+    fn attend(&mut self, place: Place, id: ConnectionId) {
+        let entry = place.entry as usize;
+        let context = &mut self.context;
+        match self.entries.get_mut(entry).and_then(Option::as_mut) {
+            Some(Entry::Stream(stream)) if stream.shared.core.id == id => stream.attend(context),
+            Some(Entry::Datagrams(peers)) => peers.attend(place, id, context),
+            _ => return,
+        }
+        self.settle(entry);
+    }
+
+    /// A stream that was accepted: the application decides whether it becomes a connection.
+    fn accept(&mut self, stream: TcpStream, peer: SocketAddr, accept: &AcceptFn) {
+        let handle = Arc::clone(&self.context.handle);
+        let options = &handle.common.options;
+        let sender = Sender::accepted(Transport::Tcp);
+        let shared = match options.adopt_stream(&stream) {
+            Ok(()) => handle.share_stream(stream, peer, sender),
+            Err(error) => Err(error),
+        };
+        let shared = match shared {
+            Ok(shared) => shared,
+            Err(error) => {
+                // Most often the peer is gone already.
+                tracing::debug!(%peer, %error, "cannot take over a connection");
+                return self.context.dropped();
+            }
+        };
+        let context = &mut self.context;
+        let id = shared.core.id;
+        let connection = Connection::new(&shared);
+        context.output.borrow_mut().begin(id.0);
+        let handler = guarded("accepted", id, &mut context.tally, || accept(&connection));
+        let mut output = context.output.borrow_mut();
+        output.begin(0);
+        let Some(handler) = handler.flatten() else {
+            output.discard_frames();
+            drop(output);
+            context.tally.refused += 1;
+            context.dropped();
+            shared.locked(|_, out| out.fail(CloseReason::Local, true));
+            let entry = shared.core.place.entry;
+            drop(shared);
+            handle.entries().free.push(entry);
+            return;
+        };
+        if output.has_frames() {
+            shared.locked(|core, out| output.transmit_frames(core, out));
+        }
+        drop(output);
+        tracing::debug!(connection = %id, %peer, "accepted");
+        context.tally.accepted += 1;
+        let entry = shared.core.place.entry;
+        let stream = Stream::accepted(shared, handler, &handle.common.limits, context.now);
+        self.adopt(entry, Entry::Stream(stream));
+    }
+
+    fn call(&mut self, shared: Arc<Shared>, connected: ConnectFn) {
+        let context = &mut self.context;
+        context.calls.insert(shared.core.id, connected);
+        let entry = shared.core.place.entry;
+        let stream = Stream::calling(shared, &context.common.limits, context.now);
+        self.adopt(entry, Entry::Stream(stream));
+    }
+
+    fn connect(&mut self, socket: Arc<DatagramSocket>, shared: Arc<Shared>, connected: ConnectFn) {
+        let entry = socket.entry();
+        let context = &mut self.context;
+        let peers = Peers::connected(socket, shared, connected, context);
+        self.adopt(entry, Entry::Datagrams(Box::new(peers)));
+    }
+
+    /// From here on the entry gets events. Those that came before were lost, so everything
+    /// is tried once.
+    fn adopt(&mut self, entry: u32, adopted: Entry) {
+        let entry = entry as usize;
+        if self.entries.len() <= entry {
+            self.entries.resize_with(entry + 1, || None);
+        }
+        self.entries[entry] = Some(adopted);
+        self.len += 1;
+        let everything = Readiness {
+            readable: true,
+            writable: true,
+            ending: false,
+            error: false,
+        };
+        self.handle_ready(entry, everything);
+        if self.stopping.is_some() {
+            self.close(entry, true);
+        }
+    }
+
+    /// Those whose turn had ended go on.
+    fn handle_line(&mut self) {
+        for _ in 0..self.context.line.len() {
+            let Some(entry) = self.context.line.pop_front() else {
+                break;
+            };
+            let entry = entry as usize;
+            let context = &mut self.context;
+            match self.entries.get_mut(entry).and_then(Option::as_mut) {
+                Some(Entry::Stream(stream)) => {
+                    stream.in_line = false;
+                    stream.resume_reading(entry, context);
+                }
+                Some(Entry::Datagrams(peers)) => {
+                    peers.in_line = false;
+                    peers.read(entry, context);
+                }
+                None => continue,
+            }
+            self.settle(entry);
+        }
+    }
+
+    fn handle_timers(&mut self) {
+        let now = self.context.now;
+        while let Some(entry) = self.next_due(now) {
+            let context = &mut self.context;
+            match self.entries.get_mut(entry).and_then(Option::as_mut) {
+                Some(Entry::Stream(stream)) => {
+                    stream.armed = Instant::NEVER;
+                    stream.handle_timeout(now, &context.common.limits);
+                }
+                Some(Entry::Datagrams(peers)) => {
+                    peers.armed = Instant::NEVER;
+                    peers.handle_timeout(context);
+                }
+                None => continue,
+            }
+            self.settle(entry);
+        }
+    }
+
+    fn next_due(&mut self, now: Instant) -> Option<usize> {
+        let entries = &self.entries;
+        self.context
+            .timers
+            .pop(now, |entry| match entries.get(entry)? {
+                Some(Entry::Stream(stream)) => Some(stream.armed),
+                Some(Entry::Datagrams(peers)) => Some(peers.armed),
+                None => None,
+            })
+    }
+
+    fn stop(&mut self, deadline: Instant) {
+        self.stopping = Some(deadline);
+        for entry in 0..self.entries.len() {
+            self.close(entry, false);
+        }
+    }
+
+    fn handle_stop(&mut self) {
+        if self
+            .stopping
+            .is_some_and(|deadline| self.context.now >= deadline)
+        {
+            for entry in 0..self.entries.len() {
+                self.close(entry, true);
+            }
+        }
+    }
+
+    fn close(&mut self, entry: usize, abort: bool) {
+        match self.entries.get_mut(entry).and_then(Option::as_mut) {
+            Some(Entry::Stream(stream)) if abort => stream.shared.abort(),
+            Some(Entry::Stream(stream)) => stream.shared.close(),
+            Some(Entry::Datagrams(peers)) => peers.stop(abort, &mut self.context),
+            None => return,
+        }
+        self.settle(entry);
+    }
+
+    /// Adds to the counters what this turn has counted.
+    fn publish(&mut self) {
+        let totals = &self.context.common.totals;
+        self.context.tally.publish(totals);
+        self.context.output.borrow_mut().tally.publish(totals);
+    }
+}

@@ -1,0 +1,65 @@
+//! An echo server on TCP and UDP.
+//!
+//! `cargo run --release --example echo -- --listen 127.0.0.1:7000`
+
+mod support;
+
+use clap::{Parser, ValueEnum};
+use cubenet_mio::{Error, Network, Transport};
+use std::process::ExitCode;
+use std::time::Duration;
+use support::{echo::Echo, system};
+
+/// Sends every message back to where it came from.
+#[derive(Parser)]
+struct Options {
+    /// The address to listen on; port 0 lets the system choose one.
+    #[arg(long, default_value = "127.0.0.1:7000")]
+    listen: String,
+    /// On which transport.
+    #[arg(long, value_enum, default_value = "both")]
+    transport: Choice,
+    /// Threads that serve; by default as many as there are processors.
+    #[arg(long)]
+    workers: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Choice {
+    Tcp,
+    Udp,
+    Both,
+}
+
+fn main() -> ExitCode {
+    system::log();
+    system::descriptors();
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Error> {
+    let end = system::asked_to_end();
+    let mut builder = Network::builder();
+    if let Some(workers) = options.workers {
+        builder = builder.workers(workers);
+    }
+    let network = builder.start()?;
+    for (transport, choice) in [(Transport::Tcp, Choice::Tcp), (Transport::Udp, Choice::Udp)] {
+        if options.transport == choice || options.transport == Choice::Both {
+            let listener = network.listen(transport, &options.listen, |_connection| {
+                Some(Echo::default())
+            })?;
+            println!("listening on {transport} {}", listener.local());
+        }
+    }
+    let _ = end.recv();
+    network.stop(Duration::from_secs(5));
+    println!("{}", network.metrics());
+    Ok(())
+}

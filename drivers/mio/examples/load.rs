@@ -1,0 +1,119 @@
+//! A closed-loop load against an echo server, every answer verified.
+//!
+//! `cargo run --release --example load -- --connect 127.0.0.1:7000 --transport tcp`
+
+mod support;
+
+use clap::{Parser, ValueEnum};
+use cubenet_mio::{Error, Limits, Network, Transport};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+use support::load::{Load, Outcome, Plan};
+use support::{report, system};
+
+/// Keeps a window of messages on their way on each connection and verifies each answer.
+/// Ends with status 1 if a message over TCP was lost or one was damaged.
+#[derive(Parser)]
+struct Options {
+    /// The server's address.
+    #[arg(long, value_parser = address)]
+    connect: SocketAddr,
+    /// On which transport.
+    #[arg(long, value_enum, default_value = "tcp")]
+    transport: Choice,
+    /// Connections.
+    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
+    connections: usize,
+    /// Messages on their way at once on each connection.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    window: usize,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Threads that make the load.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Choice {
+    Tcp,
+    Udp,
+}
+
+fn main() -> ExitCode {
+    system::log();
+    let options = Options::parse();
+    let (smallest, largest) = match options.transport {
+        Choice::Tcp => (0, Limits::default().max_message),
+        Choice::Udp => (1, Limits::default().max_datagram),
+    };
+    if !(smallest..=largest).contains(&options.size) {
+        eprintln!("--size must be {smallest} to {largest} bytes on this transport");
+        return ExitCode::from(2);
+    }
+    let allowed = system::descriptors().saturating_sub(32);
+    if options.connections as u64 > allowed {
+        eprintln!("--connections can be {allowed} at most: that many descriptors are allowed");
+        return ExitCode::from(2);
+    }
+    match run(&options) {
+        Ok(outcome) => {
+            if options.json {
+                println!("{}", report::as_json(&outcome));
+            } else {
+                println!("{}", report::table(std::slice::from_ref(&outcome)));
+            }
+            ExitCode::from(u8::from(!outcome.is_good()))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<Outcome, Error> {
+    let plan = Plan {
+        transport: match options.transport {
+            Choice::Tcp => Transport::Tcp,
+            Choice::Udp => Transport::Udp,
+        },
+        address: options.connect,
+        connections: options.connections,
+        window: options.window,
+        size: options.size,
+    };
+    let network = Network::builder().workers(options.workers).start()?;
+    let load = Load::connect(&network, &plan)?;
+    let duration = Duration::from_secs_f64(options.seconds.clamp(0.1, 86_400.0));
+    let mut progress = report::Progress::new(duration);
+    let outcome = load.run(duration, |elapsed, counts| {
+        progress.show(elapsed, &[counts]);
+    });
+    progress.finish();
+    network.stop(Duration::from_secs(2));
+    Ok(outcome)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses
+        .next()
+        .ok_or_else(|| String::from("the name has no address"))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err(String::from("it must be at least 1")),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,9 @@
+//! What the examples share: an echo handler, a load, signals and limits of the system.
+
+// No example uses all of it, and none is a library.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod echo;
+pub mod load;
+pub mod report;
+pub mod system;

@@ -24,7 +24,7 @@ pub struct Limits {
     /// all that UDP over IPv4 can carry; above about 1,400 the network cuts it in pieces,
     /// and one lost piece loses it all.
     pub max_datagram: usize,
-    /// Bytes that may wait to be sent on one connection. Default 1 MiB: a second of a
+    /// Bytes that may wait to be sent on one connection, below 4 GiB. Default 1 MiB: a second of a
     /// megabyte stream, and no more than a thousand stuck peers a gigabyte.
     pub max_queued: usize,
     /// After `Full`, `writable` is called once no more than this waits. Default 256 KiB, a
@@ -115,6 +115,9 @@ impl Limits {
                 "max_queued",
                 "it must hold one message of max_message (and 2 bytes) or max_datagram",
             );
+        }
+        if u32::try_from(self.max_queued).is_err() {
+            return error("max_queued", "it must be below 4 GiB");
         }
         if self.low_watermark >= self.max_queued {
             return error("low_watermark", "it must be below max_queued");

@@ -14,6 +14,8 @@ macro_rules! counters {
         pub struct Metrics {
             /// Connections open now, those being called included.
             pub open: u64,
+            /// Bytes accepted by `send` that wait to be sent now.
+            pub queued_bytes: u64,
             $($(#[$doc])* pub $name: u64,)*
             /// Connections closed, by [`CloseReason::kind`].
             pub closed_by: [u64; CloseReason::KINDS],
@@ -42,9 +44,10 @@ macro_rules! counters {
         }
 
         impl Totals {
-            pub(crate) fn snapshot(&self, open: u64) -> Metrics {
+            pub(crate) fn snapshot(&self, open: usize, queued_bytes: usize) -> Metrics {
                 Metrics {
-                    open,
+                    open: open as u64,
+                    queued_bytes: queued_bytes as u64,
                     $($name: self.$name.load(Relaxed),)*
                     closed_by: std::array::from_fn(|kind| self.closed_by[kind].load(Relaxed)),
                 }
@@ -128,8 +131,8 @@ impl fmt::Display for Metrics {
         writeln!(f)?;
         writeln!(
             f,
-            "messages: {} in ({} bytes), {} out ({} bytes)",
-            self.messages_in, self.bytes_in, self.messages_out, self.bytes_out
+            "messages: {} in ({} bytes), {} out ({} bytes), {} bytes queued",
+            self.messages_in, self.bytes_in, self.messages_out, self.bytes_out, self.queued_bytes
         )?;
         write!(f, "datagrams dropped: {}", self.dropped_total())?;
         let dropped = [

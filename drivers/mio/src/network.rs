@@ -491,7 +491,8 @@ impl Network {
     /// What the network has done so far.
     pub fn metrics(&self) -> Metrics {
         let common = &self.inner.common;
-        common.totals.snapshot(common.open.load(Relaxed) as u64)
+        let open = common.open.load(Relaxed);
+        common.totals.snapshot(open, common.queued_total())
     }
 
     fn check_running(&self) -> Result<(), Error> {

@@ -74,7 +74,7 @@ impl Peers {
                 Box::new(Nobody)
             }
             None => {
-                shared.locked(|_, out| out.fail(CloseReason::Panicked, true));
+                shared.locked(|core, out| out.abort(core, CloseReason::Panicked));
                 Box::new(Nobody)
             }
         };
@@ -242,7 +242,7 @@ impl Peers {
             context.tally.refused += 1;
             self.demux.remove(slot);
             context.dropped();
-            shared.locked(|_, out| out.fail(CloseReason::Local, true));
+            shared.locked(|core, out| out.abort(core, CloseReason::Local));
             return;
         };
         tracing::debug!(connection = %id, peer = %from, "accepted a datagram peer");
@@ -284,9 +284,13 @@ impl Peers {
         self.end_output(context);
     }
 
+    /// The connection in `slot`, if there is one. Callbacks may have emptied any slot.
+    fn peer(&self, slot: usize) -> Option<&Peer> {
+        self.slots.get(slot)?.as_ref()
+    }
+
     fn is_at(&self, place: Place, id: ConnectionId) -> bool {
-        let peer = self.slots.get(place.slot as usize);
-        let peer = peer.and_then(Option::as_ref);
+        let peer = self.peer(place.slot as usize);
         peer.is_some_and(|peer| peer.shared.core.id == id)
     }
 
@@ -326,7 +330,7 @@ impl Peers {
     pub(crate) fn stop(&mut self, abort: bool, context: &mut Context) {
         self.socket.close();
         for slot in 0..self.slots.len() {
-            if let Some(peer) = &self.slots[slot] {
+            if let Some(peer) = self.peer(slot) {
                 if abort {
                     peer.shared.abort();
                 } else {
@@ -348,7 +352,7 @@ impl Peers {
 
     fn peer_closed(&mut self, slot: usize, context: &mut Context) {
         let now = context.now;
-        if let Some(peer) = &self.slots[slot] {
+        if let Some(peer) = self.peer(slot) {
             peer.shared.locked(|core, out| {
                 let queued = core.queued();
                 out.sender.handle_end(now, CloseReason::Peer, queued);
@@ -358,8 +362,8 @@ impl Peers {
     }
 
     fn fail(&mut self, slot: usize, reason: CloseReason, context: &mut Context) {
-        if let Some(peer) = &self.slots[slot] {
-            peer.shared.locked(|_, out| out.fail(reason, false));
+        if let Some(peer) = self.peer(slot) {
+            peer.shared.locked(|_, out| out.fail(reason));
         }
         self.settle(slot, context);
     }
@@ -385,7 +389,7 @@ impl Peers {
             callback(&mut **handler, &mut link);
         });
         if done.is_none() {
-            shared.locked(|_, out| out.fail(CloseReason::Panicked, true));
+            shared.locked(|core, out| out.abort(core, CloseReason::Panicked));
         }
         self.settle(slot, context);
     }

@@ -18,7 +18,7 @@ use cubenet_core::{
 use mio::net::TcpStream;
 use std::io::{self, IoSlice, Write};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most pieces of a queue handed to the system in one call.
@@ -42,8 +42,11 @@ pub(crate) struct Core {
     /// A copy of the lifecycle's state, changed under the lock.
     state: AtomicU8,
     paused: AtomicBool,
+    /// Closed by `abort`, or for a reason that leaves nothing worth delivering.
+    aborted: AtomicBool,
     /// Bytes that wait to be sent. A copy for a stream, the count itself for datagrams.
-    queued: AtomicUsize,
+    /// `Limits::max_queued` is checked to fit.
+    queued: AtomicU32,
 }
 
 /// Where a worker keeps a connection: its own entry, or that of its datagram socket and the
@@ -65,8 +68,6 @@ pub(crate) struct Out {
     pub(crate) sender: Sender,
     /// What the system would not take yet. Allocated while there is something.
     queue: Option<Box<SendQueue>>,
-    /// Closed by `abort` or for a reason that leaves nothing worth delivering.
-    pub(crate) aborted: bool,
 }
 
 /// Framed bytes on their way to a stream.
@@ -104,12 +105,12 @@ impl Shared {
             place,
             state: AtomicU8::new(sender.state() as u8),
             paused: AtomicBool::new(false),
-            queued: AtomicUsize::new(0),
+            aborted: AtomicBool::new(false),
+            queued: AtomicU32::new(0),
         };
         let out = Out {
             sender,
             queue: None,
-            aborted: false,
         };
         Arc::new(Shared {
             core,
@@ -204,7 +205,7 @@ impl Shared {
 
     /// Closes at once.
     pub(crate) fn abort(&self) {
-        self.locked(|_, out| out.fail(CloseReason::Local, true));
+        self.locked(|core, out| out.abort(core, CloseReason::Local));
         self.core.attend();
     }
 }
@@ -255,8 +256,16 @@ impl Core {
         }
     }
 
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Relaxed)
+    }
+
+    pub(crate) fn set_aborted(&self) {
+        self.aborted.store(true, Relaxed);
+    }
+
     pub(crate) fn queued(&self) -> usize {
-        self.queued.load(Relaxed)
+        self.queued.load(Relaxed) as usize
     }
 
     /// What waits, with `gathered` bytes that are about to.
@@ -289,12 +298,12 @@ impl Core {
 
     /// Datagrams of this connection began to wait, or no longer do.
     pub(crate) fn add_queued(&self, bytes: usize) {
-        self.queued.fetch_add(bytes, Relaxed);
+        self.queued.fetch_add(bytes as u32, Relaxed);
         self.worker.common.add_queued(bytes);
     }
 
     pub(crate) fn sub_queued(&self, bytes: usize) {
-        self.queued.fetch_sub(bytes, Relaxed);
+        self.queued.fetch_sub(bytes as u32, Relaxed);
         self.worker.common.sub_queued(bytes);
     }
 
@@ -304,11 +313,16 @@ impl Core {
 }
 
 impl Out {
-    /// The connection cannot go on. `abort`: what was sent is not to be delivered either.
-    pub(crate) fn fail(&mut self, reason: CloseReason, abort: bool) {
+    /// The connection cannot go on; what was sent may still be on its way.
+    pub(crate) fn fail(&mut self, reason: CloseReason) {
+        self.sender.fail(reason);
+    }
+
+    /// The connection cannot go on, and what was sent is not to be delivered either.
+    pub(crate) fn abort(&mut self, core: &Core, reason: CloseReason) {
         if self.sender.state() != State::Closed {
             self.sender.fail(reason);
-            self.aborted = abort;
+            core.set_aborted();
         }
     }
 
@@ -344,12 +358,12 @@ impl Out {
         outgoing.queue_rest(queue, sent);
         let queued = queue.len();
         let total = common.add_queued(outgoing.len() - sent);
-        core.queued.store(queued, Relaxed);
+        core.queued.store(queued as u32, Relaxed);
         self.sender.handle_written(common.now(), sent > 0, queued);
         // Nobody is refused while nothing waits for it, so the bound on all connections is
         // kept here, by giving up the one whose peer would take it over.
         if total > common.limits.max_queued_total {
-            self.fail(CloseReason::Overflow, true);
+            self.abort(core, CloseReason::Overflow);
         }
     }
 
@@ -390,7 +404,7 @@ impl Out {
             self.queue = None;
         }
         core.worker.common.sub_queued(progress);
-        core.queued.store(queued, Relaxed);
+        core.queued.store(queued as u32, Relaxed);
         match outcome {
             Ok(()) => self.sender.handle_written(now, progress > 0, queued),
             Err(error) => self.write_failed(core, &error),
@@ -407,7 +421,7 @@ impl Out {
 
     fn write_failed(&mut self, core: &Core, error: &io::Error) {
         tracing::debug!(connection = %core.id, %error, "write failed");
-        self.fail(failure(error), false);
+        self.fail(failure(error));
     }
 }
 

@@ -122,7 +122,7 @@ impl Stream {
                 _ => failure(&error),
             };
             context.call_errors.insert(self.shared.core.id, error);
-            Shared::with(&mut self.shared, |_, out| out.fail(reason, false));
+            Shared::with(&mut self.shared, |_, out| out.fail(reason));
             return;
         }
         self.calling = false;
@@ -151,8 +151,8 @@ impl Stream {
         match handler {
             Some(Some(handler)) => self.handler = Some(handler),
             Some(None) => self.shared.close(),
-            None => Shared::with(&mut self.shared, |_, out| {
-                out.fail(CloseReason::Panicked, true);
+            None => Shared::with(&mut self.shared, |core, out| {
+                out.abort(core, CloseReason::Panicked);
             }),
         }
     }
@@ -191,7 +191,7 @@ impl Stream {
                     io::ErrorKind::Interrupted => {}
                     _ => {
                         tracing::debug!(connection = %self.shared.core.id, %error, "read failed");
-                        Shared::with(&mut self.shared, |_, out| out.fail(failure(&error), false));
+                        Shared::with(&mut self.shared, |_, out| out.fail(failure(&error)));
                         break;
                     }
                 },
@@ -253,8 +253,8 @@ impl Stream {
         let mut output = context.output.borrow_mut();
         output.discard_frames();
         output.begin(0);
-        Shared::with(&mut self.shared, |_, out| {
-            out.fail(CloseReason::Panicked, true);
+        Shared::with(&mut self.shared, |core, out| {
+            out.abort(core, CloseReason::Panicked);
         });
     }
 
@@ -308,7 +308,7 @@ impl Stream {
     fn take_error(&mut self) {
         let error = self.socket().and_then(|stream| stream.take_error().ok());
         if let Some(Some(error)) = error {
-            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error), false));
+            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error)));
         }
     }
 
@@ -332,12 +332,12 @@ impl Stream {
             State::Open => self.receiver.handle_timeout(now, limits),
             _ => None,
         };
-        Shared::with(&mut self.shared, |_, out| {
+        Shared::with(&mut self.shared, |core, out| {
             out.sender.handle_timeout(now, limits);
             match (late, out.sender.close_reason()) {
-                (Some(late), None) => out.fail(CloseReason::Timeout(late), false),
+                (Some(late), None) => out.fail(CloseReason::Timeout(late)),
                 // Whoever did not read until now will not.
-                (None, Some(CloseReason::Timeout(_))) => out.aborted = true,
+                (None, Some(CloseReason::Timeout(_))) => core.set_aborted(),
                 _ => {}
             }
         });
@@ -395,7 +395,7 @@ impl Stream {
         }
         let outcome = self.socket().map(|stream| stream.shutdown(Shutdown::Write));
         if let Some(Err(error)) = outcome {
-            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error), false));
+            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error)));
         }
     }
 
@@ -427,7 +427,7 @@ impl Stream {
         let id = self.shared.core.id;
         let (reason, aborted) = Shared::with(&mut self.shared, |core, out| {
             out.discard(core);
-            (out.sender.close_reason(), out.aborted)
+            (out.sender.close_reason(), core.is_aborted())
         });
         let reason = reason.unwrap_or(CloseReason::Io);
         context.parked.remove(&entry);

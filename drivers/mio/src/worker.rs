@@ -418,7 +418,7 @@ impl Worker {
             drop(output);
             context.tally.refused += 1;
             context.dropped();
-            shared.locked(|_, out| out.fail(CloseReason::Local, true));
+            shared.locked(|core, out| out.abort(core, CloseReason::Local));
             let entry = shared.core.place.entry;
             drop(shared);
             handle.entries().free.push(entry);

@@ -1,0 +1,31 @@
+//! What happens when the process runs out of descriptors: `accept` waits and goes on.
+
+#![cfg(unix)]
+
+use cubenet_mio::{Network, Transport};
+use cubenet_tests::{RawClient, Reports, echo, eventually};
+use std::fs::File;
+
+#[test]
+fn an_acceptor_without_descriptors_serves_who_is_there_and_accepts_again_later() {
+    let network = Network::builder().workers(1).start().unwrap();
+    let address = Reports::default().listen(&network, Transport::Tcp, echo);
+    let mut served = RawClient::connect(address);
+    served.send(b"before");
+    assert_eq!(served.receive(), b"before");
+    let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap();
+    rlimit::setrlimit(rlimit::Resource::NOFILE, 256, hard).unwrap();
+    let mut hoard = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        hoard.push(file);
+    }
+    // One descriptor for the client's end, none for the server's.
+    hoard.pop();
+    let mut waiting = RawClient::connect(address);
+    eventually("it is noticed", || network.metrics().accept_failed > 0);
+    served.send(b"meanwhile");
+    assert_eq!(served.receive(), b"meanwhile");
+    waiting.send(b"patience");
+    hoard.truncate(hoard.len() / 2);
+    assert_eq!(waiting.receive(), b"patience");
+}

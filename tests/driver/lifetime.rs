@@ -1,0 +1,174 @@
+//! How a network starts and stops.
+
+use cubenet_mio::{
+    CloseReason, Connection, Error, Handler, Limits, Link, Message, Network, SendError, Transport,
+};
+use cubenet_tests::{RawClient, Reports, ignore, pattern};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn limits_that_do_not_fit_are_refused_by_name() {
+    let limits = Limits {
+        low_watermark: 2 << 20,
+        ..Limits::default()
+    };
+    let error = Network::builder().limits(limits).start().unwrap_err();
+    assert!(matches!(error, Error::Limits(_)));
+    assert!(error.to_string().contains("low_watermark"), "{error}");
+}
+
+#[test]
+fn a_stop_delivers_what_is_queued_and_closes_every_connection() {
+    let network = Network::builder()
+        .workers(2)
+        .stream_buffer(16 << 10)
+        .start()
+        .unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let datagrams = Reports::default();
+    let datagram_address = datagrams.listen(&network, Transport::Udp, ignore);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(b"hello", datagram_address).unwrap();
+    let peer = datagrams.opened();
+    datagrams.received();
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    let mut sent = 0;
+    while connection.send(pattern(20_000)).is_ok() {
+        sent += 1;
+    }
+    let stopping = thread::spawn({
+        let network = network.clone();
+        move || network.stop(Duration::from_secs(20))
+    });
+    for _ in 0..sent {
+        assert_eq!(client.receive(), pattern(20_000));
+    }
+    assert_eq!(client.rest(), (vec![], true));
+    drop(client);
+    stopping.join().unwrap();
+    assert_eq!(server.closed(), CloseReason::Local);
+    assert_eq!(datagrams.closed(), CloseReason::Local);
+    assert_eq!(socket.recv(&mut [0; 10]).unwrap(), 0, "a goodbye");
+    assert!(connection.is_closed() && peer.is_closed());
+    assert_eq!(peer.send(b"x"), Err(SendError::Closed));
+    let metrics = network.metrics();
+    assert_eq!((metrics.open, metrics.queued_bytes), (0, 0));
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "the listener is closed"
+    );
+    let late = network.listen(Transport::Tcp, "127.0.0.1:0", |_| None::<Stops>);
+    assert!(matches!(late, Err(Error::Stopped)));
+    let late = network.connect(Transport::Udp, address, |_| None::<Stops>);
+    assert!(matches!(late, Err(Error::Stopped)));
+}
+
+#[test]
+fn what_is_not_delivered_at_the_deadline_is_lost() {
+    let network = Network::builder()
+        .workers(1)
+        .stream_buffer(16 << 10)
+        .start()
+        .unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let _client = RawClient::connect(address);
+    let connection = server.opened();
+    while connection.send(pattern(20_000)).is_ok() {}
+    let start = Instant::now();
+    network.stop(Duration::from_millis(300));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(290), "{took:?}");
+    assert!(
+        took < Duration::from_secs(4),
+        "the drain time is longer: {took:?}"
+    );
+    assert_eq!(server.closed(), CloseReason::Local);
+    assert_eq!(network.metrics().queued_bytes, 0);
+}
+
+/// Stops its network from inside a callback.
+struct Stops(Network);
+impl Handler for Stops {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        link.send(&message).unwrap();
+        self.0.stop(Duration::from_secs(5));
+        self.0.join();
+    }
+}
+
+#[test]
+fn a_callback_can_stop_the_network_and_somebody_else_waits_for_it() {
+    let network = Network::builder().workers(2).start().unwrap();
+    let stops = network.clone();
+    let accepted = move |_: &Connection| Some(Stops(stops.clone()));
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", accepted)
+        .unwrap();
+    let mut client = RawClient::connect(listener.local());
+    let (joined, seen) = channel();
+    for _ in 0..2 {
+        let network = network.clone();
+        let joined = joined.clone();
+        thread::spawn(move || {
+            network.join();
+            joined.send(()).unwrap();
+        });
+    }
+    client.send(b"stop");
+    assert_eq!(client.receive(), b"stop");
+    assert_eq!(client.rest(), (vec![], true));
+    drop(client);
+    for _ in 0..2 {
+        seen.recv_timeout(cubenet_tests::PATIENCE).unwrap();
+    }
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn dropping_the_last_handle_stops_the_network() {
+    let server = Reports::default();
+    let network = Network::builder().workers(2).start().unwrap();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    drop(network.clone());
+    client.send(b"alive");
+    assert_eq!(server.received(), b"alive");
+    drop(network);
+    assert_eq!(server.closed(), CloseReason::Local);
+    assert!(connection.is_closed());
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn connections_are_spread_over_the_workers() {
+    struct Where(std::sync::mpsc::Sender<thread::ThreadId>);
+    impl Handler for Where {
+        fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+    let network = Network::builder().workers(3).start().unwrap();
+    let (sender, receiver) = channel();
+    let sender = std::sync::Mutex::new(sender);
+    let accepted = move |_: &Connection| Some(Where(sender.lock().unwrap().clone()));
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", accepted)
+        .unwrap();
+    let mut clients: Vec<_> = (0..30)
+        .map(|_| RawClient::connect(listener.local()))
+        .collect();
+    let mut count = std::collections::HashMap::new();
+    for client in &mut clients {
+        client.send(b"where");
+        *count.entry(receiver.recv().unwrap()).or_insert(0) += 1;
+    }
+    let mut counts: Vec<i32> = count.into_values().collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [10, 10, 10]);
+}

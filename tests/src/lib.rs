@@ -1,0 +1,272 @@
+//! What the tests share: a handler that reports everything that happens to it, patience,
+//! and counts of what the process holds.
+
+pub mod allocation;
+
+use cubenet_mio::{
+    CloseReason, ConnectError, Connection, Exception, Handler, Link, Message, Network, Transport,
+};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must happen. Generous: a slow machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What happened to a connection.
+#[derive(Debug)]
+pub enum Event {
+    /// It was accepted, or connected.
+    Opened(Connection),
+    /// The call was not answered.
+    Failed(ConnectError),
+    /// A message arrived.
+    Received(Vec<u8>),
+    /// There is room again.
+    Writable,
+    /// Something went wrong.
+    Excepted(Exception),
+    /// It is over.
+    Closed(CloseReason),
+    /// Its handler was dropped.
+    Dropped,
+}
+
+/// A handler that reports all its callbacks, and does nothing else but what it is told.
+pub struct Reporter {
+    events: Sender<Event>,
+    act: Act,
+}
+
+/// What a reporter does with a message, before it reports it.
+pub type Act = fn(&mut dyn Link, &[u8]);
+
+impl Handler for Reporter {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        (self.act)(link, &message);
+        self.report(Event::Received(message.to_vec()));
+    }
+
+    fn writable(&mut self, _link: &mut dyn Link) {
+        self.report(Event::Writable);
+    }
+
+    fn excepted(&mut self, _link: &mut dyn Link, exception: Exception) {
+        self.report(Event::Excepted(exception));
+    }
+
+    fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
+        self.report(Event::Closed(reason));
+    }
+}
+
+impl Reporter {
+    fn report(&self, event: Event) {
+        // A test that has seen enough no longer listens.
+        let _ = self.events.send(event);
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.report(Event::Dropped);
+    }
+}
+
+/// Sends a message back.
+pub fn echo(link: &mut dyn Link, message: &[u8]) {
+    link.send(message).expect("the echo is accepted");
+}
+
+/// Does nothing.
+pub fn ignore(_link: &mut dyn Link, _message: &[u8]) {}
+
+/// The events of the connections that report to it.
+pub struct Reports {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        let (sender, receiver) = channel();
+        Reports { sender, receiver }
+    }
+}
+
+impl Reports {
+    /// Listens, on a port of the system's choice, with reporters.
+    pub fn listen(&self, network: &Network, transport: Transport, act: Act) -> SocketAddr {
+        let events = self.sender.clone();
+        let accepted = move |connection: &Connection| {
+            let _ = events.send(Event::Opened(connection.clone()));
+            Some(Reporter {
+                events: events.clone(),
+                act,
+            })
+        };
+        let listener = network.listen(transport, "127.0.0.1:0", accepted);
+        listener.expect("loopback can be listened on").local()
+    }
+
+    /// Calls `address` with a reporter.
+    pub fn connect(
+        &self,
+        network: &Network,
+        transport: Transport,
+        address: SocketAddr,
+        act: Act,
+    ) -> Connection {
+        let events = self.sender.clone();
+        let connected = move |outcome: Result<&Connection, ConnectError>| match outcome {
+            Ok(connection) => {
+                let _ = events.send(Event::Opened(connection.clone()));
+                Some(Reporter { events, act })
+            }
+            Err(error) => {
+                let _ = events.send(Event::Failed(error));
+                None
+            }
+        };
+        let connection = network.connect(transport, address, connected);
+        connection.expect("the call can begin")
+    }
+
+    /// A reporter for a handler that a test makes itself.
+    pub fn reporter(&self, act: Act) -> Reporter {
+        Reporter {
+            events: self.sender.clone(),
+            act,
+        }
+    }
+
+    /// The next event.
+    pub fn next(&self) -> Event {
+        self.next_within(PATIENCE).expect("something happens")
+    }
+
+    /// The next event, if there is one in this time.
+    pub fn next_within(&self, patience: Duration) -> Option<Event> {
+        self.receiver.recv_timeout(patience).ok()
+    }
+
+    /// The next event, which opens a connection.
+    pub fn opened(&self) -> Connection {
+        match self.next() {
+            Event::Opened(connection) => connection,
+            other => panic!("instead of opening: {other:?}"),
+        }
+    }
+
+    /// The next event, which is a message.
+    pub fn received(&self) -> Vec<u8> {
+        match self.next() {
+            Event::Received(message) => message,
+            other => panic!("instead of a message: {other:?}"),
+        }
+    }
+
+    /// The next events, which are the end of a connection and of its handler.
+    pub fn closed(&self) -> CloseReason {
+        let reason = match self.next() {
+            Event::Closed(reason) => reason,
+            other => panic!("instead of the close: {other:?}"),
+        };
+        match self.next() {
+            Event::Dropped => reason,
+            other => panic!("after the close: {other:?}"),
+        }
+    }
+
+    /// The end of a connection, whatever came before it.
+    pub fn closed_at_last(&self) -> CloseReason {
+        loop {
+            if let Event::Closed(reason) = self.next() {
+                return reason;
+            }
+        }
+    }
+
+    /// That nothing happens for a while.
+    pub fn nothing(&self) {
+        let event = self.next_within(Duration::from_millis(150));
+        assert!(event.is_none(), "{event:?}");
+    }
+}
+
+/// A client of plain blocking sockets that speaks the stream's wire format.
+pub struct RawClient {
+    /// The socket.
+    pub stream: TcpStream,
+}
+
+impl RawClient {
+    /// Connects.
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_nodelay(true).expect("a socket option");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a socket option");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("a socket option");
+        RawClient { stream }
+    }
+
+    /// Sends bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server reads");
+    }
+
+    /// Sends a message.
+    pub fn send(&mut self, message: &[u8]) {
+        self.write(&framed(message));
+    }
+
+    /// Receives a message.
+    pub fn receive(&mut self) -> Vec<u8> {
+        let mut header = [0; 2];
+        self.stream
+            .read_exact(&mut header)
+            .expect("a header arrives");
+        let mut message = vec![0; usize::from(u16::from_be_bytes(header))];
+        self.stream
+            .read_exact(&mut message)
+            .expect("a payload arrives");
+        message
+    }
+
+    /// Everything up to the end of the stream, and whether that was an orderly end.
+    pub fn rest(&mut self) -> (Vec<u8>, bool) {
+        let mut rest = Vec::new();
+        let end = self.stream.read_to_end(&mut rest);
+        (rest, end.is_ok())
+    }
+}
+
+/// A message with its header.
+pub fn framed(message: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(message.len()).expect("it fits a frame");
+    [&len.to_be_bytes()[..], message].concat()
+}
+
+/// Bytes that are not all alike.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 7 + at / 256) as u8).collect()
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many descriptors this process has open; `None` where the system does not say.
+pub fn open_descriptors() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
+}

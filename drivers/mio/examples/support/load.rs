@@ -195,9 +195,9 @@ impl Load {
         }
     }
 
-    /// How many calls were answered.
-    pub fn connected(&self) -> usize {
-        self.counts.answered_calls.load(Relaxed) as usize
+    /// What is being counted, to watch from outside.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     fn waiting(&self) -> u64 {

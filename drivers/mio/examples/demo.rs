@@ -1,0 +1,149 @@
+//! Thousands of TCP and UDP connections in one process, every echo verified.
+//!
+//! `cargo run --release --example demo`
+
+mod support;
+
+use clap::Parser;
+use cubenet_mio::{Error, Handler, Link, Message, Network, Transport};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+use support::load::{Load, Outcome, Plan};
+use support::{report, system};
+
+/// The server: this is all of it.
+struct Echo;
+
+impl Handler for Echo {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        let _ = link.send(&message);
+    }
+}
+
+fn serve() -> Result<(Network, [cubenet_mio::Listener; 2]), Error> {
+    let network = Network::builder().start()?;
+    let tcp = network.listen(Transport::Tcp, "127.0.0.1:0", |_connection| Some(Echo))?;
+    let udp = network.listen(Transport::Udp, "127.0.0.1:0", |_connection| Some(Echo))?;
+    Ok((network, [tcp, udp]))
+}
+
+/// Serves thousands of clients over loopback and verifies every answer. Ends with status 1
+/// if anything was wrong.
+#[derive(Parser)]
+struct Options {
+    /// TCP connections; two descriptors each.
+    #[arg(long, default_value_t = 2_000)]
+    tcp: usize,
+    /// UDP connections; one descriptor each.
+    #[arg(long, default_value_t = 2_000)]
+    udp: usize,
+    /// Messages on their way at once on each connection.
+    #[arg(long, default_value_t = 1)]
+    window: usize,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    system::log();
+    let options = Options::parse();
+    if options.tcp + options.udp == 0 || options.window == 0 || options.seconds == 0 {
+        eprintln!("there must be a connection, a window and a second at least");
+        return ExitCode::from(2);
+    }
+    if !(1..=65_507).contains(&options.size) {
+        eprintln!("--size must be 1 to 65,507 bytes");
+        return ExitCode::from(2);
+    }
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<bool, Error> {
+    let [tcp, udp] = bounded(options);
+    let (server, listeners) = serve()?;
+    let clients = Network::builder().start()?;
+    let memory_before = system::resident_bytes();
+    eprintln!("connecting {tcp} TCP and {udp} UDP clients ...");
+    let mut loads = Vec::new();
+    for (listener, connections) in listeners.iter().zip([tcp, udp]) {
+        let plan = Plan {
+            transport: listener.transport(),
+            address: listener.local(),
+            connections,
+            window: options.window,
+            size: options.size,
+        };
+        if connections > 0 {
+            loads.push(Load::connect(&clients, &plan)?);
+        }
+    }
+    let memory = memory_before.zip(system::resident_bytes());
+    let outcomes = run_together(loads, Duration::from_secs(options.seconds));
+    println!("{}", report::table(&outcomes));
+    if let Some((before, after)) = memory {
+        let each = after.saturating_sub(before) / (tcp + udp) as u64;
+        println!("memory: {each} bytes per connection, both ends and the load's own books");
+    }
+    let served = server.metrics();
+    let dropped = served.dropped_total();
+    println!(
+        "the server dropped {dropped} datagrams and closed {} connections in trouble",
+        { served.closed_total() - served.closed(cubenet_mio::CloseReason::Peer) }
+    );
+    clients.stop(Duration::from_secs(5));
+    server.stop(Duration::from_secs(5));
+    let good = outcomes.iter().all(Outcome::is_good) && dropped == 0;
+    println!(
+        "{}",
+        if good {
+            "all is well"
+        } else {
+            "something was wrong"
+        }
+    );
+    Ok(good)
+}
+
+/// How many connections of each kind the system's descriptors allow.
+fn bounded(options: &Options) -> [usize; 2] {
+    let allowed = system::descriptors().saturating_sub(64) as usize;
+    let wanted = 2 * options.tcp + options.udp;
+    if wanted <= allowed {
+        return [options.tcp, options.udp];
+    }
+    eprintln!("{wanted} descriptors are wanted and {allowed} allowed: fewer connections, then");
+    [options.tcp, options.udp].map(|count| count * allowed / wanted)
+}
+
+/// Runs the loads at the same time.
+fn run_together(loads: Vec<Load>, duration: Duration) -> Vec<Outcome> {
+    let counts: Vec<_> = loads.iter().map(Load::counts).collect();
+    let running: Vec<_> = loads
+        .into_iter()
+        .map(|load| thread::spawn(move || load.run(duration, |_, _| {})))
+        .collect();
+    let mut progress = report::Progress::new(duration);
+    let start = std::time::Instant::now();
+    while !running.iter().all(thread::JoinHandle::is_finished) {
+        thread::sleep(Duration::from_millis(100));
+        let counts: Vec<_> = counts.iter().map(|counts| &**counts).collect();
+        progress.show(start.elapsed(), &counts);
+    }
+    progress.finish();
+    let outcomes = running
+        .into_iter()
+        .map(|load| load.join().expect("a load does not panic"));
+    outcomes.collect()
+}

@@ -157,7 +157,8 @@ fn run(options: &Options) -> Result<bool, Error> {
     drop(took);
 
     // In microseconds, up to ten minutes, with three digits.
-    let new = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order");
+    let new =
+        || Histogram::<u64>::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order");
     let (mut slow, mut quick) = (new(), new());
     for (request, took) in seen.try_iter() {
         let histogram = if request == b"slow" {

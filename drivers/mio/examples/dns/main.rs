@@ -1,0 +1,96 @@
+//! A small authoritative DNS server. DNS over TCP has cubenet's own framing, so one handler
+//! serves both transports.
+//!
+//! `cargo run --release --example dns -- --listen 127.0.0.1:5353 --zone FILE`
+
+#![allow(unreachable_pub)] // An example is no library.
+
+mod answer;
+#[path = "../support/mod.rs"]
+mod support;
+mod zone;
+
+use clap::Parser;
+use cubenet_mio::{Error, Handler, Link, Message, Network, Transport};
+use domain::base::Name;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use support::system;
+use zone::Zone;
+
+/// Serves the zone in a master file (RFC 1035, section 5) on UDP and TCP.
+#[derive(Parser)]
+struct Options {
+    /// The address to listen on; port 0 lets the system choose one for each transport.
+    #[arg(long, default_value = "127.0.0.1:5353")]
+    listen: String,
+    /// The zone's master file.
+    #[arg(long)]
+    zone: PathBuf,
+    /// What names in the file are relative to, until it says `$ORIGIN`.
+    #[arg(long)]
+    origin: Option<Name<bytes::Bytes>>,
+    /// Threads that serve; by default as many as there are processors.
+    #[arg(long)]
+    workers: Option<usize>,
+}
+
+/// One peer of the server.
+struct Dns {
+    zone: Arc<Zone>,
+    transport: Transport,
+}
+
+impl Handler for Dns {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        if let Some(answer) = answer::answer(&self.zone, self.transport, &message) {
+            // A peer that asks and does not listen goes without.
+            let _ = link.send(&answer);
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    system::log();
+    system::descriptors();
+    let options = Options::parse();
+    let zone = match zone::load(&options.zone, options.origin.clone()) {
+        Ok(zone) => Arc::new(zone),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&options, &zone) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
+    let end = system::asked_to_end();
+    let mut builder = Network::builder();
+    if let Some(workers) = options.workers {
+        builder = builder.workers(workers);
+    }
+    let network = builder.start()?;
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let zone = Arc::clone(zone);
+        let listener = network.listen(transport, &options.listen, move |connection| {
+            Some(Dns {
+                zone: Arc::clone(&zone),
+                transport: connection.transport(),
+            })
+        })?;
+        println!("listening on {transport} {}", listener.local());
+    }
+    let _ = end.recv();
+    network.stop(Duration::from_secs(5));
+    println!("{}", network.metrics());
+    Ok(())
+}

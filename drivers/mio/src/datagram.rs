@@ -183,7 +183,7 @@ impl DatagramSocket {
         let mut exceptions = exceptions.unwrap_or_else(PoisonError::into_inner);
         // Whoever sends faster than its errors are told hears of fewer.
         if exceptions.len() < 1024 {
-            exceptions.push((core.place, core.id, exception));
+            exceptions.push((core.place(), core.id, exception));
         }
         drop(exceptions);
         self.attend();

@@ -78,7 +78,7 @@ pub(crate) fn send_frame(
 ) -> Result<(), SendError> {
     let mut output = output.borrow_mut();
     let long = frame.as_bytes().len() >= SHARE_FROM;
-    if !long || !matches!(shared.core.wire, Wire::Stream(_)) {
+    if !long || !matches!(shared.core.wire, Wire::Stream { .. }) {
         return output.send(shared, frame.payload());
     }
     if output.has_frames() {

@@ -5,7 +5,7 @@ use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::{ConnectError, Error};
 use crate::metrics::{Metrics, Totals};
-use crate::shared::{Place, Shared, Wire, canonical};
+use crate::shared::{Shared, Wire, canonical};
 use crate::socket::SocketOptions;
 use crate::worker::{Command, Worker, WorkerHandle};
 use cubenet_core::{ConnectionId, Handler, Instant, Limits, Sender, Transport};
@@ -457,17 +457,12 @@ impl Network {
         let common = &self.inner.common;
         let socket = common.options.call_datagrams(address)?;
         let socket = worker.share_datagrams(socket, false)?;
-        let place = Place {
-            entry: socket.entry(),
+        let wire = Wire::Datagrams {
+            socket: Arc::clone(&socket),
             slot: 0,
         };
-        let shared = Shared::new(
-            Wire::Datagrams(Arc::clone(&socket)),
-            Arc::clone(worker),
-            address,
-            place,
-            Sender::connecting(Transport::Udp, common.now()),
-        );
+        let sender = Sender::connecting(Transport::Udp, common.now());
+        let shared = Shared::new(wire, address, sender);
         let connection = Connection::new(&shared);
         let command = Command::Connect(socket, shared, connected);
         worker.post(command).ok_or_else(stopped)?;

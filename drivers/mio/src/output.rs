@@ -74,7 +74,7 @@ impl Output {
             Err(error) => return Err(error),
         }
         match &shared.core.wire {
-            Wire::Stream(_) => {
+            Wire::Stream { .. } => {
                 let header = shared.core.header(payload)?;
                 self.frames.extend_from_slice(&header);
                 self.frames.extend_from_slice(payload);
@@ -82,7 +82,7 @@ impl Output {
                     self.flush_frames(shared);
                 }
             }
-            Wire::Datagrams(socket) => self.push_datagram(socket, shared, payload),
+            Wire::Datagrams { socket, .. } => self.push_datagram(socket, shared, payload),
         }
         self.tally.messages_out += 1;
         self.tally.bytes_out += len as u64;
@@ -93,8 +93,8 @@ impl Output {
     /// connection says goodbye.
     pub(crate) fn before_close(&mut self, shared: &Arc<Shared>) {
         match &shared.core.wire {
-            Wire::Stream(_) => self.flush_frames(shared),
-            Wire::Datagrams(socket) => {
+            Wire::Stream { .. } => self.flush_frames(shared),
+            Wire::Datagrams { socket, .. } => {
                 self.push_datagram(socket, shared, &[]);
                 socket.send_gathered(&mut self.datagrams);
             }
@@ -166,7 +166,7 @@ impl Datagrams {
 /// What gathers for this connection: itself, or its datagram socket.
 fn owner(core: &Core) -> u64 {
     match &core.wire {
-        Wire::Stream(_) => core.id.0,
-        Wire::Datagrams(socket) => socket.id,
+        Wire::Stream { .. } => core.id.0,
+        Wire::Datagrams { socket, .. } => socket.id,
     }
 }

@@ -256,17 +256,11 @@ impl Peers {
     }
 
     fn shared(&self, peer: SocketAddr, slot: usize) -> Arc<Shared> {
-        let place = Place {
-            entry: self.socket.entry(),
+        let wire = Wire::Datagrams {
+            socket: Arc::clone(&self.socket),
             slot: slot as u32,
         };
-        Shared::new(
-            Wire::Datagrams(Arc::clone(&self.socket)),
-            Arc::clone(&self.socket.worker),
-            peer,
-            place,
-            Sender::accepted(Transport::Udp),
-        )
+        Shared::new(wire, peer, Sender::accepted(Transport::Udp))
     }
 
     /// Somebody asked for the socket or one of its connections to be looked at.
@@ -298,14 +292,14 @@ impl Peers {
     pub(crate) fn flush(&mut self, context: &mut Context) {
         self.begin_output(context);
         for shared in self.socket.flush() {
-            let Place { slot, .. } = shared.core.place;
+            let Place { slot, .. } = shared.core.place();
             let queued = shared.core.queued();
             let writable = shared.locked(|core, out| {
                 out.sender.handle_written(context.now, true, queued);
-                let limits = &core.worker.common.limits;
+                let limits = &core.common().limits;
                 out.sender.poll_writable(queued, limits)
             });
-            if !self.is_at(shared.core.place, shared.core.id) {
+            if !self.is_at(shared.core.place(), shared.core.id) {
                 continue;
             }
             if writable {

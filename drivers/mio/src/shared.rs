@@ -33,12 +33,8 @@ pub(crate) struct Shared {
 /// The part that can be read without the lock.
 pub(crate) struct Core {
     pub(crate) wire: Wire,
-    /// The worker that owns the connection.
-    pub(crate) worker: Arc<WorkerHandle>,
     pub(crate) peer: SocketAddr,
     pub(crate) id: ConnectionId,
-    /// Where the worker finds it.
-    pub(crate) place: Place,
     /// A copy of the lifecycle's state, changed under the lock.
     state: AtomicU8,
     paused: AtomicBool,
@@ -57,10 +53,19 @@ pub(crate) struct Place {
     pub(crate) slot: u32,
 }
 
-/// What carries the connection.
+/// What carries the connection, and where its worker finds it. The fields lie here, and not
+/// in [`Core`], because so they fill what an idle stream would otherwise waste.
 pub(crate) enum Wire {
-    Stream(TcpStream),
-    Datagrams(Arc<DatagramSocket>),
+    Stream {
+        stream: TcpStream,
+        /// The worker that owns the connection.
+        worker: Arc<WorkerHandle>,
+        entry: u32,
+    },
+    Datagrams {
+        socket: Arc<DatagramSocket>,
+        slot: u32,
+    },
 }
 
 /// The sending half: what is changed under the lock.
@@ -90,19 +95,11 @@ const STATES: [State; 5] = [
 ];
 
 impl Shared {
-    pub(crate) fn new(
-        wire: Wire,
-        worker: Arc<WorkerHandle>,
-        peer: SocketAddr,
-        place: Place,
-        sender: Sender,
-    ) -> Arc<Self> {
+    pub(crate) fn new(wire: Wire, peer: SocketAddr, sender: Sender) -> Arc<Self> {
         let core = Core {
+            id: wire.worker().common.next_id(),
             wire,
-            id: worker.common.next_id(),
-            worker,
             peer,
-            place,
             state: AtomicU8::new(sender.state() as u8),
             paused: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
@@ -146,11 +143,11 @@ impl Shared {
     /// Sends from outside the connection's callbacks: at once if nothing waits.
     pub(crate) fn send(self: &Arc<Self>, payload: &[u8]) -> Result<(), SendError> {
         match &self.core.wire {
-            Wire::Stream(_) => {
+            Wire::Stream { .. } => {
                 let header = self.core.header(payload)?;
                 self.send_stream(payload.len(), Outgoing::Parts(header, payload))
             }
-            Wire::Datagrams(socket) => {
+            Wire::Datagrams { socket, .. } => {
                 self.admit_locked(payload.len())?;
                 socket.send(self, payload);
                 Ok(())
@@ -161,13 +158,13 @@ impl Shared {
     /// The same for a frame, whose bytes are shared if they have to wait.
     pub(crate) fn send_frame(self: &Arc<Self>, frame: &Frame) -> Result<(), SendError> {
         match &self.core.wire {
-            Wire::Stream(_) => self.send_stream(frame.payload().len(), Outgoing::Frame(frame)),
-            Wire::Datagrams(_) => self.send(frame.payload()),
+            Wire::Stream { .. } => self.send_stream(frame.payload().len(), Outgoing::Frame(frame)),
+            Wire::Datagrams { .. } => self.send(frame.payload()),
         }
     }
 
     fn send_stream(&self, len: usize, outgoing: Outgoing<'_>) -> Result<(), SendError> {
-        let common = &self.core.worker.common;
+        let common = self.core.common();
         let began_to_wait = self.locked(|core, out| {
             out.sender.admit(len, core.backlog(0), &common.limits)?;
             Ok(out.transmit(core, outgoing))
@@ -181,7 +178,7 @@ impl Shared {
 
     /// Asks the sending half itself, so that it remembers whom it owes a `writable`.
     pub(crate) fn admit_locked(&self, len: usize) -> Result<(), SendError> {
-        let limits = &self.core.worker.common.limits;
+        let limits = &self.core.common().limits;
         self.locked(|core, out| out.sender.admit(len, core.backlog(0), limits))
     }
 
@@ -190,7 +187,7 @@ impl Shared {
         if !self.core.is_open() {
             return;
         }
-        if let Wire::Datagrams(socket) = &self.core.wire {
+        if let Wire::Datagrams { socket, .. } = &self.core.wire {
             socket.send(self, &[]);
         }
         self.close_said();
@@ -198,7 +195,7 @@ impl Shared {
 
     /// The same, once a datagram peer has been told.
     pub(crate) fn close_said(&self) {
-        let now = self.core.worker.common.now();
+        let now = self.core.common().now();
         self.locked(|core, out| out.sender.close(now, core.queued()));
         self.core.attend();
     }
@@ -210,11 +207,43 @@ impl Shared {
     }
 }
 
+impl Wire {
+    fn worker(&self) -> &Arc<WorkerHandle> {
+        match self {
+            Wire::Stream { worker, .. } => worker,
+            Wire::Datagrams { socket, .. } => &socket.worker,
+        }
+    }
+}
+
 impl Core {
+    fn worker(&self) -> &WorkerHandle {
+        self.wire.worker()
+    }
+
+    /// What all threads of the network share.
+    pub(crate) fn common(&self) -> &Common {
+        &self.worker().common
+    }
+
+    /// Where its worker finds it.
+    pub(crate) fn place(&self) -> Place {
+        match &self.wire {
+            Wire::Stream { entry, .. } => Place {
+                entry: *entry,
+                slot: 0,
+            },
+            Wire::Datagrams { socket, slot } => Place {
+                entry: socket.entry(),
+                slot: *slot,
+            },
+        }
+    }
+
     pub(crate) fn transport(&self) -> Transport {
         match self.wire {
-            Wire::Stream(_) => Transport::Tcp,
-            Wire::Datagrams(_) => Transport::Udp,
+            Wire::Stream { .. } => Transport::Tcp,
+            Wire::Datagrams { .. } => Transport::Udp,
         }
     }
 
@@ -226,8 +255,8 @@ impl Core {
 
     pub(crate) fn local(&self) -> SocketAddr {
         let local = match &self.wire {
-            Wire::Stream(stream) => stream.local_addr().ok(),
-            Wire::Datagrams(socket) => Some(socket.local),
+            Wire::Stream { stream, .. } => stream.local_addr().ok(),
+            Wire::Datagrams { socket, .. } => Some(socket.local),
         };
         canonical(local.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))))
     }
@@ -272,13 +301,13 @@ impl Core {
     fn backlog(&self, gathered: usize) -> Backlog {
         Backlog {
             own: self.queued() + gathered,
-            total: self.worker.common.queued_total(),
+            total: self.common().queued_total(),
         }
     }
 
     /// Whether a message may be accepted behind `gathered` bytes, without the lock.
     pub(crate) fn admit(&self, len: usize, gathered: usize) -> Result<(), SendError> {
-        let limits = &self.worker.common.limits;
+        let limits = &self.common().limits;
         let backlog = self.backlog(gathered);
         admit(self.state(), self.transport(), len, backlog, limits)
     }
@@ -287,24 +316,24 @@ impl Core {
     pub(crate) fn header(&self, payload: &[u8]) -> Result<[u8; frame::HEADER_LEN], SendError> {
         frame::header(payload.len()).ok_or(SendError::TooLong {
             len: payload.len(),
-            limit: self.worker.common.limits.max_message,
+            limit: self.common().limits.max_message,
         })
     }
 
     /// Asks the worker to look at the connection.
     pub(crate) fn attend(&self) {
-        self.worker.attend(self.place, self.id);
+        self.worker().attend(self.place(), self.id);
     }
 
     /// Datagrams of this connection began to wait, or no longer do.
     pub(crate) fn add_queued(&self, bytes: usize) {
         self.queued.fetch_add(bytes as u32, Relaxed);
-        self.worker.common.add_queued(bytes);
+        self.common().add_queued(bytes);
     }
 
     pub(crate) fn sub_queued(&self, bytes: usize) {
         self.queued.fetch_sub(bytes as u32, Relaxed);
-        self.worker.common.sub_queued(bytes);
+        self.common().sub_queued(bytes);
     }
 
     fn publish(&self, out: &Out) {
@@ -330,7 +359,7 @@ impl Out {
     /// something waits that did not before.
     pub(crate) fn transmit(&mut self, core: &Core, outgoing: Outgoing<'_>) -> bool {
         let state = self.sender.state();
-        let Wire::Stream(stream) = &core.wire else {
+        let Wire::Stream { stream, .. } = &core.wire else {
             return false;
         };
         if state == State::Closed {
@@ -353,7 +382,7 @@ impl Out {
     }
 
     fn keep(&mut self, core: &Core, outgoing: Outgoing<'_>, sent: usize) {
-        let common = &core.worker.common;
+        let common = core.common();
         let queue = self.queue.get_or_insert_default();
         outgoing.queue_rest(queue, sent);
         let queued = queue.len();
@@ -369,7 +398,7 @@ impl Out {
 
     /// Writes what waits, as far as the stream takes it.
     pub(crate) fn flush(&mut self, core: &Core, now: Instant) {
-        let Wire::Stream(stream) = &core.wire else {
+        let Wire::Stream { stream, .. } = &core.wire else {
             return;
         };
         let Some(queue) = &mut self.queue else {
@@ -403,7 +432,7 @@ impl Out {
         if queued == 0 {
             self.queue = None;
         }
-        core.worker.common.sub_queued(progress);
+        core.common().sub_queued(progress);
         core.queued.store(queued as u32, Relaxed);
         match outcome {
             Ok(()) => self.sender.handle_written(now, progress > 0, queued),
@@ -414,7 +443,7 @@ impl Out {
     /// Forgets what waits: the connection is over.
     pub(crate) fn discard(&mut self, core: &Core) {
         if let Some(queue) = self.queue.take() {
-            core.worker.common.sub_queued(queue.len());
+            core.common().sub_queued(queue.len());
             core.queued.store(0, Relaxed);
         }
     }

@@ -73,8 +73,8 @@ impl Stream {
 
     pub(crate) fn socket(&self) -> Option<&TcpStream> {
         match &self.shared.core.wire {
-            Wire::Stream(stream) => Some(stream),
-            Wire::Datagrams(_) => None,
+            Wire::Stream { stream, .. } => Some(stream),
+            Wire::Datagrams { .. } => None,
         }
     }
 
@@ -105,7 +105,7 @@ impl Stream {
     /// Whether the peer answered our call, and how.
     fn try_establish(&mut self, context: &mut Context) {
         let now = context.now;
-        let Wire::Stream(stream) = &self.shared.core.wire else {
+        let Wire::Stream { stream, .. } = &self.shared.core.wire else {
             return;
         };
         let error = match stream.take_error() {
@@ -163,7 +163,7 @@ impl Stream {
         let mut left = context.common.limits.read_budget;
         let mut input = std::mem::take(&mut context.input);
         while !self.paused {
-            let Wire::Stream(stream) = &self.shared.core.wire else {
+            let Wire::Stream { stream, .. } = &self.shared.core.wire else {
                 break;
             };
             let mut reader = stream;

@@ -15,8 +15,40 @@ const SWEEP_FROM: usize = 256;
 
 #[derive(Default)]
 pub(crate) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, u32)>>,
+    heap: BinaryHeap<Reverse<Entry>>,
     stale: usize,
+}
+
+/// A moment in ticks of 1,024 µs, rounded up, in the upper 40 bits (35 years); an index in
+/// the lower 24 (16 million). An idle connection has one, so it is kept small.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(u64);
+
+/// The largest index there is room for.
+pub(crate) const MAX_INDEX: u32 = (1 << INDEX_BITS) - 1;
+const INDEX_BITS: u32 = 24;
+const TICK_BITS: u32 = 10;
+const MAX_TICK: u64 = (1 << (u64::BITS - INDEX_BITS)) - 1;
+
+impl Entry {
+    fn new(at: Instant, index: usize) -> Self {
+        // A moment beyond the last tick comes up there, and is then put off again.
+        let tick = at.as_micros().div_ceil(1 << TICK_BITS).min(MAX_TICK);
+        Entry(tick << INDEX_BITS | index as u64)
+    }
+
+    fn at(self) -> Instant {
+        Instant::from_micros((self.0 >> INDEX_BITS) << TICK_BITS)
+    }
+
+    fn index(self) -> usize {
+        (self.0 & u64::from(MAX_INDEX)) as usize
+    }
+
+    /// Whether it is the entry of a connection whose entry was set to `armed`.
+    fn is(self, armed: Option<Instant>) -> bool {
+        armed.is_some_and(|armed| Entry::new(armed, self.index()) == self)
+    }
 }
 
 impl Timers {
@@ -30,7 +62,7 @@ impl Timers {
             self.stale += 1;
         }
         *armed = deadline;
-        self.heap.push(Reverse((deadline, index as u32)));
+        self.heap.push(Reverse(Entry::new(deadline, index)));
     }
 
     /// The connection at an index has closed; its entry was at `armed`.
@@ -43,7 +75,7 @@ impl Timers {
     /// The first moment at which [`Timers::pop`] may have something.
     pub(crate) fn next(&self) -> Instant {
         let first = self.heap.peek();
-        first.map_or(Instant::NEVER, |Reverse((deadline, _))| *deadline)
+        first.map_or(Instant::NEVER, |Reverse(entry)| entry.at())
     }
 
     /// An entry that is due, if it is not stale: `armed` says where the entry of a
@@ -55,13 +87,13 @@ impl Timers {
     ) -> Option<usize> {
         if self.heap.len() > SWEEP_FROM && self.stale > self.heap.len() / 2 {
             self.heap
-                .retain(|Reverse((at, index))| armed(*index as usize) == Some(*at));
+                .retain(|Reverse(entry)| entry.is(armed(entry.index())));
             self.stale = 0;
         }
         while self.next() <= now {
-            let Reverse((at, index)) = self.heap.pop()?;
-            if armed(index as usize) == Some(at) {
-                return Some(index as usize);
+            let Reverse(entry) = self.heap.pop()?;
+            if entry.is(armed(entry.index())) {
+                return Some(entry.index());
             }
             self.stale = self.stale.saturating_sub(1);
         }
@@ -73,8 +105,9 @@ impl Timers {
 mod tests {
     use super::*;
 
-    const fn at(micros: u64) -> Instant {
-        Instant::from_micros(micros)
+    /// A moment in milliseconds.
+    const fn at(millis: u64) -> Instant {
+        Instant::from_micros(millis * 1_000)
     }
 
     #[test]
@@ -88,6 +121,20 @@ mod tests {
         assert_eq!(timers.pop(at(99), |_| Some(armed)), Some(3));
         assert_eq!(timers.pop(at(99), |_| None), None);
         assert_eq!(timers.next(), Instant::NEVER);
+    }
+
+    #[test]
+    fn an_entry_comes_up_never_early_and_at_most_a_tick_late() {
+        for micros in [0, 1, 1_023, 1_024, 1_025, 86_400_000_000] {
+            let deadline = Instant::from_micros(micros);
+            let entry = Entry::new(deadline, MAX_INDEX as usize);
+            assert_eq!(entry.index(), MAX_INDEX as usize);
+            assert!(entry.at().since(deadline).as_micros() < 1_024);
+            assert!(entry.at() >= deadline && entry.is(Some(deadline)));
+        }
+        let far = Entry::new(Instant::from_micros(u64::MAX - 1), 7);
+        assert_eq!(far.index(), 7);
+        assert!(far.at() > at(30 * 365 * 86_400_000));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::peers::Peers;
 use crate::shared::{Place, Shared, Wire};
 use crate::stream::{Readiness, Stream};
 use crate::sys::ReceiveBatch;
-use crate::timers::Timers;
+use crate::timers::{MAX_INDEX, Timers};
 use crate::trouble::warn_limited;
 use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Transport};
 use mio::event::{Event, Source};
@@ -113,10 +113,16 @@ impl WorkerHandle {
     fn register(&self, socket: &mut impl Source) -> io::Result<u32> {
         let entry = {
             let mut entries = self.entries();
-            entries.free.pop().unwrap_or_else(|| {
-                entries.next += 1;
-                entries.next - 1
-            })
+            match entries.free.pop() {
+                Some(entry) => entry,
+                None if entries.next > MAX_INDEX => {
+                    return Err(io::Error::other("a worker can have 16 million sockets"));
+                }
+                None => {
+                    entries.next += 1;
+                    entries.next - 1
+                }
+            }
         };
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self
@@ -136,15 +142,12 @@ impl WorkerHandle {
         sender: Sender,
     ) -> io::Result<Arc<Shared>> {
         let entry = self.register(&mut stream)?;
-        let place = Place { entry, slot: 0 };
-        let worker = Arc::clone(self);
-        Ok(Shared::new(
-            Wire::Stream(stream),
-            worker,
-            peer,
-            place,
-            sender,
-        ))
+        let wire = Wire::Stream {
+            stream,
+            worker: Arc::clone(self),
+            entry,
+        };
+        Ok(Shared::new(wire, peer, sender))
     }
 
     /// Makes a datagram socket ready for connections. The worker must be told of it.
@@ -419,7 +422,7 @@ impl Worker {
             context.tally.refused += 1;
             context.dropped();
             shared.locked(|core, out| out.abort(core, CloseReason::Local));
-            let entry = shared.core.place.entry;
+            let entry = shared.core.place().entry;
             drop(shared);
             handle.entries().free.push(entry);
             return;
@@ -430,7 +433,7 @@ impl Worker {
         drop(output);
         tracing::debug!(connection = %id, %peer, "accepted");
         context.tally.accepted += 1;
-        let entry = shared.core.place.entry;
+        let entry = shared.core.place().entry;
         let stream = Stream::accepted(shared, handler, &handle.common.limits, context.now);
         self.adopt(entry, Entry::Stream(stream));
     }
@@ -438,7 +441,7 @@ impl Worker {
     fn call(&mut self, shared: Arc<Shared>, connected: ConnectFn) {
         let context = &mut self.context;
         context.calls.insert(shared.core.id, connected);
-        let entry = shared.core.place.entry;
+        let entry = shared.core.place().entry;
         let stream = Stream::calling(shared, &context.common.limits, context.now);
         self.adopt(entry, Entry::Stream(stream));
     }

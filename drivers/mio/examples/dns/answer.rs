@@ -56,11 +56,11 @@ pub fn answer(zone: &Zone, transport: Transport, query: &[u8]) -> Option<Vec<u8>
         }
     };
     let edns_rcode = edns.map(|opt| match opt.version() {
-        0 => None,
-        _ => Some(OptRcode::BADVERS),
+        0 => OptRcode::NOERROR,
+        _ => OptRcode::BADVERS,
     });
     let reply = match edns_rcode {
-        Some(Some(_)) => Reply::empty(Rcode::NOERROR),
+        Some(OptRcode::BADVERS) => Reply::empty(Rcode::NOERROR),
         _ => reply(zone, &query),
     };
     let whole = compose(&query, &reply, limit, edns_rcode, false);
@@ -149,7 +149,7 @@ fn compose(
     query: &Message<&[u8]>,
     reply: &Reply<'_>,
     limit: usize,
-    edns: Option<Option<OptRcode>>,
+    edns: Option<OptRcode>,
     truncated: bool,
 ) -> Result<Vec<u8>, PushError> {
     let target = StaticCompressor::new(Vec::with_capacity(UDP_BYTES));
@@ -175,7 +175,8 @@ fn compose(
     if let Some(rcode) = edns {
         builder.opt(|opt| {
             opt.set_udp_payload_size(EDNS_BYTES);
-            if let Some(rcode) = rcode {
+            // It would take the place of the answer's own.
+            if rcode == OptRcode::BADVERS {
                 opt.set_rcode(rcode);
             }
             Ok(())

@@ -7,13 +7,14 @@ use cubenet_mio::{Handler, Link, Message, SendError};
 /// received, until there is room.
 #[derive(Default)]
 pub struct Echo {
-    refused: Option<Bytes>,
+    /// Boxed, since it is seldom there and an idle connection should be small.
+    refused: Option<Box<Bytes>>,
 }
 
 impl Handler for Echo {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         if link.send(&message) == Err(SendError::Full) {
-            self.refused = Some(message.into_bytes());
+            self.refused = Some(Box::new(message.into_bytes()));
             link.pause();
         }
     }

@@ -104,7 +104,7 @@ impl DatagramSocket {
         if self.has_waiting() {
             return self.wait(shared, datagram);
         }
-        let run = Run::single(shared.core.peer, 0, datagram.len());
+        let run = Run::single(shared.core.raw_peer(), 0, datagram.len());
         let mut refused = false;
         loop {
             match sys::send_runs(&self.socket, datagram, &[run], self.connected) {
@@ -213,7 +213,7 @@ impl DatagramSocket {
             let Some(Waiting { shared, datagram }) = waiting.front() else {
                 break;
             };
-            let run = Run::single(shared.core.peer, 0, datagram.len());
+            let run = Run::single(shared.core.raw_peer(), 0, datagram.len());
             match sys::send_runs(&self.socket, datagram, &[run], self.connected) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -42,6 +42,7 @@
 #![deny(unsafe_code)]
 
 mod acceptor;
+mod address;
 mod connection;
 mod datagram;
 mod error;

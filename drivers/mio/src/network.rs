@@ -459,10 +459,9 @@ impl Network {
         let socket = worker.share_datagrams(socket, false)?;
         let wire = Wire::Datagrams {
             socket: Arc::clone(&socket),
-            slot: 0,
         };
         let sender = Sender::connecting(Transport::Udp, common.now());
-        let shared = Shared::new(wire, address, sender);
+        let shared = Shared::new(wire, address, 0, sender);
         let connection = Connection::new(&shared);
         let command = Command::Connect(socket, shared, connected);
         worker.post(command).ok_or_else(stopped)?;

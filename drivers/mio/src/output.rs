@@ -144,7 +144,7 @@ impl Datagrams {
     fn push(&mut self, shared: &Arc<Shared>, payload: &[u8], segments: bool) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
-        let to = shared.core.peer;
+        let to = shared.core.raw_peer();
         let joined = segments
             && self
                 .runs

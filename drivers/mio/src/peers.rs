@@ -78,7 +78,7 @@ impl Peers {
                 Box::new(Nobody)
             }
         };
-        peers.demux.insert(shared.core.peer, context.now);
+        peers.demux.insert(shared.core.raw_peer(), context.now);
         peers.slots.push(Some(Peer { shared, handler }));
         peers.settle(0, context);
         peers
@@ -258,9 +258,9 @@ impl Peers {
     fn shared(&self, peer: SocketAddr, slot: usize) -> Arc<Shared> {
         let wire = Wire::Datagrams {
             socket: Arc::clone(&self.socket),
-            slot: slot as u32,
         };
-        Shared::new(wire, peer, Sender::accepted(Transport::Udp))
+        let sender = Sender::accepted(Transport::Udp);
+        Shared::new(wire, peer, slot as u32, sender)
     }
 
     /// Somebody asked for the socket or one of its connections to be looked at.

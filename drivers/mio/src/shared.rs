@@ -7,6 +7,7 @@
 //! Whoever sends does so under the lock in here. The worker needs no lock as long as
 //! nobody else has a handle: [`Shared::with`].
 
+use crate::address::CompactAddr;
 use crate::datagram::DatagramSocket;
 use crate::network::Common;
 use crate::worker::WorkerHandle;
@@ -33,8 +34,10 @@ pub(crate) struct Shared {
 /// The part that can be read without the lock.
 pub(crate) struct Core {
     pub(crate) wire: Wire,
-    pub(crate) peer: SocketAddr,
+    peer: CompactAddr,
     pub(crate) id: ConnectionId,
+    /// The entry of a stream; the slot of a datagram connection in its socket.
+    number: u32,
     /// A copy of the lifecycle's state, changed under the lock.
     state: AtomicU8,
     paused: AtomicBool,
@@ -53,18 +56,15 @@ pub(crate) struct Place {
     pub(crate) slot: u32,
 }
 
-/// What carries the connection, and where its worker finds it. The fields lie here, and not
-/// in [`Core`], because so they fill what an idle stream would otherwise waste.
+/// What carries the connection, and the way to its worker.
 pub(crate) enum Wire {
     Stream {
         stream: TcpStream,
         /// The worker that owns the connection.
         worker: Arc<WorkerHandle>,
-        entry: u32,
     },
     Datagrams {
         socket: Arc<DatagramSocket>,
-        slot: u32,
     },
 }
 
@@ -95,11 +95,12 @@ const STATES: [State; 5] = [
 ];
 
 impl Shared {
-    pub(crate) fn new(wire: Wire, peer: SocketAddr, sender: Sender) -> Arc<Self> {
+    pub(crate) fn new(wire: Wire, peer: SocketAddr, number: u32, sender: Sender) -> Arc<Self> {
         let core = Core {
             id: wire.worker().common.next_id(),
             wire,
-            peer,
+            peer: peer.into(),
+            number,
             state: AtomicU8::new(sender.state() as u8),
             paused: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
@@ -229,13 +230,13 @@ impl Core {
     /// Where its worker finds it.
     pub(crate) fn place(&self) -> Place {
         match &self.wire {
-            Wire::Stream { entry, .. } => Place {
-                entry: *entry,
+            Wire::Stream { .. } => Place {
+                entry: self.number,
                 slot: 0,
             },
-            Wire::Datagrams { socket, slot } => Place {
+            Wire::Datagrams { socket } => Place {
                 entry: socket.entry(),
-                slot: *slot,
+                slot: self.number,
             },
         }
     }
@@ -247,10 +248,15 @@ impl Core {
         }
     }
 
+    /// The peer's address as the socket knows it.
+    pub(crate) fn raw_peer(&self) -> SocketAddr {
+        self.peer.into()
+    }
+
     /// The peer's address as people write it: an IPv4 peer of a dual-stack socket has an
     /// IPv4 address.
     pub(crate) fn peer(&self) -> SocketAddr {
-        canonical(self.peer)
+        canonical(self.raw_peer())
     }
 
     pub(crate) fn local(&self) -> SocketAddr {

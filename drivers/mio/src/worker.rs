@@ -145,9 +145,8 @@ impl WorkerHandle {
         let wire = Wire::Stream {
             stream,
             worker: Arc::clone(self),
-            entry,
         };
-        Ok(Shared::new(wire, peer, sender))
+        Ok(Shared::new(wire, peer, entry, sender))
     }
 
     /// Makes a datagram socket ready for connections. The worker must be told of it.

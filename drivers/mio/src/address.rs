@@ -1,0 +1,60 @@
+//! A peer's address in 24 bytes instead of the 32 of a [`SocketAddr`]: every idle connection
+//! has one.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+/// An address without the flow label, which no peer is told apart by.
+#[derive(Clone, Copy)]
+pub(crate) struct CompactAddr {
+    /// An IPv4 address is mapped into IPv6.
+    ip: [u8; 16],
+    scope: u32,
+    port: u16,
+    /// Whether it was an IPv4 address, and not one that was mapped already.
+    is_ipv4: bool,
+}
+
+impl From<SocketAddr> for CompactAddr {
+    fn from(address: SocketAddr) -> Self {
+        let (ip, scope) = match address {
+            SocketAddr::V4(address) => (address.ip().to_ipv6_mapped(), 0),
+            SocketAddr::V6(address) => (*address.ip(), address.scope_id()),
+        };
+        CompactAddr {
+            ip: ip.octets(),
+            scope,
+            port: address.port(),
+            is_ipv4: address.is_ipv4(),
+        }
+    }
+}
+
+impl From<CompactAddr> for SocketAddr {
+    fn from(address: CompactAddr) -> Self {
+        let ip = Ipv6Addr::from(address.ip);
+        match ip.to_canonical() {
+            IpAddr::V4(ip) if address.is_ipv4 => SocketAddr::from((ip, address.port)),
+            _ => SocketAddrV6::new(ip, address.port, 0, address.scope).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_comes_back_as_it_was() {
+        for text in [
+            "127.0.0.1:7",
+            "0.0.0.0:0",
+            "[::1]:65535",
+            "[::ffff:127.0.0.1]:7",
+            "[fe80::1%3]:9",
+        ] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(CompactAddr::from(address)), address);
+        }
+        assert_eq!(size_of::<CompactAddr>(), 24);
+    }
+}

@@ -119,6 +119,11 @@ fn the_order_of_sends_inside_a_callback_is_the_order_on_the_wire_by_link_or_hand
             let frame = Frame::new(&[3; 5_000]).unwrap();
             link.send(b"1").unwrap();
             self.0.send(b"2").unwrap();
+            assert_eq!(
+                (link.queued(), self.0.queued()),
+                (6, 6),
+                "two of three bytes"
+            );
             link.send_frame(&frame).unwrap();
             self.0.send_frame(&frame).unwrap();
             link.send(b"4").unwrap();

@@ -105,8 +105,13 @@ impl Connection {
 
     /// Bytes that were accepted and have not gone out, headers included.
     pub fn queued(&self) -> usize {
-        let shared = self.shared.upgrade();
-        shared.map_or(0, |shared| shared.core.queued())
+        let Some(shared) = self.shared.upgrade() else {
+            return 0;
+        };
+        match Output::gathering_for(&shared.core) {
+            Some(output) => output.borrow().queued(&shared.core),
+            None => shared.core.queued(),
+        }
     }
 
     /// What carries it.

@@ -67,3 +67,8 @@ pub use cubenet_core::{
 pub use error::{ConnectError, Error};
 pub use metrics::Metrics;
 pub use network::{Builder, Listener, Network};
+
+/// The code in the README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

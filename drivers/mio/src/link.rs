@@ -54,7 +54,7 @@ impl Link for CallbackLink<'_> {
     }
 
     fn queued(&self) -> usize {
-        self.shared.core.queued()
+        self.output.borrow().queued(&self.shared.core)
     }
 
     fn pause(&mut self) {

@@ -11,6 +11,7 @@ use crate::shared::{Core, Out, Outgoing, Shared, Wire};
 use crate::sys::Run;
 use cubenet_core::SendError;
 use std::cell::{OnceCell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -130,6 +131,15 @@ impl Output {
         self.frames.clear();
     }
 
+    /// Bytes that the connection that is gathering has sent and that have not gone out.
+    pub(crate) fn queued(&self, core: &Core) -> usize {
+        let gathered = match &core.wire {
+            Wire::Stream { .. } => self.frames.len(),
+            Wire::Datagrams { .. } => self.datagrams.bytes_to(core.raw_peer()),
+        };
+        core.queued() + gathered
+    }
+
     pub(crate) fn has_frames(&self) -> bool {
         !self.frames.is_empty()
     }
@@ -154,6 +164,11 @@ impl Datagrams {
             self.runs.push(Run::single(to, start, payload.len()));
             self.senders.push(Arc::clone(shared));
         }
+    }
+
+    fn bytes_to(&self, peer: SocketAddr) -> usize {
+        let to_peer = self.runs.iter().filter(|run| run.to == peer);
+        to_peer.map(|run| run.len).sum()
     }
 
     pub(crate) fn clear(&mut self) {

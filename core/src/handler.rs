@@ -121,8 +121,9 @@ pub trait Link {
     /// Bytes accepted by `send` that have not gone out yet, headers included.
     fn queued(&self) -> usize;
 
-    /// Stops delivering messages. A stream's peer is held up by its transport; datagrams
-    /// that arrive meanwhile are dropped. While paused, silence does not time out.
+    /// Stops delivering messages. A stream's peer is held up by its transport, and its
+    /// silence does not time out. Datagrams that arrive meanwhile are dropped; a datagram
+    /// peer that is silent times out all the same.
     fn pause(&mut self);
 
     /// Delivers messages again.

@@ -41,8 +41,10 @@ pub fn admit(
     if len == 0 && transport == Transport::Udp {
         return Err(SendError::Empty);
     }
-    let fits = backlog.own + header + len <= limits.max_queued;
-    if backlog.own > 0 && !(fits && backlog.total < limits.max_queued_total) {
+    let size = header + len;
+    let fits =
+        backlog.own + size <= limits.max_queued && backlog.total + size <= limits.max_queued_total;
+    if backlog.own > 0 && !fits {
         return Err(SendError::Full);
     }
     Ok(())
@@ -227,7 +229,7 @@ mod tests {
     fn the_total_bound_spares_who_has_nothing_queued() {
         let limits = limits();
         let mut sender = Sender::accepted(Transport::Tcp);
-        let total = 1_000;
+        let total = 998;
         assert_eq!(sender.admit(1, Backlog { own: 0, total }, &limits), Ok(()));
         let full = sender.admit(1, Backlog { own: 1, total }, &limits);
         assert_eq!(full, Err(SendError::Full));

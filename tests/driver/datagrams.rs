@@ -268,10 +268,76 @@ fn a_full_table_can_give_the_place_of_the_longest_silent_to_a_newcomer() {
     assert_eq!(server.received(), b"second");
     std::thread::sleep(Duration::from_millis(60));
     sockets[2].send(b"third").unwrap();
+    assert_eq!(server.opened().peer(), sockets[2].local_addr().unwrap());
     assert_eq!(server.closed(), CloseReason::Overflow);
     assert!(first.is_closed());
-    assert_eq!(server.opened().peer(), sockets[2].local_addr().unwrap());
     assert_eq!(server.received(), b"third");
+    sockets[1].send(b"still here").unwrap();
+    assert_eq!(server.received(), b"still here");
+}
+
+#[test]
+fn nobody_makes_way_for_a_newcomer_that_is_not_admitted() {
+    let limits = Limits {
+        max_peers: 1,
+        full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(1)),
+        ..Limits::default()
+    };
+    let network = network(limits);
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let accept_the_first = move |_: &Connection| {
+        let first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        first.then_some(Echo)
+    };
+    let listener = network
+        .listen(Transport::Udp, "127.0.0.1:0", accept_the_first)
+        .unwrap();
+    let address = listener.local();
+    let socket = client(address);
+    socket.send(b"in").unwrap();
+    assert_eq!(receive(&socket), b"in");
+    std::thread::sleep(Duration::from_millis(20));
+    client(address).send(b"turned away").unwrap();
+    eventually("it is turned away", || network.metrics().refused == 1);
+    listener.close();
+    std::thread::sleep(Duration::from_millis(20));
+    client(address).send(b"too late").unwrap();
+    eventually("it is dropped", || {
+        network.metrics().dropped_not_admitted == 2
+    });
+    socket.send(b"still").unwrap();
+    assert_eq!(receive(&socket), b"still");
+}
+
+#[test]
+fn a_listener_kept_after_the_stop_keeps_no_port() {
+    let network = network(Limits::default());
+    let listener = network
+        .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
+        .unwrap();
+    network.stop(Duration::ZERO);
+    UdpSocket::bind(listener.local()).unwrap();
+    listener.close();
+}
+
+#[test]
+fn a_call_to_an_address_that_the_system_makes_precise_hears_the_answer() {
+    let network = network(Limits::default());
+    let listener = network
+        .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
+        .unwrap();
+    let caller = Reports::default();
+    let address = SocketAddr::from(([0, 0, 0, 0], listener.local().port()));
+    let connection = caller.connect(&network, Transport::Udp, address, ignore);
+    caller.opened();
+    connection.send(b"hello").unwrap();
+    assert_eq!(caller.received(), b"hello");
+    let metrics = network.metrics();
+    assert_eq!(
+        (metrics.messages_out, metrics.bytes_out),
+        (2, 10),
+        "both ends are ours"
+    );
 }
 
 #[test]

@@ -19,6 +19,8 @@ fn an_acceptor_without_descriptors_serves_who_is_there_and_accepts_again_later()
     while let Ok(file) = File::open("/dev/null") {
         hoard.push(file);
     }
+    let started = Network::builder().start();
+    assert!(started.is_err(), "a network cannot start, and says so");
     // One descriptor for the client's end, none for the server's.
     hoard.pop();
     let mut waiting = RawClient::connect(address);

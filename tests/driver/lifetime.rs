@@ -172,3 +172,45 @@ fn connections_are_spread_over_the_workers() {
     counts.sort_unstable();
     assert_eq!(counts, [10, 10, 10]);
 }
+
+#[test]
+fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    for _ in 0..20 {
+        let server = Network::builder().workers(1).start().unwrap();
+        let listener = server
+            .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Deaf))
+            .unwrap();
+        let network = Network::builder().workers(2).start().unwrap();
+        let answers = Arc::new(AtomicUsize::new(0));
+        let calling = thread::spawn({
+            let (network, answers) = (network.clone(), Arc::clone(&answers));
+            let address = listener.local();
+            move || {
+                for calls in 0.. {
+                    let answers = Arc::clone(&answers);
+                    let transport = [Transport::Tcp, Transport::Udp][calls % 2];
+                    let called = network.connect(transport, address, move |_| {
+                        answers.fetch_add(1, SeqCst);
+                        None::<Deaf>
+                    });
+                    if called.is_err() {
+                        return calls;
+                    }
+                }
+                0
+            }
+        });
+        thread::sleep(Duration::from_millis(5));
+        network.stop(Duration::ZERO);
+        let calls = calling.join().unwrap();
+        assert_eq!(answers.load(SeqCst), calls);
+        assert_eq!(network.metrics().open, 0);
+    }
+}
+
+struct Deaf;
+impl Handler for Deaf {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}

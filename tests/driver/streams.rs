@@ -6,7 +6,7 @@ use cubenet_mio::{
 };
 use cubenet_tests::{
     Event, PATIENCE, RawClient, Reports, echo, eventually, framed, ignore, open_descriptors,
-    pattern,
+    pattern, raise_descriptors,
 };
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::channel;
@@ -739,4 +739,175 @@ fn a_busy_connection_does_not_keep_others_of_its_worker_waiting() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     flooding.join().unwrap();
+}
+
+#[test]
+fn a_callback_of_one_network_sends_on_a_connection_of_another() {
+    struct Forward(Connection);
+    impl Handler for Forward {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            link.send(b"forwarded").unwrap();
+            self.0.send(&message).unwrap();
+        }
+    }
+    let (front, back) = (network(), network());
+    let behind = Reports::default();
+    let back_address = behind.listen(&back, Transport::Tcp, ignore);
+    let caller = Reports::default();
+    let connection = caller.connect(&back, Transport::Tcp, back_address, ignore);
+    let forward = move |_: &Connection| Some(Forward(connection.clone()));
+    let listener = front
+        .listen(Transport::Tcp, "127.0.0.1:0", forward)
+        .unwrap();
+    behind.opened();
+    for _ in 0..5 {
+        let mut client = RawClient::connect(listener.local());
+        client.send(b"through");
+        assert_eq!(client.receive(), b"forwarded");
+        assert_eq!(behind.received(), b"through");
+    }
+}
+
+#[test]
+fn a_pause_in_a_callback_and_a_resume_from_another_thread_lose_and_reorder_nothing() {
+    const MESSAGES: u32 = 20_000;
+    struct OneAtATime(Connection, std::sync::mpsc::Sender<(Connection, Vec<u8>)>);
+    impl Handler for OneAtATime {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            link.pause();
+            self.1.send((self.0.clone(), message.to_vec())).unwrap();
+        }
+    }
+    let network = network();
+    let (sender, receiver) = channel::<(Connection, Vec<u8>)>();
+    let accepted =
+        move |connection: &Connection| Some(OneAtATime(connection.clone(), sender.clone()));
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", accepted)
+        .unwrap();
+    let mut client = RawClient::connect(listener.local());
+    let writing = thread::spawn(move || {
+        let bytes: Vec<u8> = (0..MESSAGES)
+            .flat_map(|n| framed(&n.to_be_bytes()))
+            .collect();
+        bytes.chunks(7_001).for_each(|piece| client.write(piece));
+        client
+    });
+    for number in 0..MESSAGES {
+        let (connection, message) = receiver.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(message, number.to_be_bytes());
+        connection.resume();
+    }
+    drop(writing.join().unwrap());
+    eventually("the end is heard", || {
+        network.metrics().closed(CloseReason::Peer) == 1
+    });
+}
+
+#[test]
+fn the_end_that_came_during_a_pause_is_heard_after_it() {
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    connection.pause();
+    thread::sleep(Duration::from_millis(50));
+    client.send(b"last");
+    drop(client);
+    thread::sleep(Duration::from_millis(50));
+    connection.resume();
+    assert_eq!(server.received(), b"last");
+    assert_eq!(server.closed(), CloseReason::Peer);
+}
+
+#[test]
+fn the_end_that_came_with_more_than_a_turn_of_input_is_heard() {
+    let limits = Limits {
+        read_budget: 1,
+        ..Limits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    for _ in 0..20 {
+        let mut client = RawClient::connect(address);
+        for _ in 0..4 {
+            client.send(&pattern(20_000));
+        }
+        drop(client);
+        server.opened();
+        for _ in 0..4 {
+            assert_eq!(server.received(), pattern(20_000));
+        }
+        assert_eq!(server.closed(), CloseReason::Peer);
+    }
+}
+
+#[test]
+fn a_paused_connection_that_is_closed_finds_the_end_behind_what_it_drops() {
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    connection.pause();
+    thread::sleep(Duration::from_millis(50));
+    let writing = thread::spawn(move || {
+        // More than the kernel holds, so that it ends only when it is read.
+        let _ = std::io::Write::write_all(&mut client.stream, &framed(&pattern(60_000)).repeat(50));
+    });
+    thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    connection.close();
+    assert_eq!(server.closed_at_last(), CloseReason::Local);
+    let took = start.elapsed();
+    assert!(took < Limits::default().drain_timeout / 2, "{took:?}");
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_slow_callback_does_not_make_others_look_silent() {
+    struct Slow;
+    impl Handler for Slow {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            if &*message == b"slow" {
+                thread::sleep(Duration::from_millis(2_600));
+            }
+            link.send(&message).unwrap();
+        }
+    }
+    let limits = Limits {
+        stream_idle_timeout: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    // One worker, and more connections than it takes events at once.
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Slow))
+        .unwrap();
+    raise_descriptors();
+    let mut clients: Vec<_> = (0..1_500)
+        .map(|_| RawClient::connect(listener.local()))
+        .collect();
+    for client in &mut clients {
+        client.send(b"hello");
+        assert_eq!(client.receive(), b"hello");
+    }
+    clients[0].send(b"slow");
+    thread::sleep(Duration::from_millis(100));
+    for client in &mut clients[1..] {
+        client.send(b"in time");
+    }
+    for client in &mut clients[1..] {
+        assert_eq!(client.receive(), b"in time");
+    }
 }

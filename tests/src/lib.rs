@@ -270,3 +270,9 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn open_descriptors() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }
+
+/// Allows this process as many descriptors as the system lets it.
+pub fn raise_descriptors() {
+    #[cfg(unix)]
+    rlimit::increase_nofile_limit(u64::MAX).expect("the soft limit can be raised");
+}

@@ -142,9 +142,11 @@ impl Listening {
     /// Accepts within the budget of a turn. Returns when to try again, if not at the next
     /// event.
     fn accept_some(&self, common: &Common, workers: &[Arc<WorkerHandle>]) -> Option<Instant> {
+        let mut progress = false;
         for _ in 0..common.limits.accepts_per_turn {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
+                    progress = true;
                     if !common.reserve() {
                         common.totals.refused.fetch_add(1, Relaxed);
                         let limit = common.limits.max_connections;
@@ -171,7 +173,9 @@ impl Listening {
                 },
             }
         }
-        Some(Instant::now())
+        // A turn of nothing but errors is no reason to spin.
+        let pause = if progress { Duration::ZERO } else { RETRY };
+        Some(Instant::now() + pause)
     }
 }
 

@@ -67,7 +67,10 @@ impl Connection {
             return;
         };
         match Output::gathering_for(&shared.core) {
-            Some(output) => link::close(&output, &shared),
+            Some(output) => {
+                link::close(&output, &shared);
+                shared.core.attend();
+            }
             None => shared.close(),
         }
     }
@@ -76,6 +79,7 @@ impl Connection {
     pub fn abort(&self) {
         if let Some(shared) = self.shared.upgrade() {
             shared.abort();
+            shared.core.attend();
         }
     }
 
@@ -85,9 +89,10 @@ impl Connection {
         !shared.is_some_and(|shared| shared.core.is_open())
     }
 
-    /// Stops delivering messages: a stream's peer is held up by TCP, datagrams that arrive
-    /// meanwhile are dropped. One message that is being delivered already may still come.
-    /// While paused, silence does not time out on a stream.
+    /// Stops delivering messages. A stream's peer is held up by TCP, and its silence does not
+    /// time out. Datagrams that arrive meanwhile are dropped; a datagram peer that is silent
+    /// times out all the same. Messages that the worker is delivering right now may still
+    /// come.
     pub fn pause(&self) {
         self.set_paused(true);
     }
@@ -98,8 +103,10 @@ impl Connection {
     }
 
     fn set_paused(&self, paused: bool) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.core.set_paused(paused);
+        if let Some(shared) = self.shared.upgrade()
+            && shared.core.set_paused(paused)
+        {
+            shared.core.attend();
         }
     }
 

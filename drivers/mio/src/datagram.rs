@@ -1,6 +1,7 @@
 //! A datagram socket, as its worker and all its connections share it: sending, and keeping
 //! what the system would not take.
 
+use crate::network::next_id;
 use crate::output;
 use crate::shared::{Place, Shared};
 use crate::sys::{self, Run};
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A datagram socket, as its worker and all its connections share it.
 pub(crate) struct DatagramSocket {
@@ -28,8 +29,8 @@ pub(crate) struct DatagramSocket {
     open: AtomicBool,
     pub(crate) worker: Arc<WorkerHandle>,
     entry: u32,
-    /// Datagrams the socket would not take yet.
-    waiting: Mutex<VecDeque<Waiting>>,
+    /// Datagrams the socket would not take yet; `None` once the worker is done with it.
+    waiting: Mutex<Option<VecDeque<Waiting>>>,
     /// How many; read without the lock.
     waiting_count: AtomicUsize,
     /// What went wrong in sending, to be told to the connections by the worker.
@@ -51,14 +52,14 @@ impl DatagramSocket {
     ) -> Arc<Self> {
         Arc::new(DatagramSocket {
             local,
-            id: worker.common.next_id().0,
+            id: next_id().0,
             connected: !listens,
             segments: AtomicBool::new(sys::offload(&socket)),
             open: AtomicBool::new(listens),
             socket,
             worker,
             entry,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Some(VecDeque::new())),
             waiting_count: AtomicUsize::new(0),
             exceptions: Mutex::default(),
         })
@@ -101,23 +102,31 @@ impl DatagramSocket {
 
     /// Sends one datagram, or queues it behind those that wait.
     pub(crate) fn send(&self, shared: &Arc<Shared>, datagram: &[u8]) {
-        if self.has_waiting() {
-            return self.wait(shared, datagram);
+        if self.has_waiting() || !self.try_send(shared, datagram) {
+            self.wait(shared, datagram);
         }
+    }
+
+    /// Sends one datagram. Returns whether it is done with, sent or not; otherwise the socket
+    /// takes none at present.
+    fn try_send(&self, shared: &Arc<Shared>, datagram: &[u8]) -> bool {
         let run = Run::single(shared.core.raw_peer(), 0, datagram.len());
         let mut refused = false;
         loop {
             match sys::send_runs(&self.socket, datagram, &[run], self.connected) {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return self.wait(shared, datagram),
+                    io::ErrorKind::WouldBlock => return false,
                     io::ErrorKind::Interrupted => {}
                     // About a datagram sent before; this one has not been tried yet.
                     io::ErrorKind::ConnectionRefused if !refused => {
                         refused = true;
                         self.except(shared, Exception::Unreachable);
                     }
-                    _ => return self.not_sent(shared, datagram.len(), &error),
+                    _ => {
+                        self.not_sent(shared, datagram.len(), &error);
+                        return true;
+                    }
                 },
             }
         }
@@ -137,6 +146,9 @@ impl DatagramSocket {
                 Ok(sent) => next += sent,
                 Err(error) => {
                     let run = gathered.runs[next];
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        self.except(&gathered.senders[next], Exception::Unreachable);
+                    }
                     if run.count > 1 && sys::segments_refused(&error) {
                         // Perhaps the path has a smaller MTU, perhaps the device cannot;
                         // either way the socket goes on without.
@@ -156,18 +168,32 @@ impl DatagramSocket {
     }
 
     fn wait(&self, shared: &Arc<Shared>, datagram: &[u8]) {
-        shared.core.add_queued(datagram.len());
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push_back(Waiting {
+        let mut waiting = self.waiting();
+        let Some(queue) = &mut *waiting else {
+            return;
+        };
+        let total = shared.core.add_queued(datagram.len());
+        if total > self.worker.common.limits.max_queued_total {
+            // A datagram may be lost; that is better than memory without bound.
+            shared.core.sub_queued(datagram.len());
+            drop(waiting);
+            let full = io::Error::other("too much is queued on all connections together");
+            return self.not_sent(shared, datagram.len(), &full);
+        }
+        queue.push_back(Waiting {
             shared: Arc::clone(shared),
             datagram: Bytes::copy_from_slice(datagram),
         });
-        self.waiting_count.store(waiting.len(), Relaxed);
-        let first = waiting.len() == 1;
+        self.waiting_count.store(queue.len(), Relaxed);
+        let first = queue.len() == 1;
         drop(waiting);
         if first {
             self.attend();
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Waiting>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn not_sent(&self, shared: &Arc<Shared>, len: usize, error: &io::Error) {
@@ -197,32 +223,47 @@ impl DatagramSocket {
 
     /// Forgets what waits.
     pub(crate) fn discard(&self) {
-        let waiting = self.waiting.lock();
-        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        for Waiting { shared, datagram } in waiting.drain(..) {
+        let mut waiting = self.waiting();
+        let forgotten = waiting.as_mut().map(std::mem::take);
+        self.forget(waiting, forgotten);
+    }
+
+    /// Forgets what waits, and whatever comes.
+    pub(crate) fn finish(&self) {
+        let mut waiting = self.waiting();
+        let forgotten = waiting.take();
+        self.forget(waiting, forgotten);
+    }
+
+    fn forget(
+        &self,
+        waiting: MutexGuard<'_, Option<VecDeque<Waiting>>>,
+        forgotten: Option<VecDeque<Waiting>>,
+    ) {
+        self.waiting_count.store(0, Relaxed);
+        drop(waiting);
+        for Waiting { shared, datagram } in forgotten.into_iter().flatten() {
             shared.core.sub_queued(datagram.len());
         }
-        self.waiting_count.store(0, Relaxed);
     }
 
     /// Sends what waits, as far as the socket takes it. Returns whose datagrams went.
     pub(crate) fn flush(&self) -> Vec<Arc<Shared>> {
         let mut flushed = Vec::new();
         while self.has_waiting() {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Waiting { shared, datagram }) = waiting.front() else {
+            let mut waiting = self.waiting();
+            let Some(queue) = &mut *waiting else {
                 break;
             };
-            let run = Run::single(shared.core.raw_peer(), 0, datagram.len());
-            match sys::send_runs(&self.socket, datagram, &[run], self.connected) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => self.not_sent(shared, datagram.len(), &error),
-                Ok(_) => {}
+            let Some(Waiting { shared, datagram }) = queue.front() else {
+                break;
+            };
+            if !self.try_send(shared, datagram) {
+                break;
             }
-            if let Some(sent) = waiting.pop_front() {
+            if let Some(sent) = queue.pop_front() {
+                self.waiting_count.store(queue.len(), Relaxed);
                 sent.shared.core.sub_queued(sent.datagram.len());
-                self.waiting_count.store(waiting.len(), Relaxed);
                 flushed.push(sent.shared);
             }
         }

@@ -87,7 +87,7 @@ pub(crate) fn send_frame(
     shared.send_frame(frame)
 }
 
-/// Closes a connection from inside one of its callbacks.
+/// Closes a connection from inside one of its callbacks, or of its socket's.
 pub(crate) fn close(output: &RefCell<Output>, shared: &Arc<Shared>) {
     if shared.core.is_open() {
         output.borrow_mut().before_close(shared);

@@ -15,7 +15,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
@@ -34,7 +34,6 @@ pub(crate) struct Common {
     pub(crate) hash_key: (u64, u64),
     open: AtomicUsize,
     queued_total: AtomicUsize,
-    next_id: AtomicU64,
     origin: std::time::Instant,
 }
 
@@ -42,10 +41,6 @@ impl Common {
     /// The time, as the core counts it: since the network started.
     pub(crate) fn now(&self) -> Instant {
         Instant::from_micros(self.origin.elapsed().as_micros() as u64)
-    }
-
-    pub(crate) fn next_id(&self) -> ConnectionId {
-        ConnectionId(self.next_id.fetch_add(1, Relaxed))
     }
 
     /// Makes room for a connection; `false` if there is none.
@@ -75,6 +70,13 @@ impl Common {
     pub(crate) fn sub_queued(&self, bytes: usize) {
         self.queued_total.fetch_sub(bytes, Relaxed);
     }
+}
+
+/// A number that nothing in this process has had. Networks share the numbers: a handle of
+/// one may be used in a callback of another, which must not take it for its own.
+pub(crate) fn next_id() -> ConnectionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    ConnectionId(NEXT.fetch_add(1, Relaxed))
 }
 
 /// How a network is to be; [`Builder::start`] makes it.
@@ -170,7 +172,6 @@ impl Builder {
             hash_key: (half(low), half(high)),
             open: AtomicUsize::new(0),
             queued_total: AtomicUsize::new(0),
-            next_id: AtomicU64::new(1),
             origin: std::time::Instant::now(),
         });
         let inner = Inner {
@@ -178,7 +179,7 @@ impl Builder {
             workers: Vec::new(),
             acceptor: None,
             stopping: AtomicBool::new(false),
-            threads: Mutex::default(),
+            threads: Mutex::new(None),
             thread_ids: Vec::new(),
             stopped: (Mutex::new(false), Condvar::new()),
         };
@@ -213,7 +214,7 @@ fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
         Ok(())
     })();
     inner.thread_ids = threads.iter().map(|thread| thread.thread().id()).collect();
-    inner.threads = Mutex::new(threads);
+    inner.threads = Mutex::new(Some(threads));
     // If it did not start whole, dropping it stops what did start.
     let network = Network {
         inner: Arc::new(inner),
@@ -226,7 +227,8 @@ struct Inner {
     workers: Vec<Arc<WorkerHandle>>,
     acceptor: Option<Arc<AcceptorHandle>>,
     stopping: AtomicBool,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// `None` once somebody joins them.
+    threads: Mutex<Option<Vec<JoinHandle<()>>>>,
     thread_ids: Vec<ThreadId>,
     /// Set once the threads have ended.
     stopped: (Mutex<bool>, Condvar),
@@ -260,9 +262,9 @@ impl Inner {
             return;
         }
         let threads = self.threads.lock();
-        let threads = std::mem::take(&mut *threads.unwrap_or_else(PoisonError::into_inner));
+        let threads = threads.unwrap_or_else(PoisonError::into_inner).take();
         let (stopped, changed) = &self.stopped;
-        if threads.is_empty() {
+        let Some(threads) = threads else {
             let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
             while !*stopped {
                 stopped = changed
@@ -270,7 +272,7 @@ impl Inner {
                     .unwrap_or_else(PoisonError::into_inner);
             }
             return;
-        }
+        };
         for thread in threads {
             // Callbacks cannot make a thread panic; should it, that was reported.
             let _ = thread.join();
@@ -366,7 +368,7 @@ impl Network {
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
         let listener = self.inner.common.options.listen_stream(address)?;
         let local = listener.local_addr()?;
-        let number = self.inner.common.next_id().0;
+        let number = next_id().0;
         let acceptor = self.inner.acceptor.as_ref().ok_or_else(stopped)?;
         let (reply, answer) = sync_channel(1);
         let order = Order::Listen(number, listener, Arc::clone(accept), reply);
@@ -387,7 +389,8 @@ impl Network {
         let socket = worker.share_datagrams(socket, true)?;
         let command = Command::Listen(Arc::clone(&socket), Arc::clone(accept));
         worker.post(command).ok_or_else(stopped)?;
-        Ok((socket.local, ListenerSocket::Datagrams(socket)))
+        let weak = Arc::downgrade(&socket);
+        Ok((socket.local, ListenerSocket::Datagrams(weak)))
     }
 
     /// Calls `address`. Returns at once with the connection to be; what is sent on it waits
@@ -456,6 +459,8 @@ impl Network {
     ) -> io::Result<Connection> {
         let common = &self.inner.common;
         let socket = common.options.call_datagrams(address)?;
+        // The system may have made it more precise, and that is who will answer.
+        let address = socket.peer_addr()?;
         let socket = worker.share_datagrams(socket, false)?;
         let wire = Wire::Datagrams {
             socket: Arc::clone(&socket),
@@ -534,7 +539,8 @@ pub struct Listener {
 
 enum ListenerSocket {
     Stream(u64, Arc<AcceptorHandle>),
-    Datagrams(Arc<DatagramSocket>),
+    /// Weak, so that the socket closes with its last connection.
+    Datagrams(Weak<DatagramSocket>),
 }
 
 impl Listener {
@@ -559,7 +565,11 @@ impl Listener {
                 // An acceptor that has ended has closed it.
                 let _ = answer.recv();
             }
-            ListenerSocket::Datagrams(socket) => socket.close(),
+            ListenerSocket::Datagrams(socket) => {
+                if let Some(socket) = socket.upgrade() {
+                    socket.close();
+                }
+            }
         }
     }
 }

@@ -141,7 +141,11 @@ impl Peers {
                     }
                 },
             }
-            if left == 0 || errors == MAX_ERRORS {
+            if errors == MAX_ERRORS {
+                // The next datagram is an event of its own.
+                break;
+            }
+            if left == 0 {
                 context.line_up(entry, &mut self.in_line);
                 break;
             }
@@ -178,11 +182,8 @@ impl Peers {
         match self.demux.handle_datagram(&from, len, context.now) {
             Arrival::Deliver(slot) => self.deliver(slot, datagram, context),
             Arrival::Close(slot) => self.peer_closed(slot, context),
-            Arrival::Admit => self.admit(from, datagram, context),
-            Arrival::Evict(slot) => {
-                self.fail(slot, CloseReason::Overflow, context);
-                self.admit(from, datagram, context);
-            }
+            Arrival::Admit => self.admit(from, datagram, None, context),
+            Arrival::Evict(slot) => self.admit(from, datagram, Some(slot), context),
             Arrival::Refuse => {
                 context.tally.dropped_table_full += 1;
                 warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
@@ -214,9 +215,15 @@ impl Peers {
         });
     }
 
-    /// Asks the application about a new peer, and delivers its first datagram.
-    fn admit(&mut self, from: SocketAddr, datagram: &[u8], context: &mut Context) {
-        let common = Arc::clone(&context.common);
+    /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
+    /// to make way for it, once the application wants it.
+    fn admit(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        evicted: Option<usize>,
+        context: &mut Context,
+    ) {
         let accept = match &self.accept {
             Some(accept) if self.socket.is_open() => Arc::clone(accept),
             _ => {
@@ -224,14 +231,15 @@ impl Peers {
                 return;
             }
         };
-        if !common.reserve() {
+        if !context.common.reserve() {
             context.tally.dropped_table_full += 1;
             warn_limited!(peer = %from, "datagram dropped: too many connections");
             return;
         }
-        // The handle that the application is shown must know its slot.
         context.taken();
-        let Some(slot) = self.demux.insert(from, context.now) else {
+        // The handle that the application is shown must know its slot: a new one, or that of
+        // the evicted, which is the first to be given out again.
+        let Some(slot) = evicted.or_else(|| self.demux.insert(from, context.now)) else {
             return context.dropped();
         };
         let shared = self.shared(from, slot);
@@ -240,11 +248,17 @@ impl Peers {
         let handler = guarded("accepted", id, &mut context.tally, || accept(&connection));
         let Some(handler) = handler.flatten() else {
             context.tally.refused += 1;
-            self.demux.remove(slot);
+            context.tally.dropped_not_admitted += 1;
+            if evicted.is_none() {
+                self.demux.remove(slot);
+            }
             context.dropped();
-            shared.locked(|core, out| out.abort(core, CloseReason::Local));
-            return;
+            return shared.locked(|core, out| out.abort(core, CloseReason::Local));
         };
+        if let Some(evicted) = evicted {
+            self.fail(evicted, CloseReason::Overflow, context);
+            self.demux.insert(from, context.now);
+        }
         tracing::debug!(connection = %id, peer = %from, "accepted a datagram peer");
         context.tally.accepted += 1;
         if self.slots.len() <= slot {
@@ -313,8 +327,10 @@ impl Peers {
         self.end_output(context);
     }
 
-    /// Closes whoever was silent too long.
-    pub(crate) fn handle_timeout(&mut self, context: &mut Context) {
+    /// Closes whoever was silent too long. What the kernel has counts first: this thread may
+    /// have been held up by somebody's callback.
+    pub(crate) fn handle_timeout(&mut self, entry: usize, context: &mut Context) {
+        self.read(entry, context);
         while let Some(slot) = self.demux.handle_timeout(context.now) {
             self.fail(slot, CloseReason::Timeout(Timeout::Idle), context);
         }
@@ -336,6 +352,11 @@ impl Peers {
         if abort {
             self.socket.discard();
         }
+    }
+
+    /// The socket is done with: nobody may queue datagrams on it any more.
+    pub(crate) fn finish(&self) {
+        self.socket.finish();
     }
 
     fn excepted(&mut self, slot: usize, exception: Exception, context: &mut Context) {
@@ -390,6 +411,13 @@ impl Peers {
 
     /// Removes the connection in `slot` if it has closed.
     fn settle(&mut self, slot: usize, context: &mut Context) {
+        if let Some(Peer { shared, .. }) = self.peer(slot)
+            && shared.core.state() == State::Draining
+            && shared.core.queued() == 0
+        {
+            let now = context.now;
+            shared.locked(|_, out| out.sender.handle_written(now, false, 0));
+        }
         let peer = self.slots.get_mut(slot);
         let Some(peer) =
             peer.and_then(|peer| peer.take_if(|peer| peer.shared.core.state() == State::Closed))

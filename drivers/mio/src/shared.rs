@@ -9,7 +9,7 @@
 
 use crate::address::CompactAddr;
 use crate::datagram::DatagramSocket;
-use crate::network::Common;
+use crate::network::{Common, next_id};
 use crate::worker::WorkerHandle;
 use cubenet_core::lifecycle::State;
 use cubenet_core::send::{Backlog, admit};
@@ -97,7 +97,7 @@ const STATES: [State; 5] = [
 impl Shared {
     pub(crate) fn new(wire: Wire, peer: SocketAddr, number: u32, sender: Sender) -> Arc<Self> {
         let core = Core {
-            id: wire.worker().common.next_id(),
+            id: next_id(),
             wire,
             peer: peer.into(),
             number,
@@ -151,6 +151,7 @@ impl Shared {
             Wire::Datagrams { socket, .. } => {
                 self.admit_locked(payload.len())?;
                 socket.send(self, payload);
+                self.core.common().count_sent(payload.len());
                 Ok(())
             }
         }
@@ -166,12 +167,12 @@ impl Shared {
 
     fn send_stream(&self, len: usize, outgoing: Outgoing<'_>) -> Result<(), SendError> {
         let common = self.core.common();
-        let began_to_wait = self.locked(|core, out| {
+        let needs_worker = self.locked(|core, out| {
             out.sender.admit(len, core.backlog(0), &common.limits)?;
             Ok(out.transmit(core, outgoing))
         })?;
         common.count_sent(len);
-        if began_to_wait {
+        if needs_worker {
             self.core.attend();
         }
         Ok(())
@@ -188,23 +189,27 @@ impl Shared {
         if !self.core.is_open() {
             return;
         }
-        if let Wire::Datagrams { socket, .. } = &self.core.wire {
+        if let Wire::Datagrams { socket } = &self.core.wire {
             socket.send(self, &[]);
         }
         self.close_said();
+        self.core.attend();
     }
 
-    /// The same, once a datagram peer has been told.
+    /// The same, once a datagram peer has been told; the worker must look at it next.
     pub(crate) fn close_said(&self) {
         let now = self.core.common().now();
-        self.locked(|core, out| out.sender.close(now, core.queued()));
-        self.core.attend();
+        self.locked(|core, out| {
+            // A callback may have gathered messages that do not count yet. So an open
+            // connection drains until its worker finds that nothing waits.
+            let gathered = usize::from(out.sender.state() == State::Open);
+            out.sender.close(now, core.queued() + gathered);
+        });
     }
 
-    /// Closes at once.
+    /// Closes at once. The worker must look at it next.
     pub(crate) fn abort(&self) {
         self.locked(|core, out| out.abort(core, CloseReason::Local));
-        self.core.attend();
     }
 }
 
@@ -285,10 +290,9 @@ impl Core {
         self.paused.load(Relaxed)
     }
 
-    pub(crate) fn set_paused(&self, paused: bool) {
-        if self.paused.swap(paused, Relaxed) != paused {
-            self.attend();
-        }
+    /// Returns whether that is new; then the worker must look at it next.
+    pub(crate) fn set_paused(&self, paused: bool) -> bool {
+        self.paused.swap(paused, Relaxed) != paused
     }
 
     pub(crate) fn is_aborted(&self) -> bool {
@@ -332,9 +336,10 @@ impl Core {
     }
 
     /// Datagrams of this connection began to wait, or no longer do.
-    pub(crate) fn add_queued(&self, bytes: usize) {
+    /// Returns the sum over all connections.
+    pub(crate) fn add_queued(&self, bytes: usize) -> usize {
         self.queued.fetch_add(bytes as u32, Relaxed);
-        self.common().add_queued(bytes);
+        self.common().add_queued(bytes)
     }
 
     pub(crate) fn sub_queued(&self, bytes: usize) {
@@ -362,7 +367,8 @@ impl Out {
     }
 
     /// Hands framed bytes to the stream, and keeps what it does not take. Returns whether
-    /// something waits that did not before.
+    /// the worker must look at the connection: something waits that did not before, or it
+    /// has closed.
     pub(crate) fn transmit(&mut self, core: &Core, outgoing: Outgoing<'_>) -> bool {
         let state = self.sender.state();
         let Wire::Stream { stream, .. } = &core.wire else {
@@ -379,12 +385,12 @@ impl Out {
                 Ok(written) => sent = written,
                 Err(error) => {
                     self.write_failed(core, &error);
-                    return false;
+                    return true;
                 }
             }
         }
         self.keep(core, outgoing, sent);
-        !waited
+        !waited || self.sender.state() == State::Closed
     }
 
     fn keep(&mut self, core: &Core, outgoing: Outgoing<'_>, sent: usize) {

@@ -7,6 +7,7 @@ use crate::link::{CallbackLink, guarded};
 use crate::shared::{Shared, Wire, failure};
 use crate::sys;
 use crate::worker::Context;
+use bytes::Bytes;
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
     CloseReason, FrameError, Growing, Handler, Instant, Limits, Receiver, Timeout, Transport,
@@ -38,6 +39,10 @@ pub(crate) struct Stream {
     calling: bool,
     /// What `receiver` was told; the application's wish is in `shared`.
     paused: bool,
+    /// What was read before a pause and not delivered waits in the worker's context.
+    parked: bool,
+    /// An event told of the peer's end, and it has not been read. There is no other.
+    peer_ending: bool,
     /// Our end was sent.
     ended: bool,
 }
@@ -67,6 +72,8 @@ impl Stream {
             in_line: false,
             calling: true,
             paused: false,
+            parked: false,
+            peer_ending: false,
             ended: false,
         }
     }
@@ -85,6 +92,7 @@ impl Stream {
         readiness: Readiness,
         context: &mut Context,
     ) {
+        self.peer_ending |= readiness.ending;
         if self.calling {
             self.try_establish(context);
             if self.calling {
@@ -95,7 +103,7 @@ impl Stream {
             self.flush(context);
         }
         if readiness.readable || readiness.ending {
-            self.read(entry, readiness.ending, context);
+            self.read(entry, context);
         }
         if readiness.error && self.paused {
             self.take_error();
@@ -150,16 +158,18 @@ impl Stream {
         self.flush_output(context);
         match handler {
             Some(Some(handler)) => self.handler = Some(handler),
-            Some(None) => self.shared.close(),
+            Some(None) => self.shared.close_said(),
             None => Shared::with(&mut self.shared, |core, out| {
                 out.abort(core, CloseReason::Panicked);
             }),
         }
     }
 
-    /// Reads and delivers, within the budget of a turn. `ending`: the end may be near, so
-    /// read until it comes.
-    fn read(&mut self, entry: usize, ending: bool, context: &mut Context) {
+    /// Delivers what was parked, then reads and delivers, within the budget of a turn.
+    fn read(&mut self, entry: usize, context: &mut Context) {
+        if !self.unpark(entry, context) {
+            return;
+        }
         let mut left = context.common.limits.read_budget;
         let mut input = std::mem::take(&mut context.input);
         while !self.paused {
@@ -173,11 +183,16 @@ impl Stream {
                     break;
                 }
                 Ok(read) => {
-                    self.deliver(entry, &input[..read], context);
-                    if self.shared.core.state() == State::Closed || self.shared.core.is_paused() {
+                    let undelivered = self.deliver(&input[..read], context);
+                    if undelivered > 0 {
+                        let rest = Bytes::copy_from_slice(&input[read - undelivered..read]);
+                        self.park(entry, rest, context);
                         break;
                     }
-                    if read < input.len() && sys::SHORT_READ_DRAINS && !ending {
+                    if self.shared.core.state() == State::Closed {
+                        break;
+                    }
+                    if read < input.len() && sys::SHORT_READ_DRAINS && !self.peer_ending {
                         break;
                     }
                     left = left.saturating_sub(read);
@@ -187,7 +202,10 @@ impl Stream {
                     }
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::WouldBlock => {
+                        self.peer_ending = false;
+                        break;
+                    }
                     io::ErrorKind::Interrupted => {}
                     _ => {
                         tracing::debug!(connection = %self.shared.core.id, %error, "read failed");
@@ -200,16 +218,45 @@ impl Stream {
         context.input = input;
     }
 
+    /// Delivers what was parked. Returns whether there is nothing left of it, so that newer
+    /// input may follow.
+    fn unpark(&mut self, entry: usize, context: &mut Context) -> bool {
+        if !self.parked {
+            return true;
+        }
+        if self.shared.core.is_paused() && self.shared.core.state() == State::Open {
+            return false;
+        }
+        self.parked = false;
+        let Some(parked) = context.parked.remove(&entry) else {
+            return true;
+        };
+        let undelivered = self.deliver(&parked, context);
+        if undelivered > 0 {
+            let rest = parked.slice(parked.len() - undelivered..);
+            self.park(entry, rest, context);
+        }
+        undelivered == 0
+    }
+
+    /// Keeps what a pause left undelivered. It is delivered at its turn, which comes even if
+    /// the pause has ended meanwhile.
+    fn park(&mut self, entry: usize, rest: Bytes, context: &mut Context) {
+        context.parked.insert(entry, rest);
+        self.parked = true;
+    }
+
     /// Decodes what was read and hands each message to the handler, then lets the replies
-    /// go. What arrives after a close is dropped.
-    fn deliver(&mut self, entry: usize, input: &[u8], context: &mut Context) {
+    /// go. Returns how many bytes are left because the connection was paused. What arrives
+    /// after a close is dropped.
+    fn deliver(&mut self, input: &[u8], context: &mut Context) -> usize {
         let now = context.now;
         let core = &self.shared.core;
         let Some(handler) = &mut self.handler else {
-            return;
+            return 0;
         };
         if core.state() != State::Open {
-            return;
+            return 0;
         }
         context.output.borrow_mut().begin(core.id.0);
         let mut link = CallbackLink {
@@ -233,11 +280,14 @@ impl Stream {
         });
         context.tally.messages_in += messages;
         context.tally.bytes_in += bytes;
-        if core.is_paused() && !rest.is_empty() {
-            context.parked.entry(entry).or_default().extend(rest);
-        }
         match done {
-            Some(Ok(())) => self.flush_output(context),
+            Some(Ok(())) => {
+                self.flush_output(context);
+                return match self.shared.core.state() {
+                    State::Open => rest.len(),
+                    _ => 0,
+                };
+            }
             Some(Err(error)) => {
                 self.flush_output(context);
                 let reason = CloseReason::Protocol(error);
@@ -247,6 +297,7 @@ impl Stream {
             }
             None => self.panicked(context),
         }
+        0
     }
 
     fn panicked(&mut self, context: &Context) {
@@ -322,12 +373,19 @@ impl Stream {
     /// Its place in the line has come.
     pub(crate) fn resume_reading(&mut self, entry: usize, context: &mut Context) {
         if !self.calling {
-            self.read(entry, false, context);
+            self.read(entry, context);
         }
     }
 
-    /// Closes it if it took too long over something.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, limits: &Limits) {
+    /// Closes it if it took too long over something. What the kernel has for it counts
+    /// first: this thread may have been held up by somebody else's callback.
+    pub(crate) fn handle_timeout(&mut self, entry: usize, context: &mut Context) {
+        if !self.calling {
+            self.flush(context);
+            self.read(entry, context);
+        }
+        let now = context.now;
+        let limits = &context.common.limits;
         let late = match self.shared.core.state() {
             State::Open => self.receiver.handle_timeout(now, limits),
             _ => None,
@@ -351,6 +409,8 @@ impl Stream {
             State::Closed => return true,
             State::Draining | State::Finishing if !self.calling => {
                 self.stop_hearing(entry, context);
+                self.finish_draining(context.now);
+                let state = self.shared.core.state();
                 if state == State::Finishing && self.shared.core.queued() == 0 {
                     self.end();
                 }
@@ -382,9 +442,21 @@ impl Stream {
 
     /// A connection that closes reads on, if it was paused, only to find the peer's end.
     fn stop_hearing(&mut self, entry: usize, context: &mut Context) {
-        if std::mem::take(&mut self.paused) {
+        let parked = std::mem::take(&mut self.parked);
+        if parked {
             context.parked.remove(&entry);
+        }
+        if std::mem::take(&mut self.paused) || parked {
             context.line_up(entry, &mut self.in_line);
+        }
+    }
+
+    /// What the callbacks sent has been handed over, so now it shows whether anything waits.
+    fn finish_draining(&mut self, now: Instant) {
+        if self.shared.core.state() == State::Draining && self.shared.core.queued() == 0 {
+            Shared::with(&mut self.shared, |_, out| {
+                out.sender.handle_written(now, false, 0);
+            });
         }
     }
 
@@ -402,22 +474,15 @@ impl Stream {
     /// Does what the application wished by `pause` and `resume`.
     fn follow_pause(&mut self, entry: usize, context: &mut Context) {
         let paused = self.shared.core.is_paused();
-        if paused == self.paused {
-            return;
+        let resumed = self.paused && !paused;
+        if paused && !self.paused {
+            self.receiver.pause();
+        } else if resumed {
+            self.receiver.resume(context.now);
         }
         self.paused = paused;
-        if paused {
-            self.receiver.pause();
-            return;
-        }
-        self.receiver.resume(context.now);
-        context.line_up(entry, &mut self.in_line);
-        if let Some(parked) = context.parked.remove(&entry) {
-            self.deliver(entry, &parked, context);
-            // It may have been paused again, or closed, by what was delivered.
-            if self.shared.core.is_paused() {
-                self.follow_pause(entry, context);
-            }
+        if !paused && (resumed || self.parked) {
+            context.line_up(entry, &mut self.in_line);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::stream::{Readiness, Stream};
 use crate::sys::ReceiveBatch;
 use crate::timers::{MAX_INDEX, Timers};
 use crate::trouble::warn_limited;
+use bytes::Bytes;
 use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Transport};
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UdpSocket};
@@ -186,7 +187,7 @@ pub(crate) struct Context {
     /// What the system said to those calls that failed.
     pub(crate) call_errors: HashMap<ConnectionId, io::Error>,
     /// What was read of streams and not delivered, because they were paused.
-    pub(crate) parked: HashMap<usize, Vec<u8>>,
+    pub(crate) parked: HashMap<usize, Bytes>,
 }
 
 impl Context {
@@ -286,8 +287,10 @@ impl Worker {
             self.handle_stop();
             self.publish();
         }
-        // Whoever comes too late is told so, and what they brought is closed.
-        self.context.handle.mailbox().take();
+        // Who came just in time is closed like everybody else; who comes later is told so.
+        let last = self.context.handle.mailbox().take();
+        self.handle_commands(last.unwrap_or_default());
+        self.publish();
     }
 
     /// How long to wait for events.
@@ -349,20 +352,26 @@ impl Worker {
             return;
         };
         context.timers.disarm(*ended.armed());
-        if let Entry::Stream(stream) = ended {
-            stream.finish(entry, context);
+        match ended {
+            Entry::Stream(stream) => stream.finish(entry, context),
+            Entry::Datagrams(peers) => peers.finish(),
         }
         self.len -= 1;
         if self.len == 0 {
             self.entries = Vec::new();
         }
-        // Only now that the socket is closed may its number be given out again.
+        // Events that were under way for it find the next one there, which loses nothing by
+        // trying in vain.
         self.context.handle.entries().free.push(entry as u32);
     }
 
     fn handle_mailbox(&mut self) {
         let commands = self.context.handle.mailbox().replace(Vec::new());
-        for command in commands.into_iter().flatten() {
+        self.handle_commands(commands.unwrap_or_default());
+    }
+
+    fn handle_commands(&mut self, commands: Vec<Command>) {
+        for command in commands {
             match command {
                 Command::Attend(place, id) => self.attend(place, id),
                 Command::Accept(stream, peer, accept) => self.accept(stream, peer, &*accept),
@@ -405,6 +414,7 @@ impl Worker {
             Err(error) => {
                 // Most often the peer is gone already.
                 tracing::debug!(%peer, %error, "cannot take over a connection");
+                self.context.tally.accept_failed += 1;
                 return self.context.dropped();
             }
         };
@@ -464,7 +474,7 @@ impl Worker {
         let everything = Readiness {
             readable: true,
             writable: true,
-            ending: false,
+            ending: true,
             error: false,
         };
         self.handle_ready(entry, everything);
@@ -503,11 +513,11 @@ impl Worker {
             match self.entries.get_mut(entry).and_then(Option::as_mut) {
                 Some(Entry::Stream(stream)) => {
                     stream.armed = Instant::NEVER;
-                    stream.handle_timeout(now, &context.common.limits);
+                    stream.handle_timeout(entry, context);
                 }
                 Some(Entry::Datagrams(peers)) => {
                     peers.armed = Instant::NEVER;
-                    peers.handle_timeout(context);
+                    peers.handle_timeout(entry, context);
                 }
                 None => continue,
             }
@@ -547,7 +557,7 @@ impl Worker {
     fn close(&mut self, entry: usize, abort: bool) {
         match self.entries.get_mut(entry).and_then(Option::as_mut) {
             Some(Entry::Stream(stream)) if abort => stream.shared.abort(),
-            Some(Entry::Stream(stream)) => stream.shared.close(),
+            Some(Entry::Stream(stream)) => stream.shared.close_said(),
             Some(Entry::Datagrams(peers)) => peers.stop(abort, &mut self.context),
             None => return,
         }

@@ -90,7 +90,7 @@ impl ReceiveBatch {
                     socket.as_raw_fd(),
                     headers.as_mut_ptr().cast(),
                     ask as u32,
-                    libc::MSG_DONTWAIT,
+                    libc::MSG_DONTWAIT as _, // unsigned with musl
                     ptr::null_mut(),
                 )
             })
@@ -166,10 +166,8 @@ pub(crate) fn send_runs(
         };
         let (control, control_len) = if run.count > 1 {
             let control = controls[nth].write(Control([0; CONTROL]));
-            (
-                ptr::from_mut(control).cast::<c_void>(),
-                segment_control(control, run.segment),
-            )
+            let control_len = segment_control(control, run.segment);
+            (ptr::from_mut(control).cast::<c_void>(), control_len)
         } else {
             (ptr::null_mut(), 0)
         };
@@ -191,7 +189,7 @@ pub(crate) fn send_runs(
                 socket.as_raw_fd(),
                 headers.as_mut_ptr().cast(),
                 count as u32,
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         })
     })

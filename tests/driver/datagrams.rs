@@ -510,3 +510,37 @@ fn a_handler_that_panics_closes_its_own_connection_and_harms_no_other_on_the_soc
     });
     assert_eq!(network.metrics().open, 1);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_comes_from_the_address_that_was_spoken_to() {
+    let network = network(Limits::default());
+    for any in ["0.0.0.0:0", "[::]:0"] {
+        let server = Reports::default();
+        let accepted = {
+            let opened = server.opener();
+            move |connection: &Connection| {
+                opened(connection);
+                Some(Echo)
+            }
+        };
+        let listener = network.listen(Transport::Udp, any, accepted).unwrap();
+        for host in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 3, 2, 1]] {
+            let spoken_to = SocketAddr::from((host, listener.local().port()));
+            let socket = client(spoken_to);
+            for size in [1, 1_200, 60_000] {
+                socket.send(&pattern(size)).unwrap();
+                assert_eq!(receive(&socket), pattern(size));
+            }
+            let connection = server.opened();
+            assert_eq!(connection.local(), spoken_to);
+            // A run, too.
+            for _ in 0..10 {
+                connection.send(pattern(300)).unwrap();
+            }
+            for _ in 0..10 {
+                assert_eq!(receive(&socket), pattern(300));
+            }
+        }
+    }
+}

@@ -133,6 +133,14 @@ impl Reports {
         connection.expect("the call can begin")
     }
 
+    /// Reports that a connection opened whose handler the test makes itself.
+    pub fn opener(&self) -> impl Fn(&Connection) + Send + Sync + 'static {
+        let events = self.sender.clone();
+        move |connection| {
+            let _ = events.send(Event::Opened(connection.clone()));
+        }
+    }
+
     /// A reporter for a handler that a test makes itself.
     pub fn reporter(&self, act: Act) -> Reporter {
         Reporter {

@@ -50,6 +50,9 @@ impl DatagramSocket {
         entry: u32,
         listens: bool,
     ) -> Arc<Self> {
+        if local.ip().is_unspecified() {
+            sys::tell_destination(&socket, local);
+        }
         Arc::new(DatagramSocket {
             local,
             id: next_id().0,
@@ -110,7 +113,7 @@ impl DatagramSocket {
     /// Sends one datagram. Returns whether it is done with, sent or not; otherwise the socket
     /// takes none at present.
     fn try_send(&self, shared: &Arc<Shared>, datagram: &[u8]) -> bool {
-        let run = Run::single(shared.core.raw_peer(), 0, datagram.len());
+        let run = Run::single(shared.core.route(), 0, datagram.len());
         let mut refused = false;
         loop {
             match sys::send_runs(&self.socket, datagram, &[run], self.connected) {

@@ -5,7 +5,7 @@ use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::{ConnectError, Error};
 use crate::metrics::{Metrics, Totals};
-use crate::shared::{Shared, Wire, canonical};
+use crate::shared::{OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
 use crate::worker::{Command, Worker, WorkerHandle};
 use cubenet_core::{ConnectionId, Handler, Instant, Limits, Sender, Transport};
@@ -462,9 +462,10 @@ impl Network {
         // The system may have made it more precise, and that is who will answer.
         let address = socket.peer_addr()?;
         let socket = worker.share_datagrams(socket, false)?;
-        let wire = Wire::Datagrams {
+        let wire = Wire::Datagrams(Box::new(OnSocket {
             socket: Arc::clone(&socket),
-        };
+            source: None,
+        }));
         let sender = Sender::connecting(Transport::Udp, common.now());
         let shared = Shared::new(wire, address, 0, sender);
         let connection = Connection::new(&shared);

@@ -8,10 +8,9 @@
 use crate::datagram::DatagramSocket;
 use crate::metrics::Tally;
 use crate::shared::{Core, Out, Outgoing, Shared, Wire};
-use crate::sys::Run;
+use crate::sys::{Route, Run};
 use cubenet_core::SendError;
 use std::cell::{OnceCell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -83,7 +82,7 @@ impl Output {
                     self.flush_frames(shared);
                 }
             }
-            Wire::Datagrams { socket, .. } => self.push_datagram(socket, shared, payload),
+            Wire::Datagrams(on) => self.push_datagram(&on.socket, shared, payload),
         }
         self.tally.messages_out += 1;
         self.tally.bytes_out += len as u64;
@@ -95,9 +94,9 @@ impl Output {
     pub(crate) fn before_close(&mut self, shared: &Arc<Shared>) {
         match &shared.core.wire {
             Wire::Stream { .. } => self.flush_frames(shared),
-            Wire::Datagrams { socket, .. } => {
-                self.push_datagram(socket, shared, &[]);
-                socket.send_gathered(&mut self.datagrams);
+            Wire::Datagrams(on) => {
+                self.push_datagram(&on.socket, shared, &[]);
+                on.socket.send_gathered(&mut self.datagrams);
             }
         }
     }
@@ -135,7 +134,7 @@ impl Output {
     pub(crate) fn queued(&self, core: &Core) -> usize {
         let gathered = match &core.wire {
             Wire::Stream { .. } => self.frames.len(),
-            Wire::Datagrams { .. } => self.datagrams.bytes_to(core.raw_peer()),
+            Wire::Datagrams(_) => self.datagrams.bytes_to(core.route()),
         };
         core.queued() + gathered
     }
@@ -154,20 +153,20 @@ impl Datagrams {
     fn push(&mut self, shared: &Arc<Shared>, payload: &[u8], segments: bool) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
-        let to = shared.core.raw_peer();
+        let route = shared.core.route();
         let joined = segments
             && self
                 .runs
                 .last_mut()
-                .is_some_and(|run| run.extend(to, payload.len()));
+                .is_some_and(|run| run.extend(route, payload.len()));
         if !joined {
-            self.runs.push(Run::single(to, start, payload.len()));
+            self.runs.push(Run::single(route, start, payload.len()));
             self.senders.push(Arc::clone(shared));
         }
     }
 
-    fn bytes_to(&self, peer: SocketAddr) -> usize {
-        let to_peer = self.runs.iter().filter(|run| run.to == peer);
+    fn bytes_to(&self, route: Route) -> usize {
+        let to_peer = self.runs.iter().filter(|run| run.route == route);
         to_peer.map(|run| run.len).sum()
     }
 
@@ -182,6 +181,6 @@ impl Datagrams {
 fn owner(core: &Core) -> u64 {
     match &core.wire {
         Wire::Stream { .. } => core.id.0,
-        Wire::Datagrams { socket, .. } => socket.id,
+        Wire::Datagrams(on) => on.socket.id,
     }
 }

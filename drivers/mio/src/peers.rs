@@ -5,8 +5,8 @@ use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::link::{CallbackLink, guarded};
 use crate::network::{AcceptFn, ConnectFn};
-use crate::shared::{Place, Shared, Wire};
-use crate::sys::ReceiveBatch;
+use crate::shared::{OnSocket, Place, Shared, Wire};
+use crate::sys::{Datagram, ReceiveBatch};
 use crate::trouble::warn_limited;
 use crate::worker::Context;
 use cubenet_core::demux::GrowingTable;
@@ -16,7 +16,7 @@ use cubenet_core::{
     Timeout, Transport,
 };
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// The most errors in a row a socket is read past before the others get their turn.
@@ -122,9 +122,9 @@ impl Peers {
             match batch.receive(&self.socket.socket) {
                 Ok(more) => {
                     let mut received = 0;
-                    for (from, datagram) in batch.datagrams() {
+                    for datagram in batch.datagrams() {
                         received += 1;
-                        self.datagram(from, datagram, context);
+                        self.datagram(&datagram, context);
                     }
                     context.output.borrow_mut().flush_datagrams(&self.socket);
                     left = left.saturating_sub(received);
@@ -177,13 +177,14 @@ impl Peers {
         }
     }
 
-    fn datagram(&mut self, from: SocketAddr, datagram: &[u8], context: &mut Context) {
-        let len = datagram.len();
+    fn datagram(&mut self, datagram: &Datagram<'_>, context: &mut Context) {
+        let from = datagram.from;
+        let len = datagram.bytes.len();
         match self.demux.handle_datagram(&from, len, context.now) {
-            Arrival::Deliver(slot) => self.deliver(slot, datagram, context),
+            Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, context),
             Arrival::Close(slot) => self.peer_closed(slot, context),
-            Arrival::Admit => self.admit(from, datagram, None, context),
-            Arrival::Evict(slot) => self.admit(from, datagram, Some(slot), context),
+            Arrival::Admit => self.admit(datagram, None, context),
+            Arrival::Evict(slot) => self.admit(datagram, Some(slot), context),
             Arrival::Refuse => {
                 context.tally.dropped_table_full += 1;
                 warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
@@ -217,13 +218,8 @@ impl Peers {
 
     /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
     /// to make way for it, once the application wants it.
-    fn admit(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        evicted: Option<usize>,
-        context: &mut Context,
-    ) {
+    fn admit(&mut self, datagram: &Datagram<'_>, evicted: Option<usize>, context: &mut Context) {
+        let from = datagram.from;
         let accept = match &self.accept {
             Some(accept) if self.socket.is_open() => Arc::clone(accept),
             _ => {
@@ -242,7 +238,7 @@ impl Peers {
         let Some(slot) = evicted.or_else(|| self.demux.insert(from, context.now)) else {
             return context.dropped();
         };
-        let shared = self.shared(from, slot);
+        let shared = self.shared(from, datagram.local, slot);
         let id = shared.core.id;
         let connection = Connection::new(&shared);
         let handler = guarded("accepted", id, &mut context.tally, || accept(&connection));
@@ -266,13 +262,14 @@ impl Peers {
         }
         self.slots[slot] = Some(Peer { shared, handler });
         self.settle(slot, context);
-        self.deliver(slot, datagram, context);
+        self.deliver(slot, datagram.bytes, context);
     }
 
-    fn shared(&self, peer: SocketAddr, slot: usize) -> Arc<Shared> {
-        let wire = Wire::Datagrams {
+    fn shared(&self, peer: SocketAddr, source: Option<IpAddr>, slot: usize) -> Arc<Shared> {
+        let wire = Wire::Datagrams(Box::new(OnSocket {
             socket: Arc::clone(&self.socket),
-        };
+            source,
+        }));
         let sender = Sender::accepted(Transport::Udp);
         Shared::new(wire, peer, slot as u32, sender)
     }

@@ -10,6 +10,7 @@
 use crate::address::CompactAddr;
 use crate::datagram::DatagramSocket;
 use crate::network::{Common, next_id};
+use crate::sys::Route;
 use crate::worker::WorkerHandle;
 use cubenet_core::lifecycle::State;
 use cubenet_core::send::{Backlog, admit};
@@ -18,7 +19,7 @@ use cubenet_core::{
 };
 use mio::net::TcpStream;
 use std::io::{self, IoSlice, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,9 +64,16 @@ pub(crate) enum Wire {
         /// The worker that owns the connection.
         worker: Arc<WorkerHandle>,
     },
-    Datagrams {
-        socket: Arc<DatagramSocket>,
-    },
+    /// Boxed, so that a stream pays nothing for it.
+    Datagrams(Box<OnSocket>),
+}
+
+/// A datagram connection's share of its socket.
+pub(crate) struct OnSocket {
+    pub(crate) socket: Arc<DatagramSocket>,
+    /// Which of this machine's addresses the peer speaks to, if the socket has several: the
+    /// answers must come from there.
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// The sending half: what is changed under the lock.
@@ -148,9 +156,9 @@ impl Shared {
                 let header = self.core.header(payload)?;
                 self.send_stream(payload.len(), Outgoing::Parts(header, payload))
             }
-            Wire::Datagrams { socket, .. } => {
+            Wire::Datagrams(on) => {
                 self.admit_locked(payload.len())?;
-                socket.send(self, payload);
+                on.socket.send(self, payload);
                 self.core.common().count_sent(payload.len());
                 Ok(())
             }
@@ -161,7 +169,7 @@ impl Shared {
     pub(crate) fn send_frame(self: &Arc<Self>, frame: &Frame) -> Result<(), SendError> {
         match &self.core.wire {
             Wire::Stream { .. } => self.send_stream(frame.payload().len(), Outgoing::Frame(frame)),
-            Wire::Datagrams { .. } => self.send(frame.payload()),
+            Wire::Datagrams(_) => self.send(frame.payload()),
         }
     }
 
@@ -189,8 +197,8 @@ impl Shared {
         if !self.core.is_open() {
             return;
         }
-        if let Wire::Datagrams { socket } = &self.core.wire {
-            socket.send(self, &[]);
+        if let Wire::Datagrams(on) = &self.core.wire {
+            on.socket.send(self, &[]);
         }
         self.close_said();
         self.core.attend();
@@ -217,8 +225,15 @@ impl Wire {
     fn worker(&self) -> &Arc<WorkerHandle> {
         match self {
             Wire::Stream { worker, .. } => worker,
-            Wire::Datagrams { socket, .. } => &socket.worker,
+            Wire::Datagrams(on) => &on.socket.worker,
         }
+    }
+}
+
+impl OnSocket {
+    fn local(&self) -> SocketAddr {
+        let local = self.socket.local;
+        SocketAddr::new(self.source.unwrap_or(local.ip()), local.port())
     }
 }
 
@@ -239,8 +254,8 @@ impl Core {
                 entry: self.number,
                 slot: 0,
             },
-            Wire::Datagrams { socket } => Place {
-                entry: socket.entry(),
+            Wire::Datagrams(on) => Place {
+                entry: on.socket.entry(),
                 slot: self.number,
             },
         }
@@ -249,13 +264,25 @@ impl Core {
     pub(crate) fn transport(&self) -> Transport {
         match self.wire {
             Wire::Stream { .. } => Transport::Tcp,
-            Wire::Datagrams { .. } => Transport::Udp,
+            Wire::Datagrams(_) => Transport::Udp,
         }
     }
 
     /// The peer's address as the socket knows it.
     pub(crate) fn raw_peer(&self) -> SocketAddr {
         self.peer.into()
+    }
+
+    /// Between which addresses datagrams to the peer go.
+    pub(crate) fn route(&self) -> Route {
+        let source = match &self.wire {
+            Wire::Stream { .. } => None,
+            Wire::Datagrams(on) => on.source,
+        };
+        Route {
+            to: self.raw_peer(),
+            source,
+        }
     }
 
     /// The peer's address as people write it: an IPv4 peer of a dual-stack socket has an
@@ -267,7 +294,7 @@ impl Core {
     pub(crate) fn local(&self) -> SocketAddr {
         let local = match &self.wire {
             Wire::Stream { stream, .. } => stream.local_addr().ok(),
-            Wire::Datagrams { socket, .. } => Some(socket.local),
+            Wire::Datagrams(on) => Some(on.local()),
         };
         canonical(local.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))))
     }

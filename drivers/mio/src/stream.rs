@@ -81,7 +81,7 @@ impl Stream {
     pub(crate) fn socket(&self) -> Option<&TcpStream> {
         match &self.shared.core.wire {
             Wire::Stream { stream, .. } => Some(stream),
-            Wire::Datagrams { .. } => None,
+            Wire::Datagrams(_) => None,
         }
     }
 

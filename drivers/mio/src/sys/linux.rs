@@ -6,12 +6,12 @@
 //! that outlives the call; its length field is that array's length; and nothing keeps a
 //! pointer after the call. Each block says what is particular to it.
 
-use super::Run;
+use super::{Datagram, Run};
 use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
 use mio::net::UdpSocket;
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
@@ -24,8 +24,9 @@ const BUFFER: usize = 65_536;
 /// Buffers begin a page and a cache line more than their size apart, so that the beginnings
 /// of small datagrams do not all fall into the same cache set.
 const STRIDE: usize = BUFFER + 4096 + 64;
-/// Room for one control message with a number in it, aligned as the kernel wants it.
-const CONTROL: usize = 32;
+/// Room for the control messages of a datagram, aligned as the kernel wants them: a segment
+/// size takes 24 bytes at most, an IPv6 address 40.
+const CONTROL: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
@@ -43,6 +44,7 @@ struct Received {
     /// Which buffer it lies in.
     nth: usize,
     from: SocketAddr,
+    local: Option<IpAddr>,
     len: usize,
     /// The size of the datagrams in the buffer, if the kernel merged several.
     segment: usize,
@@ -108,12 +110,13 @@ impl ReceiveBatch {
             };
             let len = header.msg_len as usize;
             // SAFETY: as above: the control buffer is alive and the kernel set its length.
-            let segment = unsafe { merged_segment(&header.msg_hdr) };
+            let (segment, local) = unsafe { read_controls(&header.msg_hdr) };
             // A datagram without a sender cannot be answered or told apart: there is none.
             if let Some(from) = from {
                 self.received.push(Received {
                     nth,
                     from,
+                    local,
                     len,
                     segment,
                 });
@@ -129,7 +132,7 @@ impl ReceiveBatch {
     }
 
     /// The datagrams received, in order.
-    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         self.received.iter().flat_map(|received| {
             let start = received.nth * STRIDE;
             let bytes = &self.buffers[start..start + received.len.min(BUFFER)];
@@ -139,7 +142,11 @@ impl ReceiveBatch {
             };
             let empty = bytes.is_empty().then_some(bytes);
             let datagrams = empty.into_iter().chain(bytes.chunks(segment));
-            datagrams.map(|datagram| (received.from, datagram))
+            datagrams.map(|bytes| Datagram {
+                from: received.from,
+                local: received.local,
+                bytes,
+            })
         })
     }
 }
@@ -161,12 +168,12 @@ pub(crate) fn send_runs(
         let (name, name_len) = if connected {
             (ptr::null_mut(), 0)
         } else {
-            let len = write_address(&mut names[nth], run.to);
+            let len = write_address(&mut names[nth], run.route.to);
             (names[nth].as_mut_ptr().cast(), len)
         };
-        let (control, control_len) = if run.count > 1 {
+        let (control, control_len) = if run.count > 1 || run.route.source.is_some() {
             let control = controls[nth].write(Control([0; CONTROL]));
-            let control_len = segment_control(control, run.segment);
+            let control_len = write_controls(control, run);
             (ptr::from_mut(control).cast::<c_void>(), control_len)
         } else {
             (ptr::null_mut(), 0)
@@ -253,45 +260,121 @@ fn message(
     message
 }
 
-/// Writes the control message that asks for segments of `segment` bytes. Returns its length.
-fn segment_control(control: &mut Control, segment: usize) -> usize {
-    let header = libc::cmsghdr {
-        // SAFETY: `CMSG_LEN` and `CMSG_SPACE` only calculate.
-        cmsg_len: unsafe { libc::CMSG_LEN(2) } as _,
-        cmsg_level: libc::SOL_UDP,
-        cmsg_type: libc::UDP_SEGMENT,
-    };
-    let start = ptr::from_mut(control).cast::<libc::cmsghdr>();
-    // SAFETY: `Control` is aligned like a `cmsghdr` and is larger than one with two bytes of
-    // data, which `CMSG_DATA` points at and which may lie unaligned.
-    unsafe {
-        start.write(header);
-        libc::CMSG_DATA(start)
-            .cast::<u16>()
-            .write_unaligned(segment as u16);
-        libc::CMSG_SPACE(2) as usize
+/// Writes the control messages of a run: its segments and its source. Returns their length.
+fn write_controls(control: &mut Control, run: &Run) -> usize {
+    let mut len = 0;
+    if run.count > 1 {
+        let segment = run.segment as u16;
+        len = write_control(control, len, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+    }
+    match run.route.source {
+        None => len,
+        Some(IpAddr::V4(source)) => {
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(source.octets()),
+                },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            write_control(control, len, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+        Some(IpAddr::V6(source)) => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: source.octets(),
+                },
+                ipi6_ifindex: 0,
+            };
+            write_control(control, len, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
     }
 }
 
-/// The size of the datagrams that the kernel merged into this message; 0 if it did not.
+/// Writes one control message behind the first `at` bytes. Returns where it ends.
+fn write_control<T: Copy>(
+    control: &mut Control,
+    at: usize,
+    level: c_int,
+    kind: c_int,
+    datum: T,
+) -> usize {
+    let size = size_of::<T>() as u32;
+    // SAFETY: these two only calculate.
+    let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size) as usize) };
+    assert!(
+        at + space <= CONTROL,
+        "`CONTROL` has room for all there are"
+    );
+    // SAFETY: there is room for the message with its datum, as was just asserted. `Control`
+    // is aligned like a `cmsghdr` and `at` is a sum of spaces, which keep that alignment; the
+    // datum may lie unaligned.
+    unsafe {
+        let start = ptr::from_mut(control).cast::<libc::cmsghdr>().byte_add(at);
+        start.write(libc::cmsghdr {
+            cmsg_len: len as _,
+            cmsg_level: level,
+            cmsg_type: kind,
+        });
+        libc::CMSG_DATA(start).cast::<T>().write_unaligned(datum);
+    }
+    at + space
+}
+
+/// What the kernel says of a message: the size of the datagrams it merged, 0 if it did not,
+/// and to which of our addresses it was sent, if it was asked to tell.
 ///
 /// # Safety
 /// `message` must have been filled by a receiving call, and its control buffer be alive.
-unsafe fn merged_segment(message: &msghdr) -> usize {
+unsafe fn read_controls(message: &msghdr) -> (usize, Option<IpAddr>) {
+    let (mut segment, mut local) = (0, None);
     // SAFETY: by the caller, the control buffer holds `msg_controllen` bytes of messages
-    // that the kernel wrote, which is what these macros walk over. The datum of `UDP_GRO`
-    // is a `c_int`.
+    // that the kernel wrote, which is what these macros walk over. Each datum is of the type
+    // that the kernel documents for its kind.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(message);
         while let Some(header) = at.as_ref() {
-            if header.cmsg_level == libc::SOL_UDP && header.cmsg_type == libc::UDP_GRO {
-                let segment = libc::CMSG_DATA(at).cast::<c_int>().read_unaligned();
-                return usize::try_from(segment).unwrap_or(0);
+            let datum = libc::CMSG_DATA(at);
+            match (header.cmsg_level, header.cmsg_type) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let merged = datum.cast::<c_int>().read_unaligned();
+                    segment = usize::try_from(merged).unwrap_or(0);
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = datum.cast::<libc::in_pktinfo>().read_unaligned();
+                    let octets = info.ipi_spec_dst.s_addr.to_ne_bytes();
+                    local = Some(IpAddr::from(octets));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = datum.cast::<libc::in6_pktinfo>().read_unaligned();
+                    local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                }
+                _ => {}
             }
             at = libc::CMSG_NXTHDR(message, at);
         }
     }
-    0
+    (segment, local)
+}
+
+/// Asks the kernel to tell with each datagram to which of our addresses it was sent: the
+/// socket is bound to all of them.
+pub(crate) fn tell_destination(socket: &UdpSocket, local: SocketAddr) {
+    let on: c_int = 1;
+    let (level, option) = match local {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    };
+    // SAFETY: both options are a `c_int`, and so is the variable. Every Linux has them.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_ref(&on).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        );
+    }
 }
 
 /// Writes `address` as the kernel wants it. Returns its length.
@@ -358,6 +441,7 @@ unsafe fn read_address(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Route;
     use super::*;
 
     #[test]
@@ -376,7 +460,10 @@ mod tests {
     fn a_batch_goes_out_in_runs_and_comes_in_as_datagrams() {
         let sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let to = receiver.local_addr().unwrap();
+        let to = Route {
+            to: receiver.local_addr().unwrap(),
+            source: None,
+        };
         let segmented = offload(&sender) && offload(&receiver);
         let bytes: Vec<u8> = (0..=255).cycle().take(1_050).collect();
         let mut run = Run::single(to, 0, 100);
@@ -400,9 +487,9 @@ mod tests {
             let mut received: Vec<Vec<u8>> = Vec::new();
             while received.len() < expected.len() + 1 {
                 batch.receive(&receiver).unwrap();
-                for (from, datagram) in batch.datagrams() {
-                    assert_eq!(from, sender.local_addr().unwrap());
-                    received.push(datagram.to_vec());
+                for datagram in batch.datagrams() {
+                    assert_eq!(datagram.from, sender.local_addr().unwrap());
+                    received.push(datagram.bytes.to_vec());
                 }
             }
             let last = received.pop().unwrap();

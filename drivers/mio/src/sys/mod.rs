@@ -1,8 +1,7 @@
 //! What differs between operating systems, and nothing else.
 //!
 //! Datagrams in batches: one system call for many where the system has such a call
-//! (`linux`), one for each otherwise (`portable`). Both have the same three functions and
-//! one type.
+//! (`linux`), one for each otherwise (`portable`). Both have the same functions and one type.
 
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
@@ -11,12 +10,12 @@ mod linux;
 mod portable;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{ReceiveBatch, offload, segments_refused, send_runs};
+pub(crate) use linux::{ReceiveBatch, offload, segments_refused, send_runs, tell_destination};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{ReceiveBatch, offload, segments_refused, send_runs};
+pub(crate) use portable::{ReceiveBatch, offload, segments_refused, send_runs, tell_destination};
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Whether a read that did not fill its buffer has emptied the socket. It has under epoll
 /// and kqueue; on Windows mio arms a socket again only after `WouldBlock`.
@@ -32,11 +31,26 @@ pub(crate) const MAX_SEGMENT: usize = 1452;
 const MAX_SEGMENTS: usize = 64;
 const MAX_RUN: usize = 65_000;
 
+/// A datagram that was received.
+pub(crate) struct Datagram<'a> {
+    pub(crate) from: SocketAddr,
+    /// To which of this machine's addresses it was sent, if the socket was told to tell.
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Between which addresses a datagram goes; the system chooses the source, if it is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) to: SocketAddr,
+    pub(crate) source: Option<IpAddr>,
+}
+
 /// Datagrams to one peer that lie one behind another and go out together: all of `segment`
 /// bytes but the last, which may be shorter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    pub(crate) to: SocketAddr,
+    pub(crate) route: Route,
     pub(crate) start: usize,
     pub(crate) len: usize,
     pub(crate) segment: usize,
@@ -45,9 +59,9 @@ pub(crate) struct Run {
 
 impl Run {
     /// A run of one datagram.
-    pub(crate) fn single(to: SocketAddr, start: usize, len: usize) -> Self {
+    pub(crate) fn single(route: Route, start: usize, len: usize) -> Self {
         Run {
-            to,
+            route,
             start,
             len,
             segment: len,
@@ -56,8 +70,8 @@ impl Run {
     }
 
     /// Adds a datagram of `len` bytes that lies behind it, if it can take one.
-    pub(crate) fn extend(&mut self, to: SocketAddr, len: usize) -> bool {
-        let fits = self.to == to
+    pub(crate) fn extend(&mut self, route: Route, len: usize) -> bool {
+        let fits = self.route == route
             && len > 0
             && len <= self.segment
             && self.segment <= MAX_SEGMENT
@@ -76,7 +90,7 @@ impl Run {
         (0..self.count).map(move |nth| {
             let offset = nth * self.segment;
             let len = self.segment.min(self.len - offset);
-            Run::single(self.to, self.start + offset, len)
+            Run::single(self.route, self.start + offset, len)
         })
     }
 }
@@ -103,10 +117,17 @@ pub(crate) fn out_of_resources(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn route(to: &str) -> Route {
+        Route {
+            to: to.parse().unwrap(),
+            source: None,
+        }
+    }
+
     #[test]
     fn a_run_takes_equal_datagrams_and_ends_with_a_shorter_one() {
-        let to = "127.0.0.1:7".parse().unwrap();
-        let other = "127.0.0.1:8".parse().unwrap();
+        let to = route("127.0.0.1:7");
+        let other = route("127.0.0.1:8");
         let mut run = Run::single(to, 10, 100);
         assert!(!run.extend(other, 100));
         assert!(!run.extend(to, 101));

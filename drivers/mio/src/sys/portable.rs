@@ -1,6 +1,6 @@
 //! Datagrams one at a time, where the system has no call for many.
 
-use super::Run;
+use super::{Datagram, Run};
 use mio::net::UdpSocket;
 use std::io;
 use std::net::SocketAddr;
@@ -28,9 +28,13 @@ impl ReceiveBatch {
     }
 
     /// The datagrams received, in order.
-    pub(crate) fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         let received = self.received.iter();
-        received.map(|(from, len)| (*from, &self.buffer[..*len]))
+        received.map(|(from, len)| Datagram {
+            from: *from,
+            local: None,
+            bytes: &self.buffer[..*len],
+        })
     }
 }
 
@@ -48,10 +52,13 @@ pub(crate) fn send_runs(
     if connected {
         socket.send(datagram)?;
     } else {
-        socket.send_to(datagram, run.to)?;
+        socket.send_to(datagram, run.route.to)?;
     }
     Ok(1)
 }
+
+/// The standard library has no way to ask; the system chooses the source of answers.
+pub(crate) fn tell_destination(_socket: &UdpSocket, _local: SocketAddr) {}
 
 /// There is no segmentation offload.
 pub(crate) fn offload(_socket: &UdpSocket) -> bool {

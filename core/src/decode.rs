@@ -61,6 +61,7 @@ impl<S: Storage> Decoder<S> {
     }
 
     /// Whether a frame has begun and not ended.
+    #[inline]
     pub fn in_frame(&self) -> bool {
         matches!(self.state, State::HalfHeader(_) | State::Payload { .. })
     }
@@ -76,7 +77,25 @@ impl<S: Storage> Decoder<S> {
     /// that is also what gives back the memory of the message before.
     ///
     /// An error is final; every later call returns it again.
+    #[inline]
     pub fn decode<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i [u8],
+    ) -> Result<Option<Message<'s>>, FrameError> {
+        // Nearly all messages: between two frames, and the next lies whole in the input.
+        if let (State::Boundary, [first, second, after @ ..]) = (self.state, *input) {
+            let declared = u16::from_be_bytes([*first, *second]);
+            let payload = after.split_at_checked(usize::from(declared));
+            if let (true, Some((payload, rest))) = (declared <= self.limit, payload) {
+                *input = rest;
+                return Ok(Some(Message::lent(payload)));
+            }
+        }
+        self.decode_cut(input)
+    }
+
+    /// The same for a frame that is cut, or was, or is too long.
+    fn decode_cut<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<Message<'s>>, FrameError> {

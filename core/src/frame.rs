@@ -14,6 +14,7 @@ pub const HEADER_LEN: usize = 2;
 pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 
 /// The header of a frame with a payload of `len` bytes; `None` above [`MAX_PAYLOAD`].
+#[inline]
 pub fn header(len: usize) -> Option<[u8; HEADER_LEN]> {
     u16::try_from(len).ok().map(u16::to_be_bytes)
 }

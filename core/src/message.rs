@@ -22,6 +22,7 @@ enum Inner<'a> {
 
 impl<'a> Message<'a> {
     /// A message that lies in somebody else's buffer.
+    #[inline]
     pub fn lent(bytes: &'a [u8]) -> Self {
         Message(Inner::Lent(bytes))
     }
@@ -47,6 +48,7 @@ impl<'a> Message<'a> {
 impl Deref for Message<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Inner::Lent(bytes) => bytes,

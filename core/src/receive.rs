@@ -31,20 +31,17 @@ impl<S: Storage> Receiver<S> {
 
     /// Takes the next message off the front of what arrived at `now`; see
     /// [`Decoder::decode`].
+    #[inline]
     pub fn handle_input<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i [u8],
         now: Instant,
     ) -> Result<Option<Message<'s>>, FrameError> {
         self.heard = now;
-        let began = if self.decoder.in_frame() {
-            self.frame_began
-        } else {
-            now
-        };
+        let was_in_frame = self.decoder.in_frame();
         let message = self.decoder.decode(input)?;
-        if message.is_none() {
-            self.frame_began = began;
+        if message.is_none() && !was_in_frame {
+            self.frame_began = now;
         }
         Ok(message)
     }

@@ -21,6 +21,7 @@ pub struct Backlog {
 /// Whether a message of `len` bytes may be accepted in this state and with this backlog.
 ///
 /// A connection on which nothing waits is always given room for one message.
+#[inline]
 pub fn admit(
     state: State,
     transport: Transport,

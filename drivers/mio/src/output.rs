@@ -7,9 +7,11 @@
 
 use crate::datagram::DatagramSocket;
 use crate::metrics::Tally;
+use crate::network::Common;
 use crate::shared::{Core, Out, Outgoing, Shared, Wire};
 use crate::sys::{Route, Run};
 use cubenet_core::SendError;
+use cubenet_core::send::{Backlog, admit};
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,8 +25,8 @@ thread_local! {
     static OF_THIS_THREAD: OnceCell<Rc<RefCell<Output>>> = const { OnceCell::new() };
 }
 
-#[derive(Default)]
 pub(crate) struct Output {
+    common: Arc<Common>,
     /// The number of the connection or of the datagram socket that is gathering.
     owner: u64,
     /// Frames of the stream that is gathering.
@@ -45,8 +47,16 @@ pub(crate) struct Datagrams {
 
 impl Output {
     /// The output of this thread, which is a worker's from now on.
-    pub(crate) fn of_worker() -> Rc<RefCell<Output>> {
-        OF_THIS_THREAD.with(|output| Rc::clone(output.get_or_init(Rc::default)))
+    pub(crate) fn of_worker(common: Arc<Common>) -> Rc<RefCell<Output>> {
+        let output = Output {
+            common,
+            owner: 0,
+            frames: Vec::new(),
+            datagrams: Datagrams::default(),
+            tally: Tally::default(),
+        };
+        let output = Rc::new(RefCell::new(output));
+        OF_THIS_THREAD.with(|of_this_thread| Rc::clone(of_this_thread.get_or_init(|| output)))
     }
 
     /// The output that gathers for this connection, if this thread is in its callback.
@@ -65,7 +75,18 @@ impl Output {
     /// Accepts a message of the connection that is gathering.
     pub(crate) fn send(&mut self, shared: &Arc<Shared>, payload: &[u8]) -> Result<(), SendError> {
         let len = payload.len();
-        match shared.core.admit(len, self.frames.len()) {
+        let core = &shared.core;
+        let backlog = Backlog {
+            own: core.queued() + self.frames.len(),
+            total: self.common.queued_total(),
+        };
+        match admit(
+            core.state(),
+            core.transport(),
+            len,
+            backlog,
+            &self.common.limits,
+        ) {
             Ok(()) => {}
             Err(SendError::Full) => {
                 self.flush_frames(shared);
@@ -76,6 +97,7 @@ impl Output {
         match &shared.core.wire {
             Wire::Stream { .. } => {
                 let header = shared.core.header(payload)?;
+                self.frames.reserve(header.len() + len);
                 self.frames.extend_from_slice(&header);
                 self.frames.extend_from_slice(payload);
                 if self.frames.len() >= FLUSH_BYTES {

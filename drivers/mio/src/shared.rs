@@ -13,7 +13,7 @@ use crate::network::{Common, next_id};
 use crate::sys::Route;
 use crate::worker::WorkerHandle;
 use cubenet_core::lifecycle::State;
-use cubenet_core::send::{Backlog, admit};
+use cubenet_core::send::Backlog;
 use cubenet_core::{
     CloseReason, ConnectionId, Frame, Instant, SendError, SendQueue, Sender, Transport, frame,
 };
@@ -176,7 +176,7 @@ impl Shared {
     fn send_stream(&self, len: usize, outgoing: Outgoing<'_>) -> Result<(), SendError> {
         let common = self.core.common();
         let needs_worker = self.locked(|core, out| {
-            out.sender.admit(len, core.backlog(0), &common.limits)?;
+            out.sender.admit(len, core.backlog(), &common.limits)?;
             Ok(out.transmit(core, outgoing))
         })?;
         common.count_sent(len);
@@ -189,7 +189,7 @@ impl Shared {
     /// Asks the sending half itself, so that it remembers whom it owes a `writable`.
     pub(crate) fn admit_locked(&self, len: usize) -> Result<(), SendError> {
         let limits = &self.core.common().limits;
-        self.locked(|core, out| out.sender.admit(len, core.backlog(0), limits))
+        self.locked(|core, out| out.sender.admit(len, core.backlog(), limits))
     }
 
     /// Delivers what was sent, then closes. The worker sees to the rest.
@@ -310,7 +310,7 @@ impl Core {
 
     /// Whether messages are to be delivered.
     pub(crate) fn is_heard(&self) -> bool {
-        self.state() == State::Open && !self.is_paused()
+        self.state.load(Relaxed) == State::Open as u8 && !self.is_paused()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -334,19 +334,11 @@ impl Core {
         self.queued.load(Relaxed) as usize
     }
 
-    /// What waits, with `gathered` bytes that are about to.
-    fn backlog(&self, gathered: usize) -> Backlog {
+    fn backlog(&self) -> Backlog {
         Backlog {
-            own: self.queued() + gathered,
+            own: self.queued(),
             total: self.common().queued_total(),
         }
-    }
-
-    /// Whether a message may be accepted behind `gathered` bytes, without the lock.
-    pub(crate) fn admit(&self, len: usize, gathered: usize) -> Result<(), SendError> {
-        let limits = &self.common().limits;
-        let backlog = self.backlog(gathered);
-        admit(self.state(), self.transport(), len, backlog, limits)
     }
 
     /// The header for `payload`.

@@ -244,23 +244,24 @@ pub(crate) struct Worker {
 impl Worker {
     /// To be made on the worker's own thread.
     pub(crate) fn new(poll: Poll, handle: Arc<WorkerHandle>) -> Self {
+        let common = Arc::clone(&handle.common);
         Worker {
             poll,
             entries: Vec::new(),
             len: 0,
             context: Context {
-                common: Arc::clone(&handle.common),
-                now: handle.common.now(),
+                now: common.now(),
                 handle,
                 input: vec![0; INPUT].into_boxed_slice(),
                 datagrams_in: None,
-                output: Output::of_worker(),
+                output: Output::of_worker(Arc::clone(&common)),
                 tally: Tally::default(),
                 timers: Timers::default(),
                 line: VecDeque::new(),
                 calls: HashMap::new(),
                 call_errors: HashMap::new(),
                 parked: HashMap::new(),
+                common,
             },
             stopping: None,
         }

@@ -4,7 +4,8 @@
 pub mod allocation;
 
 use cubenet_mio::{
-    CloseReason, ConnectError, Connection, Exception, Handler, Link, Message, Network, Transport,
+    CloseReason, ConnectError, Connection, Exception, Handler, Limits, Link, Message, Network,
+    Transport,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -201,6 +202,21 @@ impl Reports {
         let event = self.next_within(Duration::from_millis(150));
         assert!(event.is_none(), "{event:?}");
     }
+}
+
+/// A network of two workers with the default limits.
+pub fn network() -> Network {
+    network_with(Limits::default())
+}
+
+/// A network of two workers whose streams have small buffers in the kernel, so that little
+/// fills them.
+pub fn network_with(limits: Limits) -> Network {
+    let builder = Network::builder().workers(2).limits(limits);
+    builder
+        .stream_buffer(16 << 10)
+        .start()
+        .expect("the network starts")
 }
 
 /// A client of plain blocking sockets that speaks the stream's wire format.

@@ -1,0 +1,388 @@
+//! When stream connections may send and hear, and how long it may take: backpressure,
+//! pauses, timeouts, turns.
+
+use cubenet_mio::{
+    CloseReason, Connection, Handler, Limits, Link, Message, Network, Timeout, Transport,
+};
+use cubenet_tests::{
+    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with,
+    pattern, raise_descriptors,
+};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_peer_that_does_not_read_fills_a_bounded_queue_and_then_there_is_room_again() {
+    let limits = Limits {
+        max_queued: 200_000,
+        low_watermark: 50_000,
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    let mut sent = 0;
+    while connection.send(pattern(10_000)).is_ok() {
+        sent += 1;
+    }
+    assert!(connection.queued() <= 200_000, "{}", connection.queued());
+    server.nothing();
+    for _ in 0..sent {
+        assert_eq!(client.receive(), pattern(10_000));
+    }
+    assert!(matches!(server.next(), Event::Writable));
+    server.nothing();
+    connection.send(b"room").unwrap();
+    assert_eq!(client.receive(), b"room");
+}
+
+#[test]
+fn the_bound_on_all_connections_gives_up_the_one_that_would_break_it() {
+    let limits = Limits {
+        max_queued: 200_000,
+        max_queued_total: 200_000,
+        low_watermark: 1_000,
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let first = RawClient::connect(address);
+    let stuck = server.opened();
+    while stuck.send(pattern(10_000)).is_ok() {}
+    let second = RawClient::connect(address);
+    let other = server.opened();
+    while other.send(pattern(60_000)).is_ok() {
+        assert!(network.metrics().queued_bytes <= 260_000);
+    }
+    assert_eq!(server.closed(), CloseReason::Overflow);
+    assert!(other.is_closed() && !stuck.is_closed());
+    drop((first, second));
+}
+
+#[test]
+fn a_peer_that_never_reads_is_closed_after_the_write_stall_time() {
+    let limits = Limits {
+        write_stall_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let _client = RawClient::connect(address);
+    let connection = server.opened();
+    let start = Instant::now();
+    while connection.send(pattern(50_000)).is_ok() {}
+    let reason = server.closed();
+    assert_eq!(reason, CloseReason::Timeout(Timeout::WriteStall));
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_eq!(network.metrics().queued_bytes, 0);
+}
+
+#[test]
+fn a_close_that_cannot_deliver_ends_with_the_drain_time() {
+    let limits = Limits {
+        drain_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let _client = RawClient::connect(address);
+    let connection = server.opened();
+    while connection.send(pattern(50_000)).is_ok() {}
+    let start = Instant::now();
+    connection.close();
+    assert_eq!(server.closed(), CloseReason::Timeout(Timeout::Drain));
+    assert!(start.elapsed() >= Duration::from_millis(200));
+}
+
+#[test]
+fn a_peer_that_does_not_end_after_a_close_is_left_after_the_drain_time() {
+    let limits = Limits {
+        drain_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let _client = RawClient::connect(address);
+    server.opened().close();
+    assert_eq!(server.closed(), CloseReason::Local);
+}
+
+#[test]
+fn silence_closes_after_the_idle_time_and_talk_puts_it_off() {
+    let limits = Limits {
+        stream_idle_timeout: Duration::from_millis(400),
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    server.opened();
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(200));
+        client.send(b"here");
+        assert_eq!(server.received(), b"here");
+    }
+    let silent_since = Instant::now();
+    assert_eq!(server.closed(), CloseReason::Timeout(Timeout::Idle));
+    let silence = silent_since.elapsed();
+    assert!(silence >= Duration::from_millis(390), "{silence:?}");
+}
+
+#[test]
+fn a_paused_connection_delivers_nothing_and_a_resumed_one_everything_in_order() {
+    fn pause_at_every_third(link: &mut dyn Link, message: &[u8]) {
+        if message[0].is_multiple_of(3) {
+            link.pause();
+        }
+    }
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, pause_at_every_third);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    let batch: Vec<u8> = (0..100).flat_map(|number| framed(&[number])).collect();
+    client.write(&batch);
+    drop(client);
+    for number in 0..100 {
+        assert_eq!(server.received(), [number]);
+        if number % 3 == 0 {
+            if number % 30 == 0 {
+                server.nothing();
+            }
+            connection.resume();
+        }
+    }
+    assert_eq!(server.closed(), CloseReason::Peer);
+}
+
+#[test]
+fn a_connection_paused_from_outside_holds_its_peer_up() {
+    let network = network_with(Limits::default());
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    connection.pause();
+    // The worker hears of it with its next command; whatever it delivers before is early.
+    thread::sleep(Duration::from_millis(100));
+    client.stream.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    let message = framed(&pattern(60_000));
+    let full = loop {
+        match std::io::Write::write(&mut client.stream, &message[written % message.len()..]) {
+            Ok(count) => written += count,
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(full, std::io::ErrorKind::WouldBlock);
+    server.nothing();
+    connection.resume();
+    for _ in 0..written / message.len() {
+        assert_eq!(server.received(), pattern(60_000));
+    }
+}
+
+#[test]
+fn a_paused_connection_can_be_closed() {
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    connection.pause();
+    client.send(b"unheard");
+    connection.send(b"bye").unwrap();
+    connection.close();
+    assert_eq!(client.receive(), b"bye");
+    assert_eq!(client.rest(), (vec![], true));
+    drop(client);
+    assert_eq!(server.closed_at_last(), CloseReason::Local);
+}
+
+/// Answers short messages alone.
+struct Sink;
+impl Handler for Sink {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        if message.len() < 10 {
+            link.send(&message).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_busy_connection_does_not_keep_others_of_its_worker_waiting() {
+    let network = Network::builder().workers(1).start().unwrap();
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Sink))
+        .unwrap();
+    let mut busy = RawClient::connect(listener.local());
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flooding = thread::spawn({
+        let stop = std::sync::Arc::clone(&stop);
+        let flood = framed(&pattern(30_000)).repeat(20);
+        move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                busy.write(&flood);
+            }
+        }
+    });
+    let mut other = RawClient::connect(listener.local());
+    for _ in 0..200 {
+        other.send(b"ping");
+        assert_eq!(other.receive(), b"ping");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    flooding.join().unwrap();
+}
+
+#[test]
+fn a_pause_in_a_callback_and_a_resume_from_another_thread_lose_and_reorder_nothing() {
+    const MESSAGES: u32 = 20_000;
+    struct OneAtATime(Connection, std::sync::mpsc::Sender<(Connection, Vec<u8>)>);
+    impl Handler for OneAtATime {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            link.pause();
+            self.1.send((self.0.clone(), message.to_vec())).unwrap();
+        }
+    }
+    let network = network();
+    let (sender, receiver) = channel::<(Connection, Vec<u8>)>();
+    let accepted =
+        move |connection: &Connection| Some(OneAtATime(connection.clone(), sender.clone()));
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", accepted)
+        .unwrap();
+    let mut client = RawClient::connect(listener.local());
+    let writing = thread::spawn(move || {
+        let bytes: Vec<u8> = (0..MESSAGES)
+            .flat_map(|n| framed(&n.to_be_bytes()))
+            .collect();
+        bytes.chunks(7_001).for_each(|piece| client.write(piece));
+        client
+    });
+    for number in 0..MESSAGES {
+        let (connection, message) = receiver.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(message, number.to_be_bytes());
+        connection.resume();
+    }
+    drop(writing.join().unwrap());
+    eventually("the end is heard", || {
+        network.metrics().closed(CloseReason::Peer) == 1
+    });
+}
+
+#[test]
+fn the_end_that_came_during_a_pause_is_heard_after_it() {
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    connection.pause();
+    thread::sleep(Duration::from_millis(50));
+    client.send(b"last");
+    drop(client);
+    thread::sleep(Duration::from_millis(50));
+    connection.resume();
+    assert_eq!(server.received(), b"last");
+    assert_eq!(server.closed(), CloseReason::Peer);
+}
+
+#[test]
+fn the_end_that_came_with_more_than_a_turn_of_input_is_heard() {
+    let limits = Limits {
+        read_budget: 1,
+        ..Limits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    for _ in 0..20 {
+        let mut client = RawClient::connect(address);
+        for _ in 0..4 {
+            client.send(&pattern(20_000));
+        }
+        drop(client);
+        server.opened();
+        for _ in 0..4 {
+            assert_eq!(server.received(), pattern(20_000));
+        }
+        assert_eq!(server.closed(), CloseReason::Peer);
+    }
+}
+
+#[test]
+fn a_paused_connection_that_is_closed_finds_the_end_behind_what_it_drops() {
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    connection.pause();
+    thread::sleep(Duration::from_millis(50));
+    let writing = thread::spawn(move || {
+        // More than the kernel holds, so that it ends only when it is read.
+        let _ = std::io::Write::write_all(&mut client.stream, &framed(&pattern(60_000)).repeat(50));
+    });
+    thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    connection.close();
+    assert_eq!(server.closed_at_last(), CloseReason::Local);
+    let took = start.elapsed();
+    assert!(took < Limits::default().drain_timeout / 2, "{took:?}");
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_slow_callback_does_not_make_others_look_silent() {
+    struct Slow;
+    impl Handler for Slow {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            if &*message == b"slow" {
+                thread::sleep(Duration::from_millis(2_600));
+            }
+            link.send(&message).unwrap();
+        }
+    }
+    let limits = Limits {
+        stream_idle_timeout: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    // One worker, and more connections than it takes events at once.
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Slow))
+        .unwrap();
+    raise_descriptors();
+    let mut clients: Vec<_> = (0..1_500)
+        .map(|_| RawClient::connect(listener.local()))
+        .collect();
+    for client in &mut clients {
+        client.send(b"hello");
+        assert_eq!(client.receive(), b"hello");
+    }
+    clients[0].send(b"slow");
+    thread::sleep(Duration::from_millis(100));
+    for client in &mut clients[1..] {
+        client.send(b"in time");
+    }
+    for client in &mut clients[1..] {
+        assert_eq!(client.receive(), b"in time");
+    }
+}

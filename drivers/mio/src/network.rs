@@ -424,6 +424,12 @@ impl Network {
             Transport::Tcp => self.call_stream(worker, address, connected),
             Transport::Udp => self.call_datagrams(worker, address, connected),
         };
+        let called = called.and_then(|(shared, command)| {
+            let connection = Connection::new(&shared);
+            worker.post(command).ok_or_else(stopped)?;
+            tracing::debug!(connection = %connection.id(), %transport, %address, "calling");
+            Ok(connection)
+        });
         called.map_err(|source| {
             common.release();
             worker.load.fetch_sub(1, Relaxed);
@@ -435,28 +441,27 @@ impl Network {
         })
     }
 
+    /// Begins a call. Returns the connection to be, and what to tell the worker.
     fn call_stream(
         &self,
         worker: &Arc<WorkerHandle>,
         address: SocketAddr,
         connected: ConnectFn,
-    ) -> io::Result<Connection> {
+    ) -> io::Result<(Arc<Shared>, Command)> {
         let common = &self.inner.common;
         let stream = common.options.call_stream(address)?;
         let sender = Sender::connecting(Transport::Tcp, common.now());
         let shared = worker.share_stream(stream, address, sender)?;
-        let connection = Connection::new(&shared);
-        let command = Command::Call(shared, connected);
-        worker.post(command).ok_or_else(stopped)?;
-        Ok(connection)
+        Ok((Arc::clone(&shared), Command::Call(shared, connected)))
     }
 
+    /// The same over UDP, where there is nothing to wait for.
     fn call_datagrams(
         &self,
         worker: &Arc<WorkerHandle>,
         address: SocketAddr,
         connected: ConnectFn,
-    ) -> io::Result<Connection> {
+    ) -> io::Result<(Arc<Shared>, Command)> {
         let common = &self.inner.common;
         let socket = common.options.call_datagrams(address)?;
         // The system may have made it more precise, and that is who will answer.
@@ -468,10 +473,8 @@ impl Network {
         }));
         let sender = Sender::connecting(Transport::Udp, common.now());
         let shared = Shared::new(wire, address, 0, sender);
-        let connection = Connection::new(&shared);
-        let command = Command::Connect(socket, shared, connected);
-        worker.post(command).ok_or_else(stopped)?;
-        Ok(connection)
+        let command = Command::Connect(socket, Arc::clone(&shared), connected);
+        Ok((shared, command))
     }
 
     /// Stops: no new connections, what is queued is delivered, every connection is closed

@@ -432,7 +432,6 @@ impl Peers {
         let reason = shared.locked(|_, out| out.sender.close_reason());
         let reason = reason.unwrap_or(CloseReason::Io);
         let id = shared.core.id;
-        tracing::debug!(connection = %id, %reason, "closed");
         let mut link = CallbackLink {
             shared: &shared,
             output: &context.output,
@@ -441,6 +440,6 @@ impl Peers {
         guarded("closed", id, &mut context.tally, move || {
             handler.closed(&mut link, reason);
         });
-        context.closed(reason);
+        context.closed(&shared.core, reason);
     }
 }

@@ -496,7 +496,6 @@ impl Stream {
         });
         let reason = reason.unwrap_or(CloseReason::Io);
         context.parked.remove(&entry);
-        tracing::debug!(connection = %id, %reason, "closed");
         if let Some(stream) = self.socket().filter(|_| aborted) {
             let reset = Some(std::time::Duration::ZERO);
             let _ = socket2::SockRef::from(stream).set_linger(reset);
@@ -524,6 +523,6 @@ impl Stream {
                 connected(Err(error));
             });
         }
-        context.closed(reason);
+        context.closed(&self.shared.core, reason);
     }
 }

@@ -8,13 +8,13 @@ use crate::metrics::Tally;
 use crate::network::{AcceptFn, Common, ConnectFn};
 use crate::output::Output;
 use crate::peers::Peers;
-use crate::shared::{Place, Shared, Wire};
+use crate::shared::{Core, Place, Shared, Wire};
 use crate::stream::{Readiness, Stream};
 use crate::sys::ReceiveBatch;
 use crate::timers::{MAX_INDEX, Timers};
 use crate::trouble::warn_limited;
 use bytes::Bytes;
-use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Transport};
+use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Timeout, Transport};
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
@@ -203,8 +203,18 @@ impl Context {
         self.handle.load.fetch_add(1, Relaxed);
     }
 
-    /// A connection has closed.
-    pub(crate) fn closed(&mut self, reason: CloseReason) {
+    /// A connection has closed: tells of it and counts it.
+    pub(crate) fn closed(&mut self, core: &Core, reason: CloseReason) {
+        let (id, peer) = (core.id, core.peer());
+        match reason {
+            CloseReason::Protocol(_)
+            | CloseReason::Overflow
+            | CloseReason::Io
+            | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {
+                warn_limited!(connection = %id, %peer, %reason, "closed in trouble");
+            }
+            _ => tracing::debug!(connection = %id, %peer, %reason, "closed"),
+        }
         self.common.totals.closed_by[reason.kind()].fetch_add(1, Relaxed);
         self.dropped();
     }

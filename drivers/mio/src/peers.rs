@@ -432,6 +432,7 @@ impl Peers {
         let reason = shared.locked(|_, out| out.sender.close_reason());
         let reason = reason.unwrap_or(CloseReason::Io);
         let id = shared.core.id;
+        context.closed(&shared.core, reason);
         let mut link = CallbackLink {
             shared: &shared,
             output: &context.output,
@@ -440,6 +441,5 @@ impl Peers {
         guarded("closed", id, &mut context.tally, move || {
             handler.closed(&mut link, reason);
         });
-        context.closed(&shared.core, reason);
     }
 }

@@ -496,6 +496,7 @@ impl Stream {
         });
         let reason = reason.unwrap_or(CloseReason::Io);
         context.parked.remove(&entry);
+        context.closed(&self.shared.core, reason);
         if let Some(stream) = self.socket().filter(|_| aborted) {
             let reset = Some(std::time::Duration::ZERO);
             let _ = socket2::SockRef::from(stream).set_linger(reset);
@@ -523,6 +524,5 @@ impl Stream {
                 connected(Err(error));
             });
         }
-        context.closed(&self.shared.core, reason);
     }
 }

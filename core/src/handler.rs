@@ -10,24 +10,6 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::net::SocketAddr;
 
-/// What carries a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// A stream of frames; messages arrive whole, in order, once.
-    Tcp,
-    /// Datagrams; each arrives whole or not at all, perhaps twice, in any order.
-    Udp,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-        })
-    }
-}
-
 /// A number that no other connection of the same network has or will have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);

@@ -49,13 +49,14 @@ pub mod receive;
 pub mod send;
 pub mod storage;
 pub mod time;
+pub mod transport;
 
 pub use decode::Decoder;
 pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]
 pub use frame::Frame;
 pub use frame::FrameError;
-pub use handler::{ConnectionId, Exception, Handler, Link, SendError, Transport};
+pub use handler::{ConnectionId, Exception, Handler, Link, SendError};
 pub use lifecycle::{CloseReason, Lifecycle, State, Timeout};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
@@ -67,3 +68,4 @@ pub use send::Sender;
 pub use storage::Growing;
 pub use storage::{Fixed, Storage};
 pub use time::Instant;
+pub use transport::Transport;

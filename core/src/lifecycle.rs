@@ -35,7 +35,7 @@
 //! Every pair that is not in the table leaves the state as it is.
 
 use crate::frame::FrameError;
-use crate::handler::Transport;
+use crate::transport::Transport;
 use core::fmt;
 
 /// Where a connection is in its life.

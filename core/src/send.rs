@@ -4,10 +4,11 @@
 //! socket's ring, in the operating system) and says how many there are.
 
 use crate::frame::HEADER_LEN;
-use crate::handler::{SendError, Transport};
+use crate::handler::SendError;
 use crate::lifecycle::{CloseReason, Input, Lifecycle, State, Timeout};
 use crate::limits::Limits;
 use crate::time::Instant;
+use crate::transport::Transport;
 
 /// Bytes that wait to be sent, as the driver counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! The acceptor: one thread that takes connections off the listeners and hands each to the
 //! worker that has the fewest.
 
-use crate::network::{AcceptFn, Common};
+use crate::common::Common;
+use crate::mailbox::{AcceptFn, Command, WorkerHandle};
 use crate::sys;
 use crate::trouble::warn_limited;
-use crate::worker::{Command, WorkerHandle};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::HashMap;

@@ -1,12 +1,12 @@
 //! A datagram socket, as its worker and all its connections share it: sending, and keeping
 //! what the system would not take.
 
-use crate::network::next_id;
+use crate::common::next_id;
+use crate::mailbox::WorkerHandle;
 use crate::output;
 use crate::shared::{Place, Shared};
 use crate::sys::{self, Run};
 use crate::trouble::warn_limited;
-use crate::worker::WorkerHandle;
 use bytes::Bytes;
 use cubenet_core::{ConnectionId, Exception};
 use mio::net::UdpSocket;

@@ -43,10 +43,12 @@
 
 mod acceptor;
 mod address;
+mod common;
 mod connection;
 mod datagram;
 mod error;
 mod link;
+mod mailbox;
 mod metrics;
 mod network;
 mod output;

@@ -1,83 +1,25 @@
 //! The network: its threads, and what an application asks of it.
 
 use crate::acceptor::{Acceptor, AcceptorHandle, Order, least_loaded};
+use crate::common::{Common, next_id};
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::{ConnectError, Error};
-use crate::metrics::{Metrics, Totals};
+use crate::mailbox::{AcceptFn, Command, ConnectFn, WorkerHandle};
+use crate::metrics::Metrics;
 use crate::shared::{OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
-use crate::worker::{Command, Worker, WorkerHandle};
-use cubenet_core::{ConnectionId, Handler, Instant, Limits, Sender, Transport};
+use crate::worker::Worker;
+use cubenet_core::{Handler, Limits, Sender, Transport};
 use mio::Poll;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
-
-/// Asks the application about a new peer.
-pub(crate) type AcceptFn = dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync;
-/// Tells the application how its call went.
-pub(crate) type ConnectFn =
-    Box<dyn FnOnce(Result<&Connection, ConnectError>) -> Option<Box<dyn Handler + Send>> + Send>;
-
-/// What all threads of a network share.
-pub(crate) struct Common {
-    pub(crate) limits: Limits,
-    pub(crate) options: SocketOptions,
-    pub(crate) totals: Totals,
-    /// Keys the tables of datagram peers.
-    pub(crate) hash_key: (u64, u64),
-    open: AtomicUsize,
-    queued_total: AtomicUsize,
-    origin: std::time::Instant,
-}
-
-impl Common {
-    /// The time, as the core counts it: since the network started.
-    pub(crate) fn now(&self) -> Instant {
-        Instant::from_micros(self.origin.elapsed().as_micros() as u64)
-    }
-
-    /// Makes room for a connection; `false` if there is none.
-    pub(crate) fn reserve(&self) -> bool {
-        let reserved = self.open.fetch_add(1, Relaxed) < self.limits.max_connections;
-        if !reserved {
-            self.release();
-        }
-        reserved
-    }
-
-    /// Gives the room of a connection back.
-    pub(crate) fn release(&self) {
-        self.open.fetch_sub(1, Relaxed);
-    }
-
-    /// Bytes that wait on all connections.
-    pub(crate) fn queued_total(&self) -> usize {
-        self.queued_total.load(Relaxed)
-    }
-
-    /// Returns the sum.
-    pub(crate) fn add_queued(&self, bytes: usize) -> usize {
-        self.queued_total.fetch_add(bytes, Relaxed) + bytes
-    }
-
-    pub(crate) fn sub_queued(&self, bytes: usize) {
-        self.queued_total.fetch_sub(bytes, Relaxed);
-    }
-}
-
-/// A number that nothing in this process has had. Networks share the numbers: a handle of
-/// one may be used in a callback of another, which must not take it for its own.
-pub(crate) fn next_id() -> ConnectionId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    ConnectionId(NEXT.fetch_add(1, Relaxed))
-}
 
 /// How a network is to be; [`Builder::start`] makes it.
 ///
@@ -165,15 +107,8 @@ impl Builder {
                 .iter()
                 .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
         };
-        let common = Arc::new(Common {
-            limits: self.limits,
-            options: self.options,
-            totals: Totals::default(),
-            hash_key: (half(low), half(high)),
-            open: AtomicUsize::new(0),
-            queued_total: AtomicUsize::new(0),
-            origin: std::time::Instant::now(),
-        });
+        let common = Common::new(self.limits, self.options, (half(low), half(high)));
+        let common = Arc::new(common);
         let inner = Inner {
             common,
             workers: Vec::new(),
@@ -493,9 +428,7 @@ impl Network {
 
     /// What the network has done so far.
     pub fn metrics(&self) -> Metrics {
-        let common = &self.inner.common;
-        let open = common.open.load(Relaxed);
-        common.totals.snapshot(open, common.queued_total())
+        self.inner.common.metrics()
     }
 
     fn check_running(&self) -> Result<(), Error> {

@@ -5,9 +5,9 @@
 //! time is put here, without a lock and without an allocation; no matter whether they use
 //! their link or a handle, so that the order of their calls is the order on the wire.
 
+use crate::common::Common;
 use crate::datagram::DatagramSocket;
 use crate::metrics::Tally;
-use crate::network::Common;
 use crate::shared::{Core, Out, Outgoing, Shared, Wire};
 use crate::sys::{Route, Run};
 use cubenet_core::SendError;

@@ -4,7 +4,7 @@
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::link::{CallbackLink, guarded};
-use crate::network::{AcceptFn, ConnectFn};
+use crate::mailbox::{AcceptFn, ConnectFn};
 use crate::shared::{OnSocket, Place, Shared, Wire};
 use crate::sys::{Datagram, ReceiveBatch};
 use crate::trouble::warn_limited;

@@ -8,10 +8,10 @@
 //! nobody else has a handle: [`Shared::with`].
 
 use crate::address::CompactAddr;
+use crate::common::{Common, next_id};
 use crate::datagram::DatagramSocket;
-use crate::network::{Common, next_id};
+use crate::mailbox::WorkerHandle;
 use crate::sys::Route;
-use crate::worker::WorkerHandle;
 use cubenet_core::lifecycle::State;
 use cubenet_core::send::Backlog;
 use cubenet_core::{

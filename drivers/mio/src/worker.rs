@@ -1,172 +1,38 @@
 //! A worker: a thread with a poll of its own, which runs the callbacks of the connections
 //! that were given to it for life.
 
+use crate::common::Common;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::link::guarded;
+use crate::mailbox::{AcceptFn, Command, ConnectFn, WAKER, WorkerHandle};
 use crate::metrics::Tally;
-use crate::network::{AcceptFn, Common, ConnectFn};
 use crate::output::Output;
 use crate::peers::Peers;
-use crate::shared::{Core, Place, Shared, Wire};
+use crate::shared::{Core, Place, Shared};
 use crate::stream::{Readiness, Stream};
 use crate::sys::ReceiveBatch;
-use crate::timers::{MAX_INDEX, Timers};
+use crate::timers::Timers;
 use crate::trouble::warn_limited;
 use bytes::Bytes;
 use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Timeout, Transport};
-use mio::event::{Event, Source};
-use mio::net::{TcpStream, UdpSocket};
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Poll};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Events taken from the poll at once.
 const POLL_CAPACITY: usize = 1024;
-const WAKER: Token = Token(usize::MAX);
 /// Bytes read from a stream at once. Larger reads save no system calls that matter and
 /// leave the cache.
 const INPUT: usize = 1 << 16;
-
-/// How other threads reach a worker.
-pub(crate) struct WorkerHandle {
-    pub(crate) common: Arc<Common>,
-    registry: Registry,
-    waker: Waker,
-    /// `None` once the worker has ended.
-    mailbox: Mutex<Option<Vec<Command>>>,
-    entries: Mutex<EntryNumbers>,
-    /// Connections it has or will have.
-    pub(crate) load: AtomicUsize,
-}
-
-/// What other threads ask of a worker.
-pub(crate) enum Command {
-    /// Look at a connection or a datagram socket: something waits, or it closes.
-    Attend(Place, ConnectionId),
-    /// A stream that was accepted.
-    Accept(TcpStream, SocketAddr, Arc<AcceptFn>),
-    /// A stream on its way to its peer.
-    Call(Arc<Shared>, ConnectFn),
-    /// A datagram socket to listen on.
-    Listen(Arc<DatagramSocket>, Arc<AcceptFn>),
-    /// A datagram socket that was connected to a peer.
-    Connect(Arc<DatagramSocket>, Arc<Shared>, ConnectFn),
-    /// Close everything, abort at this moment what has not closed by then, and end.
-    Stop(Instant),
-}
-
-/// The numbers under which a worker keeps what it polls. They are given out by whoever
-/// brings a socket, so that it can be registered before it is shared.
-#[derive(Default)]
-struct EntryNumbers {
-    free: Vec<u32>,
-    next: u32,
-}
-
-impl WorkerHandle {
-    pub(crate) fn new(common: Arc<Common>, poll: &Poll) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(WorkerHandle {
-            common,
-            registry: poll.registry().try_clone()?,
-            waker: Waker::new(poll.registry(), WAKER)?,
-            mailbox: Mutex::new(Some(Vec::new())),
-            entries: Mutex::default(),
-            load: AtomicUsize::new(0),
-        }))
-    }
-
-    /// Leaves `command` for the worker and wakes it, unless that was done already. `None`
-    /// if the worker has ended.
-    pub(crate) fn post(&self, command: Command) -> Option<()> {
-        let mut mailbox = self.mailbox();
-        let commands = mailbox.as_mut()?;
-        commands.push(command);
-        let first = commands.len() == 1;
-        drop(mailbox);
-        if first && let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake a worker");
-        }
-        Some(())
-    }
-
-    /// Asks the worker to look at a connection or a datagram socket.
-    pub(crate) fn attend(&self, place: Place, id: ConnectionId) {
-        // A worker that has ended has closed everything.
-        let _ = self.post(Command::Attend(place, id));
-    }
-
-    fn mailbox(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn entries(&self) -> MutexGuard<'_, EntryNumbers> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Registers a socket, for life, and returns the number it will have.
-    fn register(&self, socket: &mut impl Source) -> io::Result<u32> {
-        let entry = {
-            let mut entries = self.entries();
-            match entries.free.pop() {
-                Some(entry) => entry,
-                None if entries.next > MAX_INDEX => {
-                    return Err(io::Error::other("a worker can have 16 million sockets"));
-                }
-                None => {
-                    entries.next += 1;
-                    entries.next - 1
-                }
-            }
-        };
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self
-            .registry
-            .register(socket, Token(entry as usize), interest);
-        if registered.is_err() {
-            self.entries().free.push(entry);
-        }
-        registered.map(|()| entry)
-    }
-
-    /// Makes a connection of a stream. The worker must be told of it.
-    pub(crate) fn share_stream(
-        self: &Arc<Self>,
-        mut stream: TcpStream,
-        peer: SocketAddr,
-        sender: Sender,
-    ) -> io::Result<Arc<Shared>> {
-        let entry = self.register(&mut stream)?;
-        let wire = Wire::Stream {
-            stream,
-            worker: Arc::clone(self),
-        };
-        Ok(Shared::new(wire, peer, entry, sender))
-    }
-
-    /// Makes a datagram socket ready for connections. The worker must be told of it.
-    pub(crate) fn share_datagrams(
-        self: &Arc<Self>,
-        mut socket: UdpSocket,
-        listens: bool,
-    ) -> io::Result<Arc<DatagramSocket>> {
-        let local = socket.local_addr()?;
-        let entry = self.register(&mut socket)?;
-        Ok(DatagramSocket::new(
-            socket,
-            local,
-            Arc::clone(self),
-            entry,
-            listens,
-        ))
-    }
-}
 
 /// What the connections of a worker have in common while one of them is dealt with.
 pub(crate) struct Context {
@@ -373,7 +239,7 @@ impl Worker {
         }
         // Events that were under way for it find the next one there, which loses nothing by
         // trying in vain.
-        self.context.handle.entries().free.push(entry as u32);
+        self.context.handle.release_entry(entry as u32);
     }
 
     fn handle_mailbox(&mut self) {
@@ -444,7 +310,7 @@ impl Worker {
             shared.locked(|core, out| out.abort(core, CloseReason::Local));
             let entry = shared.core.place().entry;
             drop(shared);
-            handle.entries().free.push(entry);
+            handle.release_entry(entry);
             return;
         };
         if output.has_frames() {

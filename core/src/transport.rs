@@ -1,0 +1,21 @@
+//! What carries a connection.
+
+use core::fmt;
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A stream of frames; messages arrive whole, in order, once.
+    Tcp,
+    /// Datagrams; each arrives whole or not at all, perhaps twice, in any order.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        })
+    }
+}

@@ -61,7 +61,7 @@ pub struct Limits {
     /// Connections accepted before other work gets its turn. Default 256.
     pub accepts_per_turn: usize,
     /// Bytes read from one connection before the others get their turn. Default 256 KiB:
-    /// four reads of 64 KiB.
+    /// two reads of 128 KiB.
     pub read_budget: usize,
     /// Datagrams read from one socket before the others get their turn. Default 1,024.
     pub datagram_budget: usize,

@@ -30,9 +30,9 @@ use std::time::Duration;
 
 /// Events taken from the poll at once.
 const POLL_CAPACITY: usize = 1024;
-/// Bytes read from a stream at once. Larger reads save no system calls that matter and
-/// leave the cache.
-const INPUT: usize = 1 << 16;
+/// Bytes read from a stream at once: the longest frame and as much again, so that long
+/// frames are seldom cut by the end of a read and put together elsewhere.
+const INPUT: usize = 1 << 17;
 
 /// What the connections of a worker have in common while one of them is dealt with.
 pub(crate) struct Context {

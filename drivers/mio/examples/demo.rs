@@ -56,6 +56,10 @@ fn main() -> ExitCode {
         eprintln!("there must be a connection, a window and a second at least");
         return ExitCode::from(2);
     }
+    if options.window > 65_536 {
+        eprintln!("--window must be at most 65,536");
+        return ExitCode::from(2);
+    }
     if !(1..=65_507).contains(&options.size) {
         eprintln!("--size must be 1 to 65,507 bytes");
         return ExitCode::from(2);

@@ -13,7 +13,8 @@ use support::load::{Load, Outcome, Plan};
 use support::{report, system};
 
 /// Keeps a window of messages on their way on each connection and verifies each answer.
-/// Ends with status 1 if a message over TCP was lost or one was damaged.
+/// Ends with status 1 if a message over TCP was lost, if one was damaged, or if none was
+/// answered.
 #[derive(Parser)]
 struct Options {
     /// The server's address.
@@ -25,15 +26,15 @@ struct Options {
     /// Connections.
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     connections: usize,
-    /// Messages on their way at once on each connection.
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    /// Messages on their way at once on each connection; 65,536 at most.
+    #[arg(long, default_value_t = 1, value_parser = window)]
     window: usize,
     /// Bytes of a message.
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// How long, in seconds.
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    /// How long, in seconds; a day at most.
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    seconds: Duration,
     /// Threads that make the load.
     #[arg(long, default_value_t = 1)]
     workers: usize,
@@ -93,7 +94,7 @@ fn run(options: &Options) -> Result<Outcome, Error> {
     };
     let network = Network::builder().workers(options.workers).start()?;
     let load = Load::connect(&network, &plan)?;
-    let duration = Duration::from_secs_f64(options.seconds.clamp(0.1, 86_400.0));
+    let duration = options.seconds;
     let mut progress = report::Progress::new(duration);
     let outcome = load.run(duration, |elapsed, counts| {
         progress.show(elapsed, &[counts]);
@@ -108,6 +109,23 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     addresses
         .next()
         .ok_or_else(|| String::from("the name has no address"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| String::from("it must be a number"))?;
+    if !(0.1..=86_400.0).contains(&seconds) {
+        return Err(String::from("it must be 0.1 to 86,400 seconds"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn window(text: &str) -> Result<usize, String> {
+    match at_least_one(text)? {
+        window if window > 65_536 => Err(String::from("it must be at most 65,536")),
+        window => Ok(window),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -84,6 +84,9 @@ fn reply<'a>(zone: &'a Zone, query: &Message<&[u8]>) -> Reply<'a> {
     if !matches!(question.qclass(), Class::IN | Class::ANY) {
         return Reply::empty(Rcode::REFUSED);
     }
+    if matches!(question.qtype(), Rtype::AXFR | Rtype::IXFR) {
+        return Reply::empty(Rcode::REFUSED);
+    }
     let name: StoredName = question.qname().to_name();
     resolve(zone, name, question.qtype())
 }

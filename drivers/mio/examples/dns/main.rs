@@ -11,7 +11,7 @@ mod support;
 mod zone;
 
 use clap::Parser;
-use cubenet_mio::{Error, Handler, Link, Message, Network, Transport};
+use cubenet_mio::{Error, Handler, Link, Message, Network, SendError, Transport};
 use domain::base::Name;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +26,7 @@ struct Options {
     /// The address to listen on; port 0 lets the system choose one for each transport.
     #[arg(long, default_value = "127.0.0.1:5353")]
     listen: String,
-    /// The zone's master file.
+    /// The zone's master file; its times are numbers of seconds.
     #[arg(long)]
     zone: PathBuf,
     /// What names in the file are relative to, until it says `$ORIGIN`.
@@ -41,13 +41,27 @@ struct Options {
 struct Dns {
     zone: Arc<Zone>,
     transport: Transport,
+    /// The answer that found no room; no further query is heard until there is.
+    refused: Option<Vec<u8>>,
 }
 
 impl Handler for Dns {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
-        if let Some(answer) = answer::answer(&self.zone, self.transport, &message) {
-            // A peer that asks and does not listen goes without.
+        let Some(answer) = answer::answer(&self.zone, self.transport, &message) else {
+            return;
+        };
+        // Over UDP an answer that finds no room is lost, as the network might lose it.
+        if link.send(&answer) == Err(SendError::Full) && self.transport == Transport::Tcp {
+            self.refused = Some(answer);
+            link.pause();
+        }
+    }
+
+    fn writable(&mut self, link: &mut dyn Link) {
+        if let Some(answer) = self.refused.take() {
+            // There is room for it: that is what `writable` says.
             let _ = link.send(&answer);
+            link.resume();
         }
     }
 }
@@ -85,6 +99,7 @@ fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
             Some(Dns {
                 zone: Arc::clone(&zone),
                 transport: connection.transport(),
+                refused: None,
             })
         })?;
         println!("listening on {transport} {}", listener.local());

@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::net::SocketAddr;
 
-/// A number that no other connection of the same network has or will have.
+/// A number that no other connection of the same driver in this process has or will have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 

@@ -82,7 +82,10 @@ impl Acceptor {
             }
             for event in &events {
                 let number = event.token().0 as u64;
-                if let Some(listening) = self.listeners.get_mut(&number) {
+                // Whoever waits to try again is not hurried by one more that comes.
+                if let Some(listening) = self.listeners.get_mut(&number)
+                    && listening.again.is_none()
+                {
                     listening.again = Some(Instant::now());
                 }
             }

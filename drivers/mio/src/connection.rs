@@ -136,7 +136,7 @@ impl Connection {
         self.local
     }
 
-    /// A number that no other connection of the network has had or will have.
+    /// A number that no other connection in this process has had or will have.
     pub fn id(&self) -> ConnectionId {
         self.id
     }

@@ -41,7 +41,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Threads that run callbacks, at least 1. Default: as many as the processor runs at
+    /// Threads that run callbacks; 0 counts as 1. Default: as many as the processor runs at
     /// once. One thread more accepts connections.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {

@@ -76,15 +76,34 @@ fn a_call_that_nobody_answers_names_the_address_and_the_cause() {
     eventually("nothing is left", || network.metrics().open == 0);
 }
 
+/// An address that answers no call: a listener whose queue is full drops further ones
+/// without a word.
+struct BlackHole {
+    address: SocketAddr,
+    _listener: socket2::Socket,
+    _fills_the_queue: std::net::TcpStream,
+}
+
+impl BlackHole {
+    fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let listener = listener.unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any_port.into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        BlackHole {
+            address,
+            _fills_the_queue: std::net::TcpStream::connect(address).unwrap(),
+            _listener: listener,
+        }
+    }
+}
+
 #[test]
 fn a_call_into_a_black_hole_ends_after_the_connect_time() {
-    // A listener whose queue is full drops further calls without a word.
-    let hole = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    hole.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .unwrap();
-    hole.listen(0).unwrap();
-    let address = hole.local_addr().unwrap().as_socket().unwrap();
-    let _fills_the_queue = std::net::TcpStream::connect(address).unwrap();
+    let hole = BlackHole::new();
+    let address = hole.address;
     let limits = Limits {
         connect_timeout: Duration::from_millis(300),
         ..Limits::default()
@@ -103,15 +122,10 @@ fn a_call_into_a_black_hole_ends_after_the_connect_time() {
 
 #[test]
 fn a_call_can_be_taken_back() {
-    let hole = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    hole.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .unwrap();
-    hole.listen(0).unwrap();
-    let address = hole.local_addr().unwrap().as_socket().unwrap();
-    let _fills_the_queue = std::net::TcpStream::connect(address).unwrap();
+    let hole = BlackHole::new();
     let network = network();
     let client = Reports::default();
-    let connection = client.connect(&network, Transport::Tcp, address, ignore);
+    let connection = client.connect(&network, Transport::Tcp, hole.address, ignore);
     connection.close();
     let Event::Failed(error) = client.next() else {
         panic!("somebody answered");

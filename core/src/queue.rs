@@ -4,9 +4,9 @@ use crate::frame::Frame;
 use alloc::collections::VecDeque;
 use bytes::{Buf, Bytes, BytesMut};
 
-/// A shared frame at least this long is queued by reference; a shorter one is cheaper to
+/// A shared frame of at least this many bytes is queued by reference; a shorter one is cheaper to
 /// copy behind what is queued already than to keep as a piece of its own.
-const SHARE_FROM: usize = 4096;
+pub const SHARE_FROM: usize = 4096;
 
 /// Framed bytes waiting for a stream to take them.
 #[derive(Debug, Default)]

@@ -3,15 +3,13 @@
 use crate::metrics::Tally;
 use crate::output::Output;
 use crate::shared::{Shared, Wire};
+use cubenet_core::queue::SHARE_FROM;
 use cubenet_core::{ConnectionId, Frame, Instant, Link, SendError};
 use std::any::Any;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-
-/// A shared frame at least this long is not worth gathering: it goes out by itself.
-const SHARE_FROM: usize = 4096;
 
 pub(crate) struct CallbackLink<'a> {
     pub(crate) shared: &'a Arc<Shared>,
@@ -81,9 +79,8 @@ pub(crate) fn send_frame(
     if !long || !matches!(shared.core.wire, Wire::Stream { .. }) {
         return output.send(shared, frame.payload());
     }
-    if output.has_frames() {
-        shared.locked(|core, out| output.transmit_frames(core, out));
-    }
+    // Too long to be worth gathering: it goes out by itself, behind what was gathered.
+    output.flush_frames(shared);
     shared.send_frame(frame)
 }
 

@@ -140,7 +140,8 @@ impl Output {
         }
     }
 
-    fn flush_frames(&mut self, shared: &Shared) {
+    /// Hands the gathered frames to their stream, by whoever does not own the connection.
+    pub(crate) fn flush_frames(&mut self, shared: &Shared) {
         if !self.frames.is_empty() {
             shared.locked(|core, out| self.transmit_frames(core, out));
         }

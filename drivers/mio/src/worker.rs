@@ -313,9 +313,7 @@ impl Worker {
             handle.release_entry(entry);
             return;
         };
-        if output.has_frames() {
-            shared.locked(|core, out| output.transmit_frames(core, out));
-        }
+        output.flush_frames(&shared);
         drop(output);
         tracing::debug!(connection = %id, %peer, "accepted");
         context.tally.accepted += 1;

@@ -1,0 +1,129 @@
+//! The demultiplexer as a plain list of peers, the longest silent first.
+
+use cubenet_core::demux::Arrival;
+use cubenet_core::{FullPolicy, Instant, Limits};
+
+/// Peers in the order in which they were last heard.
+#[derive(Clone, Debug)]
+pub struct Model {
+    peers: Vec<(u16, Instant)>,
+    limits: Limits,
+    /// The most peers: the limit, or the slots of a fixed table.
+    room: usize,
+}
+
+/// What to do with a datagram, by peer and not by slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// [`Arrival::Deliver`].
+    Deliver,
+    /// [`Arrival::Close`].
+    Close,
+    /// [`Arrival::Admit`].
+    Admit,
+    /// [`Arrival::Evict`] of this peer.
+    Evict(u16),
+    /// [`Arrival::Refuse`].
+    Refuse,
+    /// [`Arrival::Ignore`].
+    Ignore,
+    /// [`Arrival::TooLong`], and whether the peer is known.
+    TooLong(bool),
+}
+
+impl Model {
+    /// No peers yet, and no room for more than `slots`.
+    pub fn new(limits: &Limits, slots: usize) -> Self {
+        Model {
+            peers: Vec::new(),
+            limits: limits.clone(),
+            room: limits.max_peers.min(slots),
+        }
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Whether `peer` is one of them.
+    pub fn has(&self, peer: u16) -> bool {
+        self.peers.iter().any(|(other, _)| *other == peer)
+    }
+
+    /// The peers, the longest silent first.
+    pub fn peers(&self) -> impl Iterator<Item = u16> {
+        self.peers.iter().map(|(peer, _)| *peer)
+    }
+
+    /// A datagram of `len` bytes came from `peer`.
+    pub fn handle_datagram(&mut self, peer: u16, len: usize, now: Instant) -> Answer {
+        let known = self.peers.iter().position(|(other, _)| *other == peer);
+        if let Some(at) = known {
+            self.peers.remove(at);
+            self.peers.push((peer, now));
+        }
+        match (known, self.peers.first()) {
+            _ if len > self.limits.max_datagram => Answer::TooLong(known.is_some()),
+            (Some(_), _) if len == 0 => Answer::Close,
+            (Some(_), _) => Answer::Deliver,
+            (None, _) if len == 0 => Answer::Ignore,
+            (None, _) if self.peers.len() < self.limits.max_peers => Answer::Admit,
+            (None, Some((oldest, heard))) => match self.limits.full_policy {
+                FullPolicy::EvictSilentFor(silence) if now >= heard.after(silence) => {
+                    Answer::Evict(*oldest)
+                }
+                _ => Answer::Refuse,
+            },
+            (None, None) => Answer::Refuse,
+        }
+    }
+
+    /// Admits `peer`. Returns whether it is there now.
+    pub fn insert(&mut self, peer: u16, now: Instant) -> bool {
+        if !self.has(peer) {
+            if self.peers.len() >= self.room {
+                return false;
+            }
+            self.peers.push((peer, now));
+        }
+        true
+    }
+
+    /// Forgets `peer`.
+    pub fn remove(&mut self, peer: u16) {
+        self.peers.retain(|(other, _)| *other != peer);
+    }
+
+    /// When the longest silent has been silent too long.
+    pub fn poll_timeout(&self) -> Instant {
+        let oldest = self.peers.first();
+        oldest.map_or(Instant::NEVER, |(_, heard)| {
+            heard.after(self.limits.datagram_idle_timeout)
+        })
+    }
+
+    /// Who has been silent too long by `now`.
+    pub fn handle_timeout(&self, now: Instant) -> Option<u16> {
+        let (oldest, _) = self.peers.first()?;
+        (now >= self.poll_timeout()).then_some(*oldest)
+    }
+
+    /// `arrival` by peer and not by slot; `peer_in` tells who is in a slot.
+    pub fn answer(arrival: Arrival, peer_in: impl Fn(usize) -> Option<u16>) -> Answer {
+        match arrival {
+            Arrival::Deliver(_) => Answer::Deliver,
+            Arrival::Close(_) => Answer::Close,
+            Arrival::Admit => Answer::Admit,
+            Arrival::Evict(slot) => Answer::Evict(peer_in(slot).expect("somebody is evicted")),
+            Arrival::Refuse => Answer::Refuse,
+            Arrival::Ignore => Answer::Ignore,
+            Arrival::TooLong(slot) => Answer::TooLong(slot.is_some()),
+        }
+    }
+}

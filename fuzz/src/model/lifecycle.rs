@@ -1,0 +1,254 @@
+//! The table of the lifecycle, row by row, as it stands in the documentation.
+
+use arbitrary::Arbitrary;
+use cubenet_core::lifecycle::{Input, State};
+use cubenet_core::{CloseReason, FrameError, Timeout, Transport};
+use std::fmt;
+
+/// An input without its details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`Input::Connected`].
+    Connected,
+    /// [`Input::Close`] with nothing queued.
+    CloseEmpty,
+    /// [`Input::Close`] with something queued.
+    CloseQueued,
+    /// [`Input::Ended`].
+    Ended,
+    /// [`Input::Flushed`].
+    Flushed,
+    /// [`Input::Failed`].
+    Failed,
+}
+
+/// What must hold besides for a row to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Nothing.
+    Always,
+    /// It is a stream whose peer has not ended its direction.
+    PeerIsOwed,
+    /// It carries datagrams, or the peer has ended its direction.
+    PeerIsNotOwed,
+}
+
+/// Where the reason of the close comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// This side closed.
+    Local,
+    /// The input says.
+    Given,
+    /// It stays as it was.
+    Kept,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// In this state
+    pub from: State,
+    /// this input,
+    pub on: Kind,
+    /// if this holds,
+    pub when: When,
+    /// leads to this state,
+    pub to: State,
+    /// for this reason.
+    pub because: Because,
+}
+
+const fn row(from: State, on: Kind, when: When, to: State, because: Because) -> Row {
+    Row {
+        from,
+        on,
+        when,
+        to,
+        because,
+    }
+}
+
+/// The table: every state, every input. The rows that change nothing are in it too.
+pub const TABLE: [Row; 31] = {
+    use Because::{Given, Kept, Local};
+    use Kind::{CloseEmpty, CloseQueued, Connected, Ended, Failed, Flushed};
+    use State::{Closed, Connecting, Draining, Finishing, Open};
+    use When::{Always, PeerIsNotOwed, PeerIsOwed};
+    [
+        row(Connecting, Connected, Always, Open, Kept),
+        row(Connecting, CloseEmpty, Always, Closed, Local),
+        row(Connecting, CloseQueued, Always, Draining, Local),
+        row(Connecting, Ended, Always, Connecting, Kept),
+        row(Connecting, Flushed, Always, Connecting, Kept),
+        row(Connecting, Failed, Always, Closed, Given),
+        row(Open, Connected, Always, Open, Kept),
+        row(Open, CloseEmpty, Always, Draining, Local),
+        row(Open, CloseQueued, Always, Draining, Local),
+        row(Open, Ended, Always, Draining, Given),
+        row(Open, Flushed, Always, Open, Kept),
+        row(Open, Failed, Always, Closed, Given),
+        row(Draining, Connected, Always, Draining, Kept),
+        row(Draining, CloseEmpty, Always, Draining, Kept),
+        row(Draining, CloseQueued, Always, Draining, Kept),
+        row(Draining, Ended, Always, Draining, Kept),
+        row(Draining, Flushed, PeerIsOwed, Finishing, Kept),
+        row(Draining, Flushed, PeerIsNotOwed, Closed, Kept),
+        row(Draining, Failed, Always, Closed, Given),
+        row(Finishing, Connected, Always, Finishing, Kept),
+        row(Finishing, CloseEmpty, Always, Finishing, Kept),
+        row(Finishing, CloseQueued, Always, Finishing, Kept),
+        row(Finishing, Ended, Always, Closed, Kept),
+        row(Finishing, Flushed, Always, Finishing, Kept),
+        row(Finishing, Failed, Always, Closed, Kept),
+        row(Closed, Connected, Always, Closed, Kept),
+        row(Closed, CloseEmpty, Always, Closed, Kept),
+        row(Closed, CloseQueued, Always, Closed, Kept),
+        row(Closed, Ended, Always, Closed, Kept),
+        row(Closed, Flushed, Always, Closed, Kept),
+        row(Closed, Failed, Always, Closed, Kept),
+    ]
+};
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row {
+            from, on, when, to, ..
+        } = self;
+        let [from, on, to] = [format!("{from:?}"), format!("{on:?}"), format!("{to:?}")];
+        write!(f, "{from:<10} | {on:<11} | {to:<10}")?;
+        match when {
+            When::Always => Ok(()),
+            When::PeerIsOwed => f.write_str(" | the peer is to end, too"),
+            When::PeerIsNotOwed => f.write_str(" | the peer is not waited for"),
+        }
+    }
+}
+
+/// A connection as the table has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// Its state.
+    pub state: State,
+    /// Why it closes, once that is known.
+    pub reason: Option<CloseReason>,
+    /// What carries it.
+    pub transport: Transport,
+    peer_ended: bool,
+}
+
+impl Model {
+    /// A connection that we called, or on which we were called.
+    pub fn new(transport: Transport, calling: bool) -> Self {
+        let connecting = calling && transport == Transport::Tcp;
+        Model {
+            state: if connecting {
+                State::Connecting
+            } else {
+                State::Open
+            },
+            reason: None,
+            transport,
+            peer_ended: false,
+        }
+    }
+
+    /// Why it closed; `None` before it has.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.reason.filter(|_| self.state == State::Closed)
+    }
+
+    /// Lets `input` happen. Returns the number of the row that applied.
+    pub fn handle(&mut self, input: Input) -> usize {
+        let kind = kind(input);
+        let owed = self.transport == Transport::Tcp && !self.peer_ended;
+        let applies = |row: &Row| {
+            let holds = match row.when {
+                When::Always => true,
+                When::PeerIsOwed => owed,
+                When::PeerIsNotOwed => !owed,
+            };
+            row.from == self.state && row.on == kind && holds
+        };
+        let at = TABLE.iter().position(applies);
+        let at = at.expect("the table has a row for everything");
+        let Row { to, because, .. } = TABLE[at];
+        match (because, input) {
+            (Because::Local, _) => self.reason = Some(CloseReason::Local),
+            (Because::Given, Input::Ended(reason) | Input::Failed(reason)) => {
+                self.reason = Some(reason);
+            }
+            _ => {}
+        }
+        self.peer_ended |= kind == Kind::Ended;
+        self.state = to;
+        at
+    }
+}
+
+fn kind(input: Input) -> Kind {
+    match input {
+        Input::Connected => Kind::Connected,
+        Input::Close { queued: false } => Kind::CloseEmpty,
+        Input::Close { queued: true } => Kind::CloseQueued,
+        Input::Ended(_) => Kind::Ended,
+        Input::Flushed => Kind::Flushed,
+        Input::Failed(_) => Kind::Failed,
+    }
+}
+
+/// A way for the peer to end its direction.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum End {
+    /// Between two messages.
+    Peer,
+    /// Inside a frame.
+    Truncated,
+    /// By breaking the framing.
+    Protocol,
+}
+
+impl End {
+    /// The same as a reason.
+    pub fn reason(self) -> CloseReason {
+        match self {
+            End::Peer => CloseReason::Peer,
+            End::Truncated => CloseReason::Truncated,
+            End::Protocol => CloseReason::Protocol(FrameError::TooLong {
+                declared: 2,
+                limit: 1,
+            }),
+        }
+    }
+}
+
+/// A way for a connection to fail.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Failure {
+    /// This side aborted.
+    Local,
+    /// The peer reset it.
+    Reset,
+    /// Nobody listens.
+    Refused,
+    /// It was given up for lack of memory.
+    Overflow,
+    /// Its peer was silent.
+    Idle,
+    /// The transport failed.
+    Io,
+}
+
+impl Failure {
+    /// The same as a reason.
+    pub fn reason(self) -> CloseReason {
+        match self {
+            Failure::Local => CloseReason::Local,
+            Failure::Reset => CloseReason::Reset,
+            Failure::Refused => CloseReason::Refused,
+            Failure::Overflow => CloseReason::Overflow,
+            Failure::Idle => CloseReason::Timeout(Timeout::Idle),
+            Failure::Io => CloseReason::Io,
+        }
+    }
+}

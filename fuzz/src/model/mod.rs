@@ -1,0 +1,4 @@
+//! The core said again in the plainest way, to be compared with.
+
+pub mod demux;
+pub mod lifecycle;

@@ -1,0 +1,384 @@
+//! Two connections back to back over wires that deliver in any pieces, stop, flip bytes and
+//! break, while time passes in any steps and either side sends, pauses and closes.
+//!
+//! As long as no byte is flipped, what arrives is what was sent, whole, in order and once;
+//! what was accepted before a clean close arrives before it. Whatever happens, each side
+//! closes once, holds no more than its bounds, and holds nothing in the end.
+
+use crate::{length, read};
+use arbitrary::Arbitrary;
+use cubenet_core::frame::{HEADER_LEN, header};
+use cubenet_core::lifecycle::State;
+use cubenet_core::send::Backlog;
+use cubenet_core::{
+    CloseReason, Growing, Instant, Limits, Receiver, SendError, SendQueue, Sender, Transport,
+};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What is done, in order. `true` is the side that called.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Step {
+    /// The call is answered.
+    Connect,
+    /// A side sends a message.
+    Send(bool, u8, u8),
+    /// A side hands this much to its wire.
+    Write(bool, u8),
+    /// A side reads this much off the other's wire.
+    Read(bool, u8),
+    /// A byte on the way to a side is flipped.
+    Flip(bool, u8, u8),
+    /// A side reads no more, or again.
+    Pause(bool),
+    Resume(bool),
+    Close(bool),
+    Abort(bool),
+    /// The wire breaks; both sides are told.
+    Break,
+    /// Time passes, in steps of ten milliseconds.
+    Pass(u8),
+}
+
+fn limits() -> Limits {
+    Limits {
+        max_message: 8_000,
+        max_datagram: 8_000,
+        max_queued: 20_000,
+        low_watermark: 5_000,
+        max_queued_total: 40_000,
+        connect_timeout: Duration::from_secs(2),
+        frame_timeout: Duration::from_secs(3),
+        stream_idle_timeout: Duration::from_secs(10),
+        write_stall_timeout: Duration::from_secs(4),
+        drain_timeout: Duration::from_secs(1),
+        ..Limits::default()
+    }
+}
+
+/// Panics if `data` breaks the property of this module.
+pub fn check(data: &[u8]) {
+    let Some(steps) = read::<Vec<Step>>(data) else {
+        return;
+    };
+    let mut pair = Pair::new();
+    for step in steps {
+        pair.step(step);
+        pair.check();
+    }
+    pair.finish();
+}
+
+struct Pair {
+    limits: Limits,
+    now: Instant,
+    caller: Side,
+    called: Side,
+    /// A byte was flipped, so nothing more can be said about what arrives.
+    flipped: bool,
+}
+
+/// One side, as a driver would keep it, and what it heard.
+struct Side {
+    sender: Sender,
+    receiver: Receiver<Growing>,
+    queue: SendQueue,
+    paused: bool,
+    /// What it put on the wire and the other has not read.
+    wire: VecDeque<u8>,
+    /// Its end is on the wire, behind that.
+    ended: bool,
+    /// It has read the other's end.
+    heard_end: bool,
+    /// The wire is broken and it has not been told.
+    reset: bool,
+    /// Messages it was accepted to send that have not arrived.
+    accepted: VecDeque<Vec<u8>>,
+    /// Bytes read since the last whole message.
+    of_frame: usize,
+    closed: Option<CloseReason>,
+}
+
+impl Side {
+    fn new(sender: Sender, limits: &Limits) -> Self {
+        Side {
+            sender,
+            receiver: Receiver::new(Growing::new(), limits, Instant::ZERO),
+            queue: SendQueue::new(),
+            paused: false,
+            wire: VecDeque::new(),
+            ended: false,
+            heard_end: false,
+            reset: false,
+            accepted: VecDeque::new(),
+            of_frame: 0,
+            closed: None,
+        }
+    }
+
+    fn state(&self) -> State {
+        self.sender.state()
+    }
+
+    fn send(&mut self, message: Vec<u8>, now: Instant, limits: &Limits) {
+        let own = self.queue.len();
+        let backlog = Backlog { own, total: own };
+        match self.sender.admit(message.len(), backlog, limits) {
+            Ok(()) => {
+                let header = header(message.len()).expect("the limit is below that");
+                self.queue.push(&header);
+                self.queue.push(&message);
+                self.sender.handle_written(now, false, self.queue.len());
+                self.accepted.push_back(message);
+            }
+            Err(SendError::TooLong { len, limit }) => assert!(len > limit),
+            Err(SendError::Full) => assert!(own > 0),
+            Err(SendError::Closed) => {
+                assert!(!matches!(self.state(), State::Connecting | State::Open));
+            }
+            Err(SendError::Empty) => panic!("a stream carries empty messages"),
+        }
+    }
+
+    fn write(&mut self, count: usize, now: Instant, limits: &Limits) {
+        if matches!(self.state(), State::Connecting | State::Closed) {
+            return;
+        }
+        let before = self.queue.len();
+        self.wire
+            .extend(self.queue.chunks().flatten().take(count).copied());
+        self.queue.advance(count);
+        let queued = self.queue.len();
+        self.sender.handle_written(now, queued < before, queued);
+        self.sender.poll_writable(queued, limits);
+        self.end_if_finished();
+    }
+
+    /// Sends its end once everything went out.
+    fn end_if_finished(&mut self) {
+        if self.state() == State::Finishing {
+            assert!(self.queue.is_empty(), "the end comes behind everything");
+            self.ended = true;
+        }
+    }
+
+    /// Reads `count` bytes of what the other put on the wire.
+    fn read(&mut self, from: &mut Side, count: usize, now: Instant, flipped: bool) {
+        if matches!(self.state(), State::Connecting | State::Closed) {
+            return;
+        }
+        if self.paused && self.state() == State::Open {
+            return;
+        }
+        let count = count.min(from.wire.len());
+        let piece: Vec<u8> = from.wire.drain(..count).collect();
+        if self.state() == State::Open {
+            self.decode(from, &piece, now, flipped);
+        }
+        if self.state() == State::Closed || !from.wire.is_empty() {
+            return;
+        }
+        if from.ended && !self.heard_end {
+            self.heard_end = true;
+            let reason = self.receiver.handle_end();
+            self.sender.handle_end(now, reason, self.queue.len());
+            self.end_if_finished();
+        }
+    }
+
+    fn decode(&mut self, from: &mut Side, mut piece: &[u8], now: Instant, flipped: bool) {
+        loop {
+            let before = piece.len();
+            match self.receiver.handle_input(&mut piece, now) {
+                Ok(Some(message)) => {
+                    let sent = from.accepted.pop_front();
+                    assert!(flipped || sent.as_deref() == Some(&*message));
+                    self.of_frame = 0;
+                }
+                Ok(None) => {
+                    self.of_frame += before;
+                    return;
+                }
+                Err(error) => {
+                    assert!(flipped, "nobody sends a frame that is too long");
+                    let reason = CloseReason::Protocol(error);
+                    self.sender.handle_end(now, reason, self.queue.len());
+                    self.end_if_finished();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, now: Instant, limits: &Limits) {
+        if self.state() == State::Closed {
+            return;
+        }
+        let hears = self.state() == State::Open;
+        let silent = hears
+            .then(|| self.receiver.handle_timeout(now, limits))
+            .flatten();
+        assert_eq!(
+            silent.is_some(),
+            hears && now >= self.receiver.poll_timeout(limits)
+        );
+        let due = now >= self.sender.poll_timeout(limits);
+        self.sender.handle_timeout(now, limits);
+        assert_eq!(self.state() == State::Closed, due);
+        if let Some(silent) = silent {
+            self.sender.fail(CloseReason::Timeout(silent));
+        }
+    }
+
+    /// What a driver does once it has closed: tells the peer and lets everything go.
+    fn settle(&mut self, other: &mut Side) {
+        let Some(reason) = self.sender.close_reason() else {
+            assert_eq!(self.closed, None);
+            return;
+        };
+        if self.closed.is_none() {
+            self.closed = Some(reason);
+            self.queue.advance(usize::MAX);
+            other.reset |= !self.ended || !self.heard_end;
+        }
+        assert_eq!(self.closed, Some(reason), "once and for good");
+    }
+
+    /// A reset arrives when what came before it has been read, or at once.
+    fn be_told(&mut self) {
+        if self.reset && self.state() != State::Connecting {
+            self.sender.fail(CloseReason::Reset);
+        }
+    }
+}
+
+impl Pair {
+    fn new() -> Self {
+        let limits = limits();
+        let caller = Sender::connecting(Transport::Tcp, Instant::ZERO);
+        let called = Sender::accepted(Transport::Tcp);
+        Pair {
+            caller: Side::new(caller, &limits),
+            called: Side::new(called, &limits),
+            limits,
+            now: Instant::ZERO,
+            flipped: false,
+        }
+    }
+
+    /// A side and the other.
+    fn sides(&mut self, caller: bool) -> (&mut Side, &mut Side) {
+        if caller {
+            (&mut self.caller, &mut self.called)
+        } else {
+            (&mut self.called, &mut self.caller)
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let (now, limits, flipped) = (self.now, self.limits.clone(), self.flipped);
+        match step {
+            Step::Connect => {
+                if matches!(self.caller.state(), State::Connecting | State::Draining) {
+                    self.caller.sender.handle_connected();
+                    self.caller.receiver.resume(now);
+                }
+            }
+            Step::Send(side, byte, fill) => {
+                self.sides(side)
+                    .0
+                    .send(vec![fill; length(byte)], now, &limits);
+            }
+            Step::Write(side, byte) => self.sides(side).0.write(length(byte), now, &limits),
+            Step::Read(side, byte) => {
+                let (reader, writer) = self.sides(side);
+                reader.read(writer, length(byte), now, flipped);
+            }
+            Step::Flip(side, at, bits) => {
+                let wire = &mut self.sides(side).1.wire;
+                let at = length(at).min(wire.len().saturating_sub(1));
+                if let Some(byte) = wire.get_mut(at) {
+                    *byte ^= bits;
+                    self.flipped |= bits != 0;
+                }
+            }
+            Step::Pause(side) => {
+                let side = self.sides(side).0;
+                if !std::mem::replace(&mut side.paused, true) {
+                    side.receiver.pause();
+                }
+            }
+            Step::Resume(side) => {
+                let side = self.sides(side).0;
+                if std::mem::replace(&mut side.paused, false) {
+                    side.receiver.resume(now);
+                }
+            }
+            Step::Close(side) => {
+                let side = self.sides(side).0;
+                side.sender.close(now, side.queue.len());
+                side.end_if_finished();
+            }
+            Step::Abort(side) => self.sides(side).0.sender.fail(CloseReason::Local),
+            Step::Break => {
+                self.caller.reset = true;
+                self.called.reset = true;
+            }
+            Step::Pass(count) => {
+                self.now = now.after(Duration::from_millis(10 * u64::from(count)));
+                self.caller.pass(self.now, &limits);
+                self.called.pass(self.now, &limits);
+            }
+        }
+        let Pair { caller, called, .. } = self;
+        caller.settle(called);
+        called.settle(caller);
+        caller.be_told();
+        called.be_told();
+        caller.settle(called);
+        called.settle(caller);
+    }
+
+    /// What holds after every step.
+    fn check(&self) {
+        for side in [&self.caller, &self.called] {
+            let footprint = side.receiver.footprint();
+            assert!(footprint <= 2 * side.of_frame + size_of::<Vec<u8>>());
+            assert!(side.queue.len() <= self.limits.max_queued.max(8_000 + HEADER_LEN));
+            if side.closed.is_some() {
+                assert!(side.queue.is_empty());
+            } else {
+                let deadline = side.sender.poll_timeout(&self.limits);
+                assert!(deadline > self.now, "a clock that ran out has been heeded");
+            }
+        }
+        for (from, to) in [(&self.caller, &self.called), (&self.called, &self.caller)] {
+            // Whoever ended cleanly and was heard out lost nothing.
+            let clean = !self.flipped && to.closed == Some(CloseReason::Peer);
+            assert!(!clean || from.accepted.is_empty());
+        }
+    }
+
+    /// Lets the wires run dry and time pass until both have closed.
+    fn finish(mut self) {
+        self.step(Step::Connect);
+        for side in [true, false] {
+            self.step(Step::Resume(side));
+            self.step(Step::Close(side));
+        }
+        for _ in 0..3 {
+            for side in [true, false] {
+                self.step(Step::Write(side, 255));
+                self.step(Step::Read(!side, 255));
+            }
+            self.check();
+        }
+        for _ in 0..3 {
+            self.step(Step::Pass(255));
+            self.check();
+        }
+        for side in [&self.caller, &self.called] {
+            assert!(side.closed.is_some(), "both have closed");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What can go wrong for the application, by operation.
+
+use crate::conditions::FaultError;
+use cubenet_core::{CloseReason, LimitError, Transport};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// Why a network could not be started, or an address not be listened on or called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The limits do not fit each other.
+    Limits(LimitError),
+    /// A rate or another number of a fault makes no sense.
+    Faults(FaultError),
+    /// A network runs on this host already; stop it or let the host crash first.
+    HostInUse(IpAddr),
+    /// The address could not be read. Names are not resolved here.
+    Address {
+        /// What was given.
+        given: String,
+    },
+    /// The address could not be listened on.
+    Listen {
+        /// On which transport.
+        transport: Transport,
+        /// The address.
+        address: SocketAddr,
+        /// What the virtual host said.
+        refusal: Refusal,
+    },
+    /// The call could not even begin.
+    Connect {
+        /// On which transport.
+        transport: Transport,
+        /// The address.
+        address: SocketAddr,
+        /// What the virtual host said.
+        refusal: Refusal,
+    },
+    /// There are as many connections as [`max_connections`](cubenet_core::Limits) allows.
+    TooManyConnections {
+        /// The limit.
+        limit: usize,
+    },
+    /// The network has been stopped, or its host has crashed.
+    Stopped,
+}
+
+/// What a virtual host refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Somebody listens there.
+    InUse,
+    /// The address is another host's.
+    NotOurs,
+    /// Every port is in use.
+    NoPort,
+    /// Every descriptor is in use.
+    NoDescriptor,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::InUse => "the address is in use",
+            Refusal::NotOurs => "the address is not this host's",
+            Refusal::NoPort => "every port is in use",
+            Refusal::NoDescriptor => "too many open sockets",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Limits(error) => error.fmt(f),
+            Error::Faults(error) => error.fmt(f),
+            Error::HostInUse(host) => write!(f, "a network runs on {host} already"),
+            Error::Address { given } => write!(
+                f,
+                "cannot use the address {given}: it must be numbers, as in 10.0.0.1:7000"
+            ),
+            Error::Listen {
+                transport,
+                address,
+                refusal,
+            } => write!(f, "cannot listen on {transport} {address}: {refusal}"),
+            Error::Connect {
+                transport,
+                address,
+                refusal,
+            } => write!(f, "cannot connect to {transport} {address}: {refusal}"),
+            Error::TooManyConnections { limit } => write!(
+                f,
+                "there are {limit} connections already; raise `max_connections`"
+            ),
+            Error::Stopped => f.write_str("the network has been stopped"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Limits(error) => Some(error),
+            Error::Faults(error) => Some(error),
+            Error::Listen { refusal, .. } | Error::Connect { refusal, .. } => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// A call that was not answered, as the `connected` callback is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectError {
+    /// On which transport.
+    pub transport: Transport,
+    /// The address that was called.
+    pub address: SocketAddr,
+    /// Why there is no connection.
+    pub reason: CloseReason,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConnectError {
+            transport,
+            address,
+            reason,
+        } = self;
+        write!(f, "cannot connect to {transport} {address}: {reason}")
+    }
+}
+
+impl std::error::Error for ConnectError {}

@@ -1,0 +1,379 @@
+//! The virtual operating systems and the network between them: hosts, sockets that never
+//! block, and what is under way. It knows nothing of messages or handlers; it says who may
+//! go on, as a real kernel says what is ready.
+
+mod datagram;
+mod host;
+mod path;
+mod queue;
+mod stream;
+
+pub(crate) use datagram::Received;
+pub(crate) use host::{Host, HostId};
+pub(crate) use path::Paths;
+pub(crate) use stream::{Read, Segment};
+
+use crate::conditions::{Conditions, Faults};
+use crate::random::Random;
+use crate::trace::{Record, Trace};
+use bytes::Bytes;
+use cubenet_core::{CloseReason, Instant, Transport};
+use datagram::DatagramSocket;
+use queue::Queue;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use stream::{ListenSocket, StreamSocket};
+
+/// The name of a socket. No other has had it or will have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) slot: u32,
+    generation: u32,
+}
+
+impl Key {
+    fn number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+}
+
+/// What happens at some time.
+enum Event {
+    /// A call arrives.
+    Call {
+        to: SocketAddr,
+        from: Key,
+    },
+    /// A call was not answered; it is made again.
+    CallAgain(Key),
+    /// A call is answered, by this socket.
+    Answer {
+        to: Key,
+        by: Key,
+    },
+    Segment(Segment),
+    /// A segment was lost; it is sent again.
+    SendAgain(Segment),
+    /// The peer has read this much.
+    Credit {
+        to: Key,
+        by: Key,
+        bytes: u32,
+        attempt: u32,
+    },
+    /// The connection is over, for this reason.
+    Fail {
+        to: Key,
+        reason: CloseReason,
+    },
+    /// There is room to send again.
+    Transmit(Key),
+    Notice(Key, Notice),
+    /// A socket that was closed with something to send has had time enough.
+    Forget(Key),
+    Datagram {
+        from: SocketAddr,
+        to: SocketAddr,
+        sender: Key,
+        bytes: Bytes,
+    },
+    /// Nobody listened where a datagram went.
+    Unreachable(Key),
+}
+
+/// What a socket tells whoever owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// A call may be accepted.
+    Acceptable,
+    /// Our call was answered.
+    Connected,
+    Readable,
+    Writable,
+    /// It is over.
+    Failed,
+}
+
+enum Socket {
+    Listen(Box<ListenSocket>),
+    Stream(Box<StreamSocket>),
+    Datagrams(Box<DatagramSocket>),
+}
+
+struct Entry {
+    generation: u32,
+    socket: Option<Socket>,
+}
+
+/// What the network did, all hosts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Stream segments and datagrams that were sent.
+    pub packets: u64,
+    /// Of those, lost on their way or to nobody.
+    pub lost: u64,
+    /// Stream segments that were sent again.
+    pub sent_again: u64,
+    /// Datagrams that arrived a second time.
+    pub duplicated: u64,
+    /// Datagrams that were held back.
+    pub reordered: u64,
+    /// Datagrams that were changed on their way.
+    pub corrupted: u64,
+    /// Datagrams that somebody forged.
+    pub spoofed: u64,
+    /// Datagrams that found their socket's buffer full.
+    pub overflowed: u64,
+    /// Connections that the network reset.
+    pub reset: u64,
+    /// Calls that the network refused.
+    pub refused: u64,
+    /// Times that a reader stood still.
+    pub stalled: u64,
+    /// Writes cut short or refused.
+    pub held_up: u64,
+    /// Attempts to accept that failed.
+    pub accept_failed: u64,
+}
+
+pub(crate) struct Kernel {
+    pub(crate) now: Instant,
+    pub(crate) random: Random,
+    pub(crate) trace: Trace,
+    pub(crate) traffic: Traffic,
+    pub(crate) paths: Paths,
+    /// The faults of hosts to come.
+    pub(crate) faults: Faults,
+    hosts: Vec<Host>,
+    by_address: BTreeMap<IpAddr, HostId>,
+    sockets: Vec<Entry>,
+    free: Vec<u32>,
+    events: Queue<Event>,
+    notices: VecDeque<(Key, Notice)>,
+    /// Streams that were written to and have not sent.
+    dirty: Vec<Key>,
+}
+
+impl Kernel {
+    pub(crate) fn new(seed: u64, conditions: Conditions, faults: Faults) -> Self {
+        Kernel {
+            now: Instant::ZERO,
+            random: Random::new(seed),
+            trace: Trace::new(),
+            traffic: Traffic::default(),
+            paths: Paths::new(conditions),
+            faults,
+            hosts: Vec::new(),
+            by_address: BTreeMap::new(),
+            sockets: Vec::new(),
+            free: Vec::new(),
+            events: Queue::new(),
+            notices: VecDeque::new(),
+            dirty: Vec::new(),
+        }
+    }
+
+    // Hosts.
+
+    /// The host at `address`, whether somebody is there or not.
+    pub(crate) fn host_at(&mut self, address: IpAddr) -> HostId {
+        let next = HostId(self.hosts.len() as u32);
+        let id = *self.by_address.entry(address).or_insert(next);
+        if id == next {
+            let mut host = Host::new(address);
+            host.faults = self.faults.clone();
+            self.hosts.push(host);
+        }
+        id
+    }
+
+    pub(crate) fn host(&self, id: HostId) -> &Host {
+        &self.hosts[id.0 as usize]
+    }
+
+    pub(crate) fn host_mut(&mut self, id: HostId) -> &mut Host {
+        &mut self.hosts[id.0 as usize]
+    }
+
+    pub(crate) fn hosts(&mut self) -> impl Iterator<Item = &mut Host> {
+        self.hosts.iter_mut()
+    }
+
+    /// Whoever is at this host vanishes without a word. Returns the sockets it had.
+    pub(crate) fn crash(&mut self, id: HostId) -> Vec<Key> {
+        let of_host = |entry: &Entry| match &entry.socket {
+            Some(Socket::Listen(socket)) => socket.host == id,
+            Some(Socket::Stream(socket)) => socket.host == id,
+            Some(Socket::Datagrams(socket)) => socket.host == id,
+            None => false,
+        };
+        let mut keys = Vec::new();
+        for slot in 0..self.sockets.len() {
+            if of_host(&self.sockets[slot]) {
+                let generation = self.sockets[slot].generation;
+                let slot = slot as u32;
+                keys.push(Key { slot, generation });
+            }
+        }
+        for key in &keys {
+            self.remove(*key);
+        }
+        let host = self.host_mut(id);
+        host.clear();
+        host.alive = false;
+        keys
+    }
+
+    // Sockets.
+
+    fn insert(&mut self, socket: Socket) -> Key {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.sockets.push(Entry {
+                generation: 0,
+                socket: None,
+            });
+            self.sockets.len() as u32 - 1
+        });
+        let entry = &mut self.sockets[slot as usize];
+        entry.socket = Some(socket);
+        Key {
+            slot,
+            generation: entry.generation,
+        }
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Socket> {
+        let entry = self.sockets.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        let socket = entry.socket.take()?;
+        entry.generation += 1;
+        self.free.push(key.slot);
+        Some(socket)
+    }
+
+    fn socket(&mut self, key: Key) -> Option<&mut Socket> {
+        let entry = self.sockets.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        entry.socket.as_mut()
+    }
+
+    /// The host that a socket is on.
+    pub(crate) fn host_of(&self, key: Key) -> Option<HostId> {
+        let entry = self.sockets.get(key.slot as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        Some(match entry.socket.as_ref()? {
+            Socket::Listen(socket) => socket.host,
+            Socket::Stream(socket) => socket.host,
+            Socket::Datagrams(socket) => socket.host,
+        })
+    }
+
+    /// How many sockets there are.
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len() - self.free.len()
+    }
+
+    // Time.
+
+    /// When the next thing happens.
+    pub(crate) fn next_at(&self) -> Instant {
+        if self.notices.is_empty() && self.dirty.is_empty() {
+            self.events.next_at()
+        } else {
+            self.now
+        }
+    }
+
+    /// How much is under way.
+    pub(crate) fn pending(&self) -> usize {
+        self.events.len() + self.notices.len()
+    }
+
+    /// Who may go on now, if anybody may.
+    pub(crate) fn notice(&mut self) -> Option<(Key, Notice)> {
+        self.notices.pop_front()
+    }
+
+    pub(crate) fn notify(&mut self, key: Key, notice: Notice) {
+        self.notices.push_back((key, notice));
+    }
+
+    pub(crate) fn notify_at(&mut self, at: Instant, key: Key, notice: Notice) {
+        self.events.push(at, Event::Notice(key, notice));
+    }
+
+    /// Sends what was written.
+    pub(crate) fn transmit_dirty(&mut self) {
+        while let Some(key) = self.dirty.pop() {
+            self.transmit(key);
+        }
+    }
+
+    /// Lets the next thing happen, at its time.
+    pub(crate) fn step(&mut self) {
+        let Some((at, event)) = self.events.pop() else {
+            return;
+        };
+        self.now = at;
+        match event {
+            Event::Call { to, from } => self.called(to, from),
+            Event::CallAgain(key) => self.call_again(key),
+            Event::Answer { to, by } => self.answered(to, by),
+            Event::Segment(segment) => self.arrived(segment),
+            Event::SendAgain(segment) => self.send_again(segment),
+            Event::Credit {
+                to,
+                by,
+                bytes,
+                attempt,
+            } => self.credit(to, by, bytes, attempt),
+            Event::Fail { to, reason } => self.fail(to, reason),
+            Event::Transmit(key) => self.transmit(key),
+            Event::Notice(key, notice) => self.notices.push_back((key, notice)),
+            Event::Forget(key) => self.forget(key),
+            Event::Datagram {
+                from,
+                to,
+                sender,
+                bytes,
+            } => self.datagram_arrived(from, to, sender, bytes),
+            Event::Unreachable(key) => self.unreachable(key),
+        }
+    }
+
+    fn record(&mut self, record: Record, key: Key, bytes: &[u8]) {
+        self.trace.record(self.now, record, key.number(), bytes);
+    }
+
+    /// When something small without loss of its own arrives; `None` if the path carries
+    /// nothing.
+    fn reaches(&self, from: HostId, to: HostId) -> Option<Instant> {
+        if self.paths.is_cut(from, to) || !self.host(to).alive {
+            return None;
+        }
+        Some(self.now.after(self.paths.conditions(from, to).latency))
+    }
+
+    /// Who listens at `address`.
+    fn listener(&mut self, transport: Transport, address: SocketAddr) -> Option<Key> {
+        let host = self.host_at(address.ip());
+        let slot = self.host(host).bound(transport, address.port())?;
+        let generation = self.sockets[slot as usize].generation;
+        Some(Key { slot, generation })
+    }
+}
+
+/// How long until what was lost is sent again, the `attempt`th time.
+fn retransmission_timeout(attempt: u32) -> Duration {
+    const FIRST: Duration = Duration::from_millis(200);
+    const LONGEST: Duration = Duration::from_secs(120);
+    (FIRST * 2_u32.pow(attempt.min(12))).min(LONGEST)
+}

@@ -1,0 +1,76 @@
+//! A connection inside one of its callbacks.
+
+use crate::world::{Place, Shared, is_open};
+use cubenet_core::{ConnectionId, Frame, Instant, Link, SendError, State};
+use std::net::SocketAddr;
+
+pub(crate) struct CallbackLink<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) place: Place,
+    pub(crate) id: ConnectionId,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) now: Instant,
+}
+
+impl CallbackLink<'_> {
+    /// Whether messages are to be delivered.
+    pub(crate) fn is_heard(&self) -> bool {
+        let (state, paused, _) = self.shared.lock().look(self.place, self.id);
+        state == State::Open && !paused
+    }
+}
+
+impl Link for CallbackLink<'_> {
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        let mut world = self.shared.lock();
+        world.send(self.place, self.id, message, None)
+    }
+
+    fn send_frame(&mut self, frame: &Frame) -> Result<(), SendError> {
+        let mut world = self.shared.lock();
+        world.send(self.place, self.id, frame.payload(), Some(frame))
+    }
+
+    fn close(&mut self) {
+        self.shared.lock().close(self.place, self.id);
+    }
+
+    fn abort(&mut self) {
+        self.shared.lock().abort(self.place, self.id);
+    }
+
+    fn is_closed(&self) -> bool {
+        let (state, ..) = self.shared.lock().look(self.place, self.id);
+        !is_open(state)
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    fn queued(&self) -> usize {
+        let (_, _, queued) = self.shared.lock().look(self.place, self.id);
+        queued
+    }
+
+    fn pause(&mut self) {
+        self.shared.lock().set_paused(self.place, self.id, true);
+    }
+
+    fn resume(&mut self) {
+        self.shared.lock().set_paused(self.place, self.id, false);
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+}

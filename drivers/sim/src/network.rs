@@ -1,0 +1,396 @@
+//! A network: what runs on one virtual host.
+
+use crate::connection::Connection;
+use crate::error::{ConnectError, Error, Refusal};
+use crate::kernel::{HostId, Key, Notice};
+use crate::metrics::Metrics;
+use crate::owners::Owner;
+use crate::peers::Peers;
+use crate::stream::Stream;
+use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared};
+use cubenet_core::{Handler, Limits, Transport};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// An address as a simulation takes it: numbers, since there is no name server in here.
+pub trait IntoAddress {
+    /// The address; what was given, if it is none.
+    fn into_address(self) -> Result<SocketAddr, String>;
+}
+
+impl IntoAddress for SocketAddr {
+    fn into_address(self) -> Result<SocketAddr, String> {
+        Ok(self)
+    }
+}
+
+impl IntoAddress for (IpAddr, u16) {
+    fn into_address(self) -> Result<SocketAddr, String> {
+        Ok(self.into())
+    }
+}
+
+impl IntoAddress for &str {
+    fn into_address(self) -> Result<SocketAddr, String> {
+        self.parse().map_err(|_| self.to_owned())
+    }
+}
+
+/// How a network is to be; [`Builder::start`] makes it.
+#[derive(Clone)]
+pub struct Builder {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) host: HostId,
+    pub(crate) limits: Limits,
+    pub(crate) backlog: usize,
+    pub(crate) stream_buffer: usize,
+    pub(crate) datagram_buffer: usize,
+    pub(crate) descriptors: usize,
+}
+
+impl Builder {
+    /// The bounds on memory, time and work. Default: [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Connections that may wait to be accepted. Default 4,096.
+    #[must_use]
+    pub fn backlog(mut self, connections: usize) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// Bytes of the send and of the receive buffer of each stream, below 4 GiB; at least
+    /// one. Default 64 KiB.
+    #[must_use]
+    pub fn stream_buffer(mut self, bytes: usize) -> Self {
+        self.stream_buffer = bytes.clamp(1, u32::MAX as usize);
+        self
+    }
+
+    /// Bytes of the receive buffer of each datagram socket. Default 4 MiB.
+    #[must_use]
+    pub fn datagram_buffer(mut self, bytes: usize) -> Self {
+        self.datagram_buffer = bytes;
+        self
+    }
+
+    /// Sockets the host may have open; what more is called waits to be accepted. Default:
+    /// no bound.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: usize) -> Self {
+        self.descriptors = descriptors;
+        self
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Result<Network, Error> {
+        self.limits.validate().map_err(Error::Limits)?;
+        let mut world = self.shared.lock();
+        let in_use = world
+            .networks
+            .iter()
+            .any(|network| network.host == self.host && !network.is_stopped());
+        let host = world.kernel.host_mut(self.host);
+        if in_use {
+            return Err(Error::HostInUse(host.address));
+        }
+        host.alive = true;
+        host.stream_buffer = self.stream_buffer;
+        host.datagram_buffer = self.datagram_buffer;
+        host.max_descriptors = self.descriptors;
+        let address = host.address;
+        let hash_key = (world.kernel.random.next(), world.kernel.random.next());
+        let id = NetworkId(world.networks.len() as u32);
+        world.networks.push(NetworkState {
+            host: self.host,
+            limits: Arc::new(self.limits),
+            metrics: Metrics::default(),
+            hash_key,
+            stopping: None,
+            crashed: false,
+            backlog: self.backlog,
+        });
+        Ok(Network {
+            shared: Arc::downgrade(&self.shared),
+            id,
+            address,
+        })
+    }
+}
+
+/// A network on one virtual host: its listeners and its connections. Clones are the same
+/// network.
+#[derive(Clone)]
+pub struct Network {
+    shared: Weak<Shared>,
+    id: NetworkId,
+    address: IpAddr,
+}
+
+impl Network {
+    /// The address of its host.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Listens on `address`, which is the host's own or unspecified. Port 0 lets the host
+    /// choose one.
+    ///
+    /// `accepted` is called for each new peer, before anything of it is delivered, and
+    /// returns its handler, or `None` to turn it away.
+    pub fn listen<H: Handler + Send + 'static>(
+        &self,
+        transport: Transport,
+        address: impl IntoAddress,
+        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
+    ) -> Result<Listener, Error> {
+        let address = address
+            .into_address()
+            .map_err(|given| Error::Address { given })?;
+        let accept: Arc<AcceptFn> =
+            Arc::new(move |connection: &Connection| Some(Box::new(accepted(connection)?) as _));
+        let shared = self.shared()?;
+        let mut world = self.running(&shared)?;
+        let refused = |refusal| Error::Listen {
+            transport,
+            address,
+            refusal,
+        };
+        if !address.ip().is_unspecified() && address.ip() != self.address {
+            return Err(refused(Refusal::NotOurs));
+        }
+        let network = &world.networks[self.id.0 as usize];
+        let (host, backlog) = (network.host, network.backlog);
+        let network = self.id;
+        let (key, local) = match transport {
+            Transport::Tcp => {
+                let listening = world.kernel.listen(host, address.port(), backlog);
+                let (key, local) = listening.map_err(refused)?;
+                let owner = Owner::Listener { network, accept };
+                world.owners.insert(key, owner);
+                (key, local)
+            }
+            Transport::Udp => {
+                let bound = world.kernel.bind_datagrams(host, address.port(), None);
+                let (key, local) = bound.map_err(refused)?;
+                let state = &world.networks[network.0 as usize];
+                let peers = Peers::listening(network, state, local, accept);
+                world.owners.insert(key, Owner::Peers(Box::new(peers)));
+                (key, local)
+            }
+        };
+        drop(world);
+        Ok(Listener {
+            shared: Arc::downgrade(&shared),
+            key,
+            transport,
+            local,
+        })
+    }
+
+    /// Calls `address`. Returns at once with the connection to be; what is sent on it waits
+    /// until the peer answers.
+    ///
+    /// `connected` is called once: with the connection when the peer has answered, to return
+    /// its handler, or `None` to close it; or with the reason why there is none.
+    pub fn connect<H: Handler + Send + 'static>(
+        &self,
+        transport: Transport,
+        address: impl IntoAddress,
+        connected: impl FnOnce(Result<&Connection, ConnectError>) -> Option<H> + Send + 'static,
+    ) -> Result<Connection, Error> {
+        let address = address
+            .into_address()
+            .map_err(|given| Error::Address { given })?;
+        let connect: ConnectFn = Box::new(|outcome| Some(Box::new(connected(outcome)?) as _));
+        let shared = self.shared()?;
+        let mut world = self.running(&shared)?;
+        let network = &mut world.networks[self.id.0 as usize];
+        let (host, limits) = (network.host, Arc::clone(&network.limits));
+        if !network.reserve() {
+            return Err(Error::TooManyConnections {
+                limit: limits.max_connections,
+            });
+        }
+        let id = world.next_id();
+        let now = world.now();
+        let called = match transport {
+            Transport::Tcp => world.kernel.call(host, address).map(|key| {
+                let stream = Stream::calling(id, self.id, &limits, connect, now);
+                world.owners.insert(key, Owner::Stream(Box::new(stream)));
+                let ends = world.kernel.ends(key);
+                (key, ends.unwrap_or((address, address)))
+            }),
+            Transport::Udp => {
+                let bound = world.kernel.bind_datagrams(host, 0, Some(address));
+                bound.map(|(key, local)| {
+                    let ends = (local, address);
+                    let state = &world.networks[self.id.0 as usize];
+                    let peers = Peers::calling(self.id, state, ends, id, connect, now);
+                    world.owners.insert(key, Owner::Peers(Box::new(peers)));
+                    (key, ends)
+                })
+            }
+        };
+        let (key, ends) = match called {
+            Ok(called) => called,
+            Err(refusal) => {
+                world.network(self.id).metrics.open -= 1;
+                return Err(Error::Connect {
+                    transport,
+                    address,
+                    refusal,
+                });
+            }
+        };
+        // It sets its clock, or learns that it is connected.
+        world.kernel.notify(key, Notice::Writable);
+        drop(world);
+        let place = Place { key, slot: 0 };
+        Ok(Connection::new(&shared, place, id, transport, ends))
+    }
+
+    /// Begins to stop: no new connections, what is queued is delivered, every connection is
+    /// closed. What is not delivered within `deadline` is lost. Let time pass to see it
+    /// happen; [`Network::is_stopped`] tells when it has.
+    pub fn stop(&self, deadline: Duration) {
+        let Ok(shared) = self.shared() else {
+            return;
+        };
+        let Ok(mut world) = self.running(&shared) else {
+            return;
+        };
+        let at = world.now().after(deadline);
+        world.network(self.id).stopping = Some(at);
+        close_all(&mut world, self.id, false);
+        let id = self.id;
+        let weak = Arc::downgrade(&shared);
+        let give_up = move |_: &crate::Simulation| {
+            if let Some(shared) = weak.upgrade() {
+                close_all(&mut shared.lock(), id, true);
+            }
+        };
+        world.timers.schedule(at, Box::new(give_up));
+    }
+
+    /// Whether it has stopped and its last connection has closed, or its host has crashed.
+    pub fn is_stopped(&self) -> bool {
+        let Some(shared) = self.shared.upgrade() else {
+            return true;
+        };
+        shared.lock().networks[self.id.0 as usize].is_stopped()
+    }
+
+    /// What it has done so far.
+    pub fn metrics(&self) -> Metrics {
+        let shared = self.shared.upgrade();
+        shared.map_or_else(Metrics::default, |shared| {
+            shared.lock().networks[self.id.0 as usize].metrics.clone()
+        })
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>, Error> {
+        self.shared.upgrade().ok_or(Error::Stopped)
+    }
+
+    /// The world, if the network runs.
+    fn running<'a>(&self, shared: &'a Shared) -> Result<Guard<'a>, Error> {
+        let world = shared.lock();
+        let network = &world.networks[self.id.0 as usize];
+        match network.stopping.is_none() && !network.crashed {
+            true => Ok(world),
+            false => Err(Error::Stopped),
+        }
+    }
+}
+
+/// Closes everything of a network; `abort`: at once.
+fn close_all(world: &mut Guard<'_>, network: NetworkId, abort: bool) {
+    for key in world.owners.keys_of(network) {
+        let connections = match world.owners.get(key) {
+            Some(Owner::Listener { .. }) => {
+                world.owners.remove(key);
+                world.kernel.close(key, false);
+                continue;
+            }
+            Some(Owner::Stream(stream)) => vec![(0, stream.id)],
+            Some(Owner::Peers(peers)) => {
+                peers.close_listener();
+                let connections = peers.connections().collect();
+                world.kernel.notify(key, Notice::Writable);
+                connections
+            }
+            _ => continue,
+        };
+        for (slot, id) in connections {
+            let place = Place { key, slot };
+            if abort {
+                world.abort(place, id);
+            } else {
+                world.close(place, id);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network")
+            .field("address", &self.address)
+            .field("metrics", &self.metrics())
+            .finish()
+    }
+}
+
+/// An address that is listened on, until it is closed or the network stops.
+pub struct Listener {
+    shared: Weak<Shared>,
+    key: Key,
+    transport: Transport,
+    local: SocketAddr,
+}
+
+impl Listener {
+    /// The address, with the port that the host chose if it was to.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// On which transport it listens.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Accepts no more. Connections that are there stay. The address of a stream listener is
+    /// free at once; that of a datagram listener is once its last connection has closed,
+    /// since they share its socket.
+    pub fn close(self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut world = shared.lock();
+        match world.owners.get(self.key) {
+            Some(Owner::Listener { .. }) => {
+                world.owners.remove(self.key);
+                world.kernel.close(self.key, false);
+            }
+            Some(Owner::Peers(peers)) => {
+                peers.close_listener();
+                world.kernel.notify(self.key, Notice::Writable);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listener({} {})", self.transport, self.local)
+    }
+}

@@ -1,0 +1,680 @@
+//! A datagram socket with its peers: what binds the demultiplexer of the core to a virtual
+//! socket.
+
+use crate::connection::Connection;
+use crate::kernel::{Kernel, Key, Notice, Received};
+use crate::link::CallbackLink;
+use crate::trace::Record;
+use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, is_open};
+use bytes::Bytes;
+use cubenet_core::demux::GrowingTable;
+use cubenet_core::{
+    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
+    SendError, Sender, State, Timeout, Transport,
+};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub(crate) struct Peers {
+    pub(crate) network: NetworkId,
+    local: SocketAddr,
+    demux: Demux<SocketAddr, GrowingTable<SocketAddr>>,
+    /// The connections, by their slot in the demultiplexer.
+    slots: Vec<Option<Peer>>,
+    /// `None` for a socket that called.
+    accept: Option<Arc<AcceptFn>>,
+    /// Is told that a socket that called is connected.
+    connect: Option<ConnectFn>,
+    /// Whether new peers are admitted.
+    open: bool,
+    /// Datagrams the socket would not take yet.
+    waiting: VecDeque<Waiting>,
+    /// Connections to be looked at.
+    attending: Vec<u32>,
+    exceptions: Vec<(u32, ConnectionId, Exception)>,
+    armed: Instant,
+}
+
+pub(crate) struct Peer {
+    pub(crate) id: ConnectionId,
+    pub(crate) sender: Sender,
+    pub(crate) paused: bool,
+    /// Bytes that wait.
+    pub(crate) queued: usize,
+    address: SocketAddr,
+    /// `None` while a callback runs.
+    handler: Option<Box<dyn Handler + Send>>,
+}
+
+struct Waiting {
+    slot: u32,
+    id: ConnectionId,
+    to: SocketAddr,
+    datagram: Bytes,
+}
+
+/// The handler of a connection that the application did not want in the end.
+struct Nobody;
+
+impl Handler for Nobody {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}
+
+impl Peer {
+    fn new(id: ConnectionId, sender: Sender, address: SocketAddr) -> Self {
+        Peer {
+            id,
+            sender,
+            paused: false,
+            queued: 0,
+            address,
+            handler: None,
+        }
+    }
+}
+
+impl Peers {
+    pub(crate) fn listening(
+        id: NetworkId,
+        network: &NetworkState,
+        local: SocketAddr,
+        accept: Arc<AcceptFn>,
+    ) -> Self {
+        let demux = Demux::new(GrowingTable::new(), network.hash_key, &network.limits);
+        Peers {
+            network: id,
+            local,
+            demux,
+            slots: Vec::new(),
+            accept: Some(accept),
+            connect: None,
+            open: true,
+            waiting: VecDeque::new(),
+            attending: Vec::new(),
+            exceptions: Vec::new(),
+            armed: Instant::NEVER,
+        }
+    }
+
+    /// A socket that called: one peer, which is there from the beginning.
+    pub(crate) fn calling(
+        id: NetworkId,
+        network: &NetworkState,
+        (local, peer): (SocketAddr, SocketAddr),
+        connection: ConnectionId,
+        connect: ConnectFn,
+        now: Instant,
+    ) -> Self {
+        let limits = Limits {
+            max_peers: 1,
+            ..(*network.limits).clone()
+        };
+        let mut demux = Demux::new(GrowingTable::new(), network.hash_key, &limits);
+        demux.insert(peer, now);
+        let sender = Sender::connecting(Transport::Udp, now);
+        Peers {
+            network: id,
+            local,
+            demux,
+            slots: vec![Some(Peer::new(connection, sender, peer))],
+            accept: None,
+            connect: Some(connect),
+            open: false,
+            waiting: VecDeque::new(),
+            attending: Vec::new(),
+            exceptions: Vec::new(),
+            armed: Instant::NEVER,
+        }
+    }
+
+    pub(crate) fn attend(&mut self, slot: u32) {
+        self.attending.push(slot);
+    }
+
+    /// Admits no new peers.
+    pub(crate) fn close_listener(&mut self) {
+        self.open = false;
+    }
+
+    /// The connection in `slot`, if it is this one.
+    pub(crate) fn peer_mut(&mut self, slot: u32, id: ConnectionId) -> Option<&mut Peer> {
+        let peer = self.slots.get_mut(slot as usize)?.as_mut()?;
+        (peer.id == id).then_some(peer)
+    }
+
+    /// The connections there are.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (u32, ConnectionId)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(slot, peer)| Some((slot as u32, peer.as_ref()?.id)))
+    }
+
+    /// Bytes that wait on all of them.
+    pub(crate) fn queued(&self) -> usize {
+        self.waiting
+            .iter()
+            .map(|waiting| waiting.datagram.len())
+            .sum()
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        place: Place,
+        id: ConnectionId,
+        message: &[u8],
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) -> Result<(), SendError> {
+        let len = message.len();
+        let peer = self.peer_mut(place.slot, id).ok_or(SendError::Closed)?;
+        let backlog = network.backlog(peer.queued);
+        peer.sender.admit(len, backlog, &network.limits)?;
+        network.metrics.messages_out += 1;
+        network.metrics.bytes_out += len as u64;
+        self.put(place, id, message, kernel, network);
+        Ok(())
+    }
+
+    /// Sends a datagram, or queues it behind those that wait.
+    fn put(
+        &mut self,
+        place: Place,
+        id: ConnectionId,
+        datagram: &[u8],
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) {
+        let Some(peer) = self.peer_mut(place.slot, id) else {
+            return;
+        };
+        let to = peer.address;
+        if self.waiting.is_empty() && kernel.send_to(place.key, to, datagram) {
+            return;
+        }
+        let len = datagram.len();
+        if network.metrics.queued_bytes + len > network.limits.max_queued_total {
+            // A datagram may be lost; that is better than memory without bound.
+            network.metrics.dropped_not_sent += 1;
+            let exception = Exception::NotSent { len };
+            self.exceptions.push((place.slot, id, exception));
+            kernel.notify(place.key, Notice::Writable);
+            return;
+        }
+        network.metrics.queued_bytes += len;
+        if let Some(peer) = self.peer_mut(place.slot, id) {
+            peer.queued += len;
+        }
+        self.waiting.push_back(Waiting {
+            slot: place.slot,
+            id,
+            to,
+            datagram: Bytes::copy_from_slice(datagram),
+        });
+    }
+
+    pub(crate) fn close(
+        &mut self,
+        place: Place,
+        id: ConnectionId,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) {
+        let Some(peer) = self.peer_mut(place.slot, id) else {
+            return;
+        };
+        if !is_open(peer.sender.state()) {
+            return;
+        }
+        self.put(place, id, &[], kernel, network);
+        if let Some(peer) = self.peer_mut(place.slot, id) {
+            peer.sender.close(kernel.now, peer.queued);
+        }
+    }
+
+    /// Sends what waits, as far as the socket takes it. Returns whose datagrams went.
+    fn flush(
+        &mut self,
+        key: Key,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) -> Vec<(u32, ConnectionId)> {
+        let mut flushed = Vec::new();
+        while let Some(waiting) = self.waiting.front() {
+            if !kernel.send_to(key, waiting.to, &waiting.datagram) {
+                break;
+            }
+            let Some(Waiting {
+                slot, id, datagram, ..
+            }) = self.waiting.pop_front()
+            else {
+                break;
+            };
+            network.metrics.queued_bytes -= datagram.len();
+            if let Some(peer) = self.peer_mut(slot, id) {
+                peer.queued -= datagram.len();
+                peer.sender.handle_written(kernel.now, true, peer.queued);
+                flushed.push((slot, id));
+            }
+        }
+        flushed
+    }
+}
+
+fn link<'a>(
+    shared: &'a Shared,
+    world: &Guard<'a>,
+    place: Place,
+    id: ConnectionId,
+    (local, peer): (SocketAddr, SocketAddr),
+) -> CallbackLink<'a> {
+    CallbackLink {
+        shared,
+        place,
+        id,
+        local,
+        peer,
+        now: world.now(),
+    }
+}
+
+/// Tells the application that its call is connected, which it is from the beginning.
+fn connected<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    key: Key,
+    connect: ConnectFn,
+) -> Guard<'a> {
+    let Some((peers, ..)) = world.peers(key) else {
+        return world;
+    };
+    let (network, local) = (peers.network, peers.local);
+    let Some((id, address)) = peers.slots[0].as_ref().map(|peer| (peer.id, peer.address)) else {
+        return world;
+    };
+    let place = Place { key, slot: 0 };
+    let connection = Connection::new(shared, place, id, Transport::Udp, (local, address));
+    let what = (Record::Connected, id);
+    let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
+    world.network(network).metrics.connected += 1;
+    if !matches!(handler, Some(Some(_))) {
+        match handler {
+            Some(_) => world.close(place, id),
+            None => {
+                if let Some((peers, ..)) = world.peers(key)
+                    && let Some(peer) = peers.peer_mut(0, id)
+                {
+                    peer.sender.fail(CloseReason::Panicked);
+                }
+            }
+        }
+    }
+    if let Some((peers, ..)) = world.peers(key)
+        && let Some(peer) = peers.peer_mut(0, id)
+    {
+        peer.handler = Some(handler.flatten().unwrap_or_else(|| Box::new(Nobody)));
+    }
+    settle(shared, world, place)
+}
+
+/// Receives and delivers what has arrived.
+pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    loop {
+        let Some((peers, kernel, ..)) = world.peers(key) else {
+            return world;
+        };
+        match kernel.receive_from(key) {
+            Received::Nothing => return arm(world, key),
+            Received::Datagram(from, bytes) => {
+                world = datagram(shared, world, key, from, &bytes);
+            }
+            Received::Unreachable => {
+                let called = peers.connections().next();
+                if let Some((slot, id)) = called {
+                    let place = Place { key, slot };
+                    world = excepted(shared, world, (place, id), Exception::Unreachable);
+                }
+            }
+        }
+    }
+}
+
+fn datagram<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    key: Key,
+    from: SocketAddr,
+    bytes: &Bytes,
+) -> Guard<'a> {
+    let Some((peers, kernel, network, _)) = world.peers(key) else {
+        return world;
+    };
+    let len = bytes.len();
+    let at = |slot: usize| Place {
+        key,
+        slot: slot as u32,
+    };
+    match peers.demux.handle_datagram(&from, len, kernel.now) {
+        Arrival::Deliver(slot) => deliver(shared, world, at(slot), bytes),
+        Arrival::Close(slot) => {
+            if let Some(Some(peer)) = peers.slots.get_mut(slot) {
+                let queued = peer.queued;
+                peer.sender
+                    .handle_end(kernel.now, CloseReason::Peer, queued);
+            }
+            settle(shared, world, at(slot))
+        }
+        Arrival::Admit => admit(shared, world, key, from, bytes, None),
+        Arrival::Evict(slot) => admit(shared, world, key, from, bytes, Some(slot)),
+        Arrival::Refuse => {
+            network.metrics.dropped_table_full += 1;
+            world
+        }
+        Arrival::Ignore => {
+            network.metrics.dropped_empty += 1;
+            world
+        }
+        Arrival::TooLong(slot) => {
+            network.metrics.dropped_too_long += 1;
+            let limit = network.limits.max_datagram;
+            let known = slot.and_then(|slot| Some((slot, peers.slots.get(slot)?.as_ref()?.id)));
+            match known {
+                Some((slot, id)) => {
+                    let exception = Exception::DatagramTooLong { len, limit };
+                    excepted(shared, world, (at(slot), id), exception)
+                }
+                None => world,
+            }
+        }
+    }
+}
+
+/// Asks the application about a new peer, and delivers its first datagram. `evicted` has to
+/// make way for it, once the application wants it.
+fn admit<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    key: Key,
+    from: SocketAddr,
+    bytes: &Bytes,
+    evicted: Option<usize>,
+) -> Guard<'a> {
+    let id = world.next_id();
+    let Some((peers, kernel, network, _)) = world.peers(key) else {
+        return world;
+    };
+    let (of, local) = (peers.network, peers.local);
+    let Some(accept) = peers.accept.clone().filter(|_| peers.open) else {
+        network.metrics.dropped_not_admitted += 1;
+        return world;
+    };
+    if !network.reserve() {
+        network.metrics.dropped_table_full += 1;
+        return world;
+    }
+    // The slot of the evicted is the first to be given out again.
+    let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
+        network.metrics.open -= 1;
+        return world;
+    };
+    let place = Place {
+        key,
+        slot: slot as u32,
+    };
+    let ends = (local, from);
+    if evicted.is_none() {
+        let peer = Peer::new(id, Sender::accepted(Transport::Udp), from);
+        if peers.slots.len() <= slot {
+            peers.slots.resize_with(slot + 1, || None);
+        }
+        // So that a handle works inside `accepted` already.
+        peers.slots[slot] = Some(peer);
+    }
+    let connection = Connection::new(shared, place, id, Transport::Udp, ends);
+    let what = (Record::Accepted, id);
+    let (handler, mut world) = shared.callback(world, of, what, || accept(&connection));
+    let Some(handler) = handler.flatten() else {
+        let Some((peers, _, network, _)) = world.peers(key) else {
+            return world;
+        };
+        network.metrics.refused += 1;
+        network.metrics.dropped_not_admitted += 1;
+        network.metrics.open -= 1;
+        if evicted.is_none() {
+            peers.demux.remove(slot);
+            peers.slots[slot] = None;
+        }
+        return world;
+    };
+    if evicted.is_some() {
+        if let Some((peers, ..)) = world.peers(key)
+            && let Some(Some(peer)) = peers.slots.get_mut(slot)
+        {
+            peer.sender.fail(CloseReason::Overflow);
+        }
+        world = settle(shared, world, place);
+        let Some((peers, kernel, ..)) = world.peers(key) else {
+            return world;
+        };
+        peers.demux.insert(from, kernel.now);
+        if peers.slots.len() <= slot {
+            peers.slots.resize_with(slot + 1, || None);
+        }
+        peers.slots[slot] = Some(Peer::new(id, Sender::accepted(Transport::Udp), from));
+    }
+    let Some((peers, _, network, _)) = world.peers(key) else {
+        return world;
+    };
+    network.metrics.accepted += 1;
+    if let Some(peer) = peers.peer_mut(place.slot, id) {
+        peer.handler = Some(handler);
+    }
+    let world = settle(shared, world, place);
+    deliver(shared, world, place, bytes)
+}
+
+fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place, bytes: &Bytes) -> Guard<'a> {
+    let Some((peers, _, network, _)) = world.peers(place.key) else {
+        return world;
+    };
+    let Some(Some(peer)) = peers.slots.get(place.slot as usize) else {
+        return world;
+    };
+    if peer.sender.state() != State::Open || peer.paused {
+        network.metrics.dropped_paused += u64::from(peer.paused);
+        return world;
+    }
+    network.metrics.messages_in += 1;
+    network.metrics.bytes_in += bytes.len() as u64;
+    let id = peer.id;
+    let message = Message::lent(bytes);
+    call(
+        shared,
+        world,
+        (place, id),
+        Record::Received,
+        |handler, link| {
+            handler.received(link, message);
+        },
+    )
+}
+
+fn excepted<'a>(
+    shared: &'a Shared,
+    world: Guard<'a>,
+    whom: (Place, ConnectionId),
+    exception: Exception,
+) -> Guard<'a> {
+    call(shared, world, whom, Record::Excepted, |handler, link| {
+        handler.excepted(link, exception);
+    })
+}
+
+/// Runs a callback of a connection, then sees whether that ended it.
+fn call<'a>(
+    shared: &'a Shared,
+    mut world: Guard<'a>,
+    (place, id): (Place, ConnectionId),
+    record: Record,
+    callback: impl FnOnce(&mut dyn Handler, &mut dyn Link),
+) -> Guard<'a> {
+    let Some((peers, ..)) = world.peers(place.key) else {
+        return world;
+    };
+    let (network, local) = (peers.network, peers.local);
+    let Some(peer) = peers.peer_mut(place.slot, id) else {
+        return world;
+    };
+    let ends = (local, peer.address);
+    let Some(mut handler) = peer.handler.take() else {
+        return world;
+    };
+    let mut link = link(shared, &world, place, id, ends);
+    let (done, mut world) = shared.callback(world, network, (record, id), || {
+        callback(&mut *handler, &mut link);
+    });
+    if let Some((peers, ..)) = world.peers(place.key)
+        && let Some(peer) = peers.peer_mut(place.slot, id)
+    {
+        peer.handler = Some(handler);
+        if done.is_none() {
+            peer.sender.fail(CloseReason::Panicked);
+        }
+    }
+    settle(shared, world, place)
+}
+
+/// Somebody asked for the socket or its connections to be looked at, or there is room to
+/// send again.
+pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((peers, ..)) = world.peers(key) else {
+        return world;
+    };
+    if let Some(connect) = peers.connect.take() {
+        world = connected(shared, world, key, connect);
+    }
+    let Some((peers, kernel, network, _)) = world.peers(key) else {
+        return world;
+    };
+    let flushed = peers.flush(key, kernel, network);
+    for (slot, id) in flushed {
+        let place = Place { key, slot };
+        let Some((peers, _, network, _)) = world.peers(key) else {
+            return world;
+        };
+        let writable = peers
+            .peer_mut(slot, id)
+            .is_some_and(|peer| peer.sender.poll_writable(peer.queued, &network.limits));
+        world = match writable {
+            true => call(
+                shared,
+                world,
+                (place, id),
+                Record::Writable,
+                |handler, link| {
+                    handler.writable(link);
+                },
+            ),
+            false => settle(shared, world, place),
+        };
+    }
+    let Some((peers, ..)) = world.peers(key) else {
+        return world;
+    };
+    let exceptions = std::mem::take(&mut peers.exceptions);
+    for slot in std::mem::take(&mut peers.attending) {
+        world = settle(shared, world, Place { key, slot });
+    }
+    for (slot, id, exception) in exceptions {
+        world = excepted(shared, world, (Place { key, slot }, id), exception);
+    }
+    arm(world, key)
+}
+
+/// Closes whoever was silent too long.
+pub(crate) fn handle_timeout<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    key: Key,
+) -> Guard<'a> {
+    let now = world.now();
+    if let Some((peers, ..)) = world.peers(key)
+        && peers.armed <= now
+    {
+        peers.armed = Instant::NEVER;
+    }
+    world = read(shared, world, key);
+    loop {
+        let Some((peers, ..)) = world.peers(key) else {
+            return world;
+        };
+        let Some(slot) = peers.demux.handle_timeout(now) else {
+            return arm(world, key);
+        };
+        match peers.slots.get_mut(slot) {
+            Some(Some(peer)) => peer.sender.fail(CloseReason::Timeout(Timeout::Idle)),
+            _ => peers.demux.remove(slot),
+        }
+        let slot = slot as u32;
+        world = settle(shared, world, Place { key, slot });
+    }
+}
+
+/// Sets the clock of the longest silent; gives the socket up if nobody is left.
+fn arm<'a>(mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((peers, _, _, timers)) = world.peers(key) else {
+        return world;
+    };
+    let done = peers.demux.is_empty() && !peers.open && peers.waiting.is_empty();
+    if done {
+        world.owners.remove(key);
+        world.kernel.close(key, false);
+        return world;
+    }
+    let deadline = peers.demux.poll_timeout();
+    timers.arm(key, &mut peers.armed, deadline);
+    world
+}
+
+/// Removes a connection if it has closed, and tells it so.
+fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'a> {
+    let Some((peers, kernel, ..)) = world.peers(place.key) else {
+        return world;
+    };
+    let (network, local) = (peers.network, peers.local);
+    let Some(entry) = peers.slots.get_mut(place.slot as usize) else {
+        return world;
+    };
+    if let Some(peer) = entry
+        && peer.sender.state() == State::Draining
+        && peer.queued == 0
+    {
+        peer.sender.handle_written(kernel.now, false, 0);
+    }
+    // A callback that runs must come back first; whoever runs it settles again.
+    let over = |peer: &mut Peer| peer.sender.state() == State::Closed && peer.handler.is_some();
+    let Some(peer) = entry.take_if(over) else {
+        return arm(world, place.key);
+    };
+    peers.demux.remove(place.slot as usize);
+    if peers.demux.is_empty() {
+        peers.slots = Vec::new();
+    }
+    // What still waits is let go, and no longer counted.
+    let Peer {
+        id,
+        sender,
+        address,
+        handler,
+        ..
+    } = peer;
+    let reason = sender.close_reason().unwrap_or(CloseReason::Io);
+    world.count_closed(network, reason);
+    let mut link = link(shared, &world, place, id, (local, address));
+    if let Some(mut handler) = handler {
+        let what = (Record::Closed, id);
+        (_, world) = shared.callback(world, network, what, move || {
+            handler.closed(&mut link, reason);
+        });
+    }
+    arm(world, place.key)
+}

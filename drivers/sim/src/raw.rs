@@ -1,0 +1,313 @@
+//! Peers of plain bytes: sockets on a virtual host with no protocol behind them, to send what
+//! no driver would and to see what one puts on the wire.
+
+use crate::error::{Error, Refusal};
+use crate::kernel::{HostId, Kernel, Key, Notice, Read, Received};
+use crate::owners::Owner;
+use crate::world::{Shared, World};
+use cubenet_core::{CloseReason, Transport};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+/// What a raw socket keeps.
+#[derive(Default)]
+pub(crate) struct Raw {
+    connected: bool,
+    /// What the socket would not take yet.
+    unwritten: Vec<u8>,
+    /// To end its direction behind that.
+    end_asked: bool,
+    stopped: bool,
+    received: Vec<u8>,
+    end: Option<RawEnd>,
+    accepted: Vec<Key>,
+    datagrams: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+/// How a stream ended, as a raw peer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawEnd {
+    /// In order: the other side ended its direction.
+    Orderly,
+    /// It failed: reset, refused, or not answered.
+    Failed(CloseReason),
+}
+
+impl Raw {
+    fn stream(connected: bool) -> Self {
+        Raw {
+            connected,
+            ..Raw::default()
+        }
+    }
+
+    pub(crate) fn connected(&mut self, key: Key, kernel: &mut Kernel) {
+        self.connected = true;
+        self.attend(key, kernel);
+    }
+
+    /// Does what has become possible.
+    pub(crate) fn attend(&mut self, key: Key, kernel: &mut Kernel) {
+        while self.connected && !self.unwritten.is_empty() {
+            match kernel.write(key, &[&self.unwritten]) {
+                Ok(0) | Err(_) => break,
+                Ok(written) => drop(self.unwritten.drain(..written)),
+            }
+        }
+        if self.connected && self.end_asked && self.unwritten.is_empty() {
+            self.end_asked = false;
+            kernel.shutdown(key);
+        }
+        self.read(key, kernel);
+    }
+
+    fn read(&mut self, key: Key, kernel: &mut Kernel) {
+        while !self.stopped && self.end.is_none() {
+            match kernel.read(key) {
+                Read::Bytes(bytes) => self.received.extend_from_slice(&bytes),
+                Read::Nothing => break,
+                Read::End => self.end = Some(RawEnd::Orderly),
+                Read::Failed(reason) => self.end = Some(RawEnd::Failed(reason)),
+            }
+        }
+        while let Received::Datagram(from, bytes) = kernel.receive_from(key) {
+            self.datagrams.push((from, bytes.to_vec()));
+        }
+    }
+
+    /// The stream failed; what had not been read is lost.
+    pub(crate) fn failed(&mut self, key: Key, kernel: &mut Kernel) {
+        if let Read::Failed(reason) = kernel.read(key) {
+            self.end = Some(RawEnd::Failed(reason));
+        }
+    }
+}
+
+/// A raw socket may go on.
+pub(crate) fn noticed(world: &mut World, key: Key, notice: Notice) {
+    if notice == Notice::Acceptable {
+        return accept(world, key);
+    }
+    let World { owners, kernel, .. } = world;
+    let Some(raw) = owners.raw(key) else {
+        return;
+    };
+    match notice {
+        Notice::Connected => raw.connected(key, kernel),
+        Notice::Failed => raw.failed(key, kernel),
+        _ => raw.attend(key, kernel),
+    }
+}
+
+/// Takes whatever calls at a raw listener.
+fn accept(world: &mut World, listener: Key) {
+    while let Ok(Some(key)) = world.kernel.accept(listener) {
+        let mut raw = Raw::stream(true);
+        raw.attend(key, &mut world.kernel);
+        world.owners.insert(key, Owner::Raw(Box::new(raw)));
+        if let Some(listening) = world.owners.raw(listener) {
+            listening.accepted.push(key);
+        }
+    }
+}
+
+/// A raw socket.
+#[derive(Clone)]
+struct Socket {
+    shared: Weak<Shared>,
+    key: Key,
+}
+
+impl Socket {
+    fn new(shared: &Arc<Shared>, key: Key) -> Self {
+        Socket {
+            shared: Arc::downgrade(shared),
+            key,
+        }
+    }
+
+    /// Does something with it; `None` once it is closed.
+    fn with<R>(&self, change: impl FnOnce(&mut Raw, Key, &mut Kernel) -> R) -> Option<R> {
+        let shared = self.shared.upgrade()?;
+        let mut world = shared.lock();
+        let World { owners, kernel, .. } = &mut *world;
+        Some(change(owners.raw(self.key)?, self.key, kernel))
+    }
+
+    fn close(&self, reset: bool) {
+        if let Some(shared) = self.shared.upgrade() {
+            let mut world = shared.lock();
+            world.owners.remove(self.key);
+            world.kernel.close(self.key, reset);
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Socket({:?})", self.key)
+    }
+}
+
+/// A stream of plain bytes. Made by [`Simulation::raw_connect`](crate::Simulation::raw_connect)
+/// or by a [`RawListener`]. It reads whatever arrives, unless it is told to stop.
+#[derive(Clone, Debug)]
+pub struct RawStream(Socket);
+
+impl RawStream {
+    /// Writes bytes as they are; what the socket does not take yet follows by itself.
+    pub fn write(&self, bytes: &[u8]) {
+        self.0.with(|raw, key, kernel| {
+            raw.unwritten.extend_from_slice(bytes);
+            raw.attend(key, kernel);
+        });
+    }
+
+    /// Ends this direction, behind what was written.
+    pub fn shutdown(&self) {
+        self.0.with(|raw, key, kernel| {
+            raw.end_asked = true;
+            raw.attend(key, kernel);
+        });
+    }
+
+    /// Closes the socket. What is unread then resets the connection, as with a real one.
+    pub fn close(&self) {
+        self.0.close(false);
+    }
+
+    /// Resets the connection.
+    pub fn reset(&self) {
+        self.0.close(true);
+    }
+
+    /// Reads no more: the other side is held up once the buffers are full.
+    pub fn stop_reading(&self) {
+        self.0.with(|raw, _, _| raw.stopped = true);
+    }
+
+    /// Reads again.
+    pub fn read_on(&self) {
+        self.0.with(|raw, key, kernel| {
+            raw.stopped = false;
+            raw.attend(key, kernel);
+        });
+    }
+
+    /// Whether the call was answered.
+    pub fn is_connected(&self) -> bool {
+        self.0.with(|raw, _, _| raw.connected).unwrap_or(false)
+    }
+
+    /// Takes what has been read.
+    pub fn received(&self) -> Vec<u8> {
+        let received = self.0.with(|raw, _, _| std::mem::take(&mut raw.received));
+        received.unwrap_or_default()
+    }
+
+    /// How the other side ended; `None` while it has not.
+    pub fn end(&self) -> Option<RawEnd> {
+        self.0.with(|raw, _, _| raw.end).flatten()
+    }
+}
+
+/// A listener for streams of plain bytes.
+#[derive(Clone, Debug)]
+pub struct RawListener {
+    socket: Socket,
+    local: SocketAddr,
+}
+
+impl RawListener {
+    /// Its address.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Takes the streams that have called since this was last asked.
+    pub fn accepted(&self) -> Vec<RawStream> {
+        let keys = self
+            .socket
+            .with(|raw, _, _| std::mem::take(&mut raw.accepted));
+        let shared = self.socket.shared.clone();
+        let stream = |key| {
+            RawStream(Socket {
+                shared: shared.clone(),
+                key,
+            })
+        };
+        keys.unwrap_or_default().into_iter().map(stream).collect()
+    }
+}
+
+/// A datagram socket with nothing behind it.
+#[derive(Clone, Debug)]
+pub struct RawDatagrams {
+    socket: Socket,
+    local: SocketAddr,
+}
+
+impl RawDatagrams {
+    /// Its address.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Sends a datagram, of any length or of none.
+    pub fn send_to(&self, to: SocketAddr, datagram: &[u8]) {
+        self.socket.with(|_, key, kernel| {
+            kernel.send_to(key, to, datagram);
+        });
+    }
+
+    /// Takes what has arrived, with who sent it.
+    pub fn received(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        let received = self
+            .socket
+            .with(|raw, _, _| std::mem::take(&mut raw.datagrams));
+        received.unwrap_or_default()
+    }
+
+    /// Closes the socket.
+    pub fn close(&self) {
+        self.socket.close(false);
+    }
+}
+
+pub(crate) fn connect(
+    shared: &Arc<Shared>,
+    host: HostId,
+    to: SocketAddr,
+) -> Result<RawStream, Error> {
+    let mut world = shared.lock();
+    let refused = |refusal| Error::Connect {
+        transport: Transport::Tcp,
+        address: to,
+        refusal,
+    };
+    let key = world.kernel.call(host, to).map_err(refused)?;
+    let raw = Raw::stream(false);
+    world.owners.insert(key, Owner::Raw(Box::new(raw)));
+    Ok(RawStream(Socket::new(shared, key)))
+}
+
+pub(crate) fn listen(
+    shared: &Arc<Shared>,
+    host: HostId,
+    port: u16,
+) -> Result<RawListener, Refusal> {
+    let mut world = shared.lock();
+    let (key, local) = world.kernel.listen(host, port, usize::MAX)?;
+    world.owners.insert(key, Owner::Raw(Box::default()));
+    let socket = Socket::new(shared, key);
+    Ok(RawListener { socket, local })
+}
+
+pub(crate) fn bind(shared: &Arc<Shared>, host: HostId, port: u16) -> Result<RawDatagrams, Refusal> {
+    let mut world = shared.lock();
+    let (key, local) = world.kernel.bind_datagrams(host, port, None)?;
+    world.owners.insert(key, Owner::Raw(Box::default()));
+    let socket = Socket::new(shared, key);
+    Ok(RawDatagrams { socket, local })
+}

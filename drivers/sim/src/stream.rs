@@ -1,0 +1,597 @@
+//! A stream connection: what binds the two halves of the core to a virtual socket.
+
+use crate::connection::Connection;
+use crate::error::ConnectError;
+use crate::kernel::{Kernel, Key, Notice, Read};
+use crate::link::CallbackLink;
+use crate::owners::Owner;
+use crate::trace::Record;
+use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared};
+use bytes::Bytes;
+use cubenet_core::{
+    CloseReason, ConnectionId, Frame, Growing, Handler, Instant, Limits, Receiver, SendError,
+    SendQueue, Sender, State, Transport, frame,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Between which addresses a socket that is gone goes.
+const NOWHERE: (SocketAddr, SocketAddr) = {
+    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    (nowhere, nowhere)
+};
+
+pub(crate) struct Stream {
+    pub(crate) id: ConnectionId,
+    pub(crate) network: NetworkId,
+    pub(crate) sender: Sender,
+    /// What the socket would not take yet. Allocated while there is something.
+    queue: Option<Box<SendQueue>>,
+    /// What the application wishes.
+    pub(crate) to_pause: bool,
+    /// What the receiver was told.
+    paused: bool,
+    /// The peer has not answered our call.
+    calling: bool,
+    /// Our end was sent.
+    ended: bool,
+    /// Nothing of it is worth delivering.
+    aborted: bool,
+    /// What was read before a pause and not delivered.
+    parked: Option<Box<Bytes>>,
+    armed: Instant,
+    /// `None` while a callback runs.
+    inside: Option<Inside>,
+    /// Is told how our call went.
+    connect: Option<ConnectFn>,
+}
+
+/// What callbacks need, and take along.
+struct Inside {
+    receiver: Receiver<Growing>,
+    handler: Option<Box<dyn Handler + Send>>,
+}
+
+impl Stream {
+    fn new(
+        id: ConnectionId,
+        network: NetworkId,
+        sender: Sender,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        Stream {
+            id,
+            network,
+            calling: sender.state() == State::Connecting,
+            sender,
+            queue: None,
+            to_pause: false,
+            paused: false,
+            ended: false,
+            aborted: false,
+            parked: None,
+            armed: Instant::NEVER,
+            inside: Some(Inside {
+                receiver: Receiver::new(Growing::new(), limits, now),
+                handler: None,
+            }),
+            connect: None,
+        }
+    }
+
+    pub(crate) fn calling(
+        id: ConnectionId,
+        network: NetworkId,
+        limits: &Limits,
+        connect: ConnectFn,
+        now: Instant,
+    ) -> Self {
+        let sender = Sender::connecting(Transport::Tcp, now);
+        Stream {
+            connect: Some(connect),
+            ..Stream::new(id, network, sender, limits, now)
+        }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Bytes of memory held for a partial frame; `None` while a callback runs.
+    pub(crate) fn footprint(&self) -> Option<usize> {
+        Some(self.inside.as_ref()?.receiver.footprint())
+    }
+
+    /// Sends a message; what the socket does not take is queued.
+    pub(crate) fn send(
+        &mut self,
+        key: Key,
+        message: &[u8],
+        frame: Option<&Frame>,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) -> Result<(), SendError> {
+        let len = message.len();
+        let limits = Arc::clone(&network.limits);
+        let backlog = network.backlog(self.queued());
+        self.sender.admit(len, backlog, &limits)?;
+        let too_long = SendError::TooLong {
+            len,
+            limit: limits.max_message,
+        };
+        let header = frame::header(len).ok_or(too_long)?;
+        network.metrics.messages_out += 1;
+        network.metrics.bytes_out += len as u64;
+        let size = header.len() + len;
+        let waited = self.queue.is_some();
+        let mut sent = 0;
+        if !waited && self.sender.state() != State::Connecting {
+            match kernel.write(key, &[&header, message]) {
+                Ok(written) if written == size => return Ok(()),
+                Ok(written) => sent = written,
+                Err(reason) => {
+                    self.sender.fail(reason);
+                    kernel.notify(key, Notice::Writable);
+                    return Ok(());
+                }
+            }
+        }
+        let queue = self.queue.get_or_insert_default();
+        match frame {
+            Some(frame) => queue.push_frame(frame, sent),
+            None => {
+                queue.push(&header[sent.min(header.len())..]);
+                queue.push(&message[sent.saturating_sub(header.len())..]);
+            }
+        }
+        network.metrics.queued_bytes += size - sent;
+        self.sender
+            .handle_written(kernel.now, sent > 0, queue.len());
+        if network.metrics.queued_bytes > limits.max_queued_total {
+            self.abort(CloseReason::Overflow);
+        }
+        // The clock of the queue has to be set.
+        kernel.notify(key, Notice::Writable);
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self, now: Instant) {
+        self.sender.close(now, self.queued());
+    }
+
+    /// The connection cannot go on, and what was sent is not to be delivered either.
+    pub(crate) fn abort(&mut self, reason: CloseReason) {
+        if self.sender.state() != State::Closed {
+            self.sender.fail(reason);
+            self.aborted = true;
+        }
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    fn flush(&mut self, key: Key, kernel: &mut Kernel, network: &mut NetworkState) {
+        let Some(queue) = &mut self.queue else {
+            return;
+        };
+        let mut progress = 0;
+        let outcome = loop {
+            let Some(chunk) = queue.chunks().next() else {
+                break Ok(());
+            };
+            let len = chunk.len();
+            match kernel.write(key, &[chunk]) {
+                Ok(written) => {
+                    queue.advance(written);
+                    progress += written;
+                    if written < len {
+                        break Ok(());
+                    }
+                }
+                Err(reason) => break Err(reason),
+            }
+        };
+        let queued = queue.len();
+        if queued == 0 {
+            self.queue = None;
+        }
+        network.metrics.queued_bytes -= progress;
+        match outcome {
+            Ok(()) => self.sender.handle_written(kernel.now, progress > 0, queued),
+            Err(reason) => self.sender.fail(reason),
+        }
+    }
+
+    fn poll_timeout(&self, limits: &Limits) -> Instant {
+        let sender = self.sender.poll_timeout(limits);
+        match (&self.inside, self.sender.state()) {
+            (Some(inside), State::Open) => sender.min(inside.receiver.poll_timeout(limits)),
+            _ => sender,
+        }
+    }
+}
+
+impl Place {
+    /// Where a stream is.
+    pub(crate) fn of_stream(key: Key) -> Self {
+        Place { key, slot: 0 }
+    }
+}
+
+fn link<'a>(
+    shared: &'a Shared,
+    world: &mut Guard<'a>,
+    key: Key,
+    id: ConnectionId,
+) -> CallbackLink<'a> {
+    let (local, peer) = world.kernel.ends(key).unwrap_or(NOWHERE);
+    CallbackLink {
+        shared,
+        place: Place::of_stream(key),
+        id,
+        local,
+        peer,
+        now: world.now(),
+    }
+}
+
+/// A call that was taken off its listener: the application decides whether it becomes a
+/// connection.
+pub(crate) fn accepted<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    network: NetworkId,
+    accept: &AcceptFn,
+    key: Key,
+) -> Guard<'a> {
+    if !world.network(network).reserve() {
+        world.network(network).metrics.refused += 1;
+        world.kernel.close(key, false);
+        return world;
+    }
+    let id = world.next_id();
+    let now = world.now();
+    let sender = Sender::accepted(Transport::Tcp);
+    let limits = Arc::clone(&world.network(network).limits);
+    let stream = Stream::new(id, network, sender, &limits, now);
+    world.owners.insert(key, Owner::Stream(Box::new(stream)));
+    let connection = handle(shared, &mut world, key, id);
+    let what = (Record::Accepted, id);
+    let (handler, mut world) = shared.callback(world, network, what, || accept(&connection));
+    let metrics = &mut world.network(network).metrics;
+    let Some(handler) = handler.flatten() else {
+        metrics.refused += 1;
+        metrics.open -= 1;
+        world.owners.remove(key);
+        world.kernel.close(key, false);
+        return world;
+    };
+    metrics.accepted += 1;
+    if let Some((stream, ..)) = world.stream(key)
+        && let Some(inside) = &mut stream.inside
+    {
+        inside.handler = Some(handler);
+    }
+    // What has arrived meanwhile was told to nobody.
+    read(shared, world, key)
+}
+
+fn handle(shared: &Arc<Shared>, world: &mut Guard<'_>, key: Key, id: ConnectionId) -> Connection {
+    let ends = world.kernel.ends(key).unwrap_or(NOWHERE);
+    let place = Place::of_stream(key);
+    Connection::new(shared, place, id, Transport::Tcp, ends)
+}
+
+/// Our call was answered.
+pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((stream, kernel, ..)) = world.stream(key) else {
+        return world;
+    };
+    if !stream.calling {
+        return world;
+    }
+    stream.calling = false;
+    stream.sender.handle_connected();
+    if let Some(inside) = &mut stream.inside {
+        inside.receiver.resume(kernel.now);
+    }
+    let (id, network) = (stream.id, stream.network);
+    // A call that was closed meanwhile only delivers what it was given.
+    if stream.sender.state() != State::Open {
+        return flush(shared, world, key);
+    }
+    let Some(connect) = stream.connect.take() else {
+        return flush(shared, world, key);
+    };
+    let connection = handle(shared, &mut world, key, id);
+    let what = (Record::Connected, id);
+    let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
+    world.network(network).metrics.connected += 1;
+    if let Some((stream, kernel, ..)) = world.stream(key) {
+        match handler {
+            Some(Some(handler)) => {
+                if let Some(inside) = &mut stream.inside {
+                    inside.handler = Some(handler);
+                }
+            }
+            Some(None) => stream.close(kernel.now),
+            None => stream.abort(CloseReason::Panicked),
+        }
+    }
+    let world = flush(shared, world, key);
+    read(shared, world, key)
+}
+
+/// Sends what waits, and tells a handler that waited for room.
+pub(crate) fn flush<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((stream, kernel, network, _)) = world.stream(key) else {
+        return world;
+    };
+    if !stream.calling {
+        stream.flush(key, kernel, network);
+    }
+    let queued = stream.queued();
+    if stream.sender.poll_writable(queued, &network.limits) {
+        world = writable(shared, world, key);
+    }
+    settle(shared, world, key)
+}
+
+fn writable<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((stream, ..)) = world.stream(key) else {
+        return world;
+    };
+    let (id, network) = (stream.id, stream.network);
+    let Some(mut inside) = stream.inside.take() else {
+        return world;
+    };
+    let Some(handler) = &mut inside.handler else {
+        stream.inside = Some(inside);
+        return world;
+    };
+    let mut link = link(shared, &mut world, key, id);
+    let what = (Record::Writable, id);
+    let (done, mut world) = shared.callback(world, network, what, || handler.writable(&mut link));
+    if let Some((stream, ..)) = world.stream(key) {
+        stream.inside = Some(inside);
+        if done.is_none() {
+            stream.abort(CloseReason::Panicked);
+        }
+    }
+    world
+}
+
+/// The socket failed.
+pub(crate) fn failed<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    if let Some((stream, kernel, ..)) = world.stream(key)
+        && let Read::Failed(reason) = kernel.read(key)
+    {
+        stream.sender.fail(reason);
+    }
+    settle(shared, world, key)
+}
+
+/// Reads and delivers what has arrived.
+pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    loop {
+        let Some((stream, kernel, ..)) = world.stream(key) else {
+            return world;
+        };
+        let state = stream.sender.state();
+        let held_up = state == State::Open && (stream.to_pause || stream.inside.is_none());
+        if stream.calling || held_up || state == State::Closed {
+            break;
+        }
+        let bytes = match stream.parked.take() {
+            Some(parked) => *parked,
+            None => match kernel.read(key) {
+                Read::Bytes(bytes) => bytes,
+                Read::Nothing => break,
+                Read::End => {
+                    stream.peer_ended(kernel.now);
+                    break;
+                }
+                Read::Failed(reason) => {
+                    stream.sender.fail(reason);
+                    break;
+                }
+            },
+        };
+        if state == State::Open {
+            world = deliver(shared, world, key, bytes);
+            // A reply may have closed it, or the whole world have changed.
+            world = settle(shared, world, key);
+        }
+    }
+    settle(shared, world, key)
+}
+
+/// Decodes what was read and hands each message to the handler.
+fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: Bytes) -> Guard<'a> {
+    let now = world.now();
+    let Some((stream, ..)) = world.stream(key) else {
+        return world;
+    };
+    let (id, network) = (stream.id, stream.network);
+    let Some(mut inside) = stream.inside.take() else {
+        return world;
+    };
+    let Inside { receiver, handler } = &mut inside;
+    let Some(handler) = handler else {
+        stream.inside = Some(inside);
+        return world;
+    };
+    let mut link = link(shared, &mut world, key, id);
+    let mut rest = &bytes[..];
+    let (mut messages, mut volume) = (0, 0);
+    let what = (Record::Received, id);
+    let (done, mut world) = shared.callback(world, network, what, || {
+        while link.is_heard() {
+            let Some(message) = receiver.handle_input(&mut rest, now)? else {
+                break;
+            };
+            messages += 1;
+            volume += message.len() as u64;
+            handler.received(&mut link, message);
+        }
+        Ok(())
+    });
+    let metrics = &mut world.network(network).metrics;
+    metrics.messages_in += messages;
+    metrics.bytes_in += volume;
+    let undelivered = bytes.slice(bytes.len() - rest.len()..);
+    let Some((stream, ..)) = world.stream(key) else {
+        return world;
+    };
+    stream.inside = Some(inside);
+    match done {
+        Some(Ok(())) if !undelivered.is_empty() => {
+            stream.parked = Some(Box::new(undelivered));
+        }
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            let queued = stream.queued();
+            let reason = CloseReason::Protocol(error);
+            stream.sender.handle_end(now, reason, queued);
+        }
+        None => stream.abort(CloseReason::Panicked),
+    }
+    world
+}
+
+/// Closes a stream that took too long over something.
+pub(crate) fn handle_timeout<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let stalled_until = world.kernel.stalled_until(key);
+    let now = world.now();
+    if stalled_until > now {
+        // What its reader has not seen yet counts first.
+        world.timers.again(key, stalled_until);
+        return world;
+    }
+    let Some((stream, ..)) = world.stream(key) else {
+        return world;
+    };
+    if stream.armed <= now {
+        stream.armed = Instant::NEVER;
+    }
+    if let Some((stream, _, network, _)) = world.stream(key) {
+        let limits = &network.limits;
+        let late = match (&stream.inside, stream.sender.state()) {
+            (Some(inside), State::Open) => inside.receiver.handle_timeout(now, limits),
+            _ => None,
+        };
+        stream.sender.handle_timeout(now, limits);
+        match (late, stream.sender.close_reason()) {
+            (Some(late), None) => stream.sender.fail(CloseReason::Timeout(late)),
+            // Whoever did not read until now will not.
+            (None, Some(CloseReason::Timeout(_))) => stream.aborted = true,
+            _ => {}
+        }
+    }
+    settle(shared, world, key)
+}
+
+/// Brings the socket, the clocks and the reading into line with the state, after anything
+/// happened.
+fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let now = world.now();
+    let Some((stream, kernel, network, timers)) = world.stream(key) else {
+        return world;
+    };
+    match stream.sender.state() {
+        State::Draining | State::Finishing if !stream.calling => stream.wind_up(key, kernel),
+        State::Open => stream.follow_pause(key, kernel),
+        _ => {}
+    }
+    if stream.sender.state() == State::Closed {
+        // A callback that runs must come back first; whoever runs it settles again.
+        return match stream.inside.is_some() {
+            true => finish(shared, world, key),
+            false => world,
+        };
+    }
+    let deadline = stream.poll_timeout(&network.limits).max(now);
+    timers.arm(key, &mut stream.armed, deadline);
+    world
+}
+
+impl Stream {
+    fn peer_ended(&mut self, now: Instant) {
+        let Some(inside) = &self.inside else {
+            return;
+        };
+        let reason = inside.receiver.handle_end();
+        let queued = self.queued();
+        self.sender.handle_end(now, reason, queued);
+    }
+
+    /// It closes: what is still to be read is dropped, and once everything went out so does
+    /// our end.
+    fn wind_up(&mut self, key: Key, kernel: &mut Kernel) {
+        let parked = self.parked.take().is_some();
+        if std::mem::take(&mut self.paused) || parked {
+            self.to_pause = false;
+            kernel.notify(key, Notice::Readable);
+        }
+        if self.sender.state() == State::Draining && self.queued() == 0 {
+            self.sender.handle_written(kernel.now, false, 0);
+        }
+        if self.sender.state() == State::Finishing && !std::mem::replace(&mut self.ended, true) {
+            kernel.shutdown(key);
+            kernel.notify(key, Notice::Readable);
+        }
+    }
+
+    /// Does what the application wished by `pause` and `resume`.
+    fn follow_pause(&mut self, key: Key, kernel: &mut Kernel) {
+        let Some(inside) = &mut self.inside else {
+            return;
+        };
+        let resumed = self.paused && !self.to_pause;
+        if self.to_pause && !self.paused {
+            inside.receiver.pause();
+        } else if resumed {
+            inside.receiver.resume(kernel.now);
+        }
+        self.paused = self.to_pause;
+        if resumed || (!self.paused && self.parked.is_some()) {
+            kernel.notify(key, Notice::Readable);
+        }
+    }
+}
+
+/// A stream has closed: tells the application, and lets everything go.
+fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((stream, ..)) = world.stream(key) else {
+        return world;
+    };
+    let (id, network) = (stream.id, stream.network);
+    let reason = stream.sender.close_reason().unwrap_or(CloseReason::Io);
+    let queued = stream.queued();
+    let aborted = stream.aborted;
+    let mut link = link(shared, &mut world, key, id);
+    let Some(Owner::Stream(mut stream)) = world.owners.remove(key) else {
+        return world;
+    };
+    world.network(network).metrics.queued_bytes -= queued;
+    world.count_closed(network, reason);
+    world.kernel.close(key, aborted);
+    if let Some(connect) = stream.connect.take() {
+        world.network(network).metrics.connect_failed += 1;
+        let error = ConnectError {
+            transport: Transport::Tcp,
+            address: link.peer,
+            reason,
+        };
+        let what = (Record::Closed, id);
+        (_, world) = shared.callback(world, network, what, || {
+            connect(Err(error));
+        });
+    }
+    if let Some(mut handler) = stream.inside.take().and_then(|inside| inside.handler) {
+        let what = (Record::Closed, id);
+        (_, world) = shared.callback(world, network, what, move || {
+            handler.closed(&mut link, reason);
+        });
+    }
+    world
+}

@@ -1,0 +1,254 @@
+//! Everything there is in a simulation, behind one lock; and what applications ask of their
+//! connections, wherever they ask from.
+
+use crate::connection::Connection;
+use crate::error::ConnectError;
+use crate::kernel::{HostId, Kernel, Key, Notice};
+use crate::metrics::Metrics;
+use crate::owners::{Owner, Owners};
+use crate::peers::Peers;
+use crate::simulation::Simulation;
+use crate::stream::Stream;
+use crate::timers::Timers;
+use crate::trace::Record;
+use cubenet_core::send::Backlog;
+use cubenet_core::{CloseReason, ConnectionId, Frame, Handler, Instant, Limits, SendError, State};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Decides about a new peer.
+pub(crate) type AcceptFn =
+    dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync + 'static;
+/// Is told how a call went.
+pub(crate) type ConnectFn =
+    Box<dyn FnOnce(Result<&Connection, ConnectError>) -> Option<Box<dyn Handler + Send>> + Send>;
+/// Something a test wants done at some time.
+pub(crate) type Scheduled = Box<dyn FnOnce(&Simulation) + Send>;
+
+/// The world and its lock. Callbacks run without it.
+pub(crate) struct Shared {
+    world: Mutex<World>,
+}
+
+pub(crate) type Guard<'a> = MutexGuard<'a, World>;
+
+/// Everything there is in a simulation.
+pub(crate) struct World {
+    pub(crate) kernel: Kernel,
+    pub(crate) timers: Timers,
+    pub(crate) networks: Vec<NetworkState>,
+    pub(crate) owners: Owners,
+    next_id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkId(pub(crate) u32);
+
+/// One network: what its connections share.
+pub(crate) struct NetworkState {
+    pub(crate) host: HostId,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) metrics: Metrics,
+    /// Keys the tables of its datagram peers.
+    pub(crate) hash_key: (u64, u64),
+    /// When whatever is left is given up; set once it stops.
+    pub(crate) stopping: Option<Instant>,
+    /// Its host crashed.
+    pub(crate) crashed: bool,
+    pub(crate) backlog: usize,
+}
+
+/// Where a connection is: its socket, and its slot there if it shares that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) key: Key,
+    pub(crate) slot: u32,
+}
+
+impl Shared {
+    pub(crate) fn new(kernel: Kernel) -> Arc<Self> {
+        Arc::new(Shared {
+            world: Mutex::new(World {
+                kernel,
+                timers: Timers::new(),
+                networks: Vec::new(),
+                owners: Owners::default(),
+                next_id: 1,
+            }),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_> {
+        // Callbacks run without the lock, so nothing in here panics half way.
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a callback without the lock. A panic in it is counted and ends there: `None`.
+    pub(crate) fn callback<'a, R>(
+        &'a self,
+        mut guard: Guard<'a>,
+        network: NetworkId,
+        (what, id): (Record, ConnectionId),
+        callback: impl FnOnce() -> R,
+    ) -> (Option<R>, Guard<'a>) {
+        let now = guard.kernel.now;
+        guard.kernel.trace.record(now, what, id.0, &[]);
+        drop(guard);
+        let answer = catch_unwind(AssertUnwindSafe(callback));
+        let mut guard = self.lock();
+        if answer.is_err() {
+            guard.network(network).metrics.panics += 1;
+        }
+        (answer.ok(), guard)
+    }
+}
+
+impl World {
+    pub(crate) fn now(&self) -> Instant {
+        self.kernel.now
+    }
+
+    /// A number that no other connection has.
+    pub(crate) fn next_id(&mut self) -> ConnectionId {
+        let id = ConnectionId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    pub(crate) fn network(&mut self, id: NetworkId) -> &mut NetworkState {
+        &mut self.networks[id.0 as usize]
+    }
+
+    /// A stream, and what it works with.
+    pub(crate) fn stream(
+        &mut self,
+        key: Key,
+    ) -> Option<(&mut Stream, &mut Kernel, &mut NetworkState, &mut Timers)> {
+        let stream = self.owners.stream(key)?;
+        let network = &mut self.networks[stream.network.0 as usize];
+        Some((stream, &mut self.kernel, network, &mut self.timers))
+    }
+
+    /// A datagram socket with its peers, and what it works with.
+    pub(crate) fn peers(
+        &mut self,
+        key: Key,
+    ) -> Option<(&mut Peers, &mut Kernel, &mut NetworkState, &mut Timers)> {
+        let peers = self.owners.peers(key)?;
+        let network = &mut self.networks[peers.network.0 as usize];
+        Some((peers, &mut self.kernel, network, &mut self.timers))
+    }
+
+    // What an application asks of a connection.
+
+    pub(crate) fn send(
+        &mut self,
+        place: Place,
+        id: ConnectionId,
+        message: &[u8],
+        frame: Option<&Frame>,
+    ) -> Result<(), SendError> {
+        if let Some((stream, kernel, network, _)) = self.stream(place.key) {
+            if stream.id != id {
+                return Err(SendError::Closed);
+            }
+            return stream.send(place.key, message, frame, kernel, network);
+        }
+        match self.peers(place.key) {
+            Some((peers, kernel, network, _)) => peers.send(place, id, message, kernel, network),
+            None => Err(SendError::Closed),
+        }
+    }
+
+    pub(crate) fn close(&mut self, place: Place, id: ConnectionId) {
+        if let Some((stream, kernel, ..)) = self.stream(place.key) {
+            if stream.id == id {
+                stream.close(kernel.now);
+            }
+        } else if let Some((peers, kernel, network, _)) = self.peers(place.key) {
+            peers.close(place, id, kernel, network);
+        }
+        self.attend(place);
+    }
+
+    pub(crate) fn abort(&mut self, place: Place, id: ConnectionId) {
+        match self.owners.get(place.key) {
+            Some(Owner::Stream(stream)) if stream.id == id => stream.abort(CloseReason::Local),
+            Some(Owner::Peers(peers)) => {
+                if let Some(peer) = peers.peer_mut(place.slot, id) {
+                    peer.sender.fail(CloseReason::Local);
+                }
+            }
+            _ => return,
+        }
+        self.attend(place);
+    }
+
+    pub(crate) fn set_paused(&mut self, place: Place, id: ConnectionId, paused: bool) {
+        match self.owners.get(place.key) {
+            Some(Owner::Stream(stream)) if stream.id == id => stream.to_pause = paused,
+            Some(Owner::Peers(peers)) => {
+                if let Some(peer) = peers.peer_mut(place.slot, id) {
+                    peer.paused = paused;
+                }
+            }
+            _ => return,
+        }
+        self.attend(place);
+    }
+
+    /// The state of a connection, whether it is to be paused, and the bytes that wait.
+    pub(crate) fn look(&mut self, place: Place, id: ConnectionId) -> (State, bool, usize) {
+        match self.owners.get(place.key) {
+            Some(Owner::Stream(stream)) if stream.id == id => {
+                (stream.sender.state(), stream.to_pause, stream.queued())
+            }
+            Some(Owner::Peers(peers)) => match peers.peer_mut(place.slot, id) {
+                Some(peer) => (peer.sender.state(), peer.paused, peer.queued),
+                None => (State::Closed, false, 0),
+            },
+            _ => (State::Closed, false, 0),
+        }
+    }
+
+    /// Has a connection looked at next.
+    fn attend(&mut self, place: Place) {
+        if let Some(peers) = self.owners.peers(place.key) {
+            peers.attend(place.slot);
+        }
+        self.kernel.notify(place.key, Notice::Writable);
+    }
+
+    /// Counts a connection that has closed.
+    pub(crate) fn count_closed(&mut self, network: NetworkId, reason: CloseReason) {
+        let metrics = &mut self.network(network).metrics;
+        metrics.open -= 1;
+        metrics.closed_by[reason.kind()] += 1;
+    }
+}
+
+impl NetworkState {
+    /// Whether nothing of it is left.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.crashed || (self.stopping.is_some() && self.metrics.open == 0)
+    }
+
+    /// Makes room for a connection; `false` if there is none.
+    pub(crate) fn reserve(&mut self) -> bool {
+        let room = self.metrics.open < self.limits.max_connections;
+        self.metrics.open += usize::from(room);
+        room
+    }
+
+    pub(crate) fn backlog(&self, own: usize) -> Backlog {
+        Backlog {
+            own,
+            total: self.metrics.queued_bytes,
+        }
+    }
+}
+
+/// Whether messages may be sent.
+pub(crate) fn is_open(state: State) -> bool {
+    matches!(state, State::Connecting | State::Open)
+}

@@ -50,7 +50,10 @@ mod tests {
     fn the_sequence_of_a_seed_never_changes() {
         let mut random = Random::new(42);
         let drawn = [random.next(), random.next(), random.below(1_000)];
-        assert_eq!(drawn, [15_021_278_609_987_233_951, 5_881_210_131_331_364_753, 983]);
+        assert_eq!(
+            drawn,
+            [15_021_278_609_987_233_951, 5_881_210_131_331_364_753, 983]
+        );
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! What goes wrong, and when.
+
+use crate::{SERVER, host};
+use cubenet_sim::{Conditions, Error, Faults, Limits, Network, Simulation};
+use std::time::Duration;
+
+/// Everything at once, a little of each.
+pub(crate) fn at_first() -> (Conditions, Faults) {
+    let conditions = Conditions {
+        latency: Duration::from_millis(20),
+        jitter: Duration::from_millis(15),
+        loss: 0.02,
+        duplicate: 0.01,
+        reorder: 0.02,
+        corrupt: 0.01,
+        spoof: 0.005,
+        bandwidth: Some(50_000_000),
+        queue: 128 * 1024,
+        refuse: 0.02,
+        reset: 0.000_2,
+        half_open: 0.000_2,
+    };
+    let faults = Faults {
+        short_read: 0.2,
+        partial_write: 0.1,
+        full_buffer: 0.05,
+        stall: 0.01,
+        stall_for: Duration::from_secs(1),
+        accept_failure: 0.05,
+    };
+    (conditions, faults)
+}
+
+/// Perhaps something changes: about once in two seconds.
+pub(crate) fn change(
+    simulation: &Simulation,
+    networks: &mut [Network],
+    limits: &Limits,
+) -> Result<(), Error> {
+    if simulation.random() % 20 != 0 {
+        return Ok(());
+    }
+    let nth = (simulation.random() % networks.len() as u64) as usize;
+    let whom = host(nth);
+    let short = Duration::from_millis(simulation.random() % 30_000);
+    let later = simulation.now().after(short);
+    match simulation.random() % 6 {
+        0 => {
+            simulation.partition(SERVER, whom);
+            simulation.at(later, move |simulation| simulation.heal(SERVER, whom));
+        }
+        1 => simulation.freeze(whom, short),
+        2 => simulation.freeze(SERVER, short / 10),
+        3 => {
+            // The power fails, and comes back with a network that knows nothing.
+            simulation.crash(whom);
+            networks[nth] = simulation.network(whom).limits(limits.clone()).start()?;
+        }
+        4 => {
+            let sockets = simulation.census().sockets / 2;
+            simulation.set_descriptors(SERVER, sockets);
+            simulation.at(later, |simulation| {
+                simulation.set_descriptors(SERVER, usize::MAX);
+            });
+        }
+        _ => {
+            let (mut conditions, _) = at_first();
+            conditions.loss = (simulation.random() % 15) as f64 / 100.0;
+            conditions.latency = Duration::from_millis(simulation.random() % 200);
+            simulation.set_path(whom, SERVER, conditions.clone())?;
+            simulation.set_path(SERVER, whom, conditions)?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing goes wrong any more.
+pub(crate) fn clear(simulation: &Simulation, hosts: usize) {
+    simulation.set_descriptors(SERVER, usize::MAX);
+    for whom in (0..hosts).map(host) {
+        simulation.heal(SERVER, whom);
+        for (from, to) in [(SERVER, whom), (whom, SERVER)] {
+            // The default makes sense, so it is not refused.
+            let _ = simulation.set_path(from, to, Conditions::default());
+        }
+    }
+    let _ = simulation.set_faults(Faults::default());
+}

@@ -4,7 +4,9 @@ use cubenet_mio::{
     CloseReason, Connection, Error, Handler, Limits, Link, Message, Network, SendError, Timeout,
     Transport,
 };
-use cubenet_tests::{Event, RawClient, Reports, echo, eventually, ignore, network, network_with};
+use cubenet_tests::{
+    BlackHole, Event, RawClient, Reports, echo, eventually, ignore, network, network_with,
+};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -74,30 +76,6 @@ fn a_call_that_nobody_answers_names_the_address_and_the_cause() {
     eventually("the handle is inert", || connection.is_closed());
     assert_eq!(connection.send(b"x"), Err(SendError::Closed));
     eventually("nothing is left", || network.metrics().open == 0);
-}
-
-/// An address that answers no call: a listener whose queue is full drops further ones
-/// without a word.
-struct BlackHole {
-    address: SocketAddr,
-    _listener: socket2::Socket,
-    _fills_the_queue: std::net::TcpStream,
-}
-
-impl BlackHole {
-    fn new() -> Self {
-        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        let listener = listener.unwrap();
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        listener.bind(&any_port.into()).unwrap();
-        listener.listen(0).unwrap();
-        let address = listener.local_addr().unwrap().as_socket().unwrap();
-        BlackHole {
-            address,
-            _fills_the_queue: std::net::TcpStream::connect(address).unwrap(),
-            _listener: listener,
-        }
-    }
 }
 
 #[test]

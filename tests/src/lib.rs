@@ -2,6 +2,7 @@
 //! and counts of what the process holds.
 
 pub mod allocation;
+pub mod harness;
 
 use cubenet_mio::{
     CloseReason, ConnectError, Connection, Exception, Handler, Limits, Link, Message, Network,
@@ -267,6 +268,37 @@ impl RawClient {
         let mut rest = Vec::new();
         let end = self.stream.read_to_end(&mut rest);
         (rest, end.is_ok())
+    }
+}
+
+/// An address that answers no call: a listener whose queue is full drops further ones
+/// without a word.
+pub struct BlackHole {
+    /// The address.
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _fills_the_queue: TcpStream,
+}
+
+impl BlackHole {
+    /// One on loopback.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let listener = listener.expect("a socket");
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any_port.into()).expect("a free port");
+        listener.listen(0).expect("it can be listened on");
+        let address = listener
+            .local_addr()
+            .ok()
+            .and_then(|local| local.as_socket());
+        let address = address.expect("it is bound");
+        BlackHole {
+            address,
+            _fills_the_queue: TcpStream::connect(address).expect("the queue has room for one"),
+            _listener: listener,
+        }
     }
 }
 

@@ -490,16 +490,18 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, entry: usize, context: &mut Context) {
         let id = self.shared.core.id;
-        let (reason, aborted) = Shared::with(&mut self.shared, |core, out| {
+        let (reason, reset) = Shared::with(&mut self.shared, |core, out| {
+            // An end in order would tell the peer that it has everything.
+            let undelivered = core.queued() > 0;
             out.discard(core);
-            (out.sender.close_reason(), core.is_aborted())
+            (out.sender.close_reason(), undelivered || core.is_aborted())
         });
         let reason = reason.unwrap_or(CloseReason::Io);
         context.parked.remove(&entry);
         context.closed(&self.shared.core, reason);
-        if let Some(stream) = self.socket().filter(|_| aborted) {
-            let reset = Some(std::time::Duration::ZERO);
-            let _ = socket2::SockRef::from(stream).set_linger(reset);
+        if let Some(stream) = self.socket().filter(|_| reset) {
+            let at_once = Some(std::time::Duration::ZERO);
+            let _ = socket2::SockRef::from(stream).set_linger(at_once);
         }
         if let Some(mut handler) = self.handler.take() {
             let mut link = CallbackLink {

@@ -567,14 +567,15 @@ fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     let (id, network) = (stream.id, stream.network);
     let reason = stream.sender.close_reason().unwrap_or(CloseReason::Io);
     let queued = stream.queued();
-    let aborted = stream.aborted;
+    // An end in order would tell the peer that it has everything.
+    let reset = stream.aborted || queued > 0;
     let mut link = link(shared, &mut world, key, id);
     let Some(Owner::Stream(mut stream)) = world.owners.remove(key) else {
         return world;
     };
     world.network(network).metrics.queued_bytes -= queued;
     world.count_closed(network, reason);
-    world.kernel.close(key, aborted);
+    world.kernel.close(key, reset);
     if let Some(connect) = stream.connect.take() {
         world.network(network).metrics.connect_failed += 1;
         let error = ConnectError {

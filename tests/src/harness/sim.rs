@@ -1,0 +1,241 @@
+//! The simulator: every network on a host of its own, and time that jumps.
+
+use super::{Accept, BlackHole, Connected, LONGEST, connection};
+use cubenet_core::{Limits, Transport};
+use cubenet_sim::{Connection, Network, Simulation};
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A simulation.
+pub struct Harness {
+    simulation: Simulation,
+    hosts: Cell<u32>,
+}
+
+impl Harness {
+    /// One without faults.
+    pub fn new() -> Self {
+        Harness {
+            simulation: Simulation::new(1),
+            hosts: Cell::new(0),
+        }
+    }
+
+    fn host(&self) -> IpAddr {
+        let nth = self.hosts.get() + 1;
+        self.hosts.set(nth);
+        IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + nth))
+    }
+}
+
+impl Default for Harness {
+    fn default() -> Self {
+        Harness::new()
+    }
+}
+
+impl super::Harness for Harness {
+    fn start(&self, limits: Limits) -> Box<dyn super::Net> {
+        let builder = self.simulation.network(self.host());
+        let network = builder.limits(limits).stream_buffer(16 << 10).start();
+        Box::new(network.expect("the limits fit"))
+    }
+
+    fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {
+        let stream = self.simulation.raw_connect(self.host(), to);
+        Box::new(RawStream::new(stream.expect("it can be called")))
+    }
+
+    fn raw_listen(&self) -> Box<dyn super::RawListener> {
+        let listener = self.simulation.raw_listen((self.host(), 0));
+        Box::new(RawListener {
+            listener: listener.expect("the port is free"),
+            accepted: RefCell::default(),
+        })
+    }
+
+    fn raw_datagrams(&self) -> Box<dyn super::RawDatagrams> {
+        let socket = self.simulation.raw_datagrams((self.host(), 0));
+        Box::new(RawDatagrams {
+            socket: socket.expect("the port is free"),
+            received: RefCell::default(),
+        })
+    }
+
+    fn black_hole(&self) -> BlackHole {
+        BlackHole {
+            address: (self.host(), 1).into(),
+            kept: Box::new(()),
+        }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.simulation.run_for(time);
+        self.simulation
+            .audit()
+            .expect("everything is as it must be");
+    }
+
+    fn until(&self, done: &mut dyn FnMut() -> bool) -> bool {
+        let reached = self.simulation.run_while(LONGEST, || !done());
+        self.simulation
+            .audit()
+            .expect("everything is as it must be");
+        reached
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.simulation.now().as_micros())
+    }
+
+    fn slack(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+}
+
+connection!(Connection);
+
+impl super::Net for Network {
+    fn listen(
+        &self,
+        transport: Transport,
+        address: Option<SocketAddr>,
+        accept: Accept,
+    ) -> Result<Box<dyn super::Listener>, String> {
+        let address = address.unwrap_or((self.address(), 0).into());
+        let accepted = move |connection: &Connection| accept(Arc::new(connection.clone()));
+        let listener = Network::listen(self, transport, address, accepted);
+        listener
+            .map(|listener| Box::new(listener) as _)
+            .map_err(|error| error.to_string())
+    }
+
+    fn connect(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        connected: Connected,
+    ) -> Result<Arc<dyn super::Connection>, String> {
+        let connected = |outcome: Result<&Connection, cubenet_sim::ConnectError>| {
+            connected(match outcome {
+                Ok(connection) => Ok(Arc::new(connection.clone())),
+                Err(error) => Err(error.reason),
+            })
+        };
+        let connection = Network::connect(self, transport, address, connected);
+        connection
+            .map(|connection| Arc::new(connection) as _)
+            .map_err(|error| error.to_string())
+    }
+
+    fn stop(&self, deadline: Duration) {
+        Network::stop(self, deadline);
+    }
+
+    fn open(&self) -> usize {
+        self.metrics().open
+    }
+}
+
+impl super::Listener for cubenet_sim::Listener {
+    fn local(&self) -> SocketAddr {
+        cubenet_sim::Listener::local(self)
+    }
+
+    fn close(self: Box<Self>) {
+        cubenet_sim::Listener::close(*self);
+    }
+}
+
+struct RawStream {
+    stream: cubenet_sim::RawStream,
+    received: RefCell<Vec<u8>>,
+}
+
+impl RawStream {
+    fn new(stream: cubenet_sim::RawStream) -> Self {
+        RawStream {
+            stream,
+            received: RefCell::default(),
+        }
+    }
+}
+
+impl super::RawStream for RawStream {
+    fn write(&self, bytes: &[u8]) {
+        self.stream.write(bytes);
+    }
+
+    fn shutdown(&self) {
+        self.stream.shutdown();
+    }
+
+    fn close(&self) {
+        self.stream.close();
+    }
+
+    fn reset(&self) {
+        self.stream.reset();
+    }
+
+    fn stop_reading(&self) {
+        self.stream.stop_reading();
+    }
+
+    fn read_on(&self) {
+        self.stream.read_on();
+    }
+
+    fn received(&self) -> Vec<u8> {
+        let mut received = self.received.borrow_mut();
+        received.extend(self.stream.received());
+        received.clone()
+    }
+
+    fn ended_in_order(&self) -> Option<bool> {
+        let end = self.stream.end()?;
+        Some(end == cubenet_sim::RawEnd::Orderly)
+    }
+}
+
+struct RawListener {
+    listener: cubenet_sim::RawListener,
+    accepted: RefCell<Vec<cubenet_sim::RawStream>>,
+}
+
+impl super::RawListener for RawListener {
+    fn local(&self) -> SocketAddr {
+        self.listener.local()
+    }
+
+    fn accept(&self) -> Option<Box<dyn super::RawStream>> {
+        let mut accepted = self.accepted.borrow_mut();
+        accepted.extend(self.listener.accepted());
+        let stream = accepted.pop()?;
+        Some(Box::new(RawStream::new(stream)))
+    }
+}
+
+struct RawDatagrams {
+    socket: cubenet_sim::RawDatagrams,
+    received: RefCell<Vec<Vec<u8>>>,
+}
+
+impl super::RawDatagrams for RawDatagrams {
+    fn local(&self) -> SocketAddr {
+        self.socket.local()
+    }
+
+    fn send_to(&self, to: SocketAddr, datagram: &[u8]) {
+        self.socket.send_to(to, datagram);
+    }
+
+    fn received(&self) -> Vec<Vec<u8>> {
+        let mut received = self.received.borrow_mut();
+        let arrived = self.socket.received().into_iter();
+        received.extend(arrived.map(|(_, datagram)| datagram));
+        received.clone()
+    }
+}

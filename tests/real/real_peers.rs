@@ -6,13 +6,15 @@
 
 #![cfg(unix)]
 
+use cubenet_core::{Decoder, Growing};
 use cubenet_mio::{Network, Transport};
 use cubenet_tests::{Reports, ignore, pattern};
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Once;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SIZES: [usize; 7] = [0, 1, 2, 255, 256, 65_534, 65_535];
@@ -139,11 +141,58 @@ fn echo_server() -> (Server, SocketAddr) {
     (echo, address)
 }
 
+/// Forwards one call to `server` and back. Returns where to call, and what the caller will
+/// have sent once it has ended.
+fn tap(server: SocketAddr) -> (SocketAddr, JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let forward = move || {
+        let (mut caller, _) = listener.accept().unwrap();
+        let mut called = TcpStream::connect(server).unwrap();
+        let (mut back, mut answers) = (caller.try_clone().unwrap(), called.try_clone().unwrap());
+        let answering = std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
+        let mut sent = Vec::new();
+        let mut buffer = [0; 65_536];
+        while let Ok(read @ 1..) = caller.read(&mut buffer) {
+            called.write_all(&buffer[..read]).unwrap();
+            sent.extend_from_slice(&buffer[..read]);
+        }
+        let _ = called.shutdown(Shutdown::Write);
+        let _ = answering.join();
+        sent
+    };
+    (address, std::thread::spawn(forward))
+}
+
+/// Checks that what a real program sent is whole frames, and keeps a little of it for the
+/// fuzzers to start from, in the directory that `CUBENET_CAPTURES` names.
+fn captured(program: &str, stream: &[u8]) {
+    const LITTLE: usize = 2_048;
+    let mut decoder = Decoder::new(Growing::new(), 65_535);
+    let mut rest = stream;
+    let mut kept = 0;
+    while decoder.decode(&mut rest).unwrap().is_some() {
+        let end = stream.len() - rest.len();
+        if end <= LITTLE {
+            kept = end;
+        }
+    }
+    assert!(
+        !decoder.in_frame() && kept > 0,
+        "{program} sends whole frames"
+    );
+    if let Some(directory) = std::env::var_os("CUBENET_CAPTURES") {
+        std::fs::write(PathBuf::from(directory).join(program), &stream[..kept]).unwrap();
+    }
+}
+
 /// Runs their client against our `echo`.
-fn their_client(command: &mut Command) {
+fn their_client(program: &str, command: &mut Command) {
     let (echo, address) = echo_server();
+    let (address, sent) = tap(address);
     let output = command.arg(address.port().to_string()).output().unwrap();
     assert_eq!(text(&output), "ok\n");
+    captured(program, &sent.join().unwrap());
     let counters = echo.interrupt().join("\n");
     assert!(
         counters.contains("peer 1"),
@@ -185,7 +234,10 @@ fn their_server(command: &mut Command) {
 #[test]
 fn erlang_calls_us() {
     if have_erlang() {
-        their_client(Command::new("escript").arg(beside("erlang_client.escript")));
+        their_client(
+            "erlang",
+            Command::new("escript").arg(beside("erlang_client.escript")),
+        );
     }
 }
 
@@ -199,7 +251,10 @@ fn we_call_erlang() {
 #[test]
 fn twisted_calls_us() {
     if let Some(python) = twisted() {
-        their_client(Command::new(python).arg(beside("twisted_client.py")));
+        their_client(
+            "twisted",
+            Command::new(python).arg(beside("twisted_client.py")),
+        );
     }
 }
 
@@ -240,6 +295,9 @@ fn dig_asks_over_both_transports() {
         return;
     }
     let (_server, udp, tcp) = dns_server();
+    let (tapped, sent) = tap(tcp);
+    dig(tapped, &["+tcp", "www.example.test", "A"]);
+    captured("dig", &sent.join().unwrap());
     for (address, transport) in [(udp, "+notcp"), (tcp, "+tcp")] {
         let short = |name, rtype| dig(address, &[transport, "+short", name, rtype]);
         assert_eq!(short("www.example.test", "A"), "192.0.2.80\n192.0.2.81\n");

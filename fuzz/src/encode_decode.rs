@@ -89,9 +89,10 @@ impl Wire {
         let frame = Frame::new(&message).expect("it fits");
         self.sent.push_back(message);
         // Its beginning can have gone only if nothing was queued before it.
-        let sent = match self.queue.is_empty() {
-            true => sent.min(frame.as_bytes().len()),
-            false => 0,
+        let sent = if self.queue.is_empty() {
+            sent.min(frame.as_bytes().len())
+        } else {
+            0
         };
         self.receive(&frame.as_bytes()[..sent]);
         self.queue.push_frame(&frame, sent);

@@ -449,9 +449,10 @@ fn both_ours(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     for here_closes in [true, false] {
         let pair = scene.pair(Udp, ignore);
-        let (closes, closed, is_told) = match here_closes {
-            true => (&pair.here, &pair.client, &pair.server),
-            false => (&pair.there, &pair.server, &pair.client),
+        let (closes, closed, is_told) = if here_closes {
+            (&pair.here, &pair.client, &pair.server)
+        } else {
+            (&pair.there, &pair.server, &pair.client)
         };
         closes.close();
         scene.until("both have ended", || {

@@ -303,9 +303,10 @@ impl Network {
     fn running<'a>(&self, shared: &'a Shared) -> Result<Guard<'a>, Error> {
         let world = shared.lock();
         let network = &world.networks[self.id.0 as usize];
-        match network.stopping.is_none() && !network.crashed {
-            true => Ok(world),
-            false => Err(Error::Stopped),
+        if network.stopping.is_none() && !network.crashed {
+            Ok(world)
+        } else {
+            Err(Error::Stopped)
         }
     }
 }
@@ -344,7 +345,7 @@ impl fmt::Debug for Network {
         f.debug_struct("Network")
             .field("address", &self.address)
             .field("metrics", &self.metrics())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -564,8 +564,8 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
         let writable = peers
             .peer_mut(slot, id)
             .is_some_and(|peer| peer.sender.poll_writable(peer.queued, &network.limits));
-        world = match writable {
-            true => call(
+        world = if writable {
+            call(
                 shared,
                 world,
                 (place, id),
@@ -573,8 +573,9 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
                 |handler, link| {
                     handler.writable(link);
                 },
-            ),
-            false => settle(shared, world, place),
+            )
+        } else {
+            settle(shared, world, place)
         };
     }
     let Some((peers, ..)) = world.peers(key) else {
@@ -620,7 +621,7 @@ pub(crate) fn handle_timeout<'a>(
 }
 
 /// Sets the clock of the longest silent; gives the socket up if nobody is left.
-fn arm<'a>(mut world: Guard<'a>, key: Key) -> Guard<'a> {
+fn arm(mut world: Guard<'_>, key: Key) -> Guard<'_> {
     let Some((peers, _, _, timers)) = world.peers(key) else {
         return world;
     };

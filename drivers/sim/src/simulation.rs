@@ -511,6 +511,6 @@ impl fmt::Debug for Simulation {
             .field("seed", &self.seed)
             .field("now", &self.now())
             .field("census", &self.census())
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -138,12 +138,11 @@ impl Stream {
             }
         }
         let queue = self.queue.get_or_insert_default();
-        match frame {
-            Some(frame) => queue.push_frame(frame, sent),
-            None => {
-                queue.push(&header[sent.min(header.len())..]);
-                queue.push(&message[sent.saturating_sub(header.len())..]);
-            }
+        if let Some(frame) = frame {
+            queue.push_frame(frame, sent);
+        } else {
+            queue.push(&header[sent.min(header.len())..]);
+            queue.push(&message[sent.saturating_sub(header.len())..]);
         }
         network.metrics.queued_bytes += size - sent;
         self.sender
@@ -397,7 +396,7 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
             },
         };
         if state == State::Open {
-            world = deliver(shared, world, key, bytes);
+            world = deliver(shared, world, key, &bytes);
             // A reply may have closed it, or the whole world have changed.
             world = settle(shared, world, key);
         }
@@ -406,7 +405,7 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
 }
 
 /// Decodes what was read and hands each message to the handler.
-fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: Bytes) -> Guard<'a> {
+fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes) -> Guard<'a> {
     let now = world.now();
     let Some((stream, ..)) = world.stream(key) else {
         return world;
@@ -504,9 +503,10 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     }
     if stream.sender.state() == State::Closed {
         // A callback that runs must come back first; whoever runs it settles again.
-        return match stream.inside.is_some() {
-            true => finish(shared, world, key),
-            false => world,
+        return if stream.inside.is_some() {
+            finish(shared, world, key)
+        } else {
+            world
         };
     }
     let deadline = stream.poll_timeout(&network.limits).max(now);

@@ -319,9 +319,10 @@ impl Handler for Recorder {
     fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
         let inert = link.is_closed() && link.send(b"late") == Err(SendError::Closed);
         // A panic would end here, and nobody would notice.
-        self.log.add(match inert {
-            true => Event::Closed(reason),
-            false => Event::Broken("a connection takes messages in `closed`"),
+        self.log.add(if inert {
+            Event::Closed(reason)
+        } else {
+            Event::Broken("a connection takes messages in `closed`")
         });
     }
 }

@@ -182,7 +182,7 @@ impl Storm {
         };
         match self.simulation.random() % 100 {
             0 => call.connection.close(),
-            1 if self.simulation.random() % 4 == 0 => call.connection.abort(),
+            1 if self.simulation.random().is_multiple_of(4) => call.connection.abort(),
             2 => call.connection.pause(),
             3..10 => call.connection.resume(),
             _ => {

@@ -37,7 +37,7 @@ pub(crate) fn change(
     networks: &mut [Network],
     limits: &Limits,
 ) -> Result<(), Error> {
-    if simulation.random() % 20 != 0 {
+    if !simulation.random().is_multiple_of(20) {
         return Ok(());
     }
     let nth = (simulation.random() % networks.len() as u64) as usize;

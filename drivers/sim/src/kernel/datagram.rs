@@ -238,15 +238,12 @@ impl Kernel {
             socket.errors -= 1;
             return Received::Unreachable;
         }
-        match socket.arrived.pop_front() {
-            Some((from, bytes)) => {
-                socket.unread -= bytes.len();
-                Received::Datagram(from, bytes)
-            }
-            None => {
-                socket.arrived = VecDeque::new();
-                Received::Nothing
-            }
+        if let Some((from, bytes)) = socket.arrived.pop_front() {
+            socket.unread -= bytes.len();
+            Received::Datagram(from, bytes)
+        } else {
+            socket.arrived = VecDeque::new();
+            Received::Nothing
         }
     }
 }

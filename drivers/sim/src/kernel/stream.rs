@@ -112,7 +112,7 @@ struct Incoming {
     /// Bytes that have come in order.
     expected: u64,
     /// What came before its turn.
-    early: Option<Box<BTreeMap<u64, Segment>>>,
+    early: BTreeMap<u64, Segment>,
     arrived: VecDeque<Bytes>,
     unread: usize,
     ended: bool,
@@ -196,7 +196,7 @@ impl Incoming {
     fn new() -> Self {
         Incoming {
             expected: 0,
-            early: None,
+            early: BTreeMap::new(),
             arrived: VecDeque::new(),
             unread: 0,
             ended: false,
@@ -374,9 +374,10 @@ impl Kernel {
         }
         let Some(mut bytes) = socket.inc.arrived.pop_front() else {
             socket.inc.arrived = VecDeque::new();
-            return match socket.inc.ended {
-                true => Read::End,
-                false => Read::Nothing,
+            return if socket.inc.ended {
+                Read::End
+            } else {
+                Read::Nothing
             };
         };
         if short && bytes.len() > 1 {
@@ -763,20 +764,12 @@ impl Kernel {
         }
         let inc = &mut socket.inc;
         if segment.at != inc.expected {
-            inc.early
-                .get_or_insert_default()
-                .insert(segment.at, segment);
+            inc.early.insert(segment.at, segment);
             return;
         }
         let mut ends = segment.end;
         inc.take(segment);
-        while let Some(early) = &mut inc.early {
-            let Some(next) = early.remove(&inc.expected) else {
-                break;
-            };
-            if early.is_empty() {
-                inc.early = None;
-            }
+        while let Some(next) = inc.early.remove(&inc.expected) {
             ends |= next.end;
             inc.take(next);
         }

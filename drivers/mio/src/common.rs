@@ -2,8 +2,8 @@
 
 use crate::metrics::{Metrics, Totals};
 use crate::socket::SocketOptions;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use cubenet_core::{ConnectionId, Instant, Limits};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// What all threads of a network share.
 pub(crate) struct Common {

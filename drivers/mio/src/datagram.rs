@@ -5,6 +5,8 @@ use crate::common::next_id;
 use crate::mailbox::WorkerHandle;
 use crate::output;
 use crate::shared::{Place, Shared};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Run};
 use crate::trouble::warn_limited;
 use bytes::Bytes;
@@ -13,8 +15,7 @@ use mio::net::UdpSocket;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// A datagram socket, as its worker and all its connections share it.
 pub(crate) struct DatagramSocket {

@@ -47,6 +47,8 @@ mod common;
 mod connection;
 mod datagram;
 mod error;
+#[cfg(all(test, cubenet_shuttle))]
+mod interleavings;
 mod link;
 mod mailbox;
 mod metrics;
@@ -56,6 +58,7 @@ mod peers;
 mod shared;
 mod socket;
 mod stream;
+mod sync;
 mod sys;
 mod timers;
 mod trouble;

@@ -6,6 +6,8 @@ use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::ConnectError;
 use crate::shared::{Place, Shared, Wire};
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::{Mutex, MutexGuard};
 use crate::timers::MAX_INDEX;
 use cubenet_core::{ConnectionId, Handler, Instant, Sender};
 use mio::event::Source;
@@ -13,8 +15,7 @@ use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Poll, Registry, Token, Waker};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// The token of the worker's own waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);

@@ -21,7 +21,7 @@ const FLUSH_BYTES: usize = 1 << 16;
 /// The same for runs of datagrams: as many as go out in one call.
 const FLUSH_RUNS: usize = 64;
 
-thread_local! {
+crate::sync::thread_local! {
     static OF_THIS_THREAD: OnceCell<Rc<RefCell<Output>>> = const { OnceCell::new() };
 }
 

@@ -11,6 +11,8 @@ use crate::address::CompactAddr;
 use crate::common::{Common, next_id};
 use crate::datagram::DatagramSocket;
 use crate::mailbox::WorkerHandle;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Route;
 use cubenet_core::lifecycle::State;
 use cubenet_core::send::Backlog;
@@ -20,8 +22,7 @@ use cubenet_core::{
 use mio::net::TcpStream;
 use std::io::{self, IoSlice, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// The most pieces of a queue handed to the system in one call.
 const MAX_SLICES: usize = 16;

@@ -147,22 +147,7 @@ impl Worker {
     pub(crate) fn run(&mut self) {
         let mut events = Events::with_capacity(POLL_CAPACITY);
         while self.stopping.is_none() || self.len > 0 {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                warn_limited!(%error, "poll failed");
-            }
-            self.context.now = self.context.common.now();
-            for event in &events {
-                if event.token() != WAKER {
-                    self.handle_event(event);
-                }
-            }
-            self.handle_mailbox();
-            self.handle_line();
-            self.handle_timers();
-            self.handle_stop();
-            self.publish();
+            self.turn(&mut events, self.patience());
         }
         // Who came just in time is closed like everybody else; who comes later is told so.
         let last = self.context.handle.mailbox().take();
@@ -170,8 +155,28 @@ impl Worker {
         self.publish();
     }
 
+    /// Waits for events and does what they, the other threads and the clock ask for.
+    pub(crate) fn turn(&mut self, events: &mut Events, patience: Option<Duration>) {
+        if let Err(error) = self.poll.poll(events, patience)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            warn_limited!(%error, "poll failed");
+        }
+        self.context.now = self.context.common.now();
+        for event in &*events {
+            if event.token() != WAKER {
+                self.handle_event(event);
+            }
+        }
+        self.handle_mailbox();
+        self.handle_line();
+        self.handle_timers();
+        self.handle_stop();
+        self.publish();
+    }
+
     /// How long to wait for events.
-    fn patience(&self) -> Option<Duration> {
+    pub(crate) fn patience(&self) -> Option<Duration> {
         if !self.context.line.is_empty() {
             return Some(Duration::ZERO);
         }

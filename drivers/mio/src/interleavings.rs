@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// Schedules tried of each test.
-const SCHEDULES: usize = 1_000;
+const SCHEDULES: usize = 500;
 /// How long the kernel may take over loopback before nothing more is expected of it.
 const QUIET: Duration = Duration::from_millis(20);
 
@@ -97,11 +97,11 @@ impl Scene {
         handle.post(command).unwrap();
         let mut worker = Worker::new(poll, handle);
         let mut events = Events::with_capacity(8);
-        worker.turn(&mut events, Some(Duration::ZERO));
+        turn(&mut worker, &mut events, QUIET);
         Scene {
             worker,
             events,
-            connection: connection.recv().unwrap(),
+            connection: connection.try_recv().expect("the worker was woken"),
             peer,
             seen,
         }
@@ -110,7 +110,7 @@ impl Scene {
     /// Lets the worker run beside other threads until they are `done`.
     fn work_until(&mut self, done: &AtomicBool) {
         while !done.load(SeqCst) {
-            self.worker.turn(&mut self.events, Some(Duration::ZERO));
+            turn(&mut self.worker, &mut self.events, Duration::ZERO);
             thread::yield_now();
         }
     }
@@ -133,13 +133,23 @@ impl Scene {
                     Err(_) => break,
                 }
             }
-            // As a thread that sleeps until it is woken would.
-            self.worker.turn(&mut self.events, Some(QUIET));
-            if self.events.is_empty() && received.len() == before {
+            let worked = turn(&mut self.worker, &mut self.events, QUIET);
+            if !worked && received.len() == before {
                 return (received, ended);
             }
         }
     }
+}
+
+/// A turn of the worker, if something wakes it up. Returns whether something did: a worker
+/// that nobody wakes does not look into its mailbox.
+fn turn(worker: &mut Worker, events: &mut Events, patience: Duration) -> bool {
+    worker.wait(events, Some(patience));
+    let woken = !events.is_empty() || worker.patience() == Some(Duration::ZERO);
+    if woken {
+        worker.turn(events);
+    }
+    woken
 }
 
 /// Runs `threads` beside the worker until all have ended.

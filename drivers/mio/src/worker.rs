@@ -147,7 +147,8 @@ impl Worker {
     pub(crate) fn run(&mut self) {
         let mut events = Events::with_capacity(POLL_CAPACITY);
         while self.stopping.is_none() || self.len > 0 {
-            self.turn(&mut events, self.patience());
+            self.wait(&mut events, self.patience());
+            self.turn(&events);
         }
         // Who came just in time is closed like everybody else; who comes later is told so.
         let last = self.context.handle.mailbox().take();
@@ -155,15 +156,19 @@ impl Worker {
         self.publish();
     }
 
-    /// Waits for events and does what they, the other threads and the clock ask for.
-    pub(crate) fn turn(&mut self, events: &mut Events, patience: Option<Duration>) {
+    /// Waits for events, or for this long.
+    pub(crate) fn wait(&mut self, events: &mut Events, patience: Option<Duration>) {
         if let Err(error) = self.poll.poll(events, patience)
             && error.kind() != io::ErrorKind::Interrupted
         {
             warn_limited!(%error, "poll failed");
         }
+    }
+
+    /// Does what the events, the other threads and the clock ask for.
+    pub(crate) fn turn(&mut self, events: &Events) {
         self.context.now = self.context.common.now();
-        for event in &*events {
+        for event in events {
             if event.token() != WAKER {
                 self.handle_event(event);
             }

@@ -445,6 +445,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
 
     type Small = Demux<u16, FixedTable<u16, 4, 4>>;
 
@@ -536,6 +537,51 @@ mod tests {
                 demux.remove(slot);
             }
             assert!(demux.is_empty());
+        }
+    }
+
+    #[cfg(feature = "alloc")]
+    #[test]
+    fn a_growing_table_has_as_many_heads_as_peers_and_gives_its_memory_back() {
+        let limits = Limits::default();
+        let mut demux = Demux::new(GrowingTable::default(), (1, 2), &limits);
+        let slots: Vec<_> = (0..1_000_u16)
+            .map(|peer| demux.insert(peer, second(0)).unwrap())
+            .collect();
+        assert_eq!(demux.table.heads().len(), 1_024);
+        for (peer, slot) in slots.iter().enumerate() {
+            let arrival = demux.handle_datagram(&(peer as u16), 1, second(0));
+            assert_eq!(arrival, Arrival::Deliver(*slot));
+        }
+        for slot in slots {
+            demux.remove(slot);
+        }
+        assert_eq!(demux.table.heads().len(), 1);
+        assert!(demux.table.slots().is_empty());
+    }
+
+    #[test]
+    fn a_fixed_table_keeps_its_heads_however_many_peers_hang_from_them() {
+        let limits = Limits::default();
+        let table = FixedTable::<u16, 16, 2>::default();
+        let mut demux = Demux::new(table, (1, 2), &limits);
+        let slots: Vec<_> = (0..16)
+            .map(|peer| demux.insert(peer, second(0)).unwrap())
+            .collect();
+        assert_eq!(demux.table.heads().len(), 2);
+        // From the middle of a chain, from its end, from its beginning.
+        for slot in slots
+            .iter()
+            .skip(3)
+            .step_by(2)
+            .chain(&[slots[15], slots[0]])
+        {
+            demux.remove(*slot);
+        }
+        for (peer, slot) in slots.iter().enumerate() {
+            let known = demux.peer(*slot).is_some();
+            let arrival = demux.handle_datagram(&(peer as u16), 1, second(0));
+            assert_eq!(known, arrival == Arrival::Deliver(*slot));
         }
     }
 }

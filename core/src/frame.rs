@@ -104,7 +104,18 @@ mod tests {
     #[cfg(feature = "alloc")]
     #[test]
     fn a_frame_too_long_for_its_header_is_refused() {
-        assert!(Frame::new(&std::vec![0; MAX_PAYLOAD]).is_some());
+        let longest = Frame::new(&std::vec![0; MAX_PAYLOAD]).unwrap();
+        assert_eq!(std::format!("{longest:?}"), "Frame(65535 bytes)");
         assert!(Frame::new(&std::vec![0; MAX_PAYLOAD + 1]).is_none());
+    }
+
+    #[test]
+    fn an_error_tells_both_lengths() {
+        let error = FrameError::TooLong {
+            declared: 5,
+            limit: 4,
+        };
+        let text = std::string::ToString::to_string(&error);
+        assert_eq!(text, "the peer declared a frame of 5 bytes, the limit is 4");
     }
 }

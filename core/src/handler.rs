@@ -181,3 +181,138 @@ impl fmt::Display for Exception {
         }
     }
 }
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    /// A link that keeps what is sent.
+    #[derive(Default)]
+    struct Kept(Vec<Vec<u8>>);
+
+    impl Link for Kept {
+        fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
+            self.0.push(message.to_vec());
+            Ok(())
+        }
+
+        fn close(&mut self) {}
+
+        fn abort(&mut self) {}
+
+        fn is_closed(&self) -> bool {
+            false
+        }
+
+        fn peer(&self) -> SocketAddr {
+            ([127, 0, 0, 1], 1).into()
+        }
+
+        fn local(&self) -> SocketAddr {
+            ([127, 0, 0, 1], 2).into()
+        }
+
+        fn id(&self) -> ConnectionId {
+            ConnectionId(7)
+        }
+
+        fn queued(&self) -> usize {
+            0
+        }
+
+        fn pause(&mut self) {}
+
+        fn resume(&mut self) {}
+
+        fn now(&self) -> Instant {
+            Instant::ZERO
+        }
+    }
+
+    /// Says on its link what it was called for.
+    struct Says;
+
+    impl Handler for Says {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            link.send(&message).unwrap();
+        }
+
+        fn writable(&mut self, link: &mut dyn Link) {
+            link.send(b"writable").unwrap();
+        }
+
+        fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
+            link.send(exception.to_string().as_bytes()).unwrap();
+        }
+
+        fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
+            link.send(reason.to_string().as_bytes()).unwrap();
+        }
+    }
+
+    struct Silent;
+
+    impl Handler for Silent {
+        fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+    }
+
+    fn call_everything(handler: &mut impl Handler, link: &mut dyn Link) {
+        handler.received(link, Message::lent(b"message"));
+        handler.writable(link);
+        handler.excepted(link, Exception::NotSent { len: 3 });
+        handler.closed(link, CloseReason::Peer);
+    }
+
+    #[test]
+    fn a_boxed_handler_is_the_handler() {
+        let mut link = Kept::default();
+        let mut boxed: Box<dyn Handler> = Box::new(Says);
+        call_everything(&mut boxed, &mut link);
+        let mut directly = Kept::default();
+        call_everything(&mut Says, &mut directly);
+        assert_eq!(link.0, directly.0);
+        assert_eq!(link.0.len(), 4);
+    }
+
+    #[test]
+    fn all_but_received_may_be_left_out() {
+        let mut link = Kept::default();
+        call_everything(&mut Silent, &mut link);
+        assert!(link.0.is_empty());
+    }
+
+    #[test]
+    fn a_link_that_shares_nothing_sends_a_frame_as_its_message() {
+        let mut link = Kept::default();
+        link.send_frame(&Frame::new(b"framed").unwrap()).unwrap();
+        assert_eq!(link.0, [b"framed"]);
+    }
+
+    #[test]
+    fn errors_and_exceptions_say_what_went_wrong_and_what_to_do() {
+        let errors = [
+            (SendError::Closed, "the connection is closed"),
+            (SendError::Full, "wait for `writable`"),
+            (
+                SendError::TooLong { len: 9, limit: 8 },
+                "9 bytes is over the limit of 8",
+            ),
+            (SendError::Empty, "call `close` for that"),
+        ];
+        for (error, says) in errors {
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        let too_long = Exception::DatagramTooLong { len: 9, limit: 8 };
+        let exceptions = [
+            (too_long, "9 bytes, the limit is 8"),
+            (Exception::Unreachable, "nobody listens"),
+            (Exception::NotSent { len: 9 }, "9 bytes was not sent"),
+        ];
+        for (exception, says) in exceptions {
+            assert!(exception.to_string().contains(says), "{exception}");
+        }
+        assert_eq!(ConnectionId(7).to_string(), "#7");
+    }
+}

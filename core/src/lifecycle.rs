@@ -327,12 +327,36 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_reason_has_a_number_of_its_own() {
-        let protocol = CloseReason::Protocol(FrameError::TooLong {
-            declared: 1,
-            limit: 0,
-        });
-        assert_eq!(CloseReason::KIND_NAMES[protocol.kind()], "protocol");
-        assert_eq!(CloseReason::Io.kind() + 1, CloseReason::KINDS);
+    fn every_kind_of_reason_has_a_number_a_name_and_a_sentence_of_its_own() {
+        use std::string::ToString;
+        let too_long = FrameError::TooLong {
+            declared: 5,
+            limit: 4,
+        };
+        let reasons = [
+            (CloseReason::Local, "local"),
+            (CloseReason::Peer, "peer"),
+            (CloseReason::Truncated, "truncated"),
+            (CloseReason::Reset, "reset"),
+            (CloseReason::Refused, "refused"),
+            (CloseReason::Timeout(Timeout::Connect), "connect timeout"),
+            (CloseReason::Timeout(Timeout::Frame), "frame timeout"),
+            (CloseReason::Timeout(Timeout::Idle), "idle timeout"),
+            (CloseReason::Timeout(Timeout::WriteStall), "write stall"),
+            (CloseReason::Timeout(Timeout::Drain), "drain timeout"),
+            (CloseReason::Protocol(too_long), "protocol"),
+            (CloseReason::Overflow, "overflow"),
+            (CloseReason::Panicked, "panicked"),
+            (CloseReason::Io, "io"),
+        ];
+        assert_eq!(reasons.len(), CloseReason::KINDS);
+        let mut sentences = std::collections::BTreeSet::new();
+        for (kind, (reason, name)) in reasons.into_iter().enumerate() {
+            assert_eq!(reason.kind(), kind);
+            assert_eq!(CloseReason::KIND_NAMES[kind], name);
+            assert!(sentences.insert(reason.to_string()));
+        }
+        let protocol = CloseReason::Protocol(too_long).to_string();
+        assert_eq!(protocol, too_long.to_string());
     }
 }

@@ -180,40 +180,116 @@ mod tests {
         assert_eq!(Limits::default().validate(), Ok(()));
     }
 
+    /// Limits with one changed.
+    fn with(change: impl FnOnce(&mut Limits)) -> Limits {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        limits
+    }
+
     #[test]
     fn a_limit_that_cannot_be_kept_is_named() {
+        let zero = Duration::ZERO;
         let cases = [
-            (
-                "max_message",
-                Limits {
-                    max_message: 65_536,
-                    ..Limits::default()
-                },
-            ),
-            (
-                "max_queued",
-                Limits {
-                    max_queued: 65_536,
-                    ..Limits::default()
-                },
-            ),
+            ("max_message", with(|limits| limits.max_message = 65_536)),
+            ("max_datagram", with(|limits| limits.max_datagram = 0)),
+            ("max_datagram", with(|limits| limits.max_datagram = 65_508)),
+            ("max_queued", with(|limits| limits.max_queued = 65_536)),
+            ("max_queued", with(|limits| limits.max_queued = 1 << 32)),
             (
                 "low_watermark",
-                Limits {
-                    low_watermark: 1 << 20,
-                    ..Limits::default()
-                },
+                with(|limits| limits.low_watermark = 1 << 20),
             ),
             (
-                "drain_timeout",
-                Limits {
-                    drain_timeout: Duration::ZERO,
-                    ..Limits::default()
-                },
+                "max_queued_total",
+                with(|limits| limits.max_queued_total = (1 << 20) - 1),
             ),
+            ("max_connections", with(|limits| limits.max_connections = 0)),
+            ("max_peers", with(|limits| limits.max_peers = 0)),
+            (
+                "accepts_per_turn",
+                with(|limits| limits.accepts_per_turn = 0),
+            ),
+            ("read_budget", with(|limits| limits.read_budget = 0)),
+            ("datagram_budget", with(|limits| limits.datagram_budget = 0)),
+            (
+                "connect_timeout",
+                with(|limits| limits.connect_timeout = zero),
+            ),
+            ("frame_timeout", with(|limits| limits.frame_timeout = zero)),
+            (
+                "stream_idle_timeout",
+                with(|limits| limits.stream_idle_timeout = zero),
+            ),
+            (
+                "datagram_idle_timeout",
+                with(|limits| limits.datagram_idle_timeout = zero),
+            ),
+            (
+                "write_stall_timeout",
+                with(|limits| limits.write_stall_timeout = zero),
+            ),
+            ("drain_timeout", with(|limits| limits.drain_timeout = zero)),
         ];
         for (name, limits) in cases {
-            assert_eq!(limits.validate().unwrap_err().limit, name);
+            let error = limits.validate().unwrap_err();
+            assert_eq!(error.limit, name);
+            let text = std::string::ToString::to_string(&error);
+            assert!(
+                text.starts_with("limit `") && text.contains(error.problem),
+                "{text}"
+            );
         }
+    }
+
+    #[test]
+    fn a_limit_may_be_all_that_can_be_kept() {
+        let cases = [
+            with(|limits| limits.max_message = 65_535),
+            with(|limits| limits.max_datagram = 65_507),
+            with(|limits| limits.max_datagram = 1),
+            with(|limits| {
+                // Room for one message of the longest and its header.
+                limits.max_queued = 65_537;
+                limits.low_watermark = 0;
+            }),
+            with(|limits| {
+                limits.max_message = 100;
+                limits.max_datagram = 50;
+                limits.max_queued = 102;
+                limits.low_watermark = 101;
+            }),
+            with(|limits| {
+                limits.max_message = 48;
+                limits.max_datagram = 102;
+                limits.max_queued = 102;
+                limits.low_watermark = 101;
+            }),
+            with(|limits| {
+                limits.max_queued = (1 << 32) - 1;
+                limits.max_queued_total = (1 << 32) - 1;
+            }),
+            with(|limits| limits.max_queued_total = 1 << 20),
+        ];
+        for limits in cases {
+            assert_eq!(limits.validate(), Ok(()), "{limits:?}");
+        }
+        let narrow = with(|limits| {
+            limits.max_message = 100;
+            limits.max_datagram = 50;
+            limits.max_queued = 101;
+            limits.low_watermark = 10;
+        });
+        assert_eq!(narrow.validate().unwrap_err().limit, "max_queued");
+    }
+
+    #[test]
+    fn the_defaults_are_what_is_documented() {
+        let limits = Limits::default();
+        assert_eq!(limits.max_queued, 1_048_576);
+        assert_eq!(limits.low_watermark, 262_144);
+        assert_eq!(limits.max_queued_total, 1_073_741_824);
+        assert_eq!(limits.max_peers, 65_536);
+        assert_eq!(limits.read_budget, 262_144);
     }
 }

@@ -69,3 +69,19 @@ impl fmt::Debug for Message<'_> {
         write!(f, "Message({} bytes)", self.len())
     }
 }
+
+#[cfg(all(test, feature = "alloc"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lent_message_is_copied_to_be_kept() {
+        let input = b"input";
+        let message = Message::lent(input);
+        assert_eq!(message.as_ref(), b"input");
+        assert_eq!(std::format!("{message:?}"), "Message(5 bytes)");
+        let kept = message.into_bytes();
+        assert_eq!(&kept[..], b"input");
+        assert_ne!(kept.as_ptr(), input.as_ptr());
+    }
+}

@@ -124,3 +124,40 @@ impl Storage for Growing {
             .map_or(0, |buffer| header + buffer.capacity())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_storage_takes_what_fits_and_its_size_never_changes() {
+        let mut storage = Fixed::<4>::new();
+        assert_eq!((storage.max_len(), storage.footprint()), (4, 4));
+        storage.append(b"abc", 3);
+        storage.append(b"def", 6);
+        assert_eq!(&*storage.message(), b"abcd");
+        assert_eq!((storage.len(), storage.footprint()), (4, 4));
+        storage.release();
+        assert!(storage.is_empty());
+        assert_eq!(Fixed::<70_000>::new().max_len(), 65_535);
+    }
+
+    #[cfg(feature = "alloc")]
+    #[test]
+    fn growing_storage_takes_what_came_up_to_what_was_declared_and_gives_it_back() {
+        let header = size_of::<Vec<u8>>();
+        let mut storage = Growing::new();
+        assert_eq!(&*storage.message(), b"");
+        assert_eq!(storage.footprint(), 0);
+        storage.append(&[7; 10], 1_000);
+        assert_eq!(storage.footprint(), header + 20);
+        storage.append(&[7; 15], 1_000);
+        assert_eq!(storage.footprint(), header + 50);
+        storage.append(&[7; 30], 60);
+        assert_eq!((storage.len(), storage.footprint()), (55, header + 60));
+        storage.append(&[7; 5], 60);
+        assert_eq!((storage.len(), storage.footprint()), (60, header + 60));
+        storage.release();
+        assert_eq!((storage.len(), storage.footprint()), (0, 0));
+    }
+}

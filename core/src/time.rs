@@ -67,4 +67,15 @@ mod tests {
         assert_eq!(Instant::ZERO.since(one), Duration::ZERO);
         assert_eq!(one.since(Instant::ZERO), Duration::from_micros(1));
     }
+
+    #[test]
+    fn a_moment_is_written_in_seconds() {
+        use std::string::ToString;
+        assert_eq!(Instant::from_micros(12_000_345).to_string(), "12.000345 s");
+        assert_eq!(
+            Instant::from_micros(7).if_ever(),
+            Some(Instant::from_micros(7))
+        );
+        assert_eq!(Instant::from_micros(7).as_micros(), 7);
+    }
 }

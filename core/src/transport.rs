@@ -19,3 +19,15 @@ impl fmt::Display for Transport {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn it_is_written_as_in_an_address() {
+        let written = [Transport::Tcp, Transport::Udp].map(|transport| transport.to_string());
+        assert_eq!(written, ["tcp", "udp"]);
+    }
+}

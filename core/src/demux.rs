@@ -376,10 +376,9 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     fn link_head(&mut self, slot: u32) {
-        let Some(peer) = self.peer(slot as usize) else {
-            return;
-        };
-        let head = self.head(&peer);
+        // Only slots in use are linked.
+        let peer = self.table.slots()[slot as usize].peer.as_ref();
+        let head = peer.map_or(0, |peer| self.head(peer));
         let next = core::mem::replace(&mut self.table.heads_mut()[head], slot);
         self.slot_mut(slot).next = next;
     }

@@ -82,6 +82,7 @@ impl Conditions {
             ("reset", self.reset),
             ("half_open", self.half_open),
         ])?;
+        check_durations([("latency", self.latency), ("jitter", self.jitter)])?;
         if self.bandwidth == Some(0) {
             return Err(FaultError {
                 field: "bandwidth",
@@ -124,6 +125,7 @@ impl Faults {
             ("stall", self.stall),
             ("accept_failure", self.accept_failure),
         ])?;
+        check_durations([("stall_for", self.stall_for)])?;
         for (field, rate) in [
             ("full_buffer", self.full_buffer),
             ("accept_failure", self.accept_failure),
@@ -141,6 +143,19 @@ fn check_rates<const N: usize>(rates: [(&'static str, f64); N]) -> Result<(), Fa
     for (field, rate) in rates {
         if !(0.0..=1.0).contains(&rate) {
             let problem = "a rate is a probability, from 0 to 1";
+            return Err(FaultError { field, problem });
+        }
+    }
+    Ok(())
+}
+
+fn check_durations<const N: usize>(
+    durations: [(&'static str, Duration); N],
+) -> Result<(), FaultError> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    for (field, duration) in durations {
+        if duration > LONGEST {
+            let problem = "it must be at most a day; a path that carries nothing is a partition";
             return Err(FaultError { field, problem });
         }
     }

@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::owners::Owner;
 use crate::peers::Peers;
 use crate::stream::Stream;
-use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared};
+use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World};
 use cubenet_core::{Handler, Limits, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -172,7 +172,11 @@ impl Network {
             Transport::Tcp => {
                 let listening = world.kernel.listen(host, address.port(), backlog);
                 let (key, local) = listening.map_err(refused)?;
-                let owner = Owner::Listener { network, accept };
+                let owner = Owner::Listener {
+                    network,
+                    accept,
+                    again: cubenet_core::Instant::ZERO,
+                };
                 world.owners.insert(key, owner);
                 (key, local)
             }
@@ -222,26 +226,21 @@ impl Network {
         let now = world.now();
         let called = match transport {
             Transport::Tcp => world.kernel.call(host, address).map(|key| {
-                let stream = Stream::calling(id, self.id, &limits, connect, now);
-                world.owners.insert(key, Owner::Stream(Box::new(stream)));
                 let ends = world.kernel.ends(key);
                 (key, ends.unwrap_or((address, address)))
             }),
             Transport::Udp => {
                 let bound = world.kernel.bind_datagrams(host, 0, Some(address));
-                bound.map(|(key, local)| {
-                    let ends = (local, address);
-                    let state = &world.networks[self.id.0 as usize];
-                    let peers = Peers::calling(self.id, state, ends, id, connect, now);
-                    world.owners.insert(key, Owner::Peers(Box::new(peers)));
-                    (key, ends)
-                })
+                bound.map(|(key, local)| (key, (local, address)))
             }
         };
         let (key, ends) = match called {
             Ok(called) => called,
             Err(refusal) => {
                 world.network(self.id).metrics.open -= 1;
+                // What the callback holds may use a connection as it is dropped.
+                drop(world);
+                drop(connect);
                 return Err(Error::Connect {
                     transport,
                     address,
@@ -249,6 +248,18 @@ impl Network {
                 });
             }
         };
+        let owner = match transport {
+            Transport::Tcp => {
+                let stream = Stream::calling(id, self.id, &limits, connect, now);
+                Owner::Stream(Box::new(stream))
+            }
+            Transport::Udp => {
+                let state = &world.networks[self.id.0 as usize];
+                let peers = Peers::calling(self.id, state, ends, id, connect, now);
+                Owner::Peers(Box::new(peers))
+            }
+        };
+        world.owners.insert(key, owner);
         // It sets its clock, or learns that it is connected.
         world.kernel.notify(key, Notice::Writable);
         drop(world);
@@ -312,19 +323,18 @@ impl Network {
 }
 
 /// Closes everything of a network; `abort`: at once.
-fn close_all(world: &mut Guard<'_>, network: NetworkId, abort: bool) {
+fn close_all(world: &mut World, network: NetworkId, abort: bool) {
     for key in world.owners.keys_of(network) {
         let connections = match world.owners.get(key) {
             Some(Owner::Listener { .. }) => {
-                world.owners.remove(key);
-                world.kernel.close(key, false);
+                world.disown(key, false);
                 continue;
             }
             Some(Owner::Stream(stream)) => vec![(0, stream.id)],
             Some(Owner::Peers(peers)) => {
                 peers.close_listener();
                 let connections = peers.connections().collect();
-                world.kernel.notify(key, Notice::Writable);
+                crate::peers::arm(world, key);
                 connections
             }
             _ => continue,
@@ -377,16 +387,16 @@ impl Listener {
         };
         let mut world = shared.lock();
         match world.owners.get(self.key) {
-            Some(Owner::Listener { .. }) => {
-                world.owners.remove(self.key);
-                world.kernel.close(self.key, false);
-            }
+            Some(Owner::Listener { .. }) => world.disown(self.key, false),
             Some(Owner::Peers(peers)) => {
                 peers.close_listener();
-                world.kernel.notify(self.key, Notice::Writable);
+                crate::peers::arm(&mut world, self.key);
             }
             _ => {}
         }
+        let buried = world.unbury();
+        drop(world);
+        drop(buried);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::peers::Peers;
 use crate::raw::Raw;
 use crate::stream::Stream;
 use crate::world::{AcceptFn, NetworkId};
+use cubenet_core::Instant;
 use std::sync::Arc;
 
 /// Whose a socket is.
@@ -12,6 +13,8 @@ pub(crate) enum Owner {
     Listener {
         network: NetworkId,
         accept: Arc<AcceptFn>,
+        /// No call is accepted before: an attempt failed.
+        again: Instant,
     },
     Stream(Box<Stream>),
     Peers(Box<Peers>),

@@ -5,7 +5,9 @@ use crate::connection::Connection;
 use crate::kernel::{Kernel, Key, Notice, Received};
 use crate::link::CallbackLink;
 use crate::trace::Record;
-use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, is_open};
+use crate::world::{
+    AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World, is_open,
+};
 use bytes::Bytes;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
@@ -22,6 +24,8 @@ pub(crate) struct Peers {
     demux: Demux<SocketAddr, GrowingTable<SocketAddr>>,
     /// The connections, by their slot in the demultiplexer.
     slots: Vec<Option<Peer>>,
+    /// Who is to have the slot of another that makes way.
+    pending: Option<Peer>,
     /// `None` for a socket that called.
     accept: Option<Arc<AcceptFn>>,
     /// Is told that a socket that called is connected.
@@ -87,6 +91,7 @@ impl Peers {
             local,
             demux,
             slots: Vec::new(),
+            pending: None,
             accept: Some(accept),
             connect: None,
             open: true,
@@ -118,6 +123,7 @@ impl Peers {
             local,
             demux,
             slots: vec![Some(Peer::new(connection, sender, peer))],
+            pending: None,
             accept: None,
             connect: Some(connect),
             open: false,
@@ -139,7 +145,11 @@ impl Peers {
 
     /// The connection in `slot`, if it is this one.
     pub(crate) fn peer_mut(&mut self, slot: u32, id: ConnectionId) -> Option<&mut Peer> {
-        let peer = self.slots.get_mut(slot as usize)?.as_mut()?;
+        let pending = self.pending.as_mut().filter(|peer| peer.id == id);
+        let peer = match pending {
+            Some(peer) => peer,
+            None => self.slots.get_mut(slot as usize)?.as_mut()?,
+        };
         (peer.id == id).then_some(peer)
     }
 
@@ -229,6 +239,15 @@ impl Peers {
         if let Some(peer) = self.peer_mut(place.slot, id) {
             peer.sender.close(kernel.now, peer.queued);
         }
+    }
+
+    /// Forgets what waits of a connection that is over, but its goodbye. Returns how many
+    /// bytes that were.
+    pub(crate) fn forget(&mut self, id: ConnectionId) -> usize {
+        let before = self.queued();
+        self.waiting
+            .retain(|waiting| waiting.id != id || waiting.datagram.is_empty());
+        before - self.queued()
     }
 
     /// Sends what waits, as far as the socket takes it. Returns whose datagrams went.
@@ -323,7 +342,7 @@ pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) 
             return world;
         };
         match kernel.receive_from(key) {
-            Received::Nothing => return arm(world, key),
+            Received::Nothing => return arm_on(world, key),
             Received::Datagram(from, bytes) => {
                 world = datagram(shared, world, key, from, &bytes);
             }
@@ -421,52 +440,48 @@ fn admit<'a>(
         slot: slot as u32,
     };
     let ends = (local, from);
-    if evicted.is_none() {
-        let peer = Peer::new(id, Sender::accepted(Transport::Udp), from);
-        if peers.slots.len() <= slot {
-            peers.slots.resize_with(slot + 1, || None);
-        }
-        // So that a handle works inside `accepted` already.
-        peers.slots[slot] = Some(peer);
-    }
+    // So that a handle works inside `accepted` already.
+    peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), from));
     let connection = Connection::new(shared, place, id, Transport::Udp, ends);
     let what = (Record::Accepted, id);
     let (handler, mut world) = shared.callback(world, of, what, || accept(&connection));
+    let Some((peers, _, network, _)) = world.peers(key) else {
+        // Its host crashed meanwhile.
+        world.bury(handler);
+        return world;
+    };
     let Some(handler) = handler.flatten() else {
-        let Some((peers, _, network, _)) = world.peers(key) else {
-            return world;
-        };
         network.metrics.refused += 1;
         network.metrics.dropped_not_admitted += 1;
         network.metrics.open -= 1;
+        peers.pending = None;
         if evicted.is_none() {
             peers.demux.remove(slot);
-            peers.slots[slot] = None;
         }
-        return world;
+        return arm_on(world, key);
     };
+    network.metrics.accepted += 1;
     if evicted.is_some() {
-        if let Some((peers, ..)) = world.peers(key)
-            && let Some(Some(peer)) = peers.slots.get_mut(slot)
-        {
+        if let Some(Some(peer)) = peers.slots.get_mut(slot) {
             peer.sender.fail(CloseReason::Overflow);
         }
         world = settle(shared, world, place);
-        let Some((peers, kernel, ..)) = world.peers(key) else {
-            return world;
-        };
-        peers.demux.insert(from, kernel.now);
-        if peers.slots.len() <= slot {
-            peers.slots.resize_with(slot + 1, || None);
-        }
-        peers.slots[slot] = Some(Peer::new(id, Sender::accepted(Transport::Udp), from));
     }
-    let Some((peers, _, network, _)) = world.peers(key) else {
+    let Some((peers, kernel, ..)) = world.peers(key) else {
+        world.bury(handler);
         return world;
     };
-    network.metrics.accepted += 1;
+    peers.demux.insert(from, kernel.now);
+    if peers.slots.len() <= slot {
+        peers.slots.resize_with(slot + 1, || None);
+    }
+    peers.slots[slot] = peers.pending.take();
     if let Some(peer) = peers.peer_mut(place.slot, id) {
         peer.handler = Some(handler);
+    }
+    if !peers.open {
+        // Nobody is let in any more since it was asked.
+        world.close(place, id);
     }
     let world = settle(shared, world, place);
     deliver(shared, world, place, bytes)
@@ -532,13 +547,15 @@ fn call<'a>(
     let (done, mut world) = shared.callback(world, network, (record, id), || {
         callback(&mut *handler, &mut link);
     });
-    if let Some((peers, ..)) = world.peers(place.key)
-        && let Some(peer) = peers.peer_mut(place.slot, id)
-    {
-        peer.handler = Some(handler);
-        if done.is_none() {
-            peer.sender.fail(CloseReason::Panicked);
+    let peers = world.peers(place.key).map(|(peers, ..)| peers);
+    match peers.and_then(|peers| peers.peer_mut(place.slot, id)) {
+        Some(peer) => {
+            peer.handler = Some(handler);
+            if done.is_none() {
+                peer.sender.fail(CloseReason::Panicked);
+            }
         }
+        None => world.bury(handler),
     }
     settle(shared, world, place)
 }
@@ -588,7 +605,7 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
     for (slot, id, exception) in exceptions {
         world = excepted(shared, world, (Place { key, slot }, id), exception);
     }
-    arm(world, key)
+    arm_on(world, key)
 }
 
 /// Closes whoever was silent too long.
@@ -609,7 +626,7 @@ pub(crate) fn handle_timeout<'a>(
             return world;
         };
         let Some(slot) = peers.demux.handle_timeout(now) else {
-            return arm(world, key);
+            return arm_on(world, key);
         };
         match peers.slots.get_mut(slot) {
             Some(Some(peer)) => peer.sender.fail(CloseReason::Timeout(Timeout::Idle)),
@@ -621,24 +638,26 @@ pub(crate) fn handle_timeout<'a>(
 }
 
 /// Sets the clock of the longest silent; gives the socket up if nobody is left.
-fn arm(mut world: Guard<'_>, key: Key) -> Guard<'_> {
-    let Some((peers, _, _, timers)) = world.peers(key) else {
-        return world;
+pub(crate) fn arm(world: &mut World, key: Key) {
+    let Some((peers, kernel, _, timers)) = world.peers(key) else {
+        return;
     };
-    let done = peers.demux.is_empty() && !peers.open && peers.waiting.is_empty();
-    if done {
-        world.owners.remove(key);
-        world.kernel.close(key, false);
-        return world;
+    let nobody = peers.demux.is_empty() && peers.pending.is_none();
+    if nobody && !peers.open && peers.waiting.is_empty() {
+        return world.disown(key, false);
     }
-    let deadline = peers.demux.poll_timeout();
+    let deadline = peers.demux.poll_timeout().max(kernel.now);
     timers.arm(key, &mut peers.armed, deadline);
+}
+
+fn arm_on(mut world: Guard<'_>, key: Key) -> Guard<'_> {
+    arm(&mut world, key);
     world
 }
 
 /// Removes a connection if it has closed, and tells it so.
 fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'a> {
-    let Some((peers, kernel, ..)) = world.peers(place.key) else {
+    let Some((peers, kernel, network_state, _)) = world.peers(place.key) else {
         return world;
     };
     let (network, local) = (peers.network, peers.local);
@@ -654,13 +673,16 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'
     // A callback that runs must come back first; whoever runs it settles again.
     let over = |peer: &mut Peer| peer.sender.state() == State::Closed && peer.handler.is_some();
     let Some(peer) = entry.take_if(over) else {
-        return arm(world, place.key);
+        return arm_on(world, place.key);
     };
     peers.demux.remove(place.slot as usize);
     if peers.demux.is_empty() {
         peers.slots = Vec::new();
     }
-    // What still waits is let go, and no longer counted.
+    // What still waits is let go; a goodbye is not.
+    if peer.queued > 0 {
+        network_state.metrics.queued_bytes -= peers.forget(peer.id);
+    }
     let Peer {
         id,
         sender,
@@ -677,5 +699,5 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'
             handler.closed(&mut link, reason);
         });
     }
-    arm(world, place.key)
+    arm_on(world, place.key)
 }

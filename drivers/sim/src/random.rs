@@ -37,7 +37,7 @@ impl Random {
     pub(crate) fn duration(&mut self, longest: Duration) -> Duration {
         match longest.as_micros() as u64 {
             0 => Duration::ZERO,
-            longest => Duration::from_micros(self.below(longest + 1)),
+            longest => Duration::from_micros(self.below(longest.saturating_add(1))),
         }
     }
 }

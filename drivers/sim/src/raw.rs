@@ -4,6 +4,7 @@
 use crate::error::{Error, Refusal};
 use crate::kernel::{HostId, Kernel, Key, Notice, Read, Received};
 use crate::owners::Owner;
+use crate::simulation::ACCEPT_AGAIN;
 use crate::world::{Shared, World};
 use cubenet_core::{CloseReason, Transport};
 use std::fmt;
@@ -102,7 +103,15 @@ pub(crate) fn noticed(world: &mut World, key: Key, notice: Notice) {
 
 /// Takes whatever calls at a raw listener.
 fn accept(world: &mut World, listener: Key) {
-    while let Ok(Some(key)) = world.kernel.accept(listener) {
+    loop {
+        let key = match world.kernel.accept(listener) {
+            Ok(Some(key)) => key,
+            Ok(None) => return,
+            Err(_) => {
+                let again = world.now().after(ACCEPT_AGAIN);
+                return world.kernel.notify_at(again, listener, Notice::Acceptable);
+            }
+        };
         let mut raw = Raw::stream(true);
         raw.attend(key, &mut world.kernel);
         world.owners.insert(key, Owner::Raw(Box::new(raw)));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long after a failed `accept` it is tried again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// How a simulation is to be; [`Builder::build`] makes it.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +64,8 @@ impl Builder {
 ///
 /// Nothing happens in it unless it is run: by [`step`](Simulation::step), by
 /// [`run_for`](Simulation::run_for) and their like, on the thread that calls them. Time
-/// jumps to the next event. When it is dropped, all its handlers are.
+/// jumps to the next event. It cannot be run from inside a callback: that panics, as any
+/// panic of a callback does. When it is dropped, all its handlers are.
 pub struct Simulation {
     shared: Arc<Shared>,
     seed: u64,
@@ -317,6 +318,16 @@ impl Simulation {
 
     fn step_until(&self, until: Instant) -> bool {
         let mut world = self.shared.lock();
+        if world.is_calling() {
+            drop(world);
+            panic!("a simulation cannot be run from inside a callback");
+        }
+        let buried = world.unbury();
+        if !buried.is_empty() {
+            drop(world);
+            drop(buried);
+            world = self.shared.lock();
+        }
         world.kernel.transmit_dirty();
         if let Some((key, notice)) = world.kernel.notice() {
             self.noticed(world, key, notice);
@@ -335,7 +346,7 @@ impl Simulation {
             }
             return true;
         }
-        world.kernel.now = timer;
+        world.kernel.now = world.kernel.now.max(timer);
         if let Some(key) = world.timers.pop(timer) {
             self.timer(world, key);
         } else if let Some(what) = world.timers.pop_scheduled(timer) {
@@ -372,17 +383,31 @@ impl Simulation {
 
     /// Takes the calls that wait, as long as there are descriptors.
     fn accept<'a>(&'a self, mut world: Guard<'a>, listener: Key) {
-        while let Some(Owner::Listener { network, accept }) = world.owners.get(listener) {
+        let now = world.now();
+        while let Some(Owner::Listener {
+            network,
+            accept,
+            again,
+        }) = world.owners.get(listener)
+        {
+            if *again > now {
+                // Whoever waits to try again is not hurried by one more that calls.
+                return;
+            }
             let (network, accept) = (*network, Arc::clone(accept));
             match world.kernel.accept(listener) {
                 Ok(Some(key)) => {
                     world = stream::accepted(&self.shared, world, network, &*accept, key);
+                    world.bury(accept);
                 }
                 Ok(None) => return,
                 Err(_) => {
                     world.network(network).metrics.accept_failed += 1;
-                    let again = world.now().after(ACCEPT_AGAIN);
-                    return world.kernel.notify_at(again, listener, Notice::Acceptable);
+                    let at = now.after(ACCEPT_AGAIN);
+                    if let Some(Owner::Listener { again, .. }) = world.owners.get(listener) {
+                        *again = at;
+                    }
+                    return world.kernel.notify_at(at, listener, Notice::Acceptable);
                 }
             }
         }

@@ -148,6 +148,8 @@ impl Stream {
         self.sender
             .handle_written(kernel.now, sent > 0, queue.len());
         if network.metrics.queued_bytes > limits.max_queued_total {
+            network.metrics.queued_bytes -= self.queued();
+            self.queue = None;
             self.abort(CloseReason::Overflow);
         }
         // The clock of the queue has to be set.
@@ -259,16 +261,17 @@ pub(crate) fn accepted<'a>(
     let metrics = &mut world.network(network).metrics;
     let Some(handler) = handler.flatten() else {
         metrics.refused += 1;
-        metrics.open -= 1;
-        world.owners.remove(key);
-        world.kernel.close(key, false);
+        // Unless its host crashed meanwhile.
+        if world.owners.remove(key).is_some() {
+            world.network(network).metrics.open -= 1;
+            world.kernel.close(key, false);
+        }
         return world;
     };
     metrics.accepted += 1;
-    if let Some((stream, ..)) = world.stream(key)
-        && let Some(inside) = &mut stream.inside
-    {
-        inside.handler = Some(handler);
+    match world.stream(key).map(|(stream, ..)| &mut stream.inside) {
+        Some(Some(inside)) => inside.handler = Some(handler),
+        _ => world.bury(handler),
     }
     // What has arrived meanwhile was told to nobody.
     read(shared, world, key)
@@ -305,16 +308,16 @@ pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: 
     let what = (Record::Connected, id);
     let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
     world.network(network).metrics.connected += 1;
-    if let Some((stream, kernel, ..)) = world.stream(key) {
-        match handler {
-            Some(Some(handler)) => {
-                if let Some(inside) = &mut stream.inside {
-                    inside.handler = Some(handler);
-                }
+    match (handler, world.stream(key)) {
+        (Some(Some(handler)), Some((stream, ..))) => {
+            if let Some(inside) = &mut stream.inside {
+                inside.handler = Some(handler);
             }
-            Some(None) => stream.close(kernel.now),
-            None => stream.abort(CloseReason::Panicked),
         }
+        (Some(Some(handler)), None) => world.bury(handler),
+        (Some(None), Some((stream, kernel, ..))) => stream.close(kernel.now),
+        (None, Some((stream, ..))) => stream.abort(CloseReason::Panicked),
+        (_, None) => {}
     }
     let world = flush(shared, world, key);
     read(shared, world, key)
@@ -350,11 +353,13 @@ fn writable<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a>
     let mut link = link(shared, &mut world, key, id);
     let what = (Record::Writable, id);
     let (done, mut world) = shared.callback(world, network, what, || handler.writable(&mut link));
-    if let Some((stream, ..)) = world.stream(key) {
-        stream.inside = Some(inside);
-        if done.is_none() {
-            stream.abort(CloseReason::Panicked);
-        }
+    let Some((stream, ..)) = world.stream(key) else {
+        world.bury(inside);
+        return world;
+    };
+    stream.inside = Some(inside);
+    if done.is_none() {
+        stream.abort(CloseReason::Panicked);
     }
     world
 }
@@ -439,6 +444,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
     metrics.bytes_in += volume;
     let undelivered = bytes.slice(bytes.len() - rest.len()..);
     let Some((stream, ..)) = world.stream(key) else {
+        world.bury(inside);
         return world;
     };
     stream.inside = Some(inside);

@@ -13,6 +13,7 @@ use crate::timers::Timers;
 use crate::trace::Record;
 use cubenet_core::send::Backlog;
 use cubenet_core::{CloseReason, ConnectionId, Frame, Handler, Instant, Limits, SendError, State};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +40,11 @@ pub(crate) struct World {
     pub(crate) networks: Vec<NetworkState>,
     pub(crate) owners: Owners,
     next_id: u64,
+    /// Callbacks that run.
+    calling: u32,
+    /// What the application gave and is done with. It is dropped without the lock, since
+    /// it may use a connection as it is dropped.
+    buried: Vec<Box<dyn Any + Send>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +80,8 @@ impl Shared {
                 networks: Vec::new(),
                 owners: Owners::default(),
                 next_id: 1,
+                calling: 0,
+                buried: Vec::new(),
             }),
         })
     }
@@ -93,13 +101,19 @@ impl Shared {
     ) -> (Option<R>, Guard<'a>) {
         let now = guard.kernel.now;
         guard.kernel.trace.record(now, what, id.0, &[]);
+        guard.calling += 1;
         drop(guard);
         let answer = catch_unwind(AssertUnwindSafe(callback));
         let mut guard = self.lock();
-        if answer.is_err() {
-            guard.network(network).metrics.panics += 1;
+        guard.calling -= 1;
+        match answer {
+            Ok(answer) => (Some(answer), guard),
+            Err(panic) => {
+                guard.network(network).metrics.panics += 1;
+                guard.bury(panic);
+                (None, guard)
+            }
         }
-        (answer.ok(), guard)
     }
 }
 
@@ -117,6 +131,29 @@ impl World {
 
     pub(crate) fn network(&mut self, id: NetworkId) -> &mut NetworkState {
         &mut self.networks[id.0 as usize]
+    }
+
+    /// Whether a callback runs.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.calling > 0
+    }
+
+    /// Has something dropped once the lock is not held.
+    pub(crate) fn bury(&mut self, done_with: impl Any + Send) {
+        self.buried.push(Box::new(done_with));
+    }
+
+    /// What is to be dropped once the lock is not held.
+    pub(crate) fn unbury(&mut self) -> Vec<Box<dyn Any + Send>> {
+        std::mem::take(&mut self.buried)
+    }
+
+    /// Closes a socket and has its owner dropped.
+    pub(crate) fn disown(&mut self, key: Key, reset: bool) {
+        if let Some(owner) = self.owners.remove(key) {
+            self.bury(owner);
+        }
+        self.kernel.close(key, reset);
     }
 
     /// A stream, and what it works with.

@@ -450,3 +450,237 @@ fn bad_input_is_refused_with_a_reason() {
     let refused = simulation.set_conditions(conditions).unwrap_err();
     assert!(refused.to_string().contains("`loss`"), "{refused}");
 }
+
+/// A call whose first answer is lost, and the one connection that it leads to.
+#[test]
+fn a_call_that_is_made_again_is_answered_by_the_same_connection() {
+    let conditions = Conditions {
+        latency: Duration::from_millis(100),
+        ..Conditions::default()
+    };
+    let simulation = Simulation::builder()
+        .conditions(conditions)
+        .build()
+        .unwrap();
+    let server = simulation.network(SERVER).start().unwrap();
+    let greets = |connection: &Connection| {
+        connection.send(connection.id().to_string()).unwrap();
+        Some(Echo)
+    };
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", greets)
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_millis(50));
+    simulation.partition(SERVER, CLIENT);
+    simulation.run_for(Duration::from_millis(70));
+    simulation.heal(SERVER, CLIENT);
+    simulation.run_for(Duration::from_secs(3));
+    connection.send(b"ping").unwrap();
+    simulation.run_for(Duration::from_secs(3));
+    assert_eq!(server.metrics().accepted, 1);
+    assert_eq!(client.messages().len(), 2);
+    assert_eq!(client.messages()[1], b"ping");
+}
+
+#[test]
+fn time_never_goes_back_when_a_frozen_host_thaws() {
+    let simulation = Simulation::new(12);
+    let (_server, _network) = server_and_client(&simulation);
+    let raw = simulation.raw_datagrams("10.0.0.9:9").unwrap();
+    raw.send_to("10.0.0.1:7000".parse().unwrap(), b"x");
+    simulation.run_for(Duration::from_millis(500));
+    simulation.freeze(SERVER, Duration::from_secs(500));
+    let mut last = simulation.now();
+    while simulation.step() {
+        assert!(simulation.now() >= last);
+        last = simulation.now();
+        if last > Instant::from_micros(1_000_000_000) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_listener_without_descriptors_tries_again_at_its_pace_however_many_call() {
+    let simulation = Simulation::new(13);
+    let server = simulation.network(SERVER).descriptors(1).start().unwrap();
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", |_| Some(Echo))
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    for _ in 0..500 {
+        Client::default().connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    }
+    simulation.run_for(Duration::from_secs(1));
+    let failed = server.metrics().accept_failed;
+    assert!((40..=51).contains(&failed), "{failed}");
+}
+
+#[test]
+fn a_raw_call_that_was_refused_stays_refused() {
+    let simulation = Simulation::new(14);
+    let _host = simulation.network(SERVER).start().unwrap();
+    let raw = simulation.raw_connect(CLIENT, "10.0.0.1:9").unwrap();
+    simulation.run_for(Duration::from_millis(500));
+    assert_eq!(raw.end(), Some(RawEnd::Failed(CloseReason::Refused)));
+    let listener = simulation.raw_listen("10.0.0.1:9").unwrap();
+    simulation.run_for(Duration::from_secs(5));
+    assert!(listener.accepted().is_empty());
+}
+
+/// Uses its connection as it is dropped.
+struct Farewell(Connection);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.0.send(b"farewell");
+        self.0.close();
+    }
+}
+
+impl Handler for Farewell {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}
+
+#[test]
+fn whatever_the_application_gave_may_use_connections_as_it_is_dropped() {
+    let simulation = Arc::new(Simulation::new(15));
+    let (server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let used = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let held = Farewell(used.clone());
+        let listening = server.listen(transport, "10.0.0.1:8000", move |_| {
+            let _ = &held;
+            None::<Echo>
+        });
+        listening.unwrap().close();
+        let held = Farewell(used.clone());
+        let listening = server.listen(transport, "10.0.0.1:8000", move |_| {
+            let _ = &held;
+            None::<Echo>
+        });
+        drop(listening);
+        let held = Farewell(used.clone());
+        simulation.set_descriptors(CLIENT, 0);
+        let refused = network.connect(transport, "10.0.0.1:8000", move |_| {
+            let _ = &held;
+            None::<Echo>
+        });
+        assert!(refused.is_err());
+        simulation.set_descriptors(CLIENT, usize::MAX);
+        simulation.run_for(Duration::from_secs(1));
+        if transport == Transport::Tcp {
+            let of_callback = Arc::clone(&simulation);
+            let crashes = server.listen(transport, "10.0.0.1:9000", move |connection| {
+                let _ = &of_callback;
+                Some(Farewell(connection.clone()))
+            });
+            crashes.unwrap();
+            Client::default().connect(&network, transport, "10.0.0.1:9000");
+        }
+    }
+    simulation.run_for(Duration::from_secs(1));
+    server.stop(Duration::from_secs(1));
+    simulation.run_for(Duration::from_secs(10));
+    assert!(server.is_stopped());
+    assert!(used.is_closed());
+}
+
+#[test]
+fn a_host_that_crashes_inside_a_callback_leaves_nothing_counted() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Arc::new(Simulation::new(16));
+        let server = simulation.network(SERVER).start().unwrap();
+        let of_callback = Arc::downgrade(&simulation);
+        let crashes = move |_: &Connection| {
+            of_callback.upgrade().unwrap().crash(SERVER);
+            None::<Echo>
+        };
+        server.listen(transport, "10.0.0.1:7000", crashes).unwrap();
+        let network = simulation.network(CLIENT).start().unwrap();
+        let connection = network.connect(transport, "10.0.0.1:7000", |_| None::<Echo>);
+        connection.unwrap().send(b"hello").unwrap();
+        simulation.run_for(Duration::from_secs(30));
+        assert!(server.is_stopped());
+        simulation.audit().unwrap();
+    }
+}
+
+#[test]
+fn who_is_let_in_as_the_listener_closes_is_closed_and_counted_once() {
+    for stops in [false, true] {
+        let simulation = Simulation::new(17);
+        let limits = Limits {
+            max_peers: 1,
+            full_policy: cubenet_sim::FullPolicy::EvictSilentFor(Duration::ZERO),
+            ..Limits::default()
+        };
+        let server = simulation.network(SERVER).limits(limits).start().unwrap();
+        let listener = Arc::new(Mutex::new(None::<cubenet_sim::Listener>));
+        let (of_callback, network) = (Arc::clone(&listener), server.clone());
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let accepted = move |connection: &Connection| {
+            connection.send(b"welcome").unwrap();
+            if !first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                match of_callback.lock().unwrap().take() {
+                    Some(listener) if !stops => listener.close(),
+                    _ => network.stop(Duration::from_secs(100)),
+                }
+            }
+            Some(Echo)
+        };
+        let listening = server.listen(Transport::Udp, "10.0.0.1:7000", accepted);
+        *listener.lock().unwrap() = Some(listening.unwrap());
+        for nth in 1..=2 {
+            let raw = simulation
+                .raw_datagrams(([10, 0, 1, nth].into(), 9))
+                .unwrap();
+            raw.send_to("10.0.0.1:7000".parse().unwrap(), b"hello");
+            simulation.run_for(Duration::from_millis(10));
+            assert!(!raw.received().is_empty(), "it was welcomed");
+        }
+        simulation.audit().unwrap();
+        assert_eq!(server.metrics().open, 0);
+        server.stop(Duration::ZERO);
+        assert!(server.is_stopped());
+    }
+}
+
+#[test]
+fn nothing_goes_on_for_ever_about_a_host_that_crashed() {
+    let simulation = Simulation::new(18);
+    let (_server, network) = server_and_client(&simulation);
+    let listener = simulation.raw_listen("10.0.0.9:1").unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.9:1");
+    simulation.run_for(Duration::from_millis(10));
+    connection.send([0; 50_000]).unwrap();
+    simulation.step();
+    simulation.crash(CLIENT);
+    simulation.run_until_idle();
+    drop(listener);
+}
+
+#[test]
+fn a_simulation_cannot_be_run_from_inside_a_callback() {
+    let simulation = Arc::new(Simulation::new(19));
+    let server = simulation.network(SERVER).start().unwrap();
+    let of_callback = Arc::downgrade(&simulation);
+    let runs = move |_: &Connection| {
+        of_callback.upgrade().unwrap().step();
+        Some(Echo)
+    };
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", runs)
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    Client::default().connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(server.metrics().panics, 1);
+    simulation.audit().unwrap();
+}

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use cubenet_sim::{CloseReason, Handler, Link, Message, SendError, Transport};
 use siphasher::sip::SipHasher13;
+use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const HEAD: usize = 16;
@@ -45,6 +47,7 @@ fn read(message: &[u8]) -> Option<(u32, u32)> {
 struct Entry {
     transport: Transport,
     connected: bool,
+    accepted: bool,
     /// Messages that the client's `send` accepted.
     sent: u32,
     /// Of those, that the server heard.
@@ -60,9 +63,12 @@ struct Entry {
 #[derive(Default)]
 struct Book {
     entries: Vec<Entry>,
+    /// Whose call comes from where.
+    callers: BTreeMap<(bool, SocketAddr), u32>,
     failures: Vec<String>,
     damaged: u64,
     delivered_in_full: u64,
+    heard_in_full: u64,
 }
 
 /// The book that both sides keep.
@@ -79,6 +85,7 @@ impl Ledger {
         book.entries.push(Entry {
             transport,
             connected: false,
+            accepted: false,
             sent: 0,
             heard: 0,
             answered: 0,
@@ -87,6 +94,42 @@ impl Ledger {
             server_closed: None,
         });
         book.entries.len() as u32 - 1
+    }
+
+    /// The call comes from this address.
+    pub(crate) fn calls_from(&self, call: u32, transport: Transport, address: SocketAddr) {
+        let stream = transport == Transport::Tcp;
+        self.book().callers.insert((stream, address), call);
+    }
+
+    /// Whose call it is that comes from this address; nobody's, if it was forged.
+    pub(crate) fn caller(&self, transport: Transport, address: SocketAddr) -> Option<u32> {
+        let stream = transport == Transport::Tcp;
+        self.book().callers.get(&(stream, address)).copied()
+    }
+
+    /// The sky has been clear for a while: whoever is still connected at both ends has
+    /// heard everything.
+    pub(crate) fn all_is_heard(&self) {
+        let mut book = self.book();
+        let Book {
+            entries,
+            failures,
+            heard_in_full,
+            ..
+        } = &mut *book;
+        for (call, entry) in entries.iter().enumerate() {
+            let open = entry.client_closed.is_none() && entry.server_closed.is_none();
+            if entry.transport != Transport::Tcp || !entry.connected || !entry.accepted || !open {
+                continue;
+            }
+            *heard_in_full += 1;
+            if entry.heard != entry.sent || entry.answers_heard != entry.answered {
+                failures.push(format!(
+                    "call {call}: something is stuck on its way: {entry:?}"
+                ));
+            }
+        }
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -166,9 +209,9 @@ impl Ledger {
             (of(Transport::Tcp), of(Transport::Udp));
         format!(
             "TCP: {tcp_sent} messages sent, {tcp_heard} heard, each whole, in order and once; {} \
-             orderly ends, each after everything\n\
+             orderly ends, each after everything; {} connections open to the last, nothing stuck\n\
              UDP: {udp_sent} sent, {udp_heard} heard; {} damaged or forged and told apart",
-            book.delivered_in_full, book.damaged
+            book.delivered_in_full, book.heard_in_full, book.damaged
         )
     }
 }
@@ -203,14 +246,13 @@ impl End {
             }
             return None;
         };
-        if stream && *self.call.get_or_insert(call) != call {
+        if stream && self.call != Some(call) {
             self.fail("a message of somebody else's");
         }
         if stream && number != self.next {
             self.fail(&format!("message {number} came, {} was next", self.next));
         }
         self.next = number + 1;
-        self.call = Some(call);
         Some(call)
     }
 
@@ -228,11 +270,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(transport: Transport, ledger: Ledger) -> Self {
+    pub(crate) fn new(transport: Transport, peer: SocketAddr, ledger: Ledger) -> Self {
+        let call = ledger.caller(transport, peer);
+        if let Some(call) = call {
+            ledger.book().entries[call as usize].accepted = true;
+        }
         let end = End {
             transport,
             ledger,
-            call: None,
+            call,
             next: 0,
             closed: false,
         };

@@ -70,7 +70,6 @@ fn main() -> ExitCode {
 struct Call {
     number: u32,
     connection: Connection,
-    host: usize,
     sent: u32,
 }
 
@@ -112,8 +111,8 @@ impl Storm {
         let server = simulation.network(SERVER).limits(limits.clone()).start()?;
         for transport in [Transport::Tcp, Transport::Udp] {
             let ledger = ledger.clone();
-            server.listen(transport, (SERVER, PORT), move |_| {
-                Some(Server::new(transport, ledger.clone()))
+            server.listen(transport, (SERVER, PORT), move |connection| {
+                Some(Server::new(transport, connection.peer(), ledger.clone()))
             })?;
         }
         let networks = (0..HOSTS as usize)
@@ -222,12 +221,15 @@ impl Storm {
         };
         let called = self.networks[host].connect(transport, (SERVER, PORT), connected);
         match called {
-            Ok(connection) => Ok(Some(Call {
-                number,
-                connection,
-                host,
-                sent: 0,
-            })),
+            Ok(connection) => {
+                self.ledger
+                    .calls_from(number, transport, connection.local());
+                Ok(Some(Call {
+                    number,
+                    connection,
+                    sent: 0,
+                }))
+            }
             Err(error @ (Error::Stopped | Error::Connect { .. })) => {
                 *self.refused.entry(error.to_string()).or_default() += 1;
                 Ok(None)
@@ -240,10 +242,21 @@ impl Storm {
     fn wind_up(&mut self, limits: &Limits) {
         weather::clear(&self.simulation, self.networks.len());
         for call in self.calls.iter().flatten() {
-            debug_assert!(call.host < self.networks.len());
             call.connection.resume();
         }
-        self.simulation.run_for(limits.write_stall_timeout * 2);
+        // What was held up is sent again after two minutes at the latest; meanwhile nobody
+        // falls silent.
+        for _ in 0..13 {
+            for call in self.calls.iter_mut().flatten() {
+                let message = ledger::message(call.number, call.sent, 0);
+                if call.connection.send(&message).is_ok() {
+                    call.sent += 1;
+                    self.ledger.sent(call.number);
+                }
+            }
+            self.simulation.run_for(Duration::from_secs(10));
+        }
+        self.ledger.all_is_heard();
         for call in self.calls.iter().flatten() {
             call.connection.close();
         }

@@ -59,8 +59,8 @@ impl Host {
     /// Forgets everything that ran on it.
     pub(crate) fn clear(&mut self) {
         self.descriptors = 0;
-        self.tcp = Ports::default();
-        self.udp = Ports::default();
+        self.tcp.clear();
+        self.udp.clear();
         self.frozen_until = Instant::ZERO;
     }
 
@@ -114,6 +114,15 @@ impl Host {
 }
 
 impl Ports {
+    /// Nobody has one any more. The next to be given out is another than those before, so
+    /// that what is under way to them finds nobody.
+    fn clear(&mut self) {
+        *self = Ports {
+            next: self.next,
+            ..Ports::default()
+        };
+    }
+
     fn is_used(&self, port: u16) -> bool {
         let word = self.used.get(usize::from(port / 64));
         word.is_some_and(|word| word >> (port % 64) & 1 == 1)

@@ -62,9 +62,10 @@ enum Event {
         bytes: u32,
         attempt: u32,
     },
-    /// The connection is over, for this reason.
+    /// The connection with `by`, or the call, is over for this reason.
     Fail {
         to: Key,
+        by: Option<Key>,
         reason: CloseReason,
     },
     /// There is room to send again.
@@ -335,7 +336,7 @@ impl Kernel {
                 bytes,
                 attempt,
             } => self.credit(to, by, bytes, attempt),
-            Event::Fail { to, reason } => self.fail(to, reason),
+            Event::Fail { to, by, reason } => self.failed_by(to, by, reason),
             Event::Transmit(key) => self.transmit(key),
             Event::Notice(key, notice) => self.notices.push_back((key, notice)),
             Event::Forget(key) => self.forget(key),

@@ -74,7 +74,10 @@ impl Paths {
         let mut departs = now;
         if let Some(bits) = bandwidth {
             let busy = self.busy.entry((from, to)).or_insert(now);
-            let takes = |bytes: usize| Duration::from_micros(bytes as u64 * 8_000_000 / bits);
+            let takes = |bytes: usize| {
+                let micros = bytes as u128 * 8_000_000 / u128::from(bits);
+                Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+            };
             if busy.since(now) > takes(queue) {
                 return None;
             }

@@ -10,7 +10,7 @@ use super::host::HostId;
 use super::{Event, Kernel, Key, Notice, Socket, retransmission_timeout};
 use crate::error::Refusal;
 use crate::trace::Record;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cubenet_core::{CloseReason, Instant, Transport};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -56,8 +56,8 @@ pub(crate) struct StreamSocket {
     remote: SocketAddr,
     remote_host: HostId,
     phase: Phase,
-    /// Its call has been accepted, and the answer is on its way.
-    answered: bool,
+    /// Who answers its call; a call that is made again is answered by the same.
+    answered: Option<Key>,
     /// It has its port to itself, and does not share a listener's.
     owns_port: bool,
     /// It counts as a descriptor of its host.
@@ -77,7 +77,7 @@ enum Phase {
 
 /// What is sent.
 struct Outgoing {
-    unsent: BytesMut,
+    unsent: VecDeque<u8>,
     /// Bytes sent so far.
     sent: u64,
     /// Bytes sent that the peer has not read.
@@ -131,7 +131,7 @@ pub(crate) enum Read {
 impl Outgoing {
     fn new(capacity: u32, window: u32) -> Self {
         Outgoing {
-            unsent: BytesMut::new(),
+            unsent: VecDeque::new(),
             sent: 0,
             outstanding: 0,
             credits: VecDeque::new(),
@@ -264,7 +264,7 @@ impl Kernel {
             remote: to,
             remote_host,
             phase: Phase::Calling { attempt: 0 },
-            answered: false,
+            answered: None,
             owns_port: true,
             accepted: true,
             orphan: false,
@@ -339,7 +339,7 @@ impl Kernel {
         let mut left = taken;
         for part in parts {
             let piece = &part[..left.min(part.len())];
-            out.unsent.extend_from_slice(piece);
+            out.unsent.extend(piece);
             left -= piece.len();
         }
         out.wanted |= taken < len;
@@ -447,14 +447,15 @@ impl Kernel {
         let peer = socket.peer().filter(|_| socket.failed.is_none());
         self.drop_stream(key);
         if let Some(peer) = peer {
-            self.send_reset(host, remote_host, peer);
+            self.send_reset(host, remote_host, key, peer);
         }
     }
 
-    fn send_reset(&mut self, from: HostId, to: HostId, key: Key) {
-        if let Some(at) = self.reaches(from, to) {
-            let reason = CloseReason::Reset;
-            self.events.push(at, Event::Fail { to: key, reason });
+    /// Tells `to` that its connection with `by` is over.
+    fn send_reset(&mut self, host: HostId, remote_host: HostId, by: Key, to: Key) {
+        if let Some(at) = self.reaches(host, remote_host) {
+            let (by, reason) = (Some(by), CloseReason::Reset);
+            self.events.push(at, Event::Fail { to, by, reason });
         }
     }
 
@@ -507,6 +508,9 @@ impl Kernel {
         let Phase::Calling { attempt } = socket.phase else {
             return;
         };
+        if socket.failed.is_some() {
+            return;
+        }
         if attempt >= MAX_CALLS {
             let reason = CloseReason::Timeout(cubenet_core::Timeout::Connect);
             return self.fail(key, reason);
@@ -545,9 +549,15 @@ impl Kernel {
             return;
         };
         let (caller_host, window) = (caller.host, caller.out.capacity);
-        let calling = matches!(caller.phase, Phase::Calling { .. }) && !caller.answered;
+        let calling = matches!(caller.phase, Phase::Calling { .. }) && caller.failed.is_none();
+        let answered = caller.answered;
         if !calling || !self.host(host).alive {
             return;
+        }
+        if let Some(by) = answered
+            && self.stream(by).is_some()
+        {
+            return self.answer(host, caller_host, by, from);
         }
         let rate = self.paths.conditions(caller_host, host).refuse;
         let listener = self.listener(Transport::Tcp, to);
@@ -559,7 +569,8 @@ impl Kernel {
         else {
             if let Some(at) = self.reaches(host, caller_host) {
                 let reason = CloseReason::Refused;
-                self.events.push(at, Event::Fail { to: from, reason });
+                let (to, by) = (from, None);
+                self.events.push(at, Event::Fail { to, by, reason });
             }
             return;
         };
@@ -573,7 +584,7 @@ impl Kernel {
             remote: caller_address,
             remote_host: caller_host,
             phase: Phase::Open(from),
-            answered: false,
+            answered: None,
             owns_port: false,
             accepted: false,
             orphan: false,
@@ -585,19 +596,18 @@ impl Kernel {
             socket.backlog.push_back(accepted);
         }
         self.notify(listener, Notice::Acceptable);
-        let Some(at) = self.reaches(host, caller_host) else {
-            // The caller hears nothing and calls again; that call is another connection.
-            self.traffic.lost += 1;
-            return;
-        };
         if let Some(caller) = self.stream(from) {
-            caller.answered = true;
+            caller.answered = Some(accepted);
         }
-        let answer = Event::Answer {
-            to: from,
-            by: accepted,
-        };
-        self.events.push(at, answer);
+        self.answer(host, caller_host, accepted, from);
+    }
+
+    /// Answers a call. If the answer is lost, the caller calls again.
+    fn answer(&mut self, host: HostId, caller_host: HostId, by: Key, to: Key) {
+        match self.reaches(host, caller_host) {
+            Some(at) => self.events.push(at, Event::Answer { to, by }),
+            None => self.traffic.lost += 1,
+        }
     }
 
     /// Our call was answered.
@@ -605,18 +615,19 @@ impl Kernel {
         self.record(Record::Answer, to, &[]);
         let window = self.stream(by).map(|socket| socket.out.capacity);
         match self.stream(to) {
-            Some(socket) if socket.phase != Phase::Open(by) && socket.peer().is_none() => {
+            Some(socket) if socket.phase == Phase::Open(by) => {}
+            Some(socket) if socket.peer().is_none() && socket.failed.is_none() => {
                 socket.phase = Phase::Open(by);
                 socket.out.window = window.unwrap_or(socket.out.window);
                 self.notify(to, Notice::Connected);
             }
-            // It gave up meanwhile, or an earlier call was answered too.
+            // It gave up meanwhile.
             _ => {
                 let Some(socket) = self.stream(by) else {
                     return;
                 };
                 let (host, remote) = (socket.host, socket.remote_host);
-                self.send_reset(remote, host, by);
+                self.send_reset(remote, host, to, by);
             }
         }
     }
@@ -649,9 +660,11 @@ impl Kernel {
             if len == 0 && !end {
                 break;
             }
-            let bytes = out.unsent.split_to(len).freeze();
+            let bytes: Vec<u8> = out.unsent.drain(..len).collect();
+            let bytes = Bytes::from(bytes);
             if out.unsent.is_empty() {
-                out.unsent = BytesMut::new();
+                // An idle connection holds no buffer.
+                out.unsent = VecDeque::new();
             }
             let at = out.sent;
             out.sent += len as u64;
@@ -715,7 +728,7 @@ impl Kernel {
         }
         if self.random.chance(reset) {
             self.traffic.reset += 1;
-            self.send_reset(from, to, segment.to);
+            self.send_reset(from, to, segment.from, segment.to);
             return self.fail(segment.from, CloseReason::Reset);
         }
         let len = segment.bytes.len() + 52;
@@ -762,6 +775,10 @@ impl Kernel {
             // Nobody will read it, and the peer has to know.
             return self.reset(key);
         }
+        if socket.peer() != Some(from) {
+            // It came before the answer did; it comes again.
+            return self.segment_lost(segment);
+        }
         let inc = &mut socket.inc;
         if segment.at != inc.expected {
             inc.early.insert(segment.at, segment);
@@ -806,7 +823,7 @@ impl Kernel {
         };
         let (from, to) = (sender.host, sender.remote_host);
         if self.host(to).alive {
-            self.send_reset(to, from, segment.from);
+            self.send_reset(to, from, segment.to, segment.from);
         } else {
             self.segment_lost(segment);
         }
@@ -820,6 +837,9 @@ impl Kernel {
             return;
         };
         let (from, remote) = (reader.host, reader.remote_host);
+        if self.stream(to).is_none() || attempt >= MAX_ATTEMPTS {
+            return;
+        }
         let Some(at) = self.reaches(from, remote) else {
             let again = Event::Credit {
                 to,
@@ -837,20 +857,25 @@ impl Kernel {
         self.arm(to);
     }
 
+    /// The other end, or the network in its name, says that the connection is over.
+    pub(crate) fn failed_by(&mut self, key: Key, by: Option<Key>, reason: CloseReason) {
+        let peer = self.stream(key).and_then(|socket| socket.peer());
+        if peer == by {
+            self.fail(key, reason);
+        }
+    }
+
     /// The connection is over; its owner is told.
-    pub(crate) fn fail(&mut self, key: Key, reason: CloseReason) {
+    fn fail(&mut self, key: Key, reason: CloseReason) {
         let Some(socket) = self.stream(key) else {
             return;
         };
         if socket.failed.is_some() {
             return;
         }
-        if reason == CloseReason::Refused && socket.peer().is_some() {
-            return;
-        }
         socket.failed = Some(reason);
         socket.inc = Incoming::new();
-        socket.out.unsent = BytesMut::new();
+        socket.out.unsent = VecDeque::new();
         let (orphan, accepted) = (socket.orphan, socket.accepted);
         self.record(Record::Reset, key, &[]);
         if orphan {

@@ -106,7 +106,11 @@ fn limits() -> Limits {
         max_datagram: LONGEST,
         max_queued: 20_000,
         low_watermark: 5_000,
-        max_queued_total: 30_000,
+        max_queued_total: 60_000,
+        // So slow a path takes its time.
+        stream_idle_timeout: Duration::from_secs(10_000),
+        write_stall_timeout: Duration::from_secs(5_000),
+        frame_timeout: Duration::from_secs(5_000),
         ..Limits::default()
     }
 }
@@ -344,6 +348,46 @@ proptest! {
         let hash = Storm::new(&weather, Transport::Tcp).run(&script);
         // Invariant 7.
         prop_assert_eq!(Storm::new(&weather, Transport::Tcp).run(&script), hash);
+    }
+
+    #[test]
+    fn what_a_stream_accepted_arrives_though_nobody_does_anything_more(
+        weather in weather(), sends in prop::collection::vec((0..2_usize, 0..4_usize), 1..120),
+    ) {
+        let mut weather = weather;
+        weather.conditions.reset = 0.0;
+        weather.conditions.half_open = 0.0;
+        weather.conditions.refuse = 0.0;
+        weather.conditions.loss = weather.conditions.loss.min(0.1);
+        let mut storm = Storm::new(&weather, Transport::Tcp);
+        let opened = |storm: &Storm| {
+            storm.ends.lock().unwrap().iter().all(|end| end.connection.is_some())
+        };
+        let ends = Arc::clone(&storm.ends);
+        storm.simulation.run_while(Duration::from_secs(9), || {
+            ends.lock().unwrap().iter().any(|end| end.connection.is_none())
+        });
+        prop_assume!(opened(&storm));
+        for (own, steps) in sends {
+            storm.perform(Deed::Send, own);
+            for _ in 0..steps {
+                // With nothing under way the next step is the end of all patience.
+                if storm.simulation.census().pending > 0 {
+                    storm.step();
+                }
+            }
+        }
+        let all = || {
+            let ends = ends.lock().unwrap();
+            ends[0].heard == ends[1].sent && ends[1].heard == ends[0].sent
+        };
+        let arrived = storm.simulation.run_while(Duration::from_secs(3_000), || !all());
+        let seen = || {
+            let ends = ends.lock().unwrap();
+            ends.iter().map(|end| (end.sent, end.heard, end.closed)).collect::<Vec<_>>()
+        };
+        prop_assert!(arrived, "{:?}", seen());
+        storm.finish();
     }
 
     #[test]

@@ -699,6 +699,7 @@ impl Kernel {
 
     /// Looks at a socket again when the next credit comes, if that matters.
     fn arm(&mut self, key: Key) {
+        let now = self.now;
         let Some(socket) = self.stream(key) else {
             return;
         };
@@ -707,6 +708,8 @@ impl Kernel {
         let Some((at, _)) = out.credits.front().copied().filter(|_| waits) else {
             return self.forget_if_done(key);
         };
+        // A credit that has come and was not taken yet is due now.
+        let at = at.max(now);
         if at < out.armed {
             out.armed = at;
             self.events.push(at, Event::Transmit(key));

@@ -544,7 +544,7 @@ mod tests {
     fn a_growing_table_has_as_many_heads_as_peers_and_gives_its_memory_back() {
         let limits = Limits::default();
         let mut demux = Demux::new(GrowingTable::default(), (1, 2), &limits);
-        let slots: Vec<_> = (0..1_000_u16)
+        let slots: Vec<_> = (0..1_024_u16)
             .map(|peer| demux.insert(peer, second(0)).unwrap())
             .collect();
         assert_eq!(demux.table.heads().len(), 1_024);

@@ -117,4 +117,18 @@ mod tests {
         assert!(queue.is_empty());
         assert_eq!(contents(&queue), b"");
     }
+
+    #[test]
+    fn a_shared_frame_is_let_go_once_it_has_gone() {
+        let frame = Frame::new(&[7; 5_000]).unwrap();
+        let mut queue = SendQueue::new();
+        queue.push_frame(&frame, 0);
+        queue.push(b"after");
+        queue.advance(5_001);
+        assert!(!frame.as_bytes().is_unique());
+        queue.advance(1);
+        assert!(frame.as_bytes().is_unique());
+        assert_eq!(contents(&queue), b"after");
+        assert!(!queue.is_empty());
+    }
 }

@@ -151,7 +151,9 @@ mod tests {
         assert_eq!(storage.footprint(), 0);
         storage.append(&[7; 10], 1_000);
         assert_eq!(storage.footprint(), header + 20);
-        storage.append(&[7; 15], 1_000);
+        storage.append(&[7; 10], 1_000);
+        assert_eq!(storage.footprint(), header + 20);
+        storage.append(&[7; 5], 1_000);
         assert_eq!(storage.footprint(), header + 50);
         storage.append(&[7; 30], 60);
         assert_eq!((storage.len(), storage.footprint()), (55, header + 60));

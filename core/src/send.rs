@@ -240,6 +240,7 @@ mod tests {
     #[test]
     fn a_message_over_the_limit_is_refused_and_the_connection_lives() {
         let mut sender = Sender::accepted(Transport::Tcp);
+        assert_eq!(sender.admit(100, own(0), &limits()), Ok(()));
         let refused = sender.admit(101, own(0), &limits());
         let too_long = SendError::TooLong {
             len: 101,
@@ -295,6 +296,40 @@ mod tests {
         sender.handle_timeout(second(6), &limits());
         let late = CloseReason::Timeout(Timeout::Drain);
         assert_eq!(sender.close_reason(), Some(late));
+    }
+
+    #[test]
+    fn an_end_of_the_peer_does_not_put_off_what_drains() {
+        let limits = limits();
+        let mut sender = Sender::accepted(Transport::Tcp);
+        sender.close(second(1), 10);
+        sender.handle_end(second(4), CloseReason::Peer, 10);
+        assert_eq!(sender.state(), State::Draining);
+        assert_eq!(sender.poll_timeout(&limits), second(6));
+        sender.handle_written(second(5), true, 0);
+        assert_eq!(sender.close_reason(), Some(CloseReason::Local));
+    }
+
+    #[test]
+    fn an_end_of_the_peer_with_nothing_queued_is_the_end() {
+        let mut sender = Sender::accepted(Transport::Tcp);
+        sender.handle_end(second(1), CloseReason::Peer, 0);
+        assert_eq!(sender.close_reason(), Some(CloseReason::Peer));
+        let mut sender = Sender::accepted(Transport::Tcp);
+        sender.handle_end(second(1), CloseReason::Peer, 1);
+        assert_eq!(sender.state(), State::Draining);
+    }
+
+    #[test]
+    fn a_call_that_is_answered_has_no_clock_until_something_waits() {
+        let mut sender = Sender::connecting(Transport::Tcp, second(0));
+        sender.handle_connected();
+        assert_eq!(sender.state(), State::Open);
+        assert_eq!(sender.poll_timeout(&limits()), Instant::NEVER);
+        sender.handle_written(second(3), true, 10);
+        assert_eq!(sender.poll_timeout(&limits()), second(33));
+        sender.handle_written(second(4), true, 0);
+        assert_eq!(sender.poll_timeout(&limits()), Instant::NEVER);
     }
 
     #[test]

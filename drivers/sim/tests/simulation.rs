@@ -684,3 +684,24 @@ fn a_simulation_cannot_be_run_from_inside_a_callback() {
     assert_eq!(server.metrics().panics, 1);
     simulation.audit().unwrap();
 }
+
+#[test]
+fn the_core_keeps_little_of_a_connection_and_an_idle_one_holds_nothing() {
+    use cubenet_core::{Growing, Receiver, Sender};
+    let halves = size_of::<Receiver<Growing>>() + size_of::<Sender>();
+    assert!(halves <= 96, "{halves} bytes");
+    let simulation = Simulation::new(20);
+    let (_server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connections: Vec<_> = (0..2_000)
+        .map(|_| client.connect(&network, Transport::Tcp, "10.0.0.1:7000"))
+        .collect();
+    for connection in &connections {
+        connection.send([1; 3_000]).unwrap();
+    }
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(client.messages().len(), 2_000);
+    let census = simulation.census();
+    assert_eq!(census.connections, 4_000);
+    assert_eq!((census.queued_bytes, census.partial_bytes), (0, 0));
+}

@@ -58,6 +58,8 @@ pub struct Sender {
     lifecycle: Lifecycle,
     /// A message was refused for lack of room, and `writable` is owed.
     starved: bool,
+    /// What was sent is not to be delivered.
+    aborted: bool,
     /// Since when the clock of the state runs: the call, the last progress of a queue that
     /// is not empty, or the close.
     since: Instant,
@@ -69,6 +71,7 @@ impl Sender {
         Sender {
             lifecycle: Lifecycle::connecting(transport),
             starved: false,
+            aborted: false,
             since: match transport {
                 Transport::Tcp => now,
                 Transport::Udp => Instant::NEVER,
@@ -81,6 +84,7 @@ impl Sender {
         Sender {
             lifecycle: Lifecycle::accepted(transport),
             starved: false,
+            aborted: false,
             since: Instant::NEVER,
         }
     }
@@ -160,9 +164,21 @@ impl Sender {
         }
     }
 
-    /// The connection cannot go on. An `abort` is a failure for [`CloseReason::Local`].
+    /// The connection cannot go on.
     pub fn fail(&mut self, reason: CloseReason) {
         self.lifecycle.handle(Input::Failed(reason));
+    }
+
+    /// The connection is not to go on, and what was sent is not to be delivered either.
+    pub fn abort(&mut self, reason: CloseReason) {
+        self.aborted |= self.state() != State::Closed;
+        self.fail(reason);
+    }
+
+    /// Whether a stream that closed with this much still waiting may end in order. If not it
+    /// is to be reset: an end in order would tell the peer that it has everything.
+    pub fn ends_in_order(&self, queued: usize) -> bool {
+        !self.aborted && queued == 0
     }
 
     /// The first moment at which [`Sender::handle_timeout`] would do something.
@@ -330,6 +346,22 @@ mod tests {
         assert_eq!(sender.poll_timeout(&limits()), second(33));
         sender.handle_written(second(4), true, 0);
         assert_eq!(sender.poll_timeout(&limits()), Instant::NEVER);
+    }
+
+    #[test]
+    fn only_who_delivered_everything_and_was_not_aborted_ends_in_order() {
+        let mut closes = Sender::accepted(Transport::Tcp);
+        closes.close(second(1), 0);
+        closes.abort(CloseReason::Local);
+        assert!(!closes.ends_in_order(0), "it was waiting for the peer");
+        let mut stalls = Sender::accepted(Transport::Tcp);
+        stalls.fail(CloseReason::Timeout(Timeout::WriteStall));
+        assert!(!stalls.ends_in_order(1));
+        stalls.abort(CloseReason::Local);
+        assert!(
+            stalls.ends_in_order(0),
+            "an abort after the end changes nothing"
+        );
     }
 
     #[test]

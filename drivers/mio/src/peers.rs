@@ -74,7 +74,7 @@ impl Peers {
                 Box::new(Nobody)
             }
             None => {
-                shared.locked(|core, out| out.abort(core, CloseReason::Panicked));
+                shared.locked(|_, out| out.sender.abort(CloseReason::Panicked));
                 Box::new(Nobody)
             }
         };
@@ -249,7 +249,7 @@ impl Peers {
                 self.demux.remove(slot);
             }
             context.dropped();
-            return shared.locked(|core, out| out.abort(core, CloseReason::Local));
+            return shared.locked(|_, out| out.sender.abort(CloseReason::Local));
         };
         if let Some(evicted) = evicted {
             self.fail(evicted, CloseReason::Overflow, context);
@@ -375,7 +375,7 @@ impl Peers {
 
     fn fail(&mut self, slot: usize, reason: CloseReason, context: &mut Context) {
         if let Some(peer) = self.peer(slot) {
-            peer.shared.locked(|_, out| out.fail(reason));
+            peer.shared.locked(|_, out| out.sender.fail(reason));
         }
         self.settle(slot, context);
     }
@@ -401,7 +401,7 @@ impl Peers {
             callback(&mut **handler, &mut link);
         });
         if done.is_none() {
-            shared.locked(|core, out| out.abort(core, CloseReason::Panicked));
+            shared.locked(|_, out| out.sender.abort(CloseReason::Panicked));
         }
         self.settle(slot, context);
     }

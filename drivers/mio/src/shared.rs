@@ -43,8 +43,6 @@ pub(crate) struct Core {
     /// A copy of the lifecycle's state, changed under the lock.
     state: AtomicU8,
     paused: AtomicBool,
-    /// Closed by `abort`, or for a reason that leaves nothing worth delivering.
-    aborted: AtomicBool,
     /// Bytes that wait to be sent. A copy for a stream, the count itself for datagrams.
     /// `Limits::max_queued` is checked to fit.
     queued: AtomicU32,
@@ -112,7 +110,6 @@ impl Shared {
             number,
             state: AtomicU8::new(sender.state() as u8),
             paused: AtomicBool::new(false),
-            aborted: AtomicBool::new(false),
             queued: AtomicU32::new(0),
         };
         let out = Out {
@@ -218,7 +215,7 @@ impl Shared {
 
     /// Closes at once. The worker must look at it next.
     pub(crate) fn abort(&self) {
-        self.locked(|core, out| out.abort(core, CloseReason::Local));
+        self.locked(|_, out| out.sender.abort(CloseReason::Local));
     }
 }
 
@@ -323,14 +320,6 @@ impl Core {
         self.paused.swap(paused, Relaxed) != paused
     }
 
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.aborted.load(Relaxed)
-    }
-
-    pub(crate) fn set_aborted(&self) {
-        self.aborted.store(true, Relaxed);
-    }
-
     pub(crate) fn queued(&self) -> usize {
         self.queued.load(Relaxed) as usize
     }
@@ -373,19 +362,6 @@ impl Core {
 }
 
 impl Out {
-    /// The connection cannot go on; what was sent may still be on its way.
-    pub(crate) fn fail(&mut self, reason: CloseReason) {
-        self.sender.fail(reason);
-    }
-
-    /// The connection cannot go on, and what was sent is not to be delivered either.
-    pub(crate) fn abort(&mut self, core: &Core, reason: CloseReason) {
-        if self.sender.state() != State::Closed {
-            self.sender.fail(reason);
-            core.set_aborted();
-        }
-    }
-
     /// Hands framed bytes to the stream, and keeps what it does not take. Returns whether
     /// the worker must look at the connection: something waits that did not before, or it
     /// has closed.
@@ -424,7 +400,7 @@ impl Out {
         // Nobody is refused while nothing waits for it, so the bound on all connections is
         // kept here, by giving up the one whose peer would take it over.
         if total > common.limits.max_queued_total {
-            self.abort(core, CloseReason::Overflow);
+            self.sender.abort(CloseReason::Overflow);
         }
     }
 
@@ -482,7 +458,7 @@ impl Out {
 
     fn write_failed(&mut self, core: &Core, error: &io::Error) {
         tracing::debug!(connection = %core.id, %error, "write failed");
-        self.fail(failure(error));
+        self.sender.fail(failure(error));
     }
 }
 

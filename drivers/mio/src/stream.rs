@@ -130,7 +130,7 @@ impl Stream {
                 _ => failure(&error),
             };
             context.call_errors.insert(self.shared.core.id, error);
-            Shared::with(&mut self.shared, |_, out| out.fail(reason));
+            Shared::with(&mut self.shared, |_, out| out.sender.fail(reason));
             return;
         }
         self.calling = false;
@@ -159,8 +159,8 @@ impl Stream {
         match handler {
             Some(Some(handler)) => self.handler = Some(handler),
             Some(None) => self.shared.close_said(),
-            None => Shared::with(&mut self.shared, |core, out| {
-                out.abort(core, CloseReason::Panicked);
+            None => Shared::with(&mut self.shared, |_, out| {
+                out.sender.abort(CloseReason::Panicked);
             }),
         }
     }
@@ -209,7 +209,7 @@ impl Stream {
                     io::ErrorKind::Interrupted => {}
                     _ => {
                         tracing::debug!(connection = %self.shared.core.id, %error, "read failed");
-                        Shared::with(&mut self.shared, |_, out| out.fail(failure(&error)));
+                        Shared::with(&mut self.shared, |_, out| out.sender.fail(failure(&error)));
                         break;
                     }
                 },
@@ -304,8 +304,8 @@ impl Stream {
         let mut output = context.output.borrow_mut();
         output.discard_frames();
         output.begin(0);
-        Shared::with(&mut self.shared, |core, out| {
-            out.abort(core, CloseReason::Panicked);
+        Shared::with(&mut self.shared, |_, out| {
+            out.sender.abort(CloseReason::Panicked);
         });
     }
 
@@ -359,7 +359,7 @@ impl Stream {
     fn take_error(&mut self) {
         let error = self.socket().and_then(|stream| stream.take_error().ok());
         if let Some(Some(error)) = error {
-            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error)));
+            Shared::with(&mut self.shared, |_, out| out.sender.fail(failure(&error)));
         }
     }
 
@@ -390,13 +390,10 @@ impl Stream {
             State::Open => self.receiver.handle_timeout(now, limits),
             _ => None,
         };
-        Shared::with(&mut self.shared, |core, out| {
+        Shared::with(&mut self.shared, |_, out| {
             out.sender.handle_timeout(now, limits);
-            match (late, out.sender.close_reason()) {
-                (Some(late), None) => out.fail(CloseReason::Timeout(late)),
-                // Whoever did not read until now will not.
-                (None, Some(CloseReason::Timeout(_))) => core.set_aborted(),
-                _ => {}
+            if let Some(late) = late {
+                out.sender.fail(CloseReason::Timeout(late));
             }
         });
     }
@@ -467,7 +464,7 @@ impl Stream {
         }
         let outcome = self.socket().map(|stream| stream.shutdown(Shutdown::Write));
         if let Some(Err(error)) = outcome {
-            Shared::with(&mut self.shared, |_, out| out.fail(failure(&error)));
+            Shared::with(&mut self.shared, |_, out| out.sender.fail(failure(&error)));
         }
     }
 
@@ -490,16 +487,15 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, entry: usize, context: &mut Context) {
         let id = self.shared.core.id;
-        let (reason, reset) = Shared::with(&mut self.shared, |core, out| {
-            // An end in order would tell the peer that it has everything.
-            let undelivered = core.queued() > 0;
+        let (reason, in_order) = Shared::with(&mut self.shared, |core, out| {
+            let in_order = out.sender.ends_in_order(core.queued());
             out.discard(core);
-            (out.sender.close_reason(), undelivered || core.is_aborted())
+            (out.sender.close_reason(), in_order)
         });
         let reason = reason.unwrap_or(CloseReason::Io);
         context.parked.remove(&entry);
         context.closed(&self.shared.core, reason);
-        if let Some(stream) = self.socket().filter(|_| reset) {
+        if let Some(stream) = self.socket().filter(|_| !in_order) {
             let at_once = Some(std::time::Duration::ZERO);
             let _ = socket2::SockRef::from(stream).set_linger(at_once);
         }

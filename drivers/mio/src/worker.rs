@@ -317,7 +317,7 @@ impl Worker {
             drop(output);
             context.tally.refused += 1;
             context.dropped();
-            shared.locked(|core, out| out.abort(core, CloseReason::Local));
+            shared.locked(|_, out| out.sender.abort(CloseReason::Local));
             let entry = shared.core.place().entry;
             drop(shared);
             handle.release_entry(entry);

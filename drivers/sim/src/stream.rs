@@ -35,8 +35,6 @@ pub(crate) struct Stream {
     calling: bool,
     /// Our end was sent.
     ended: bool,
-    /// Nothing of it is worth delivering.
-    aborted: bool,
     /// What was read before a pause and not delivered.
     parked: Option<Box<Bytes>>,
     armed: Instant,
@@ -69,7 +67,6 @@ impl Stream {
             to_pause: false,
             paused: false,
             ended: false,
-            aborted: false,
             parked: None,
             armed: Instant::NEVER,
             inside: Some(Inside {
@@ -113,9 +110,9 @@ impl Stream {
         network: &mut NetworkState,
     ) -> Result<(), SendError> {
         let len = message.len();
-        let limits = Arc::clone(&network.limits);
         let backlog = network.backlog(self.queued());
-        self.sender.admit(len, backlog, &limits)?;
+        let limits = &network.limits;
+        self.sender.admit(len, backlog, limits)?;
         let too_long = SendError::TooLong {
             len,
             limit: limits.max_message,
@@ -150,7 +147,7 @@ impl Stream {
         if network.metrics.queued_bytes > limits.max_queued_total {
             network.metrics.queued_bytes -= self.queued();
             self.queue = None;
-            self.abort(CloseReason::Overflow);
+            self.sender.abort(CloseReason::Overflow);
         }
         // The clock of the queue has to be set.
         kernel.notify(key, Notice::Writable);
@@ -159,14 +156,6 @@ impl Stream {
 
     pub(crate) fn close(&mut self, now: Instant) {
         self.sender.close(now, self.queued());
-    }
-
-    /// The connection cannot go on, and what was sent is not to be delivered either.
-    pub(crate) fn abort(&mut self, reason: CloseReason) {
-        if self.sender.state() != State::Closed {
-            self.sender.fail(reason);
-            self.aborted = true;
-        }
     }
 
     /// Writes what waits, as far as the socket takes it.
@@ -316,7 +305,7 @@ pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: 
         }
         (Some(Some(handler)), None) => world.bury(handler),
         (Some(None), Some((stream, kernel, ..))) => stream.close(kernel.now),
-        (None, Some((stream, ..))) => stream.abort(CloseReason::Panicked),
+        (None, Some((stream, ..))) => stream.sender.abort(CloseReason::Panicked),
         (_, None) => {}
     }
     let world = flush(shared, world, key);
@@ -359,7 +348,7 @@ fn writable<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a>
     };
     stream.inside = Some(inside);
     if done.is_none() {
-        stream.abort(CloseReason::Panicked);
+        stream.sender.abort(CloseReason::Panicked);
     }
     world
 }
@@ -458,7 +447,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
             let reason = CloseReason::Protocol(error);
             stream.sender.handle_end(now, reason, queued);
         }
-        None => stream.abort(CloseReason::Panicked),
+        None => stream.sender.abort(CloseReason::Panicked),
     }
     world
 }
@@ -485,11 +474,8 @@ pub(crate) fn handle_timeout<'a>(shared: &'a Shared, mut world: Guard<'a>, key: 
             _ => None,
         };
         stream.sender.handle_timeout(now, limits);
-        match (late, stream.sender.close_reason()) {
-            (Some(late), None) => stream.sender.fail(CloseReason::Timeout(late)),
-            // Whoever did not read until now will not.
-            (None, Some(CloseReason::Timeout(_))) => stream.aborted = true,
-            _ => {}
+        if let Some(late) = late {
+            stream.sender.fail(CloseReason::Timeout(late));
         }
     }
     settle(shared, world, key)
@@ -573,8 +559,7 @@ fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     let (id, network) = (stream.id, stream.network);
     let reason = stream.sender.close_reason().unwrap_or(CloseReason::Io);
     let queued = stream.queued();
-    // An end in order would tell the peer that it has everything.
-    let reset = stream.aborted || queued > 0;
+    let reset = !stream.sender.ends_in_order(queued);
     let mut link = link(shared, &mut world, key, id);
     let Some(Owner::Stream(mut stream)) = world.owners.remove(key) else {
         return world;

@@ -210,10 +210,12 @@ impl World {
 
     pub(crate) fn abort(&mut self, place: Place, id: ConnectionId) {
         match self.owners.get(place.key) {
-            Some(Owner::Stream(stream)) if stream.id == id => stream.abort(CloseReason::Local),
+            Some(Owner::Stream(stream)) if stream.id == id => {
+                stream.sender.abort(CloseReason::Local);
+            }
             Some(Owner::Peers(peers)) => {
                 if let Some(peer) = peers.peer_mut(place.slot, id) {
-                    peer.sender.fail(CloseReason::Local);
+                    peer.sender.abort(CloseReason::Local);
                 }
             }
             _ => return,

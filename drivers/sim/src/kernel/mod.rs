@@ -326,7 +326,7 @@ impl Kernel {
         self.now = at;
         match event {
             Event::Call { to, from } => self.called(to, from),
-            Event::CallAgain(key) => self.call_again(key),
+            Event::CallAgain(key) => self.send_call(key),
             Event::Answer { to, by } => self.answered(to, by),
             Event::Segment(segment) => self.arrived(segment),
             Event::SendAgain(segment) => self.send_again(segment),
@@ -339,7 +339,7 @@ impl Kernel {
             Event::Fail { to, by, reason } => self.failed_by(to, by, reason),
             Event::Transmit(key) => self.transmit(key),
             Event::Notice(key, notice) => self.notices.push_back((key, notice)),
-            Event::Forget(key) => self.forget(key),
+            Event::Forget(key) => self.drop_stream(key),
             Event::Datagram {
                 from,
                 to,

@@ -1,0 +1,142 @@
+//! How a stream opens: calls that are answered, refused, lost and made again.
+
+use super::window::{Incoming, Outgoing};
+use super::{Phase, StreamSocket};
+use crate::kernel::{Event, HostId, Kernel, Key, Notice, Socket};
+use crate::trace::Record;
+use cubenet_core::{CloseReason, Transport};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// After this many attempts a call is given up (as Linux's `tcp_syn_retries`).
+const MAX_CALLS: u32 = 6;
+
+impl Kernel {
+    pub(crate) fn send_call(&mut self, key: Key) {
+        let now = self.now;
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        let Phase::Calling { attempt } = socket.phase else {
+            return;
+        };
+        if socket.failed.is_some() {
+            return;
+        }
+        if attempt >= MAX_CALLS {
+            let reason = CloseReason::Timeout(cubenet_core::Timeout::Connect);
+            return self.fail(key, reason);
+        }
+        socket.phase = Phase::Calling {
+            attempt: attempt + 1,
+        };
+        let (from, to, remote) = (socket.host, socket.remote_host, socket.remote);
+        self.traffic.packets += 1;
+        match self.paths.carry(from, to, 60, now, &mut self.random) {
+            Some(at) => self.events.push(
+                at,
+                Event::Call {
+                    to: remote,
+                    from: key,
+                },
+            ),
+            None => self.traffic.lost += 1,
+        }
+        let again = now.after(Duration::from_secs(1 << attempt));
+        self.events.push(again, Event::CallAgain(key));
+    }
+
+    /// A call has arrived.
+    pub(crate) fn called(&mut self, to: SocketAddr, from: Key) {
+        self.record(Record::Call, from, &[]);
+        let host = self.host_at(to.ip());
+        let Some((caller_address, _)) = self.ends(from) else {
+            return;
+        };
+        let Some(Socket::Stream(caller)) = self.socket(from) else {
+            return;
+        };
+        let (caller_host, window) = (caller.host, caller.out.capacity);
+        let calling = matches!(caller.phase, Phase::Calling { .. }) && caller.failed.is_none();
+        let answered = caller.answered;
+        if !calling || !self.host(host).alive {
+            return;
+        }
+        if let Some(by) = answered
+            && self.stream(by).is_some()
+        {
+            return self.answer(host, caller_host, by, from);
+        }
+        let rate = self.paths.conditions(caller_host, host).refuse;
+        let listener = self.listener(Transport::Tcp, to);
+        let refused = self.random.chance(rate);
+        self.traffic.refused += u64::from(refused && listener.is_some());
+        let listener = listener.filter(|_| !refused);
+        let Some((listener, Socket::Listen(socket))) =
+            listener.and_then(|key| Some((key, self.socket(key)?)))
+        else {
+            if let Some(at) = self.reaches(host, caller_host) {
+                let reason = CloseReason::Refused;
+                let (to, by) = (from, None);
+                self.events.push(at, Event::Fail { to, by, reason });
+            }
+            return;
+        };
+        if socket.backlog.len() >= socket.max_backlog {
+            return;
+        }
+        let capacity = self.host(host).stream_buffer as u32;
+        let accepted = self.insert(Socket::Stream(Box::new(StreamSocket {
+            host,
+            port: to.port(),
+            remote: caller_address,
+            remote_host: caller_host,
+            phase: Phase::Open(from),
+            answered: None,
+            owns_port: false,
+            accepted: false,
+            orphan: false,
+            failed: None,
+            out: Outgoing::new(capacity, window),
+            inc: Incoming::new(),
+        })));
+        if let Some(Socket::Listen(socket)) = self.socket(listener) {
+            socket.backlog.push_back(accepted);
+        }
+        self.notify(listener, Notice::Acceptable);
+        if let Some(caller) = self.stream(from) {
+            caller.answered = Some(accepted);
+        }
+        self.answer(host, caller_host, accepted, from);
+    }
+
+    /// Answers a call. If the answer is lost, the caller calls again.
+    pub(super) fn answer(&mut self, host: HostId, caller_host: HostId, by: Key, to: Key) {
+        match self.reaches(host, caller_host) {
+            Some(at) => self.events.push(at, Event::Answer { to, by }),
+            None => self.traffic.lost += 1,
+        }
+    }
+
+    /// Our call was answered.
+    pub(crate) fn answered(&mut self, to: Key, by: Key) {
+        self.record(Record::Answer, to, &[]);
+        let window = self.stream(by).map(|socket| socket.out.capacity);
+        match self.stream(to) {
+            Some(socket) if socket.phase == Phase::Open(by) => {}
+            Some(socket) if socket.peer().is_none() && socket.failed.is_none() => {
+                socket.phase = Phase::Open(by);
+                socket.out.window = window.unwrap_or(socket.out.window);
+                self.notify(to, Notice::Connected);
+            }
+            // It gave up meanwhile.
+            _ => {
+                let Some(socket) = self.stream(by) else {
+                    return;
+                };
+                let (host, remote) = (socket.host, socket.remote_host);
+                self.send_reset(remote, host, to, by);
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Stream sockets: a small TCP. Calls are answered or refused, bytes go in segments that can
+//! be lost and are sent again, two windows hold the sender back (the receiver's buffer and
+//! congestion), and either end can be closed, reset, or vanish.
+//!
+//! Left out, since no handler can tell: sequence numbers of the handshake, acknowledgements
+//! as packets of their own (they are credits that take the latency of the way back),
+//! selective acknowledgement, delayed acknowledgement, Nagle's algorithm.
+
+mod calls;
+mod segments;
+mod window;
+
+use super::host::HostId;
+use super::{Event, Kernel, Key, Socket};
+use crate::error::Refusal;
+use bytes::Bytes;
+use cubenet_core::{CloseReason, Instant, Transport};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+use window::{End, Incoming, Outgoing};
+
+/// Bytes of a segment, at most: an Ethernet frame less the headers.
+const SEGMENT: usize = 1_448;
+/// How long a socket that was closed goes on sending.
+const LINGER: Duration = Duration::from_secs(60);
+/// How long a full buffer stays full for no reason.
+const HELD_UP: Duration = Duration::from_millis(1);
+
+/// A piece of a stream on its way.
+pub(crate) struct Segment {
+    to: Key,
+    from: Key,
+    /// Bytes of the stream before it.
+    at: u64,
+    bytes: Bytes,
+    /// Whether the stream ends behind it.
+    end: bool,
+    attempt: u32,
+}
+
+pub(crate) struct ListenSocket {
+    pub(crate) host: HostId,
+    port: u16,
+    max_backlog: usize,
+    /// Calls that were answered and not accepted.
+    backlog: VecDeque<Key>,
+}
+
+pub(crate) struct StreamSocket {
+    pub(crate) host: HostId,
+    port: u16,
+    remote: SocketAddr,
+    remote_host: HostId,
+    phase: Phase,
+    /// Who answers its call; a call that is made again is answered by the same.
+    answered: Option<Key>,
+    /// It has its port to itself, and does not share a listener's.
+    owns_port: bool,
+    /// It counts as a descriptor of its host.
+    accepted: bool,
+    /// Nobody owns it any more; it only sends what is left.
+    orphan: bool,
+    failed: Option<CloseReason>,
+    out: Outgoing,
+    inc: Incoming,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Calling { attempt: u32 },
+    Open(Key),
+}
+
+/// What a read gave.
+pub(crate) enum Read {
+    Bytes(Bytes),
+    Nothing,
+    /// The peer ended its direction.
+    End,
+    Failed(CloseReason),
+}
+
+impl StreamSocket {
+    fn peer(&self) -> Option<Key> {
+        match self.phase {
+            Phase::Open(peer) => Some(peer),
+            Phase::Calling { .. } => None,
+        }
+    }
+}
+
+impl Kernel {
+    fn stream(&mut self, key: Key) -> Option<&mut StreamSocket> {
+        match self.socket(key)? {
+            Socket::Stream(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    // What an owner asks for.
+
+    /// Listens for streams.
+    pub(crate) fn listen(
+        &mut self,
+        host: HostId,
+        port: u16,
+        max_backlog: usize,
+    ) -> Result<(Key, SocketAddr), Refusal> {
+        let port = self.host_mut(host).take_port(Transport::Tcp, port)?;
+        let key = self.insert(Socket::Listen(Box::new(ListenSocket {
+            host,
+            port,
+            max_backlog,
+            backlog: VecDeque::new(),
+        })));
+        self.host_mut(host).bind(Transport::Tcp, port, key.slot);
+        Ok((key, self.host(host).at(port)))
+    }
+
+    /// Begins a call.
+    pub(crate) fn call(&mut self, host: HostId, to: SocketAddr) -> Result<Key, Refusal> {
+        let port = self.host_mut(host).take_port(Transport::Tcp, 0)?;
+        let remote_host = self.host_at(to.ip());
+        let capacity = self.host(host).stream_buffer as u32;
+        let key = self.insert(Socket::Stream(Box::new(StreamSocket {
+            host,
+            port,
+            remote: to,
+            remote_host,
+            phase: Phase::Calling { attempt: 0 },
+            answered: None,
+            owns_port: true,
+            accepted: true,
+            orphan: false,
+            failed: None,
+            out: Outgoing::new(capacity, capacity),
+            inc: Incoming::new(),
+        })));
+        self.send_call(key);
+        Ok(key)
+    }
+
+    /// Between which addresses a stream goes: its own, its peer's.
+    pub(crate) fn ends(&mut self, key: Key) -> Option<(SocketAddr, SocketAddr)> {
+        let socket = self.stream(key)?;
+        let (host, port, remote) = (socket.host, socket.port, socket.remote);
+        Some((self.host(host).at(port), remote))
+    }
+
+    /// The next call that waits, if there is one.
+    pub(crate) fn accept(&mut self, listener: Key) -> Result<Option<Key>, Refusal> {
+        let Some(Socket::Listen(socket)) = self.socket(listener) else {
+            return Ok(None);
+        };
+        let host = socket.host;
+        if socket.backlog.is_empty() {
+            return Ok(None);
+        }
+        let at = &self.hosts[host.0 as usize];
+        let rate = at.faults.accept_failure;
+        if at.descriptors >= at.max_descriptors || self.random.chance(rate) {
+            self.traffic.accept_failed += 1;
+            return Err(Refusal::NoDescriptor);
+        }
+        let Some(Socket::Listen(socket)) = self.socket(listener) else {
+            return Ok(None);
+        };
+        let accepted = socket.backlog.pop_front();
+        if let Some(stream) = accepted.and_then(|key| self.stream(key)) {
+            stream.accepted = true;
+            self.host_mut(host).descriptors += 1;
+        }
+        Ok(accepted)
+    }
+
+    /// Writes `parts`, as far as there is room. Whoever is given less than all is told when
+    /// there is room again.
+    pub(crate) fn write(&mut self, key: Key, parts: &[&[u8]]) -> Result<usize, CloseReason> {
+        let now = self.now;
+        let Some(host) = self.host_of(key) else {
+            return Err(CloseReason::Reset);
+        };
+        let faults = &self.hosts[host.0 as usize].faults;
+        let (full, partial) = (faults.full_buffer, faults.partial_write);
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let mut most = len;
+        if self.random.chance(full) {
+            most = 0;
+        } else if len > 1 && self.random.chance(partial) {
+            most = 1 + self.random.below(len as u64 - 1) as usize;
+        }
+        let held_up = most < len;
+        self.traffic.held_up += u64::from(held_up);
+        let Some(socket) = self.stream(key) else {
+            return Err(CloseReason::Reset);
+        };
+        if let Some(reason) = socket.failed {
+            return Err(reason);
+        }
+        let out = &mut socket.out;
+        out.retire(now);
+        let taken = most.min(out.room());
+        let mut left = taken;
+        for part in parts {
+            let piece = &part[..left.min(part.len())];
+            out.unsent.extend(piece);
+            left -= piece.len();
+        }
+        out.wanted |= taken < len;
+        if taken > 0 && !out.dirty {
+            out.dirty = true;
+            self.dirty.push(key);
+        }
+        if held_up {
+            self.events.push(now.after(HELD_UP), Event::Transmit(key));
+        } else if taken < len {
+            self.arm(key);
+        }
+        Ok(taken)
+    }
+
+    /// Reads what has arrived, or a part of it.
+    pub(crate) fn read(&mut self, key: Key) -> Read {
+        let now = self.now;
+        let Some(host) = self.host_of(key) else {
+            return Read::Failed(CloseReason::Reset);
+        };
+        let short_read = self.hosts[host.0 as usize].faults.short_read;
+        let short = self.random.chance(short_read);
+        let Some(Socket::Stream(socket)) = self.socket(key) else {
+            return Read::Failed(CloseReason::Reset);
+        };
+        if let Some(reason) = socket.failed {
+            return Read::Failed(reason);
+        }
+        if socket.inc.stalled_until > now {
+            return Read::Nothing;
+        }
+        let Some(mut bytes) = socket.inc.arrived.pop_front() else {
+            socket.inc.arrived = VecDeque::new();
+            return if socket.inc.ended {
+                Read::End
+            } else {
+                Read::Nothing
+            };
+        };
+        if short && bytes.len() > 1 {
+            let at = 1 + self.random.below(bytes.len() as u64 - 1) as usize;
+            let rest = bytes.split_off(at);
+            if let Some(socket) = self.stream(key) {
+                socket.inc.arrived.push_front(rest);
+            }
+        }
+        let Some(socket) = self.stream(key) else {
+            return Read::Nothing;
+        };
+        socket.inc.unread -= bytes.len();
+        if let Some(peer) = socket.peer() {
+            self.credit(peer, key, bytes.len() as u32, 0);
+        }
+        Read::Bytes(bytes)
+    }
+
+    /// Until when the reader of a stream that has something to read stands still.
+    pub(crate) fn stalled_until(&mut self, key: Key) -> Instant {
+        let socket = self.stream(key).filter(|socket| socket.inc.unread > 0);
+        socket.map_or(Instant::ZERO, |socket| socket.inc.stalled_until)
+    }
+
+    /// Ends our direction, behind what was written.
+    pub(crate) fn shutdown(&mut self, key: Key) {
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        if socket.out.end == End::None {
+            socket.out.end = End::Asked;
+            self.transmit(key);
+        }
+    }
+
+    /// Gives a socket up. What was written still goes out, unless it is to be `reset` or
+    /// leaves something unread.
+    pub(crate) fn close(&mut self, key: Key, reset: bool) {
+        let now = self.now;
+        match self.socket(key) {
+            Some(Socket::Listen(_)) => return self.close_listener(key),
+            Some(Socket::Stream(_)) => {}
+            Some(Socket::Datagrams(_)) => return self.close_datagrams(key),
+            None => return,
+        }
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        let unread = socket.inc.unread > 0;
+        let calling = matches!(socket.phase, Phase::Calling { .. });
+        if calling || socket.failed.is_some() || reset || unread {
+            return self.reset(key);
+        }
+        socket.orphan = true;
+        self.shutdown(key);
+        self.events.push(now.after(LINGER), Event::Forget(key));
+        self.forget_if_done(key);
+    }
+
+    /// Removes a stream and tells its peer, if that can be reached.
+    fn reset(&mut self, key: Key) {
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        let (host, remote_host) = (socket.host, socket.remote_host);
+        let peer = socket.peer().filter(|_| socket.failed.is_none());
+        self.drop_stream(key);
+        if let Some(peer) = peer {
+            self.send_reset(host, remote_host, key, peer);
+        }
+    }
+
+    /// Tells `to` that its connection with `by` is over.
+    fn send_reset(&mut self, host: HostId, remote_host: HostId, by: Key, to: Key) {
+        if let Some(at) = self.reaches(host, remote_host) {
+            let (by, reason) = (Some(by), CloseReason::Reset);
+            self.events.push(at, Event::Fail { to, by, reason });
+        }
+    }
+
+    pub(crate) fn drop_stream(&mut self, key: Key) {
+        let Some(Socket::Stream(socket)) = self.remove(key) else {
+            return;
+        };
+        let host = self.host_mut(socket.host);
+        if socket.owns_port {
+            host.release_port(Transport::Tcp, socket.port);
+        } else if socket.accepted {
+            host.release_descriptor();
+        }
+    }
+
+    fn close_listener(&mut self, key: Key) {
+        let Some(Socket::Listen(listener)) = self.remove(key) else {
+            return;
+        };
+        for waiting in listener.backlog {
+            self.reset(waiting);
+        }
+        let host = self.host_mut(listener.host);
+        host.release_port(Transport::Tcp, listener.port);
+    }
+
+    /// An orphan is done once the peer has everything, the end included.
+    fn forget_if_done(&mut self, key: Key) {
+        let now = self.now;
+        let Some(socket) = self.stream(key).filter(|socket| socket.orphan) else {
+            return;
+        };
+        socket.out.retire(now);
+        if socket.out.end == End::Sent && socket.out.outstanding == 0 {
+            self.drop_stream(key);
+        }
+    }
+}

@@ -1,8 +1,12 @@
 //! A datagram socket with its peers: what binds the demultiplexer of the core to a virtual
 //! socket.
 
+mod arrivals;
+
+pub(crate) use arrivals::read;
+
 use crate::connection::Connection;
-use crate::kernel::{Kernel, Key, Notice, Received};
+use crate::kernel::{Kernel, Key, Notice};
 use crate::link::CallbackLink;
 use crate::trace::Record;
 use crate::world::{
@@ -11,7 +15,7 @@ use crate::world::{
 use bytes::Bytes;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
-    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
+    CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
     SendError, Sender, State, Timeout, Transport,
 };
 use std::collections::VecDeque;
@@ -333,184 +337,6 @@ fn connected<'a>(
         peer.handler = Some(handler.flatten().unwrap_or_else(|| Box::new(Nobody)));
     }
     settle(shared, world, place)
-}
-
-/// Receives and delivers what has arrived.
-pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) -> Guard<'a> {
-    loop {
-        let Some((peers, kernel, ..)) = world.peers(key) else {
-            return world;
-        };
-        match kernel.receive_from(key) {
-            Received::Nothing => return arm_on(world, key),
-            Received::Datagram(from, bytes) => {
-                world = datagram(shared, world, key, from, &bytes);
-            }
-            Received::Unreachable => {
-                let called = peers.connections().next();
-                if let Some((slot, id)) = called {
-                    let place = Place { key, slot };
-                    world = excepted(shared, world, (place, id), Exception::Unreachable);
-                }
-            }
-        }
-    }
-}
-
-fn datagram<'a>(
-    shared: &'a Arc<Shared>,
-    mut world: Guard<'a>,
-    key: Key,
-    from: SocketAddr,
-    bytes: &Bytes,
-) -> Guard<'a> {
-    let Some((peers, kernel, network, _)) = world.peers(key) else {
-        return world;
-    };
-    let len = bytes.len();
-    let at = |slot: usize| Place {
-        key,
-        slot: slot as u32,
-    };
-    match peers.demux.handle_datagram(&from, len, kernel.now) {
-        Arrival::Deliver(slot) => deliver(shared, world, at(slot), bytes),
-        Arrival::Close(slot) => {
-            if let Some(Some(peer)) = peers.slots.get_mut(slot) {
-                let queued = peer.queued;
-                peer.sender
-                    .handle_end(kernel.now, CloseReason::Peer, queued);
-            }
-            settle(shared, world, at(slot))
-        }
-        Arrival::Admit => admit(shared, world, key, from, bytes, None),
-        Arrival::Evict(slot) => admit(shared, world, key, from, bytes, Some(slot)),
-        Arrival::Refuse => {
-            network.metrics.dropped_table_full += 1;
-            world
-        }
-        Arrival::Ignore => {
-            network.metrics.dropped_empty += 1;
-            world
-        }
-        Arrival::TooLong(slot) => {
-            network.metrics.dropped_too_long += 1;
-            let limit = network.limits.max_datagram;
-            let known = slot.and_then(|slot| Some((slot, peers.slots.get(slot)?.as_ref()?.id)));
-            match known {
-                Some((slot, id)) => {
-                    let exception = Exception::DatagramTooLong { len, limit };
-                    excepted(shared, world, (at(slot), id), exception)
-                }
-                None => world,
-            }
-        }
-    }
-}
-
-/// Asks the application about a new peer, and delivers its first datagram. `evicted` has to
-/// make way for it, once the application wants it.
-fn admit<'a>(
-    shared: &'a Arc<Shared>,
-    mut world: Guard<'a>,
-    key: Key,
-    from: SocketAddr,
-    bytes: &Bytes,
-    evicted: Option<usize>,
-) -> Guard<'a> {
-    let id = world.next_id();
-    let Some((peers, kernel, network, _)) = world.peers(key) else {
-        return world;
-    };
-    let (of, local) = (peers.network, peers.local);
-    let Some(accept) = peers.accept.clone().filter(|_| peers.open) else {
-        network.metrics.dropped_not_admitted += 1;
-        return world;
-    };
-    if !network.reserve() {
-        network.metrics.dropped_table_full += 1;
-        return world;
-    }
-    // The slot of the evicted is the first to be given out again.
-    let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
-        network.metrics.open -= 1;
-        return world;
-    };
-    let place = Place {
-        key,
-        slot: slot as u32,
-    };
-    let ends = (local, from);
-    // So that a handle works inside `accepted` already.
-    peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), from));
-    let connection = Connection::new(shared, place, id, Transport::Udp, ends);
-    let what = (Record::Accepted, id);
-    let (handler, mut world) = shared.callback(world, of, what, || accept(&connection));
-    let Some((peers, _, network, _)) = world.peers(key) else {
-        // Its host crashed meanwhile.
-        world.bury(handler);
-        return world;
-    };
-    let Some(handler) = handler.flatten() else {
-        network.metrics.refused += 1;
-        network.metrics.dropped_not_admitted += 1;
-        network.metrics.open -= 1;
-        peers.pending = None;
-        if evicted.is_none() {
-            peers.demux.remove(slot);
-        }
-        return arm_on(world, key);
-    };
-    network.metrics.accepted += 1;
-    if evicted.is_some() {
-        if let Some(Some(peer)) = peers.slots.get_mut(slot) {
-            peer.sender.fail(CloseReason::Overflow);
-        }
-        world = settle(shared, world, place);
-    }
-    let Some((peers, kernel, ..)) = world.peers(key) else {
-        world.bury(handler);
-        return world;
-    };
-    peers.demux.insert(from, kernel.now);
-    if peers.slots.len() <= slot {
-        peers.slots.resize_with(slot + 1, || None);
-    }
-    peers.slots[slot] = peers.pending.take();
-    if let Some(peer) = peers.peer_mut(place.slot, id) {
-        peer.handler = Some(handler);
-    }
-    if !peers.open {
-        // Nobody is let in any more since it was asked.
-        world.close(place, id);
-    }
-    let world = settle(shared, world, place);
-    deliver(shared, world, place, bytes)
-}
-
-fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place, bytes: &Bytes) -> Guard<'a> {
-    let Some((peers, _, network, _)) = world.peers(place.key) else {
-        return world;
-    };
-    let Some(Some(peer)) = peers.slots.get(place.slot as usize) else {
-        return world;
-    };
-    if peer.sender.state() != State::Open || peer.paused {
-        network.metrics.dropped_paused += u64::from(peer.paused);
-        return world;
-    }
-    network.metrics.messages_in += 1;
-    network.metrics.bytes_in += bytes.len() as u64;
-    let id = peer.id;
-    let message = Message::lent(bytes);
-    call(
-        shared,
-        world,
-        (place, id),
-        Record::Received,
-        |handler, link| {
-            handler.received(link, message);
-        },
-    )
 }
 
 fn excepted<'a>(

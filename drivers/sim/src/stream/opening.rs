@@ -1,0 +1,99 @@
+//! How a stream becomes a connection: it is accepted, or its call is answered, and the
+//! application gives it a handler.
+
+use super::{NOWHERE, Stream, flush, read};
+use crate::connection::Connection;
+use crate::kernel::Key;
+use crate::owners::Owner;
+use crate::trace::Record;
+use crate::world::{AcceptFn, Guard, NetworkId, Place, Shared};
+use cubenet_core::{CloseReason, ConnectionId, Sender, State, Transport};
+use std::sync::Arc;
+
+/// A call that was taken off its listener: the application decides whether it becomes a
+/// connection.
+pub(crate) fn accepted<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    network: NetworkId,
+    accept: &AcceptFn,
+    key: Key,
+) -> Guard<'a> {
+    if !world.network(network).reserve() {
+        world.network(network).metrics.refused += 1;
+        world.kernel.close(key, false);
+        return world;
+    }
+    let id = world.next_id();
+    let now = world.now();
+    let sender = Sender::accepted(Transport::Tcp);
+    let limits = Arc::clone(&world.network(network).limits);
+    let stream = Stream::new(id, network, sender, &limits, now);
+    world.owners.insert(key, Owner::Stream(Box::new(stream)));
+    let connection = handle(shared, &mut world, key, id);
+    let what = (Record::Accepted, id);
+    let (handler, mut world) = shared.callback(world, network, what, || accept(&connection));
+    let metrics = &mut world.network(network).metrics;
+    let Some(handler) = handler.flatten() else {
+        metrics.refused += 1;
+        // Unless its host crashed meanwhile.
+        if world.owners.remove(key).is_some() {
+            world.network(network).metrics.open -= 1;
+            world.kernel.close(key, false);
+        }
+        return world;
+    };
+    metrics.accepted += 1;
+    match world.stream(key).map(|(stream, ..)| &mut stream.inside) {
+        Some(Some(inside)) => inside.handler = Some(handler),
+        _ => world.bury(handler),
+    }
+    // What has arrived meanwhile was told to nobody.
+    read(shared, world, key)
+}
+
+fn handle(shared: &Arc<Shared>, world: &mut Guard<'_>, key: Key, id: ConnectionId) -> Connection {
+    let ends = world.kernel.ends(key).unwrap_or(NOWHERE);
+    let place = Place::of_stream(key);
+    Connection::new(shared, place, id, Transport::Tcp, ends)
+}
+
+/// Our call was answered.
+pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let Some((stream, kernel, ..)) = world.stream(key) else {
+        return world;
+    };
+    if !stream.calling {
+        return world;
+    }
+    stream.calling = false;
+    stream.sender.handle_connected();
+    if let Some(inside) = &mut stream.inside {
+        inside.receiver.resume(kernel.now);
+    }
+    let (id, network) = (stream.id, stream.network);
+    // A call that was closed meanwhile only delivers what it was given.
+    if stream.sender.state() != State::Open {
+        return flush(shared, world, key);
+    }
+    let Some(connect) = stream.connect.take() else {
+        return flush(shared, world, key);
+    };
+    let connection = handle(shared, &mut world, key, id);
+    let what = (Record::Connected, id);
+    let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
+    world.network(network).metrics.connected += 1;
+    match (handler, world.stream(key)) {
+        (Some(Some(handler)), Some((stream, ..))) => {
+            if let Some(inside) = &mut stream.inside {
+                inside.handler = Some(handler);
+            }
+        }
+        (Some(Some(handler)), None) => world.bury(handler),
+        (Some(None), Some((stream, kernel, ..))) => stream.close(kernel.now),
+        (None, Some((stream, ..))) => stream.sender.abort(CloseReason::Panicked),
+        (_, None) => {}
+    }
+    let world = flush(shared, world, key);
+    read(shared, world, key)
+}

@@ -1,0 +1,247 @@
+//! What goes wrong on the network and on its hosts, one thing at a time.
+
+use super::*;
+
+#[test]
+fn nobody_there_somebody_else_there_and_a_port_where_nobody_listens() {
+    let simulation = Simulation::new(3);
+    let (_server, network) = server_and_client(&simulation);
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    for address in ["10.0.0.1:1", "10.9.9.9:7000"] {
+        let outcomes = Arc::clone(&outcomes);
+        let connected = move |outcome: Result<&Connection, cubenet_sim::ConnectError>| {
+            outcomes.lock().unwrap().push(outcome.unwrap_err().reason);
+            None::<Echo>
+        };
+        network.connect(Transport::Tcp, address, connected).unwrap();
+    }
+    simulation.run_for(Duration::from_secs(11));
+    let timeout = CloseReason::Timeout(Timeout::Connect);
+    assert_eq!(*outcomes.lock().unwrap(), [CloseReason::Refused, timeout]);
+}
+
+/// A call whose first answer is lost, and the one connection that it leads to.
+#[test]
+fn a_call_that_is_made_again_is_answered_by_the_same_connection() {
+    let conditions = Conditions {
+        latency: Duration::from_millis(100),
+        ..Conditions::default()
+    };
+    let simulation = Simulation::builder()
+        .conditions(conditions)
+        .build()
+        .unwrap();
+    let server = simulation.network(SERVER).start().unwrap();
+    let greets = |connection: &Connection| {
+        connection.send(connection.id().to_string()).unwrap();
+        Some(Echo)
+    };
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", greets)
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_millis(50));
+    simulation.partition(SERVER, CLIENT);
+    simulation.run_for(Duration::from_millis(70));
+    simulation.heal(SERVER, CLIENT);
+    simulation.run_for(Duration::from_secs(3));
+    connection.send(b"ping").unwrap();
+    simulation.run_for(Duration::from_secs(3));
+    assert_eq!(server.metrics().accepted, 1);
+    assert_eq!(client.messages().len(), 2);
+    assert_eq!(client.messages()[1], b"ping");
+}
+
+#[test]
+fn a_partition_holds_everything_up_and_healing_lets_it_go_on() {
+    let simulation = Simulation::new(4);
+    let (_server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    simulation.partition(SERVER, CLIENT);
+    connection.send(b"held up").unwrap();
+    simulation.run_for(Duration::from_secs(10));
+    assert!(client.messages().is_empty());
+    simulation.heal(SERVER, CLIENT);
+    simulation.run_for(Duration::from_secs(20));
+    assert_eq!(client.messages(), [b"held up"]);
+}
+
+#[test]
+fn a_peer_that_vanishes_is_noticed_by_its_silence_and_one_that_came_back_by_a_reset() {
+    let limits = Limits {
+        stream_idle_timeout: Duration::from_secs(30),
+        ..Limits::default()
+    };
+    for comes_back in [false, true] {
+        let simulation = Simulation::new(5);
+        let (_server, _network) = server_and_client(&simulation);
+        let third: IpAddr = "10.0.0.3".parse().unwrap();
+        let network = simulation
+            .network(third)
+            .limits(limits.clone())
+            .start()
+            .unwrap();
+        let client = Client::default();
+        let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+        simulation.run_for(Duration::from_secs(1));
+        simulation.crash(SERVER);
+        if comes_back {
+            let _again = simulation.network(SERVER).start().unwrap();
+            simulation.run_for(Duration::from_secs(1));
+            assert!(client.closed().is_empty(), "nobody told it yet");
+            connection.send(b"are you there").unwrap();
+            simulation.run_for(Duration::from_secs(1));
+            assert_eq!(client.closed(), [CloseReason::Reset]);
+        } else {
+            simulation.run_for(Duration::from_secs(28));
+            assert!(client.closed().is_empty());
+            simulation.run_for(Duration::from_secs(2));
+            assert_eq!(client.closed(), [CloseReason::Timeout(Timeout::Idle)]);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_stops_holds_its_peer_up_until_that_gives_up() {
+    let simulation = Simulation::new(6);
+    let (_server, network) = server_and_client(&simulation);
+    let raw = simulation.raw_listen("10.0.0.9:1").unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.9:1");
+    simulation.run_for(Duration::from_secs(1));
+    let peer = raw.accepted().pop().unwrap();
+    peer.stop_reading();
+    let mut sent = 0;
+    while connection.send([0; 10_000]).is_ok() {
+        sent += 1;
+        simulation.run_for(Duration::from_millis(10));
+    }
+    assert_eq!(connection.send([0; 10_000]), Err(SendError::Full));
+    assert!(
+        (100..130).contains(&sent),
+        "1 MiB and the sockets' buffers: {sent}"
+    );
+    peer.read_on();
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(peer.received().len(), sent * 10_002);
+    assert_eq!(client.0.lock().unwrap().writable, 1);
+    peer.stop_reading();
+    while connection.send([0; 10_000]).is_ok() {}
+    simulation.run_for(Duration::from_secs(29));
+    assert!(client.closed().is_empty());
+    simulation.run_for(Duration::from_secs(2));
+    assert_eq!(client.closed(), [CloseReason::Timeout(Timeout::WriteStall)]);
+    peer.read_on();
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(peer.end(), Some(RawEnd::Failed(CloseReason::Reset)));
+}
+
+#[test]
+fn without_descriptors_callers_wait_until_there_is_one() {
+    let simulation = Simulation::new(7);
+    let server = simulation.network(SERVER).descriptors(3).start().unwrap();
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", |_| Some(Echo))
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    let clients: Vec<_> = (0..4).map(|_| Client::default()).collect();
+    let connections: Vec<_> = clients
+        .iter()
+        .map(|client| client.connect(&network, Transport::Tcp, "10.0.0.1:7000"))
+        .collect();
+    for connection in &connections {
+        connection.send(b"hello").unwrap();
+    }
+    let answered = || {
+        clients
+            .iter()
+            .filter(|client| !client.messages().is_empty())
+            .count()
+    };
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(answered(), 2);
+    assert!(server.metrics().accept_failed > 10);
+    simulation.set_descriptors(SERVER, 5);
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(answered(), 4);
+}
+
+#[test]
+fn a_listener_without_descriptors_tries_again_at_its_pace_however_many_call() {
+    let simulation = Simulation::new(13);
+    let server = simulation.network(SERVER).descriptors(1).start().unwrap();
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", |_| Some(Echo))
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    for _ in 0..500 {
+        Client::default().connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    }
+    simulation.run_for(Duration::from_secs(1));
+    let failed = server.metrics().accept_failed;
+    assert!((40..=51).contains(&failed), "{failed}");
+}
+
+#[test]
+fn a_raw_call_that_was_refused_stays_refused() {
+    let simulation = Simulation::new(14);
+    let _host = simulation.network(SERVER).start().unwrap();
+    let raw = simulation.raw_connect(CLIENT, "10.0.0.1:9").unwrap();
+    simulation.run_for(Duration::from_millis(500));
+    assert_eq!(raw.end(), Some(RawEnd::Failed(CloseReason::Refused)));
+    let listener = simulation.raw_listen("10.0.0.1:9").unwrap();
+    simulation.run_for(Duration::from_secs(5));
+    assert!(listener.accepted().is_empty());
+}
+
+#[test]
+fn a_frozen_host_goes_on_where_it_stood() {
+    let simulation = Simulation::new(8);
+    let (_server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    simulation.freeze(SERVER, Duration::from_secs(3));
+    connection.send(b"wait").unwrap();
+    simulation.run_for(Duration::from_millis(2_900));
+    assert!(client.messages().is_empty());
+    simulation.run_for(Duration::from_millis(200));
+    assert_eq!(client.messages(), [b"wait"]);
+}
+
+#[test]
+fn time_never_goes_back_when_a_frozen_host_thaws() {
+    let simulation = Simulation::new(12);
+    let (_server, _network) = server_and_client(&simulation);
+    let raw = simulation.raw_datagrams("10.0.0.9:9").unwrap();
+    raw.send_to("10.0.0.1:7000".parse().unwrap(), b"x");
+    simulation.run_for(Duration::from_millis(500));
+    simulation.freeze(SERVER, Duration::from_secs(500));
+    let mut last = simulation.now();
+    while simulation.step() {
+        assert!(simulation.now() >= last);
+        last = simulation.now();
+        if last > Instant::from_micros(1_000_000_000) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn nothing_goes_on_for_ever_about_a_host_that_crashed() {
+    let simulation = Simulation::new(18);
+    let (_server, network) = server_and_client(&simulation);
+    let listener = simulation.raw_listen("10.0.0.9:1").unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.9:1");
+    simulation.run_for(Duration::from_millis(10));
+    connection.send([0; 50_000]).unwrap();
+    simulation.step();
+    simulation.crash(CLIENT);
+    simulation.run_until_idle();
+    drop(listener);
+}

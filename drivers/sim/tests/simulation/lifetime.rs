@@ -1,0 +1,184 @@
+//! Who outlives whom: listeners, hosts, handlers, and what the application gave them.
+
+use super::*;
+
+/// Uses its connection as it is dropped.
+struct Farewell(Connection);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.0.send(b"farewell");
+        self.0.close();
+    }
+}
+
+impl Handler for Farewell {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}
+
+#[test]
+fn whatever_the_application_gave_may_use_connections_as_it_is_dropped() {
+    let simulation = Arc::new(Simulation::new(15));
+    let (server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let used = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let held = Farewell(used.clone());
+        let listening = server.listen(transport, "10.0.0.1:8000", move |_| {
+            let _ = &held;
+            None::<Echo>
+        });
+        listening.unwrap().close();
+        let held = Farewell(used.clone());
+        let listening = server.listen(transport, "10.0.0.1:8000", move |_| {
+            let _ = &held;
+            None::<Echo>
+        });
+        drop(listening);
+        let held = Farewell(used.clone());
+        simulation.set_descriptors(CLIENT, 0);
+        let refused = network.connect(transport, "10.0.0.1:8000", move |_| {
+            let _ = &held;
+            None::<Echo>
+        });
+        assert!(refused.is_err());
+        simulation.set_descriptors(CLIENT, usize::MAX);
+        simulation.run_for(Duration::from_secs(1));
+        if transport == Transport::Tcp {
+            let of_callback = Arc::clone(&simulation);
+            let crashes = server.listen(transport, "10.0.0.1:9000", move |connection| {
+                let _ = &of_callback;
+                Some(Farewell(connection.clone()))
+            });
+            crashes.unwrap();
+            Client::default().connect(&network, transport, "10.0.0.1:9000");
+        }
+    }
+    simulation.run_for(Duration::from_secs(1));
+    server.stop(Duration::from_secs(1));
+    simulation.run_for(Duration::from_secs(10));
+    assert!(server.is_stopped());
+    assert!(used.is_closed());
+}
+
+#[test]
+fn a_host_that_crashes_inside_a_callback_leaves_nothing_counted() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Arc::new(Simulation::new(16));
+        let server = simulation.network(SERVER).start().unwrap();
+        let of_callback = Arc::downgrade(&simulation);
+        let crashes = move |_: &Connection| {
+            of_callback.upgrade().unwrap().crash(SERVER);
+            None::<Echo>
+        };
+        server.listen(transport, "10.0.0.1:7000", crashes).unwrap();
+        let network = simulation.network(CLIENT).start().unwrap();
+        let connection = network.connect(transport, "10.0.0.1:7000", |_| None::<Echo>);
+        connection.unwrap().send(b"hello").unwrap();
+        simulation.run_for(Duration::from_secs(30));
+        assert!(server.is_stopped());
+        simulation.audit().unwrap();
+    }
+}
+
+#[test]
+fn who_is_let_in_as_the_listener_closes_is_closed_and_counted_once() {
+    for stops in [false, true] {
+        let simulation = Simulation::new(17);
+        let limits = Limits {
+            max_peers: 1,
+            full_policy: cubenet_sim::FullPolicy::EvictSilentFor(Duration::ZERO),
+            ..Limits::default()
+        };
+        let server = simulation.network(SERVER).limits(limits).start().unwrap();
+        let listener = Arc::new(Mutex::new(None::<cubenet_sim::Listener>));
+        let (of_callback, network) = (Arc::clone(&listener), server.clone());
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let accepted = move |connection: &Connection| {
+            connection.send(b"welcome").unwrap();
+            if !first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                match of_callback.lock().unwrap().take() {
+                    Some(listener) if !stops => listener.close(),
+                    _ => network.stop(Duration::from_secs(100)),
+                }
+            }
+            Some(Echo)
+        };
+        let listening = server.listen(Transport::Udp, "10.0.0.1:7000", accepted);
+        *listener.lock().unwrap() = Some(listening.unwrap());
+        for nth in 1..=2 {
+            let raw = simulation
+                .raw_datagrams(([10, 0, 1, nth].into(), 9))
+                .unwrap();
+            raw.send_to("10.0.0.1:7000".parse().unwrap(), b"hello");
+            simulation.run_for(Duration::from_millis(10));
+            assert!(!raw.received().is_empty(), "it was welcomed");
+        }
+        simulation.audit().unwrap();
+        assert_eq!(server.metrics().open, 0);
+        server.stop(Duration::ZERO);
+        assert!(server.is_stopped());
+    }
+}
+
+#[test]
+fn a_simulation_cannot_be_run_from_inside_a_callback() {
+    let simulation = Arc::new(Simulation::new(19));
+    let server = simulation.network(SERVER).start().unwrap();
+    let of_callback = Arc::downgrade(&simulation);
+    let runs = move |_: &Connection| {
+        of_callback.upgrade().unwrap().step();
+        Some(Echo)
+    };
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", runs)
+        .unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    Client::default().connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(server.metrics().panics, 1);
+    simulation.audit().unwrap();
+}
+
+#[test]
+fn stopping_delivers_and_closes_and_frees_the_host() {
+    let simulation = Simulation::new(10);
+    let (server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    connection.send([7; 60_000]).unwrap();
+    simulation.run_for(Duration::from_micros(150));
+    server.stop(Duration::from_secs(5));
+    simulation.run_for(Duration::from_secs(6));
+    assert!(server.is_stopped());
+    assert_eq!(client.closed(), [CloseReason::Peer]);
+    assert!(
+        server
+            .listen(Transport::Tcp, "10.0.0.1:1", |_| Some(Echo))
+            .is_err()
+    );
+    simulation.network(SERVER).start().unwrap();
+}
+
+#[test]
+fn the_core_keeps_little_of_a_connection_and_an_idle_one_holds_nothing() {
+    use cubenet_core::{Growing, Receiver, Sender};
+    let halves = size_of::<Receiver<Growing>>() + size_of::<Sender>();
+    assert!(halves <= 96, "{halves} bytes");
+    let simulation = Simulation::new(20);
+    let (_server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connections: Vec<_> = (0..2_000)
+        .map(|_| client.connect(&network, Transport::Tcp, "10.0.0.1:7000"))
+        .collect();
+    for connection in &connections {
+        connection.send([1; 3_000]).unwrap();
+    }
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(client.messages().len(), 2_000);
+    let census = simulation.census();
+    assert_eq!(census.connections, 4_000);
+    assert_eq!((census.queued_bytes, census.partial_bytes), (0, 0));
+}

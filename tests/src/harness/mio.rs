@@ -1,8 +1,7 @@
 //! The mio driver over loopback, in real time.
 
-use super::{Accept, BlackHole, Connected, LONGEST, connection};
-use cubenet_core::{Limits, Transport};
-use cubenet_mio::{Connection, Network};
+use super::{BlackHole, LONGEST, driver};
+use cubenet_core::Limits;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
@@ -100,59 +99,7 @@ impl super::Harness for Harness {
     }
 }
 
-connection!(Connection);
-
-impl super::Net for Network {
-    fn listen(
-        &self,
-        transport: Transport,
-        address: Option<SocketAddr>,
-        accept: Accept,
-    ) -> Result<Box<dyn super::Listener>, String> {
-        let accepted = move |connection: &Connection| accept(Arc::new(connection.clone()));
-        let address = address.unwrap_or_else(loopback);
-        let listener = Network::listen(self, transport, address, accepted);
-        listener
-            .map(|listener| Box::new(listener) as _)
-            .map_err(|error| error.to_string())
-    }
-
-    fn connect(
-        &self,
-        transport: Transport,
-        address: SocketAddr,
-        connected: Connected,
-    ) -> Result<Arc<dyn super::Connection>, String> {
-        let connected = |outcome: Result<&Connection, cubenet_mio::ConnectError>| {
-            connected(match outcome {
-                Ok(connection) => Ok(Arc::new(connection.clone())),
-                Err(error) => Err(error.reason),
-            })
-        };
-        let connection = Network::connect(self, transport, address, connected);
-        connection
-            .map(|connection| Arc::new(connection) as _)
-            .map_err(|error| error.to_string())
-    }
-
-    fn stop(&self, deadline: Duration) {
-        Network::stop(self, deadline);
-    }
-
-    fn open(&self) -> usize {
-        self.metrics().open as usize
-    }
-}
-
-impl super::Listener for cubenet_mio::Listener {
-    fn local(&self) -> SocketAddr {
-        cubenet_mio::Listener::local(self)
-    }
-
-    fn close(self: Box<Self>) {
-        cubenet_mio::Listener::close(*self);
-    }
-}
+driver!(cubenet_mio, _network, loopback());
 
 /// A socket that never blocks; it reads and writes whenever it is asked something.
 struct RawStream {

@@ -106,60 +106,114 @@ pub trait Connection: Send + Sync {
     fn id(&self) -> ConnectionId;
 }
 
-/// A driver's connections all have the same verbs; this hands them on.
-macro_rules! connection {
-    ($connection:ty) => {
-        impl $crate::harness::Connection for $connection {
+/// The drivers offer the same verbs on types of their own; this hands them on.
+macro_rules! driver {
+    ($driver:ident, $network:ident, $any_address:expr) => {
+        impl $crate::harness::Net for $driver::Network {
+            fn listen(
+                &self,
+                transport: cubenet_core::Transport,
+                address: Option<std::net::SocketAddr>,
+                accept: $crate::harness::Accept,
+            ) -> Result<Box<dyn $crate::harness::Listener>, String> {
+                let $network = self;
+                let address = address.unwrap_or_else(|| $any_address);
+                let accepted =
+                    move |connection: &$driver::Connection| accept(Arc::new(connection.clone()));
+                let listener = $driver::Network::listen(self, transport, address, accepted);
+                listener
+                    .map(|listener| Box::new(listener) as _)
+                    .map_err(|error| error.to_string())
+            }
+
+            fn connect(
+                &self,
+                transport: cubenet_core::Transport,
+                address: std::net::SocketAddr,
+                connected: $crate::harness::Connected,
+            ) -> Result<Arc<dyn $crate::harness::Connection>, String> {
+                let connected = |outcome: Result<&$driver::Connection, $driver::ConnectError>| {
+                    connected(match outcome {
+                        Ok(connection) => Ok(Arc::new(connection.clone())),
+                        Err(error) => Err(error.reason),
+                    })
+                };
+                let connection = $driver::Network::connect(self, transport, address, connected);
+                connection
+                    .map(|connection| Arc::new(connection) as _)
+                    .map_err(|error| error.to_string())
+            }
+
+            fn stop(&self, deadline: std::time::Duration) {
+                $driver::Network::stop(self, deadline);
+            }
+
+            fn open(&self) -> usize {
+                self.metrics().open as usize
+            }
+        }
+
+        impl $crate::harness::Listener for $driver::Listener {
+            fn local(&self) -> std::net::SocketAddr {
+                $driver::Listener::local(self)
+            }
+
+            fn close(self: Box<Self>) {
+                $driver::Listener::close(*self);
+            }
+        }
+
+        impl $crate::harness::Connection for $driver::Connection {
             fn send(&self, message: &[u8]) -> Result<(), cubenet_core::SendError> {
-                <$connection>::send(self, message)
+                $driver::Connection::send(self, message)
             }
 
             fn send_frame(
                 &self,
                 frame: &cubenet_core::Frame,
             ) -> Result<(), cubenet_core::SendError> {
-                <$connection>::send_frame(self, frame)
+                $driver::Connection::send_frame(self, frame)
             }
 
             fn close(&self) {
-                <$connection>::close(self);
+                $driver::Connection::close(self);
             }
 
             fn abort(&self) {
-                <$connection>::abort(self);
+                $driver::Connection::abort(self);
             }
 
             fn is_closed(&self) -> bool {
-                <$connection>::is_closed(self)
+                $driver::Connection::is_closed(self)
             }
 
             fn pause(&self) {
-                <$connection>::pause(self);
+                $driver::Connection::pause(self);
             }
 
             fn resume(&self) {
-                <$connection>::resume(self);
+                $driver::Connection::resume(self);
             }
 
             fn queued(&self) -> usize {
-                <$connection>::queued(self)
+                $driver::Connection::queued(self)
             }
 
             fn peer(&self) -> std::net::SocketAddr {
-                <$connection>::peer(self)
+                $driver::Connection::peer(self)
             }
 
             fn local(&self) -> std::net::SocketAddr {
-                <$connection>::local(self)
+                $driver::Connection::local(self)
             }
 
             fn id(&self) -> cubenet_core::ConnectionId {
-                <$connection>::id(self)
+                $driver::Connection::id(self)
             }
         }
     };
 }
-pub(crate) use connection;
+pub(crate) use driver;
 
 /// A stream of plain bytes.
 pub trait RawStream {

@@ -1,8 +1,8 @@
 //! The simulator: every network on a host of its own, and time that jumps.
 
-use super::{Accept, BlackHole, Connected, LONGEST, connection};
-use cubenet_core::{Limits, Transport};
-use cubenet_sim::{Connection, Network, Simulation};
+use super::{BlackHole, LONGEST, driver};
+use cubenet_core::Limits;
+use cubenet_sim::Simulation;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -95,59 +95,7 @@ impl super::Harness for Harness {
     }
 }
 
-connection!(Connection);
-
-impl super::Net for Network {
-    fn listen(
-        &self,
-        transport: Transport,
-        address: Option<SocketAddr>,
-        accept: Accept,
-    ) -> Result<Box<dyn super::Listener>, String> {
-        let address = address.unwrap_or((self.address(), 0).into());
-        let accepted = move |connection: &Connection| accept(Arc::new(connection.clone()));
-        let listener = Network::listen(self, transport, address, accepted);
-        listener
-            .map(|listener| Box::new(listener) as _)
-            .map_err(|error| error.to_string())
-    }
-
-    fn connect(
-        &self,
-        transport: Transport,
-        address: SocketAddr,
-        connected: Connected,
-    ) -> Result<Arc<dyn super::Connection>, String> {
-        let connected = |outcome: Result<&Connection, cubenet_sim::ConnectError>| {
-            connected(match outcome {
-                Ok(connection) => Ok(Arc::new(connection.clone())),
-                Err(error) => Err(error.reason),
-            })
-        };
-        let connection = Network::connect(self, transport, address, connected);
-        connection
-            .map(|connection| Arc::new(connection) as _)
-            .map_err(|error| error.to_string())
-    }
-
-    fn stop(&self, deadline: Duration) {
-        Network::stop(self, deadline);
-    }
-
-    fn open(&self) -> usize {
-        self.metrics().open
-    }
-}
-
-impl super::Listener for cubenet_sim::Listener {
-    fn local(&self) -> SocketAddr {
-        cubenet_sim::Listener::local(self)
-    }
-
-    fn close(self: Box<Self>) {
-        cubenet_sim::Listener::close(*self);
-    }
-}
+driver!(cubenet_sim, network, (network.address(), 0).into());
 
 struct RawStream {
     stream: cubenet_sim::RawStream,

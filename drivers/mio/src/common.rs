@@ -2,7 +2,7 @@
 
 use crate::metrics::{Metrics, Totals};
 use crate::socket::SocketOptions;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use cubenet_core::{ConnectionId, Instant, Limits};
 
 /// What all threads of a network share.
@@ -72,6 +72,8 @@ impl Common {
 /// A number that nothing in this process has had. Networks share the numbers: a handle of
 /// one may be used in a callback of another, which must not take it for its own.
 pub(crate) fn next_id() -> ConnectionId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    // The standard library's in any case: a static outlives each schedule that is tried, and
+    // the tests that try them run side by side.
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     ConnectionId(NEXT.fetch_add(1, Relaxed))
 }

@@ -92,7 +92,9 @@ impl Scene {
             opened.send(connection.clone()).unwrap();
             Some(Box::new(Recorder(Arc::clone(&of_handler))) as _)
         };
+        // As the acceptor does.
         assert!(common.reserve());
+        handle.load.fetch_add(1, SeqCst);
         let command = Command::Accept(stream, address, Arc::new(accept));
         handle.post(command).unwrap();
         let mut worker = Worker::new(poll, handle);

@@ -41,7 +41,7 @@ impl IntoAddress for &str {
 /// How a network is to be; [`Builder::start`] makes it.
 #[derive(Clone)]
 pub struct Builder {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Weak<Shared>,
     pub(crate) host: HostId,
     pub(crate) limits: Limits,
     pub(crate) backlog: usize,
@@ -91,7 +91,8 @@ impl Builder {
     /// Starts it.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
-        let mut world = self.shared.lock();
+        let shared = self.shared.upgrade().ok_or(Error::Stopped)?;
+        let mut world = shared.lock();
         let in_use = world
             .networks
             .iter()
@@ -117,7 +118,7 @@ impl Builder {
             backlog: self.backlog,
         });
         Ok(Network {
-            shared: Arc::downgrade(&self.shared),
+            shared: self.shared.clone(),
             id,
             address,
         })

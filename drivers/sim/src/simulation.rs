@@ -115,7 +115,7 @@ impl Simulation {
     pub fn network(&self, address: IpAddr) -> NetworkBuilder {
         NetworkBuilder {
             host: self.host(address),
-            shared: Arc::clone(&self.shared),
+            shared: Arc::downgrade(&self.shared),
             limits: Limits::default(),
             backlog: 4_096,
             stream_buffer: 64 * 1024,

@@ -245,3 +245,47 @@ fn nothing_goes_on_for_ever_about_a_host_that_crashed() {
     simulation.run_until_idle();
     drop(listener);
 }
+
+#[test]
+fn datagrams_that_find_no_room_wait_and_who_was_refused_is_told_of_room() {
+    let simulation = Simulation::new(21);
+    let (server, _network) = server_and_client(&simulation);
+    let third: IpAddr = "10.0.0.3".parse().unwrap();
+    let limits = Limits {
+        max_message: 500,
+        max_datagram: 500,
+        max_queued: 2_000,
+        low_watermark: 500,
+        ..Limits::default()
+    };
+    let network = simulation.network(third).limits(limits).start().unwrap();
+    let faults = Faults {
+        full_buffer: 0.9,
+        ..Faults::default()
+    };
+    simulation.set_host_faults(third, faults).unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Udp, "10.0.0.1:7000");
+    let mut sent = 0;
+    while connection.send([sent; 100]) == Ok(()) {
+        sent += 1;
+    }
+    assert_eq!(connection.send([sent; 100]), Err(SendError::Full));
+    assert_eq!(connection.queued(), 2_000);
+    simulation.audit().unwrap();
+    simulation.run_for(Duration::from_secs(5));
+    assert_eq!(client.0.lock().unwrap().writable, 1);
+    assert_eq!(connection.queued(), 0);
+    let expected: Vec<_> = (0..sent).map(|number| vec![number; 100]).collect();
+    assert_eq!(client.messages(), expected, "in order, as they waited");
+    connection.send(b"last").unwrap();
+    connection.close();
+    simulation.run_for(Duration::from_secs(5));
+    assert_eq!(client.closed(), [CloseReason::Local]);
+    assert_eq!(
+        server.metrics().closed(CloseReason::Peer),
+        1,
+        "the goodbye waited its turn"
+    );
+    simulation.audit().unwrap();
+}

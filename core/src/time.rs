@@ -29,7 +29,9 @@ impl Instant {
     /// [`Instant::NEVER`] plus anything is itself.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        // In 64 bits: `as_micros` takes 128, which small processors do not have.
+        let micros = duration.as_secs().saturating_mul(1_000_000);
+        let micros = micros.saturating_add(u64::from(duration.subsec_micros()));
         Instant(self.0.saturating_add(micros))
     }
 

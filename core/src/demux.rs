@@ -53,7 +53,18 @@ pub struct Slot<P> {
     next: u32,
 }
 
-/// Where a [`Demux`] keeps its slots: [`FixedTable`] or [`GrowingTable`].
+impl<P> Slot<P> {
+    /// A slot that is not used.
+    pub const FREE: Slot<P> = Slot {
+        peer: None,
+        heard: Instant::ZERO,
+        older: NIL,
+        newer: NIL,
+        next: NIL,
+    };
+}
+
+/// Where a [`Demux`] keeps its slots: [`FixedTable`], [`SliceTable`] or [`GrowingTable`].
 pub trait Table<P> {
     /// All slots, used and free.
     fn slots(&self) -> &[Slot<P>];
@@ -118,6 +129,64 @@ impl<P, const N: usize, const H: usize> Table<P> for FixedTable<P, N, H> {
 
     fn push(&mut self, slot: Slot<P>) -> bool {
         self.slots.push(slot).is_ok()
+    }
+
+    fn double_heads(&mut self) -> bool {
+        false
+    }
+
+    fn release(&mut self) -> bool {
+        false
+    }
+}
+
+/// A table in memory that somebody else owns, as many slots and heads as it is long.
+#[derive(Debug)]
+pub struct SliceTable<'a, P> {
+    slots: &'a mut [Slot<P>],
+    used: usize,
+    heads: &'a mut [u32],
+}
+
+impl<'a, P> SliceTable<'a, P> {
+    /// An empty table in this memory, whatever it holds; `None` if there is not one head. As
+    /// many heads as slots are right; those beyond a power of two are not used.
+    pub fn new(slots: &'a mut [Slot<P>], heads: &'a mut [u32]) -> Option<Self> {
+        let power_of_two = 1 << heads.len().checked_ilog2()?;
+        let heads = &mut heads[..power_of_two];
+        heads.fill(NIL);
+        Some(SliceTable {
+            slots,
+            used: 0,
+            heads,
+        })
+    }
+}
+
+impl<P> Table<P> for SliceTable<'_, P> {
+    fn slots(&self) -> &[Slot<P>] {
+        &self.slots[..self.used]
+    }
+
+    fn slots_mut(&mut self) -> &mut [Slot<P>] {
+        &mut self.slots[..self.used]
+    }
+
+    fn heads(&self) -> &[u32] {
+        self.heads
+    }
+
+    fn heads_mut(&mut self) -> &mut [u32] {
+        self.heads
+    }
+
+    fn push(&mut self, slot: Slot<P>) -> bool {
+        let Some(free) = self.slots.get_mut(self.used) else {
+            return false;
+        };
+        *free = slot;
+        self.used += 1;
+        true
     }
 
     fn double_heads(&mut self) -> bool {
@@ -497,6 +566,25 @@ mod tests {
             demux.handle_datagram(&2, 1, second(59)),
             Arrival::Deliver(_)
         ));
+    }
+
+    #[test]
+    fn a_table_in_somebody_elses_memory_has_as_much_room_as_that() {
+        let mut slots = [Slot::<u16>::FREE; 3];
+        assert!(SliceTable::new(&mut slots, &mut []).is_none());
+        // Heads that are no power of two, and hold something.
+        let mut heads = [7; 3];
+        let table = SliceTable::new(&mut slots, &mut heads).unwrap();
+        let mut demux = Demux::new(table, (1, 2), &Limits::default());
+        for peer in 1..=3 {
+            assert!(demux.insert(peer, second(1)).is_some());
+        }
+        assert_eq!(demux.insert(4, second(1)), None);
+        let second_slot = demux.insert(2, second(1)).unwrap();
+        demux.remove(second_slot);
+        assert!(demux.insert(4, second(1)).is_some());
+        let found = [1, 2, 3, 4].map(|peer| demux.find(&peer).is_some());
+        assert_eq!(found, [true, false, true, true]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! The demultiplexer does what a plain list of peers would do, with a fixed table and with a
-//! growing one: whoever speaks, opens, closes, falls silent, or finds it full.
+//! The demultiplexer does what a plain list of peers would do, with a fixed table, with one in
+//! somebody else's memory and with a growing one: whoever speaks, opens, closes, falls silent, or finds it full.
 
 use crate::model::demux::Model;
 use crate::read;
 use arbitrary::Arbitrary;
-use cubenet_core::demux::{Arrival, Demux, FixedTable, GrowingTable, Table};
+use cubenet_core::demux::{Arrival, Demux, FixedTable, GrowingTable, SliceTable, Slot, Table};
 use cubenet_core::{FullPolicy, Instant, Limits};
 use std::time::Duration;
 
@@ -57,6 +57,10 @@ pub fn check(data: &[u8]) {
     let fixed = FixedTable::<u16, SLOTS, 8>::new();
     let fixed = Demux::new(fixed, scenario.key, &limits);
     run(fixed, Model::new(&limits, SLOTS), &scenario.steps);
+    let (mut slots, mut heads) = ([Slot::FREE; SLOTS], [0; 8]);
+    let slice = SliceTable::new(&mut slots, &mut heads).expect("there are heads");
+    let slice = Demux::new(slice, scenario.key, &limits);
+    run(slice, Model::new(&limits, SLOTS), &scenario.steps);
 }
 
 fn run<T: Table<u16>>(mut demux: Demux<u16, T>, mut model: Model, steps: &[Step]) {

@@ -19,6 +19,22 @@ pub fn header(len: usize) -> Option<[u8; HEADER_LEN]> {
     u16::try_from(len).ok().map(u16::to_be_bytes)
 }
 
+/// The length that the header at the front of `bytes` declares; `None` if it is not whole.
+/// It may be `limit` at most.
+#[inline]
+pub fn declared(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
+    let [first, second, ..] = *bytes else {
+        return Ok(None);
+    };
+    let declared = u16::from_be_bytes([first, second]);
+    if usize::from(declared) > limit {
+        // What a header declares is above the limit, so the limit is a `u16` too.
+        let limit = limit as u16;
+        return Err(FrameError::TooLong { declared, limit });
+    }
+    Ok(Some(usize::from(declared)))
+}
+
 /// How a peer can break the framing. The connection it happens on is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameError {

@@ -62,7 +62,7 @@ pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 #[cfg(feature = "alloc")]
 pub use queue::SendQueue;
-pub use receive::Receiver;
+pub use receive::{Receiver, RingReceiver};
 pub use send::Sender;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;

@@ -1,22 +1,82 @@
 //! The receiving half of a stream connection: what arrives, and how long it may take.
+//!
+//! [`Receiver`] is for drivers that read into a buffer and go on: it keeps what a partial
+//! frame needs. [`RingReceiver`] is for drivers whose stream already lies in a ring, where a
+//! partial frame can stay until it is whole. Both find the same messages, the same errors and
+//! the same moments.
 
 use crate::decode::Decoder;
-use crate::frame::FrameError;
+use crate::frame::{self, FrameError, HEADER_LEN};
 use crate::lifecycle::{CloseReason, Timeout};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::storage::Storage;
 use crate::time::Instant;
 
+/// When the peer was last heard, and when the frame that is under way began.
+#[derive(Debug)]
+struct Clock {
+    heard: Instant,
+    /// Of no meaning between two frames.
+    frame_began: Instant,
+}
+
+impl Clock {
+    fn new(now: Instant) -> Self {
+        Clock {
+            heard: now,
+            frame_began: Instant::NEVER,
+        }
+    }
+
+    fn pause(&mut self) {
+        *self = Clock::new(Instant::NEVER);
+    }
+
+    fn resume(&mut self, now: Instant) {
+        self.heard = now;
+        self.frame_began = now;
+    }
+
+    fn frame_deadline(&self, in_frame: bool, limits: &Limits) -> Instant {
+        if in_frame {
+            self.frame_began.after(limits.frame_timeout)
+        } else {
+            Instant::NEVER
+        }
+    }
+
+    fn poll_timeout(&self, in_frame: bool, limits: &Limits) -> Instant {
+        let idle = self.heard.after(limits.stream_idle_timeout);
+        idle.min(self.frame_deadline(in_frame, limits))
+    }
+
+    fn handle_timeout(&self, in_frame: bool, now: Instant, limits: &Limits) -> Option<Timeout> {
+        if now >= self.frame_deadline(in_frame, limits) {
+            Some(Timeout::Frame)
+        } else if now >= self.heard.after(limits.stream_idle_timeout) {
+            Some(Timeout::Idle)
+        } else {
+            None
+        }
+    }
+}
+
+/// What the end of the stream means for a connection that was, or was not, inside a frame.
+fn end(in_frame: bool) -> CloseReason {
+    if in_frame {
+        CloseReason::Truncated
+    } else {
+        CloseReason::Peer
+    }
+}
+
 /// Decodes a stream and knows when its peer has been silent, or busy with one frame, too
 /// long. An idle one holds no memory beside itself.
 #[derive(Debug)]
 pub struct Receiver<S> {
     decoder: Decoder<S>,
-    /// When the peer was last heard.
-    heard: Instant,
-    /// When the frame that is under way began; of no meaning between two frames.
-    frame_began: Instant,
+    clock: Clock,
 }
 
 impl<S: Storage> Receiver<S> {
@@ -24,8 +84,7 @@ impl<S: Storage> Receiver<S> {
     pub fn new(storage: S, limits: &Limits, now: Instant) -> Self {
         Receiver {
             decoder: Decoder::new(storage, limits.max_message),
-            heard: now,
-            frame_began: Instant::NEVER,
+            clock: Clock::new(now),
         }
     }
 
@@ -37,65 +96,136 @@ impl<S: Storage> Receiver<S> {
         input: &mut &'i [u8],
         now: Instant,
     ) -> Result<Option<Message<'s>>, FrameError> {
-        self.heard = now;
+        self.clock.heard = now;
         let was_in_frame = self.decoder.in_frame();
         let message = self.decoder.decode(input)?;
         if message.is_none() && !was_in_frame {
-            self.frame_began = now;
+            self.clock.frame_began = now;
         }
         Ok(message)
     }
 
     /// The peer ended its direction. Returns what that means for the connection.
     pub fn handle_end(&self) -> CloseReason {
-        if self.decoder.in_frame() {
-            CloseReason::Truncated
-        } else {
-            CloseReason::Peer
-        }
+        end(self.decoder.in_frame())
     }
 
     /// Stops the clocks: the application does not want to hear, so silence is not the
     /// peer's fault.
     pub fn pause(&mut self) {
-        self.heard = Instant::NEVER;
-        self.frame_began = Instant::NEVER;
+        self.clock.pause();
     }
 
     /// Starts them anew.
     pub fn resume(&mut self, now: Instant) {
-        self.heard = now;
-        self.frame_began = now;
+        self.clock.resume(now);
     }
 
     /// The first moment at which [`Receiver::handle_timeout`] would have something to say.
     pub fn poll_timeout(&self, limits: &Limits) -> Instant {
-        let idle = self.heard.after(limits.stream_idle_timeout);
-        idle.min(self.frame_deadline(limits))
+        self.clock.poll_timeout(self.decoder.in_frame(), limits)
     }
 
     /// What took too long by `now`, if anything did.
     pub fn handle_timeout(&self, now: Instant, limits: &Limits) -> Option<Timeout> {
-        if now >= self.frame_deadline(limits) {
-            Some(Timeout::Frame)
-        } else if now >= self.heard.after(limits.stream_idle_timeout) {
-            Some(Timeout::Idle)
-        } else {
-            None
-        }
-    }
-
-    fn frame_deadline(&self, limits: &Limits) -> Instant {
-        if self.decoder.in_frame() {
-            self.frame_began.after(limits.frame_timeout)
-        } else {
-            Instant::NEVER
-        }
+        self.clock
+            .handle_timeout(self.decoder.in_frame(), now, limits)
     }
 
     /// Bytes of memory held for a partial frame, besides the receiver itself.
     pub fn footprint(&self) -> usize {
         self.decoder.footprint()
+    }
+}
+
+/// The receiving half of a stream that lies in a ring of the driver's. It holds no bytes: a
+/// partial frame stays in the ring, which must have room for the longest frame.
+///
+/// ```
+/// use cubenet_core::{Instant, Limits, RingReceiver};
+/// let limits = Limits { max_message: 8, ..Limits::default() };
+/// let now = Instant::ZERO;
+/// let mut receiver = RingReceiver::new(now);
+/// assert_eq!(receiver.handle_ring(b"\0\x03a", 3, &limits, now), Ok(None));
+/// // The frame is whole: its payload follows the header, and the driver takes both out.
+/// assert_eq!(receiver.handle_ring(b"\0\x03abc\0", 6, &limits, now), Ok(Some(3)));
+/// assert_eq!(receiver.handle_ring(b"\0", 1, &limits, now), Ok(None));
+/// ```
+#[derive(Debug)]
+pub struct RingReceiver {
+    clock: Clock,
+    /// Bytes that lay in the ring after the last look, and belong to a frame that has begun.
+    partial: u32,
+}
+
+impl RingReceiver {
+    /// The receiving half of a connection that opened at `now`.
+    pub fn new(now: Instant) -> Self {
+        RingReceiver {
+            clock: Clock::new(now),
+            partial: 0,
+        }
+    }
+
+    /// Looks at the ring at `now`. `front` is how it begins, two bytes or more if there are
+    /// two; `len` is how many bytes lie in it.
+    ///
+    /// `Some(n)` says that it begins with a whole frame, whose payload is the `n` bytes after
+    /// the header: take all of it out and ask again. `None` says that more must arrive.
+    /// After an error nothing in the ring has a meaning.
+    #[inline]
+    pub fn handle_ring(
+        &mut self,
+        front: &[u8],
+        len: usize,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Option<usize>, FrameError> {
+        let partial = self.partial as usize;
+        if len == partial {
+            return Ok(None);
+        }
+        self.clock.heard = now;
+        if let Some(declared) = frame::declared(front, limits.max_message)?
+            && len >= HEADER_LEN + declared
+        {
+            self.partial = 0;
+            return Ok(Some(declared));
+        }
+        if partial == 0 {
+            self.clock.frame_began = now;
+        }
+        self.partial = len as u32;
+        Ok(None)
+    }
+
+    /// See [`Receiver::handle_end`].
+    pub fn handle_end(&self) -> CloseReason {
+        end(self.in_frame())
+    }
+
+    /// See [`Receiver::pause`].
+    pub fn pause(&mut self) {
+        self.clock.pause();
+    }
+
+    /// See [`Receiver::resume`].
+    pub fn resume(&mut self, now: Instant) {
+        self.clock.resume(now);
+    }
+
+    /// See [`Receiver::poll_timeout`].
+    pub fn poll_timeout(&self, limits: &Limits) -> Instant {
+        self.clock.poll_timeout(self.in_frame(), limits)
+    }
+
+    /// See [`Receiver::handle_timeout`].
+    pub fn handle_timeout(&self, now: Instant, limits: &Limits) -> Option<Timeout> {
+        self.clock.handle_timeout(self.in_frame(), now, limits)
+    }
+
+    fn in_frame(&self) -> bool {
+        self.partial > 0
     }
 }
 
@@ -161,5 +291,54 @@ mod tests {
         assert_eq!(receiver.handle_end(), CloseReason::Truncated);
         feed(&mut receiver, b"\0", second(1));
         assert_eq!(receiver.handle_end(), CloseReason::Peer);
+    }
+
+    /// What a ring that begins with `bytes` is found to begin with.
+    fn look(
+        receiver: &mut RingReceiver,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Option<usize>, FrameError> {
+        receiver.handle_ring(&bytes[..bytes.len().min(2)], bytes.len(), &limits(), now)
+    }
+
+    #[test]
+    fn a_frame_stays_in_its_ring_until_it_is_whole() {
+        let mut receiver = RingReceiver::new(second(0));
+        for partial in [&b""[..], b"\0", b"\0\x02", b"\0\x02a"] {
+            assert_eq!(look(&mut receiver, partial, second(1)), Ok(None));
+        }
+        assert_eq!(look(&mut receiver, b"\0\x02ab\0\0", second(2)), Ok(Some(2)));
+        assert_eq!(look(&mut receiver, b"\0\0", second(2)), Ok(Some(0)));
+        assert_eq!(receiver.handle_end(), CloseReason::Peer);
+        assert_eq!(look(&mut receiver, b"\0", second(2)), Ok(None));
+        assert_eq!(receiver.handle_end(), CloseReason::Truncated);
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_by_its_header() {
+        let limits = Limits {
+            max_message: 100,
+            ..Limits::default()
+        };
+        let mut receiver = RingReceiver::new(second(0));
+        let look = receiver.handle_ring(b"\0\x65", 2, &limits, second(1));
+        let too_long = FrameError::TooLong {
+            declared: 101,
+            limit: 100,
+        };
+        assert_eq!(look, Err(too_long));
+    }
+
+    #[test]
+    fn a_ring_in_which_nothing_new_lies_is_silence() {
+        let mut receiver = RingReceiver::new(second(0));
+        assert_eq!(look(&mut receiver, b"\0\x02a", second(1)), Ok(None));
+        assert_eq!(look(&mut receiver, b"\0\x02a", second(9)), Ok(None));
+        assert_eq!(receiver.poll_timeout(&limits()), second(11));
+        assert_eq!(
+            receiver.handle_timeout(second(11), &limits()),
+            Some(Timeout::Frame)
+        );
     }
 }

@@ -4,7 +4,10 @@
 use crate::{pieces, read};
 use arbitrary::Arbitrary;
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::{Decoder, Fixed, FrameError, Growing, Storage};
+use cubenet_core::{
+    CloseReason, Decoder, Fixed, FrameError, Growing, Instant, Limits, Receiver, RingReceiver,
+    Storage,
+};
 
 /// How the input of this check is read: ten bytes, then the stream.
 #[derive(Arbitrary, Debug)]
@@ -42,6 +45,55 @@ pub fn check(data: &[u8]) {
     let into_fixed = decode(&mut fixed, pieces(input.stream, &input.cuts), |_, _| ());
     let limit = input.limit.min(FIXED as u16);
     assert_eq!(into_fixed, plain(input.stream, limit));
+    let in_a_ring = ring(pieces(input.stream, &input.cuts), input.limit);
+    assert_eq!(in_a_ring, expected);
+}
+
+/// The pieces, one a second, into a ring and into a receiver beside it.
+fn ring<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u16) -> Outcome {
+    let limits = Limits {
+        max_message: usize::from(limit),
+        ..Limits::default()
+    };
+    let mut now = Instant::ZERO;
+    let mut receiver = RingReceiver::new(now);
+    let mut beside = Receiver::new(Growing::new(), &limits, now);
+    let mut messages = Vec::new();
+    let mut ring = Vec::new();
+    for mut piece in pieces {
+        now = now.after(std::time::Duration::from_secs(1));
+        ring.extend_from_slice(piece);
+        loop {
+            let front = &ring[..ring.len().min(HEADER_LEN)];
+            match receiver.handle_ring(front, ring.len(), &limits, now) {
+                Ok(Some(len)) => {
+                    let frame = ring.drain(..HEADER_LEN + len);
+                    messages.push(frame.skip(HEADER_LEN).collect());
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    return Outcome {
+                        messages,
+                        error: Some(error),
+                        in_frame: false,
+                    };
+                }
+            }
+        }
+        // An empty piece is none: a ring in which nothing new lies has heard nothing.
+        while !piece.is_empty()
+            && beside
+                .handle_input(&mut piece, now)
+                .is_ok_and(|m| m.is_some())
+        {}
+        assert_eq!(receiver.poll_timeout(&limits), beside.poll_timeout(&limits));
+        assert_eq!(receiver.handle_end(), beside.handle_end());
+    }
+    Outcome {
+        messages,
+        error: None,
+        in_frame: receiver.handle_end() == CloseReason::Truncated,
+    }
 }
 
 /// Invariant 3: memory for a partial frame is at most twice what arrived of it and a

@@ -1,0 +1,88 @@
+//! What all connections of a network share.
+
+use crate::early::Early;
+use crate::error::ConnectError;
+use crate::id::{Place, Serial, Serials};
+use cubenet_core::{Instant, Limits, Link};
+
+/// Decides about a new connection: its handler, or `None` to turn it away. It may be called
+/// again and again, and shared by listeners. What [`Network::listen`](crate::Network::listen)
+/// of the server's driver takes fits here.
+pub type Accepted<'a, H> = &'a (dyn Fn(&mut dyn Link) -> Option<H> + Send + Sync + 'a);
+
+/// Is told how a call went, and returns the handler of a connection that opened, or `None` to
+/// close it.
+pub type Connected<'a, H> =
+    &'a (dyn Fn(Result<&mut dyn Link, ConnectError>) -> Option<H> + Send + Sync + 'a);
+
+/// What a network has done so far. Each number counts up and wraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that a listener admitted.
+    pub accepted: u32,
+    /// Calls that were answered.
+    pub connected: u32,
+    /// Connections that ended, and calls that failed.
+    pub closed: u32,
+    /// Callers that were turned away: by the application, or for want of room.
+    pub refused: u32,
+    /// Messages and datagrams delivered.
+    pub received: u32,
+    /// Datagrams that arrived and were dropped: of nobody who was admitted, over the limit,
+    /// or during a pause.
+    pub dropped: u32,
+    /// Times a port's datagrams were given up, since none of them left for the write stall
+    /// time.
+    pub stalled: u32,
+}
+
+/// What all connections of a network share.
+pub(crate) struct Common<'a> {
+    pub(crate) limits: Limits,
+    /// The time of this poll, or of this call from outside.
+    pub(crate) now: Instant,
+    /// Connections there are, calls included.
+    pub(crate) open: usize,
+    pub(crate) serials: Serials,
+    pub(crate) counts: Counts,
+    /// Holds what a callback is lent, or what it sends meanwhile.
+    pub(crate) scratch: &'a mut [u8],
+    pub(crate) early: Early<'a>,
+    /// Rounds of sending so far.
+    pub(crate) egresses: u32,
+    /// There is something to do that no frame and no timer announces.
+    pub(crate) to_do: bool,
+}
+
+impl Common<'_> {
+    /// Takes room for one connection more, if there is any.
+    pub(crate) fn reserve(&mut self) -> Option<Serial> {
+        if self.open >= self.limits.max_connections {
+            return None;
+        }
+        self.open += 1;
+        Some(self.serials.next())
+    }
+
+    /// Gives it back.
+    pub(crate) fn release(&mut self) {
+        self.open -= 1;
+    }
+
+    /// The part of the network that a link needs.
+    pub(crate) fn context(&self, place: Place) -> Context<'_> {
+        Context {
+            limits: &self.limits,
+            now: self.now,
+            place,
+        }
+    }
+}
+
+/// What a link knows beside its connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'l> {
+    pub(crate) limits: &'l Limits,
+    pub(crate) now: Instant,
+    pub(crate) place: Place,
+}

@@ -1,0 +1,119 @@
+//! What is sent on a stream before its call is answered.
+//!
+//! smoltcp takes nothing for a socket that is not connected. So the frames of all calls that
+//! are under way wait here, one after the other in the order they were sent, each behind the
+//! slot of its stream, until they are moved into the ring or forgotten.
+
+use cubenet_core::frame::{self, HEADER_LEN};
+
+/// Bytes before a frame: its stream's slot.
+const SLOT_LEN: usize = 2;
+
+/// Frames that wait for their calls to be answered.
+pub(crate) struct Early<'a> {
+    memory: &'a mut [u8],
+    used: usize,
+}
+
+impl<'a> Early<'a> {
+    pub(crate) fn new(memory: &'a mut [u8]) -> Self {
+        Early { memory, used: 0 }
+    }
+
+    /// Whether a message of `len` bytes fits.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.memory.len() - self.used >= SLOT_LEN + HEADER_LEN + len
+    }
+
+    /// Adds a message; `false`, and nothing is added, if it does not fit.
+    pub(crate) fn push(&mut self, slot: usize, message: &[u8]) -> bool {
+        let Some(header) = frame::header(message.len()) else {
+            return false;
+        };
+        if !self.has_room(message.len()) {
+            return false;
+        }
+        for part in [&(slot as u16).to_be_bytes()[..], &header, message] {
+            self.memory[self.used..][..part.len()].copy_from_slice(part);
+            self.used += part.len();
+        }
+        true
+    }
+
+    /// Bytes that wait for the stream in `slot`, headers included.
+    pub(crate) fn queued(&self, slot: usize) -> usize {
+        let mut queued = 0;
+        let mut at = 0;
+        while let Some((owner, end)) = self.entry(at) {
+            if owner == slot {
+                queued += end - at - SLOT_LEN;
+            }
+            at = end;
+        }
+        queued
+    }
+
+    /// Takes out what waits for the stream in `slot`, frame by frame, in order.
+    pub(crate) fn take(&mut self, slot: usize, mut frame: impl FnMut(&[u8])) {
+        let mut at = 0;
+        while let Some((owner, end)) = self.entry(at) {
+            if owner == slot {
+                frame(&self.memory[at + SLOT_LEN..end]);
+                self.memory.copy_within(end..self.used, at);
+                self.used -= end - at;
+            } else {
+                at = end;
+            }
+        }
+    }
+
+    /// The owner of the entry at `at`, and where it ends.
+    fn entry(&self, at: usize) -> Option<(usize, usize)> {
+        let entry = &self.memory[at..self.used];
+        let (slot, rest) = entry.split_first_chunk::<SLOT_LEN>()?;
+        let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
+        let len = usize::from(u16::from_be_bytes(*header));
+        let slot = usize::from(u16::from_be_bytes(*slot));
+        Some((slot, at + SLOT_LEN + HEADER_LEN + len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn taken(early: &mut Early<'_>, slot: usize) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        early.take(slot, |frame| frames.push(frame.to_vec()));
+        frames
+    }
+
+    #[test]
+    fn every_stream_gets_its_own_frames_in_order() {
+        let mut memory = [0; 40];
+        let mut early = Early::new(&mut memory);
+        assert!(early.push(1, b"one"));
+        assert!(early.push(300, b""));
+        assert!(early.push(1, b"two"));
+        assert_eq!(
+            [early.queued(1), early.queued(300), early.queued(2)],
+            [10, 2, 0]
+        );
+        assert_eq!(taken(&mut early, 1), [b"\0\x03one", b"\0\x03two"]);
+        assert_eq!(early.queued(1), 0);
+        assert_eq!(taken(&mut early, 300), [b"\0\0"]);
+        assert_eq!(early.used, 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_whole() {
+        let mut memory = [0; 10];
+        let mut early = Early::new(&mut memory);
+        assert!(!early.push(0, &[7; 7]));
+        assert!(early.push(0, &[7; 6]));
+        assert!(!early.push(0, b""));
+        assert_eq!(early.queued(0), 8);
+        assert!(!Early::new(&mut []).push(0, b""));
+    }
+}

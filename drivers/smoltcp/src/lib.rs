@@ -1,0 +1,100 @@
+//! cubenet for embedded devices: handlers of [`cubenet_core`] over [smoltcp](smoltcp), without
+//! an allocator and in memory that the caller gives.
+//!
+//! A [`Network`] owns a smoltcp interface, its device and its sockets. It does nothing by
+//! itself: call [`Network::poll`] when a frame has arrived or the moment has come that
+//! [`Network::poll_at`] names, and sleep otherwise. All callbacks come from inside `poll`.
+//!
+//! ```
+//! use smoltcp::iface::{Config, Interface, SocketStorage};
+//! use smoltcp::phy::{Loopback, Medium};
+//! use smoltcp::wire::{HardwareAddress, IpCidr};
+//! use cubenet_smoltcp::{
+//!     Handler, Instant, Limits, Link, Memory, Message, Network, PortMemory, StreamMemory, Transport,
+//! };
+//!
+//! struct Echo;
+//! impl Handler for Echo {
+//!     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+//!         let _ = link.send(&message);
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), cubenet_smoltcp::Error> {
+//! let mut device = Loopback::new(Medium::Ip);
+//! let config = Config::new(HardwareAddress::Ip);
+//! let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::ZERO);
+//! interface.update_ip_addrs(|addresses| {
+//!     let _ = addresses.push("127.0.0.1/8".parse::<IpCidr>().unwrap());
+//! });
+//!
+//! // Four streams with rings of 2 KiB; one port with up to 8 peers, 4 datagrams, 2 KiB.
+//! let mut streams = StreamMemory::<Echo, 4, 2048, 2048>::new();
+//! let mut datagrams = PortMemory::<Echo, 8, 4, 2048>::new();
+//! let memory = Memory {
+//!     sockets: &mut [SocketStorage::EMPTY; 5],
+//!     streams: streams.lend(),
+//!     ports: &mut [const { None }; 1],
+//!     scratch: &mut [0; 2048],
+//!     early: &mut [],
+//! };
+//! let limits = Limits { max_message: 2046, max_datagram: 1472, ..Limits::default() };
+//! let key = (0x1234, 0x5678); // From a source of randomness.
+//! let mut network = Network::new(interface, device, memory, limits, key)?;
+//! network.add_port(datagrams.lend())?;
+//! network.listen(Transport::Tcp, ([0, 0, 0, 0], 7).into(), &|_link| Some(Echo))?;
+//! network.listen(Transport::Udp, ([0, 0, 0, 0], 7).into(), &|_link| Some(Echo))?;
+//! let now = Instant::from_micros(1_000);
+//! network.poll(now);
+//! assert_eq!(network.poll_at(now), Instant::NEVER, "nothing to do until a frame arrives");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The way of a message
+//!
+//! smoltcp keeps a stream in two rings. A message that lies whole and unbroken in the receive
+//! ring is lent to [`Handler::received`] where it is; one that goes over the ring's end is
+//! first copied to the `scratch` of [`Memory`]. What a handler sends goes straight into the
+//! transmit ring, header and payload, all of it or nothing; only inside `received` it waits
+//! in the `scratch` until the message has been given back, since smoltcp lends a socket's one
+//! ring only together with the other. A received datagram is copied to the `scratch`, and a
+//! sent one goes straight into its ring.
+//!
+//! | to learn about | read |
+//! | --- | --- |
+//! | what is given to a network | [`Memory`], [`StreamMemory`], [`PortMemory`] |
+//! | what an application implements and is handed | [`cubenet_core::handler`] |
+//! | the bounds | [`Limits`] and [`Network::new`] |
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod common;
+mod early;
+mod error;
+mod id;
+mod link;
+mod memory;
+mod network;
+mod pool;
+mod port;
+mod stack;
+mod stream;
+
+pub use common::{Accepted, Connected, Counts};
+pub use cubenet_core::{
+    CloseReason, ConnectionId, Exception, FullPolicy, Handler, Instant, Limits, Link, Message,
+    SendError, Timeout, Transport,
+};
+pub use error::{ConnectError, Error};
+pub use memory::{DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};
+pub use network::{Listener, Network};
+pub use pool::Listening;
+pub use port::{Peer, Port, Remote};
+pub use smoltcp;
+pub use stack::Stack;
+pub use stream::Stream;

@@ -1,0 +1,190 @@
+//! The memory of a network, which the caller gives.
+
+use crate::pool::Listening;
+use crate::port::{Peer, Port, Remote};
+use crate::stream::Stream;
+use cubenet_core::demux::Slot;
+use smoltcp::iface::SocketStorage;
+use smoltcp::socket::udp::PacketMetadata;
+
+/// Everything that a [`Network`](crate::Network) keeps outside of itself.
+pub struct Memory<'a, H> {
+    /// One for each stream and each port, and one for each socket that the application adds
+    /// to the [`Stack`](crate::Stack) for itself.
+    pub sockets: &'a mut [SocketStorage<'a>],
+    /// See [`StreamMemory::lend`].
+    pub streams: StreamParts<'a, H>,
+    /// A place for each port that will be added with
+    /// [`Network::add_port`](crate::Network::add_port).
+    pub ports: &'a mut [Option<Port<'a, H>>],
+    /// Holds one message while a callback has it, or what it sends meanwhile. At least as
+    /// long as a transmit ring, as the longest message and its header, and as the longest
+    /// datagram.
+    pub scratch: &'a mut [u8],
+    /// Holds what is sent on calls that are not answered yet, of all such calls together:
+    /// each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
+    /// `writable` is called once the call is answered.
+    pub early: &'a mut [u8],
+}
+
+/// Memory for `N` streams, each with a ring of `RECEIVE` and one of `TRANSMIT` bytes, and
+/// `LISTENERS` addresses to listen on.
+///
+/// The receive ring holds a message until it is whole: it must be two bytes longer than the
+/// longest message that is to be received. The transmit ring holds what the peer has not
+/// confirmed: no message can be sent that is longer than it less two bytes.
+pub struct StreamMemory<
+    'a,
+    H,
+    const N: usize,
+    const RECEIVE: usize,
+    const TRANSMIT: usize,
+    const LISTENERS: usize = 1,
+> {
+    slots: [Stream<'a, H>; N],
+    receive: [[u8; RECEIVE]; N],
+    transmit: [[u8; TRANSMIT]; N],
+    listeners: [Option<Listening<'a, H>>; LISTENERS],
+}
+
+impl<'a, H, const N: usize, const RECEIVE: usize, const TRANSMIT: usize, const LISTENERS: usize>
+    StreamMemory<'a, H, N, RECEIVE, TRANSMIT, LISTENERS>
+{
+    /// Memory that nobody uses yet.
+    pub const fn new() -> Self {
+        StreamMemory {
+            slots: [const { Stream::new() }; N],
+            receive: [[0; RECEIVE]; N],
+            transmit: [[0; TRANSMIT]; N],
+            listeners: [const { None }; LISTENERS],
+        }
+    }
+
+    /// Lends it to a network.
+    pub fn lend(&'a mut self) -> StreamParts<'a, H> {
+        StreamParts {
+            slots: &mut self.slots,
+            receive: self.receive.as_flattened_mut(),
+            transmit: self.transmit.as_flattened_mut(),
+            listeners: &mut self.listeners,
+        }
+    }
+}
+
+impl<H, const N: usize, const RECEIVE: usize, const TRANSMIT: usize, const LISTENERS: usize> Default
+    for StreamMemory<'_, H, N, RECEIVE, TRANSMIT, LISTENERS>
+{
+    fn default() -> Self {
+        StreamMemory::new()
+    }
+}
+
+/// Memory for streams, from [`StreamMemory`] or elsewhere.
+pub struct StreamParts<'a, H> {
+    pub(crate) slots: &'a mut [Stream<'a, H>],
+    pub(crate) receive: &'a mut [u8],
+    pub(crate) transmit: &'a mut [u8],
+    pub(crate) listeners: &'a mut [Option<Listening<'a, H>>],
+}
+
+impl<'a, H> StreamParts<'a, H> {
+    /// As many streams as there are slots. The rings are cut out of `receive` and `transmit`,
+    /// all of one length. As many addresses can be listened on as `listeners` is long.
+    pub const fn new(
+        slots: &'a mut [Stream<'a, H>],
+        receive: &'a mut [u8],
+        transmit: &'a mut [u8],
+        listeners: &'a mut [Option<Listening<'a, H>>],
+    ) -> Self {
+        StreamParts {
+            slots,
+            receive,
+            transmit,
+            listeners,
+        }
+    }
+
+    /// A network without streams.
+    pub const fn none() -> Self {
+        StreamParts::new(&mut [], &mut [], &mut [], &mut [])
+    }
+}
+
+/// Memory for one port: a datagram socket with up to `PEERS` peers, and room for `DATAGRAMS`
+/// datagrams and `BYTES` bytes each way.
+///
+/// A datagram that finds no room on arrival is lost, like any datagram on its way.
+pub struct PortMemory<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize> {
+    peers: [Peer<H>; PEERS],
+    slots: [Slot<Remote>; PEERS],
+    heads: [u32; PEERS],
+    metadata: [[PacketMetadata; DATAGRAMS]; 2],
+    bytes: [[u8; BYTES]; 2],
+}
+
+impl<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize>
+    PortMemory<H, PEERS, DATAGRAMS, BYTES>
+{
+    /// Memory that nobody uses yet.
+    pub const fn new() -> Self {
+        PortMemory {
+            peers: [const { Peer::NOBODY }; PEERS],
+            slots: [Slot::FREE; PEERS],
+            heads: [0; PEERS],
+            metadata: [[PacketMetadata::EMPTY; DATAGRAMS]; 2],
+            bytes: [[0; BYTES]; 2],
+        }
+    }
+
+    /// Lends it to a network.
+    pub fn lend(&mut self) -> PortParts<'_, H> {
+        let [metadata_in, metadata_out] = &mut self.metadata;
+        let [bytes_in, bytes_out] = &mut self.bytes;
+        PortParts {
+            peers: &mut self.peers,
+            slots: &mut self.slots,
+            heads: &mut self.heads,
+            incoming: (metadata_in, bytes_in),
+            outgoing: (metadata_out, bytes_out),
+        }
+    }
+}
+
+impl<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize> Default
+    for PortMemory<H, PEERS, DATAGRAMS, BYTES>
+{
+    fn default() -> Self {
+        PortMemory::new()
+    }
+}
+
+/// Memory for one port, from [`PortMemory`] or elsewhere.
+pub struct PortParts<'a, H> {
+    pub(crate) peers: &'a mut [Peer<H>],
+    pub(crate) slots: &'a mut [Slot<Remote>],
+    pub(crate) heads: &'a mut [u32],
+    pub(crate) incoming: DatagramRing<'a>,
+    pub(crate) outgoing: DatagramRing<'a>,
+}
+
+/// Room for datagrams: one entry for each, and bytes for all together.
+pub type DatagramRing<'a> = (&'a mut [PacketMetadata], &'a mut [u8]);
+
+impl<'a, H> PortParts<'a, H> {
+    /// As many peers as `peers` and `slots` are long; as many `heads` as peers are right.
+    pub const fn new(
+        peers: &'a mut [Peer<H>],
+        slots: &'a mut [Slot<Remote>],
+        heads: &'a mut [u32],
+        incoming: DatagramRing<'a>,
+        outgoing: DatagramRing<'a>,
+    ) -> Self {
+        PortParts {
+            peers,
+            slots,
+            heads,
+            incoming,
+            outgoing,
+        }
+    }
+}

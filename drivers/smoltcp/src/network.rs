@@ -1,0 +1,538 @@
+//! The network: its streams, its ports, and the turn of everything in a poll.
+
+use crate::common::{Accepted, Common, Connected, Counts};
+use crate::early::Early;
+use crate::error::Error;
+use crate::id::{MAX_PEERS, MAX_PORTS, MAX_STREAMS, Place, Serials};
+use crate::link::{Output, StreamLink};
+use crate::memory::{Memory, PortParts};
+use crate::pool::{self, Listeners, Listening};
+use crate::port::{Port, Remote};
+use crate::stack::{Stack, endpoint, listen_endpoint};
+use crate::stream::{Stage, Stream};
+use core::net::SocketAddr;
+use core::time::Duration;
+use cubenet_core::frame::HEADER_LEN;
+use cubenet_core::{ConnectionId, Handler, Instant, LimitError, Limits, Link, Transport};
+use smoltcp::iface::{Interface, SocketSet};
+use smoltcp::phy::Device;
+use smoltcp::socket::tcp;
+
+/// Places for stream listeners that can be told apart.
+const MAX_LISTENERS: usize = 32;
+
+/// Frames that a poll takes from its device, or sends of each socket, at most.
+const FRAMES_PER_POLL: usize = 32;
+
+/// Listeners, calls and connections over one smoltcp interface.
+///
+/// It does nothing by itself. Call [`Network::poll`] when the device has a frame, and when
+/// the moment has come that [`Network::poll_at`] names.
+pub struct Network<'a, D, H> {
+    stack: Stack<'a, D>,
+    streams: &'a mut [Stream<'a, H>],
+    listeners: Listeners<'a, H>,
+    ports: &'a mut [Option<Port<'a, H>>],
+    common: Common<'a>,
+    key: (u64, u64),
+    generation: u32,
+    /// When it is to have stopped; `None` while it runs.
+    stops_at: Option<Instant>,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    local: SocketAddr,
+    transport: Transport,
+    generation: u32,
+}
+
+impl Listener {
+    /// The address.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// On which transport.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+}
+
+impl<'a, D: Device, H: Handler> Network<'a, D, H> {
+    /// A network over `interface`, which has its addresses and routes, and `device`.
+    ///
+    /// `key` is what peers must not know: draw it at random, anew each time. Of `limits`,
+    /// `max_message` must be at least two bytes shorter than a receive ring and
+    /// `max_datagram` no longer than the scratch or what the device can carry in one frame;
+    /// `max_queued` is the length of a transmit ring if that is less, and `low_watermark` a
+    /// quarter of it. `max_peers` holds for each port, if it has memory for so many. What the
+    /// peer has not confirmed counts as queued. `accepts_per_turn`, `datagram_budget` and
+    /// `max_queued_total` bound nothing that the memory does not.
+    pub fn new(
+        interface: Interface,
+        device: D,
+        memory: Memory<'a, H>,
+        mut limits: Limits,
+        key: (u64, u64),
+    ) -> Result<Self, Error> {
+        limits.validate()?;
+        let streams = memory.streams;
+        let count = streams.slots.len();
+        if count > MAX_STREAMS || memory.ports.len() > MAX_PORTS {
+            return Err(Error::Memory(
+                "there are 32,768 streams and 16 ports at most",
+            ));
+        }
+        if streams.listeners.len() > MAX_LISTENERS {
+            return Err(Error::Memory("there are 32 places for listeners at most"));
+        }
+        if memory.sockets.len() < count + memory.ports.len() {
+            return Err(Error::Memory(
+                "`sockets` needs one for each stream and each port",
+            ));
+        }
+        let mut sockets = SocketSet::new(memory.sockets);
+        if let (Some(receive), Some(transmit)) = (
+            streams.receive.len().checked_div(count),
+            streams.transmit.len().checked_div(count),
+        ) {
+            if receive < HEADER_LEN + limits.max_message {
+                return Err(too_small(
+                    "max_message",
+                    "it and 2 bytes must fit into a receive ring",
+                ));
+            }
+            if transmit <= HEADER_LEN {
+                return Err(Error::Memory("a transmit ring must be longer than 2 bytes"));
+            }
+            if memory.scratch.len() < transmit.max(HEADER_LEN + limits.max_message) {
+                return Err(Error::Memory(
+                    "`scratch` must be as long as a transmit ring, and as `max_message` and 2 bytes",
+                ));
+            }
+            limits.max_queued = limits.max_queued.min(transmit);
+            limits.low_watermark = limits.low_watermark.min(limits.max_queued / 4);
+            let rings = streams
+                .receive
+                .chunks_exact_mut(receive)
+                .zip(streams.transmit.chunks_exact_mut(transmit));
+            for (stream, (receive, transmit)) in streams.slots.iter_mut().zip(rings) {
+                let mut socket = tcp::Socket::new(
+                    tcp::SocketBuffer::new(receive),
+                    tcp::SocketBuffer::new(transmit),
+                );
+                // A message is not to wait for the confirmation of the one before.
+                socket.set_nagle_enabled(false);
+                stream.handle = Some(sockets.add(socket));
+            }
+        }
+        let stack = Stack::new(interface, device, sockets, key.1);
+        if !memory.ports.is_empty() {
+            if limits.max_datagram > stack.max_datagram() {
+                return Err(too_small(
+                    "max_datagram",
+                    "the device cannot carry it in one frame",
+                ));
+            }
+            if limits.max_datagram > memory.scratch.len() {
+                return Err(too_small("max_datagram", "it must fit into `scratch`"));
+            }
+        }
+        Ok(Network {
+            stack,
+            streams: streams.slots,
+            listeners: Listeners {
+                places: streams.listeners,
+            },
+            ports: memory.ports,
+            common: Common {
+                limits,
+                now: Instant::ZERO,
+                open: 0,
+                serials: Serials::new(),
+                counts: Counts::default(),
+                scratch: memory.scratch,
+                early: Early::new(memory.early),
+                egresses: 0,
+                to_do: false,
+            },
+            key,
+            generation: 0,
+            stops_at: None,
+        })
+    }
+
+    /// Gives the network memory for one port more: each datagram listener, and each datagram
+    /// call, needs one.
+    pub fn add_port(&mut self, parts: PortParts<'a, H>) -> Result<(), Error> {
+        let place = self.ports.iter().position(Option::is_none);
+        let place = place.ok_or(Error::Memory("`ports` has no place left"))?;
+        if parts.peers.len() > MAX_PEERS {
+            return Err(Error::Memory("a port has 2,048 peers at most"));
+        }
+        let sockets = &mut self.stack.sockets;
+        let port = Port::new(parts, place, sockets, &self.common.limits, self.key);
+        let port = port.ok_or(Error::Memory("a port needs room for one peer"))?;
+        self.ports[place] = Some(port);
+        Ok(())
+    }
+
+    /// Listens at `address`; all zeros is every address of the interface, and port 0 one that
+    /// is free. `accepted` is asked about every new connection.
+    ///
+    /// A datagram listener takes the free port with room for the most peers.
+    pub fn listen(
+        &mut self,
+        transport: Transport,
+        address: SocketAddr,
+        accepted: Accepted<'a, H>,
+    ) -> Result<Listener, Error> {
+        self.running()?;
+        let failed = |problem| Error::Address {
+            transport,
+            address,
+            problem,
+        };
+        let mut endpoint = listen_endpoint(address).map_err(failed)?;
+        if endpoint.port == 0 {
+            endpoint.port = self.stack.free_port(transport).map_err(failed)?;
+        }
+        let own = transport == Transport::Tcp && self.listeners.has(endpoint);
+        if own || self.stack.is_taken(transport, endpoint) {
+            return Err(failed("the address is in use"));
+        }
+        let generation = self.generation;
+        match transport {
+            Transport::Tcp => {
+                let mut places = self.listeners.places.iter_mut();
+                let place = places.find(|place| place.is_none());
+                *place.ok_or(Error::Memory(
+                    "`StreamMemory` has no place for another listener",
+                ))? = Some(Listening {
+                    endpoint,
+                    accepted,
+                    generation,
+                });
+                // To be shared out anew.
+                pool::disarm(self.streams, &mut self.stack.sockets, None);
+                pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
+            }
+            Transport::Udp => {
+                let ports = self.ports.iter_mut().flatten();
+                let free = ports.filter_map(|port| Some((port.free_room()?, port)));
+                let (_, port) = free
+                    .max_by_key(|(room, _)| *room)
+                    .ok_or(Error::NoRoom { transport })?;
+                port.listen(endpoint, accepted, generation, &mut self.stack.sockets)
+                    .map_err(|_| failed("the socket cannot be bound"))?;
+            }
+        }
+        self.generation = generation.wrapping_add(1);
+        Ok(Listener {
+            local: SocketAddr::new(address.ip(), endpoint.port),
+            transport,
+            generation,
+        })
+    }
+
+    /// Admits nobody any more. The connections that are there stay.
+    pub fn close_listener(&mut self, listener: Listener) {
+        let generation = listener.generation;
+        for port in self.ports.iter_mut().flatten() {
+            port.close_listener(generation);
+        }
+        let place = self.listeners.places.iter().position(|place| {
+            let of_this = place.as_ref().map(|listening| listening.generation);
+            of_this == Some(generation)
+        });
+        if let Some(place) = place {
+            self.listeners.places[place] = None;
+            pool::disarm(self.streams, &mut self.stack.sockets, Some(place));
+            pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
+        }
+        self.common.to_do = true;
+    }
+
+    /// Calls `address` at `now`; `connected` is told how it went. Messages can be sent at
+    /// once, with [`Network::with`].
+    ///
+    /// A datagram call takes the free port with room for the fewest peers. A stream that is
+    /// called from is missing in the pools of the listeners.
+    pub fn connect(
+        &mut self,
+        transport: Transport,
+        address: SocketAddr,
+        connected: Connected<'a, H>,
+        now: Instant,
+    ) -> Result<ConnectionId, Error> {
+        self.running()?;
+        let failed = |problem| Error::Address {
+            transport,
+            address,
+            problem,
+        };
+        let peer = endpoint(address).map_err(failed)?;
+        self.common.now = now;
+        let limit = self.common.limits.max_connections;
+        let serial = self.common.reserve();
+        let serial = serial.ok_or(Error::TooManyConnections { limit })?;
+        let place = match transport {
+            Transport::Tcp => self.call(peer, connected, serial, now),
+            Transport::Udp => self.call_datagrams(peer, connected, serial, now),
+        };
+        self.common.to_do = true;
+        match place {
+            Ok(place) => Ok(serial.id(place)),
+            Err(problem) => {
+                self.common.release();
+                Err(problem.map_or(Error::NoRoom { transport }, failed))
+            }
+        }
+    }
+
+    /// Begins a stream call. `None` is a want of streams.
+    fn call(
+        &mut self,
+        peer: smoltcp::wire::IpEndpoint,
+        connected: Connected<'a, H>,
+        serial: crate::id::Serial,
+        now: Instant,
+    ) -> Result<Place, Option<&'static str>> {
+        let sockets = &mut self.stack.sockets;
+        let slot = pool::take(self.streams, sockets).ok_or(None)?;
+        let stream = &mut self.streams[slot];
+        let handle = stream.handle.ok_or(None)?;
+        let local = self.stack.connect(handle, peer)?;
+        stream.call(connected, serial, peer, local, now);
+        Ok(Place::Stream(slot))
+    }
+
+    /// Begins a datagram call. `None` is a want of ports.
+    fn call_datagrams(
+        &mut self,
+        peer: smoltcp::wire::IpEndpoint,
+        connected: Connected<'a, H>,
+        serial: crate::id::Serial,
+        now: Instant,
+    ) -> Result<Place, Option<&'static str>> {
+        let local = self.stack.source(peer.addr).ok_or("it has no route")?;
+        let remote = Remote {
+            endpoint: peer,
+            local,
+        };
+        let number = self.stack.free_port(Transport::Udp)?;
+        let ports = self.ports.iter_mut().flatten();
+        let free = ports.filter_map(|port| Some((port.free_room()?, port)));
+        let (_, port) = free.min_by_key(|(room, _)| *room).ok_or(None)?;
+        let sockets = &mut self.stack.sockets;
+        let place = port.connect(remote, number, connected, serial, sockets, now);
+        place.ok_or(None)
+    }
+
+    /// Hands out the connection with this id at `now`; `None` if it is over. What is asked of
+    /// it is done at the next poll, for which it is time at once.
+    pub fn with<R>(
+        &mut self,
+        id: ConnectionId,
+        now: Instant,
+        reach: impl FnOnce(&mut dyn Link) -> R,
+    ) -> Option<R> {
+        self.common.now = now;
+        self.common.to_do = true;
+        match Place::of(id) {
+            Place::Stream(slot) => {
+                let stream = self.streams.get_mut(slot)?;
+                let Stage::Live(live) = &mut stream.stage else {
+                    return None;
+                };
+                if live.ends.serial.id(Place::Stream(slot)) != id {
+                    return None;
+                }
+                let socket = self.stack.sockets.get_mut::<tcp::Socket>(stream.handle?);
+                let is_called = live.is_called();
+                let capacity = socket.send_capacity();
+                let Common {
+                    limits, now, early, ..
+                } = &mut self.common;
+                Some(reach(&mut StreamLink {
+                    ends: &mut live.ends,
+                    output: if is_called {
+                        Output::Early {
+                            frames: early,
+                            capacity,
+                        }
+                    } else {
+                        Output::Ring(socket)
+                    },
+                    context: crate::common::Context {
+                        limits,
+                        now: *now,
+                        place: Place::Stream(slot),
+                    },
+                    slot,
+                }))
+            }
+            Place::Peer { port, slot } => {
+                let port = self.ports.get_mut(port)?.as_mut()?;
+                port.reach(slot, id, &mut self.stack.sockets, &self.common, reach)
+            }
+        }
+    }
+
+    /// Takes what arrived, delivers it, sends what there is to send, and lets clocks strike. A
+    /// bounded amount of work, whatever arrives.
+    pub fn poll(&mut self, now: Instant) {
+        self.common.now = now;
+        self.common.to_do = false;
+        self.stop_in_time();
+        self.serve();
+        let mut frames = 0;
+        while frames < FRAMES_PER_POLL && self.stack.ingress(now) {
+            frames += 1;
+            // At once, since the rings are small.
+            self.serve();
+        }
+        let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
+        self.common.egresses = self.common.egresses.wrapping_add(1);
+        self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
+        if self
+            .streams
+            .iter()
+            .any(|stream| matches!(stream.stage, Stage::Ending { .. }))
+        {
+            // What has told its peer can listen again.
+            self.serve();
+        }
+    }
+
+    /// Everybody's turn.
+    fn serve(&mut self) {
+        let Network {
+            stack,
+            streams,
+            listeners,
+            ports,
+            common,
+            ..
+        } = self;
+        let mut pooled = 0;
+        let mut free = false;
+        for (slot, stream) in streams.iter_mut().enumerate() {
+            let Some(handle) = stream.handle else {
+                continue;
+            };
+            let socket = stack.sockets.get_mut::<tcp::Socket>(handle);
+            stream.turn(slot, socket, listeners, common);
+            match stream.stage {
+                Stage::Free => free = true,
+                Stage::Pooled { listener, .. } => pooled |= 1 << listener,
+                _ => {}
+            }
+        }
+        if free || pooled != listeners.used() {
+            pool::arm(streams, &mut stack.sockets, listeners);
+        }
+        for port in ports.iter_mut().flatten() {
+            port.turn(&stack.interface, &mut stack.sockets, common);
+        }
+    }
+
+    /// When [`Network::poll`] has to be called next, unless a frame arrives before;
+    /// [`Instant::NEVER`] if nothing is to come.
+    pub fn poll_at(&mut self, now: Instant) -> Instant {
+        let ports = self.ports.iter().flatten();
+        if self.common.to_do || ports.clone().any(Port::has_to_do) {
+            return now;
+        }
+        let limits = &self.common.limits;
+        let streams = self
+            .streams
+            .iter()
+            .map(|stream| stream.poll_timeout(limits));
+        let timeouts = streams.chain(ports.map(|port| port.poll_timeout(limits)));
+        let at = timeouts.fold(Instant::NEVER, Instant::min);
+        let stops_at = self.stops_at.filter(|_| self.common.open > 0);
+        let at = at.min(stops_at.unwrap_or(Instant::NEVER));
+        at.min(self.stack.poll_at(now)).max(now)
+    }
+
+    /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers
+    /// what was sent on it; what is not delivered after `deadline` is given up. Go on with
+    /// [`Network::poll`] until [`Network::is_stopped`].
+    pub fn stop(&mut self, deadline: Duration, now: Instant) {
+        if self.stops_at.is_some() {
+            return;
+        }
+        self.common.now = now;
+        self.stops_at = Some(now.after(deadline));
+        self.listeners.places.fill_with(|| None);
+        for place in 0..self.listeners.places.len() {
+            pool::disarm(self.streams, &mut self.stack.sockets, Some(place));
+        }
+        self.close_all(true);
+    }
+
+    /// Whether it was stopped, and every connection has ended.
+    pub fn is_stopped(&self) -> bool {
+        let told = |stream: &Stream<'_, H>| matches!(stream.stage, Stage::Free);
+        self.stops_at.is_some() && self.common.open == 0 && self.streams.iter().all(told)
+    }
+
+    fn stop_in_time(&mut self) {
+        if self.stops_at.is_some_and(|at| self.common.now >= at) && self.common.open > 0 {
+            self.close_all(false);
+        }
+    }
+
+    /// Closes every connection, or gives it up.
+    fn close_all(&mut self, in_order: bool) {
+        for slot in 0..self.streams.len() {
+            if let Stage::Live(live) = &self.streams[slot].stage {
+                let id = live.ends.serial.id(Place::Stream(slot));
+                let now = self.common.now;
+                self.with(
+                    id,
+                    now,
+                    |link| if in_order { link.close() } else { link.abort() },
+                );
+            }
+        }
+        for port in self.ports.iter_mut().flatten() {
+            port.close_all(in_order);
+        }
+        self.common.to_do = true;
+    }
+
+    fn running(&self) -> Result<(), Error> {
+        match self.stops_at {
+            Some(_) => Err(Error::Stopped),
+            None => Ok(()),
+        }
+    }
+
+    /// Connections there are, calls that are under way included.
+    pub fn open(&self) -> usize {
+        self.common.open
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        self.common.counts
+    }
+
+    /// The bounds it keeps.
+    pub fn limits(&self) -> &Limits {
+        &self.common.limits
+    }
+
+    /// The interface, the device and the sockets.
+    pub fn stack(&mut self) -> &mut Stack<'a, D> {
+        &mut self.stack
+    }
+}
+
+fn too_small(limit: &'static str, problem: &'static str) -> Error {
+    Error::Limits(LimitError { limit, problem })
+}

@@ -1,0 +1,536 @@
+//! A datagram socket and its peers: demultiplexing, delivering, and seeing each connection to
+//! its end.
+
+use crate::common::{Accepted, Common, Connected};
+use crate::id::{Place, Serial};
+use crate::link::PeerLink;
+use crate::memory::PortParts;
+use core::hash::{Hash, Hasher};
+use cubenet_core::demux::SliceTable;
+use cubenet_core::{
+    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
+    Timeout,
+};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::socket::udp;
+use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
+
+/// A peer's address, and the one of ours that it spoke to.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote {
+    pub(crate) endpoint: IpEndpoint,
+    pub(crate) local: IpAddress,
+}
+
+impl PartialEq for Remote {
+    fn eq(&self, other: &Self) -> bool {
+        self.endpoint == other.endpoint
+    }
+}
+
+impl Eq for Remote {}
+
+impl Hash for Remote {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.endpoint.hash(state);
+    }
+}
+
+impl Remote {
+    /// Sends a datagram; `false` if the ring has no room for it.
+    pub(crate) fn send(&self, socket: &mut udp::Socket<'_>, datagram: &[u8]) -> bool {
+        let mut metadata = udp::UdpMetadata::from(self.endpoint);
+        metadata.local_address = Some(self.local);
+        socket.send_slice(datagram, metadata).is_ok()
+    }
+}
+
+/// What is to be known of a peer's connection, in one byte: there are many peers, and little
+/// memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    pub(crate) const PAUSED: u8 = 1;
+    /// A message was refused for lack of room, and `writable` is owed.
+    pub(crate) const STARVED: u8 = 2;
+    /// It is to be closed with a goodbye.
+    pub(crate) const CLOSING: u8 = 4;
+    /// It is to be closed without a word, or it has been closed.
+    pub(crate) const ABORTED: u8 = 8;
+
+    pub(crate) fn has(self, flags: u8) -> bool {
+        self.0 & flags != 0
+    }
+
+    pub(crate) fn set(&mut self, flags: u8) {
+        self.0 |= flags;
+    }
+
+    pub(crate) fn clear(&mut self, flags: u8) {
+        self.0 &= !flags;
+    }
+
+    /// Whether they ask for something to be done.
+    fn ask(self) -> bool {
+        self.has(Flags::STARVED | Flags::CLOSING | Flags::ABORTED)
+    }
+}
+
+/// A place for one peer's connection.
+#[derive(Debug)]
+pub struct Peer<H> {
+    serial: Serial,
+    flags: Flags,
+    handler: Option<H>,
+}
+
+impl<H> Peer<H> {
+    /// A place that is not used.
+    pub const NOBODY: Peer<H> = Peer {
+        serial: Serial::NONE,
+        flags: Flags(0),
+        handler: None,
+    };
+}
+
+/// What a port is for.
+enum Role<'a, H> {
+    /// Nothing; its socket is closed.
+    Free,
+    /// Whoever speaks is a peer, if it is wanted.
+    Listens(Accepted<'a, H>, u32),
+    /// One peer, whose caller has not been told.
+    Calls(Connected<'a, H>),
+    /// Those who are there are peers, and nobody else: a call, or a listener that was closed.
+    Keeps,
+    /// Nobody is left; it is free once everything, an empty datagram perhaps, has had this
+    /// many rounds of sending to go out.
+    Leaves(u32),
+}
+
+/// A datagram socket and its peers.
+pub struct Port<'a, H> {
+    demux: Demux<Remote, SliceTable<'a, Remote>>,
+    peers: &'a mut [Peer<H>],
+    role: Role<'a, H>,
+    handle: SocketHandle,
+    number: usize,
+    /// A peer has a flag that may ask for something.
+    attend: bool,
+    /// Bytes in the transmit ring at the last look, and since when none has left it.
+    queued: usize,
+    stuck_since: Instant,
+}
+
+impl<'a, H: Handler> Port<'a, H> {
+    /// A port in this memory; `None` if there is no room for one peer in it.
+    pub(crate) fn new(
+        parts: PortParts<'a, H>,
+        number: usize,
+        sockets: &mut SocketSet<'a>,
+        limits: &Limits,
+        key: (u64, u64),
+    ) -> Option<Self> {
+        let room = parts.slots.len().min(parts.peers.len());
+        let table = SliceTable::new(&mut parts.slots[..room], parts.heads)?;
+        let (metadata_in, bytes_in) = parts.incoming;
+        let (metadata_out, bytes_out) = parts.outgoing;
+        let socket = udp::Socket::new(
+            udp::PacketBuffer::new(metadata_in, bytes_in),
+            udp::PacketBuffer::new(metadata_out, bytes_out),
+        );
+        Some(Port {
+            demux: Demux::new(table, key, limits),
+            peers: parts.peers,
+            role: Role::Free,
+            handle: sockets.add(socket),
+            number,
+            attend: false,
+            queued: 0,
+            stuck_since: Instant::NEVER,
+        })
+    }
+
+    /// How many peers it has room for, if it is not in use.
+    pub(crate) fn free_room(&self) -> Option<usize> {
+        matches!(self.role, Role::Free).then_some(self.peers.len())
+    }
+
+    /// Listens.
+    pub(crate) fn listen(
+        &mut self,
+        address: IpListenEndpoint,
+        accepted: Accepted<'a, H>,
+        generation: u32,
+        sockets: &mut SocketSet<'a>,
+    ) -> Result<(), udp::BindError> {
+        sockets.get_mut::<udp::Socket>(self.handle).bind(address)?;
+        self.role = Role::Listens(accepted, generation);
+        Ok(())
+    }
+
+    /// Admits nobody any more, if it is this listener.
+    pub(crate) fn close_listener(&mut self, generation: u32) {
+        if matches!(self.role, Role::Listens(_, of_this) if of_this == generation) {
+            self.retire();
+        }
+    }
+
+    /// Admits nobody any more.
+    pub(crate) fn retire(&mut self) {
+        if let Role::Listens(..) = self.role {
+            self.role = Role::Keeps;
+        }
+    }
+
+    /// Calls `remote` from `port` of ours. The caller is told at the next poll.
+    pub(crate) fn connect(
+        &mut self,
+        remote: Remote,
+        port: u16,
+        connected: Connected<'a, H>,
+        serial: Serial,
+        sockets: &mut SocketSet<'a>,
+        now: Instant,
+    ) -> Option<Place> {
+        let socket = sockets.get_mut::<udp::Socket>(self.handle);
+        let slot = self.demux.insert(remote, now)?;
+        if socket.bind(port).is_err() {
+            self.demux.remove(slot);
+            return None;
+        }
+        self.role = Role::Calls(connected);
+        self.peers[slot] = Peer {
+            serial,
+            ..Peer::NOBODY
+        };
+        Some(self.place(slot))
+    }
+
+    fn place(&self, slot: usize) -> Place {
+        let port = self.number;
+        Place::Peer { port, slot }
+    }
+
+    /// Receives and delivers what arrived, and sees to who is to be closed or waits for room.
+    pub(crate) fn turn(
+        &mut self,
+        interface: &Interface,
+        sockets: &mut SocketSet<'a>,
+        common: &mut Common<'a>,
+    ) {
+        if matches!(self.role, Role::Free) {
+            return;
+        }
+        let socket = sockets.get_mut::<udp::Socket>(self.handle);
+        self.tell_caller(socket, common);
+        while let Ok((datagram, metadata)) = socket.recv() {
+            let endpoint = metadata.endpoint;
+            // Not what was sent to everybody.
+            let own = metadata
+                .local_address
+                .filter(|to| interface.has_ip_addr(*to));
+            let Some(local) = own.or_else(|| interface.get_source_address(&endpoint.addr)) else {
+                continue;
+            };
+            let len = datagram.len();
+            if let Some(scratch) = common.scratch.get_mut(..len) {
+                scratch.copy_from_slice(datagram);
+            }
+            self.datagram(Remote { endpoint, local }, len, socket, common);
+        }
+        if self.attend {
+            self.settle(socket, common);
+        }
+        while let Some(slot) = self.demux.handle_timeout(common.now) {
+            self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
+        }
+        self.see_what_left(socket, common);
+        match self.role {
+            Role::Keeps if self.demux.is_empty() => {
+                self.role = Role::Leaves(common.egresses);
+                common.to_do = true;
+            }
+            Role::Leaves(since) if since != common.egresses && socket.send_queue() == 0 => {
+                socket.close();
+                self.role = Role::Free;
+            }
+            _ => {}
+        }
+    }
+
+    /// A call needs no answer: it is connected as soon as somebody looks.
+    fn tell_caller(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
+        let Role::Calls(connected) = self.role else {
+            return;
+        };
+        self.role = Role::Keeps;
+        let Some(slot) = (0..self.peers.len()).find(|slot| self.demux.peer(*slot).is_some()) else {
+            return;
+        };
+        common.counts.connected = common.counts.connected.wrapping_add(1);
+        let handler = self.with(slot, socket, common, |_, link| connected(Ok(link)));
+        let peer = &mut self.peers[slot];
+        peer.handler = handler.flatten();
+        if peer.handler.is_none() {
+            peer.flags.set(Flags::CLOSING);
+            self.attend = true;
+        }
+    }
+
+    /// A datagram arrived; it lies in the scratch, unless it is too long.
+    fn datagram(
+        &mut self,
+        remote: Remote,
+        len: usize,
+        socket: &mut udp::Socket<'a>,
+        common: &mut Common<'a>,
+    ) {
+        match self.demux.handle_datagram(&remote, len, common.now) {
+            Arrival::Deliver(slot) => return self.deliver(slot, len, socket, common),
+            Arrival::Close(slot) => return self.finish(slot, CloseReason::Peer, socket, common),
+            Arrival::Admit => return self.admit(remote, len, None, socket, common),
+            Arrival::Evict(slot) => return self.admit(remote, len, Some(slot), socket, common),
+            Arrival::TooLong(Some(slot)) => {
+                let limit = common.limits.max_datagram;
+                let too_long = Exception::DatagramTooLong { len, limit };
+                self.call(slot, socket, common, |handler, link| {
+                    handler.excepted(link, too_long);
+                });
+            }
+            Arrival::TooLong(None) | Arrival::Refuse | Arrival::Ignore => {}
+        }
+        common.counts.dropped = common.counts.dropped.wrapping_add(1);
+    }
+
+    fn deliver(
+        &mut self,
+        slot: usize,
+        len: usize,
+        socket: &mut udp::Socket<'a>,
+        common: &mut Common<'a>,
+    ) {
+        let deaf = Flags::PAUSED | Flags::CLOSING | Flags::ABORTED;
+        if self.peers[slot].flags.has(deaf) {
+            common.counts.dropped = common.counts.dropped.wrapping_add(1);
+            return;
+        }
+        common.counts.received = common.counts.received.wrapping_add(1);
+        let scratch = core::mem::take(&mut common.scratch);
+        let message = Message::lent(&scratch[..len]);
+        self.call(slot, socket, common, |handler, link| {
+            handler.received(link, message);
+        });
+        common.scratch = scratch;
+    }
+
+    /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
+    /// to make way for it, once the application wants it.
+    fn admit(
+        &mut self,
+        remote: Remote,
+        len: usize,
+        evicted: Option<usize>,
+        socket: &mut udp::Socket<'a>,
+        common: &mut Common<'a>,
+    ) {
+        let admitted = self.ask(remote, evicted, socket, common);
+        let Some(slot) = admitted else {
+            common.counts.refused = common.counts.refused.wrapping_add(1);
+            common.counts.dropped = common.counts.dropped.wrapping_add(1);
+            return;
+        };
+        common.counts.accepted = common.counts.accepted.wrapping_add(1);
+        self.attend |= self.peers[slot].flags.ask();
+        self.deliver(slot, len, socket, common);
+    }
+
+    fn ask(
+        &mut self,
+        remote: Remote,
+        evicted: Option<usize>,
+        socket: &mut udp::Socket<'a>,
+        common: &mut Common<'a>,
+    ) -> Option<usize> {
+        let Role::Listens(accepted, _) = self.role else {
+            return None;
+        };
+        let serial = common.reserve()?;
+        // What the application is shown must know its slot: a new one, or that of the evicted,
+        // which is the first to be given out again.
+        let slot = evicted.or_else(|| self.demux.insert(remote, common.now));
+        let mut flags = Flags::default();
+        let handler = slot.and_then(|slot| {
+            let place = self.place(slot);
+            accepted(&mut PeerLink {
+                socket,
+                remote,
+                id: serial.id(place),
+                flags: &mut flags,
+                context: common.context(place),
+            })
+        });
+        let (Some(slot), Some(handler)) = (slot, handler) else {
+            if let (Some(slot), None) = (slot, evicted) {
+                self.demux.remove(slot);
+            }
+            common.release();
+            return None;
+        };
+        if let Some(evicted) = evicted {
+            self.finish(evicted, CloseReason::Overflow, socket, common);
+            self.demux.insert(remote, common.now);
+        }
+        self.peers[slot] = Peer {
+            serial,
+            flags,
+            handler: Some(handler),
+        };
+        Some(slot)
+    }
+
+    /// Closes whoever is to be closed, and tells those who waited for room.
+    fn settle(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
+        self.attend = false;
+        for slot in 0..self.peers.len() {
+            let Some(remote) = self.demux.peer(slot) else {
+                continue;
+            };
+            let flags = self.peers[slot].flags;
+            let goodbye = flags.has(Flags::CLOSING) && !flags.has(Flags::ABORTED);
+            if flags.has(Flags::ABORTED) || goodbye && remote.send(socket, b"") {
+                self.finish(slot, CloseReason::Local, socket, common);
+                continue;
+            }
+            let has_room = 2 * socket.send_queue() <= socket.payload_send_capacity();
+            if flags.has(Flags::STARVED) && !goodbye && has_room && socket.can_send() {
+                self.peers[slot].flags.clear(Flags::STARVED);
+                self.call(slot, socket, common, |handler, link| handler.writable(link));
+            }
+            self.attend |= self.peers[slot].flags.ask();
+        }
+    }
+
+    /// The connection is over.
+    fn finish(
+        &mut self,
+        slot: usize,
+        reason: CloseReason,
+        socket: &mut udp::Socket<'a>,
+        common: &mut Common<'a>,
+    ) {
+        self.peers[slot].flags.set(Flags::ABORTED);
+        self.call(slot, socket, common, |handler, link| {
+            handler.closed(link, reason);
+        });
+        self.peers[slot] = Peer::NOBODY;
+        self.demux.remove(slot);
+        common.counts.closed = common.counts.closed.wrapping_add(1);
+        common.release();
+    }
+
+    /// Calls the handler in `slot`, if there is one.
+    fn call(
+        &mut self,
+        slot: usize,
+        socket: &mut udp::Socket<'a>,
+        common: &Common<'a>,
+        callback: impl FnOnce(&mut H, &mut dyn Link),
+    ) {
+        self.with(slot, socket, common, |handler, link| {
+            if let Some(handler) = handler {
+                callback(handler, link);
+            }
+        });
+    }
+
+    /// Hands out the peer in `slot`, if there is one.
+    fn with<R>(
+        &mut self,
+        slot: usize,
+        socket: &mut udp::Socket<'a>,
+        common: &Common<'a>,
+        callback: impl FnOnce(Option<&mut H>, &mut dyn Link) -> R,
+    ) -> Option<R> {
+        let place = self.place(slot);
+        let remote = self.demux.peer(slot)?;
+        let peer = self.peers.get_mut(slot)?;
+        let result = callback(
+            peer.handler.as_mut(),
+            &mut PeerLink {
+                socket,
+                remote,
+                id: peer.serial.id(place),
+                flags: &mut peer.flags,
+                context: common.context(place),
+            },
+        );
+        self.attend |= peer.flags.ask();
+        Some(result)
+    }
+
+    /// Hands out the peer with this id, if it is there, to somebody outside.
+    pub(crate) fn reach<R>(
+        &mut self,
+        slot: usize,
+        id: ConnectionId,
+        sockets: &mut SocketSet<'a>,
+        common: &Common<'a>,
+        callback: impl FnOnce(&mut dyn Link) -> R,
+    ) -> Option<R> {
+        if self.peers.get(slot)?.serial.id(self.place(slot)) != id {
+            return None;
+        }
+        let socket = sockets.get_mut::<udp::Socket>(self.handle);
+        self.with(slot, socket, common, |_, link| callback(link))
+    }
+
+    /// Marks every peer, to be closed at the next poll.
+    pub(crate) fn close_all(&mut self, with_goodbye: bool) {
+        self.retire();
+        let flag = if with_goodbye {
+            Flags::CLOSING
+        } else {
+            Flags::ABORTED
+        };
+        for slot in 0..self.peers.len() {
+            if self.demux.peer(slot).is_some() {
+                self.peers[slot].flags.set(flag);
+                self.attend = true;
+            }
+        }
+    }
+
+    /// Gives up what none of it leaves. smoltcp sends nothing past a datagram whose receiver
+    /// it cannot find, so one peer that is gone would silence all others.
+    fn see_what_left(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
+        let queued = socket.send_queue();
+        if queued == 0 && socket.can_send() {
+            self.stuck_since = Instant::NEVER;
+        } else if queued < self.queued || self.stuck_since == Instant::NEVER {
+            self.stuck_since = common.now;
+        } else if common.now >= self.poll_stuck(&common.limits) {
+            let address = socket.endpoint();
+            socket.close();
+            let _ = socket.bind(address);
+            common.counts.stalled = common.counts.stalled.wrapping_add(1);
+            self.stuck_since = Instant::NEVER;
+        }
+        self.queued = socket.send_queue();
+    }
+
+    fn poll_stuck(&self, limits: &Limits) -> Instant {
+        self.stuck_since.after(limits.write_stall_timeout)
+    }
+
+    /// When it has to be looked at, whatever arrives.
+    pub(crate) fn poll_timeout(&self, limits: &Limits) -> Instant {
+        self.demux.poll_timeout().min(self.poll_stuck(limits))
+    }
+
+    /// Whether it has something to do at once.
+    pub(crate) fn has_to_do(&self) -> bool {
+        self.attend || matches!(self.role, Role::Calls(_))
+    }
+}

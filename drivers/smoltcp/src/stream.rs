@@ -1,0 +1,524 @@
+//! One stream: a socket of smoltcp's, from where it waits in the pool of a listener to where
+//! its end has been delivered, and the connection that lives on it meanwhile.
+
+use crate::common::{Common, Connected, Context};
+use crate::error::ConnectError;
+use crate::id::{Place, Serial};
+use crate::link::{Held, Output, StreamLink};
+use crate::pool::Listeners;
+use crate::stack::address;
+use cubenet_core::frame::HEADER_LEN;
+use cubenet_core::lifecycle::State;
+use cubenet_core::{
+    CloseReason, Handler, Instant, Limits, Link, Message, RingReceiver, Sender, Transport,
+};
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+use smoltcp::wire::IpEndpoint;
+
+/// A place for one stream, in [`StreamMemory`](crate::StreamMemory).
+pub struct Stream<'a, H> {
+    pub(crate) stage: Stage<'a, H>,
+    /// Its socket, once it has been given to a network.
+    pub(crate) handle: Option<SocketHandle>,
+}
+
+/// What a stream's socket is for.
+pub(crate) enum Stage<'a, H> {
+    /// Nothing.
+    Free,
+    /// In the pool of a listener. A caller who began and does not go on has until the
+    /// deadline.
+    Pooled { listener: u8, deadline: Instant },
+    /// It carries a connection.
+    Live(Live<'a, H>),
+    /// The connection is over; what is left to tell the peer is told until the deadline, or
+    /// longer, if nobody needs the socket.
+    Ending { deadline: Instant },
+}
+
+/// A connection.
+pub(crate) struct Live<'a, H> {
+    owner: Owner<'a, H>,
+    pub(crate) ends: Ends,
+}
+
+/// Who is called about a connection.
+enum Owner<'a, H> {
+    /// Whoever called, until the call is answered.
+    Caller(Connected<'a, H>),
+    /// Its handler.
+    Handler(H),
+    /// Nobody: the application did not want it.
+    Nobody,
+}
+
+/// Both halves of a connection, and what its link tells of it.
+pub(crate) struct Ends {
+    pub(crate) sender: Sender,
+    receiver: RingReceiver,
+    /// Bytes that lay in the transmit ring at the last look, and were sent since.
+    queued: u32,
+    pub(crate) serial: Serial,
+    paused: bool,
+    pub(crate) peer: IpEndpoint,
+    pub(crate) local: IpEndpoint,
+}
+
+impl Ends {
+    fn new(
+        sender: Sender,
+        serial: Serial,
+        peer: IpEndpoint,
+        local: IpEndpoint,
+        now: Instant,
+    ) -> Self {
+        Ends {
+            sender,
+            receiver: RingReceiver::new(now),
+            queued: 0,
+            serial,
+            paused: false,
+            peer,
+            local,
+        }
+    }
+
+    /// So much waits to be confirmed, after something was sent.
+    pub(crate) fn queued(&mut self, now: Instant, queued: usize) {
+        self.queued = queued as u32;
+        self.sender.handle_written(now, false, queued);
+    }
+
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+        self.receiver.pause();
+    }
+
+    pub(crate) fn resume(&mut self, now: Instant) {
+        if self.paused {
+            self.paused = false;
+            self.receiver.resume(now);
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.sender.state() == State::Open && !self.paused
+    }
+}
+
+impl<H> Stream<'_, H> {
+    /// A place that is not used.
+    pub const fn new() -> Self {
+        Stream {
+            stage: Stage::Free,
+            handle: None,
+        }
+    }
+}
+
+impl<H> Default for Stream<'_, H> {
+    fn default() -> Self {
+        Stream::new()
+    }
+}
+
+impl<'a, H: Handler> Stream<'a, H> {
+    /// Calls, from a socket that is on its way.
+    pub(crate) fn call(
+        &mut self,
+        connected: Connected<'a, H>,
+        serial: Serial,
+        peer: IpEndpoint,
+        local: IpEndpoint,
+        now: Instant,
+    ) {
+        let sender = Sender::connecting(Transport::Tcp, now);
+        self.stage = Stage::Live(Live {
+            owner: Owner::Caller(connected),
+            ends: Ends::new(sender, serial, peer, local, now),
+        });
+    }
+
+    /// Looks at the socket: delivers, answers, and goes on to the next stage if it is time.
+    pub(crate) fn turn(
+        &mut self,
+        slot: usize,
+        socket: &mut tcp::Socket<'_>,
+        listeners: &Listeners<'a, H>,
+        common: &mut Common<'a>,
+    ) {
+        if let Stage::Pooled { listener, deadline } = &mut self.stage {
+            match socket.state() {
+                tcp::State::Listen => {
+                    *deadline = Instant::NEVER;
+                    return;
+                }
+                tcp::State::SynReceived => {
+                    if *deadline == Instant::NEVER {
+                        *deadline = common.now.after(common.limits.connect_timeout);
+                    } else if common.now >= *deadline {
+                        self.end(socket, false, common);
+                    }
+                    return;
+                }
+                // The interface has lost the address.
+                tcp::State::Closed => {
+                    self.stage = Stage::Free;
+                    return;
+                }
+                _ => {
+                    let listener = usize::from(*listener);
+                    self.accept(slot, listener, socket, listeners, common);
+                }
+            }
+        }
+        match &mut self.stage {
+            Stage::Live(live) => {
+                live.turn(slot, socket, common);
+                if let Some(reason) = live.ends.sender.close_reason() {
+                    self.closed(reason, slot, socket, common);
+                }
+            }
+            Stage::Ending { deadline } => {
+                discard(socket);
+                if socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none() {
+                    self.stage = Stage::Free;
+                } else if common.now >= *deadline && socket.state() != tcp::State::TimeWait {
+                    if socket.state() == tcp::State::Closed {
+                        // Not even the reset can be delivered.
+                        self.stage = Stage::Free;
+                    } else {
+                        self.end(socket, false, common);
+                    }
+                }
+            }
+            Stage::Free | Stage::Pooled { .. } => {}
+        }
+    }
+
+    /// The handshake is done: asks the application.
+    fn accept(
+        &mut self,
+        slot: usize,
+        listener: usize,
+        socket: &mut tcp::Socket<'_>,
+        listeners: &Listeners<'a, H>,
+        common: &mut Common<'a>,
+    ) {
+        let addresses = (socket.remote_endpoint(), socket.local_endpoint());
+        let wanted = if let ((Some(peer), Some(local)), Some(accepted), Some(serial)) =
+            (addresses, listeners.accepted(listener), common.reserve())
+        {
+            let sender = Sender::accepted(Transport::Tcp);
+            let mut ends = Ends::new(sender, serial, peer, local, common.now);
+            let mut link = StreamLink {
+                ends: &mut ends,
+                output: Output::Ring(socket),
+                context: common.context(Place::Stream(slot)),
+                slot,
+            };
+            let handler = accepted(&mut link);
+            if handler.is_none() {
+                common.release();
+            }
+            handler.map(|handler| (handler, ends))
+        } else {
+            None
+        };
+        let Some((handler, ends)) = wanted else {
+            common.counts.refused = common.counts.refused.wrapping_add(1);
+            return self.end(socket, false, common);
+        };
+        common.counts.accepted = common.counts.accepted.wrapping_add(1);
+        self.stage = Stage::Live(Live {
+            owner: Owner::Handler(handler),
+            ends,
+        });
+    }
+
+    /// Tells the application that it is over, and lets the socket end.
+    fn closed(
+        &mut self,
+        reason: CloseReason,
+        slot: usize,
+        socket: &mut tcp::Socket<'_>,
+        common: &mut Common<'a>,
+    ) {
+        let Stage::Live(Live { owner, mut ends }) =
+            core::mem::replace(&mut self.stage, Stage::Free)
+        else {
+            return;
+        };
+        common.counts.closed = common.counts.closed.wrapping_add(1);
+        common.release();
+        common.early.take(slot, |_| ());
+        let place = Place::Stream(slot);
+        match owner {
+            Owner::Caller(connected) => {
+                connected(Err(ConnectError {
+                    id: ends.serial.id(place),
+                    peer: address(ends.peer),
+                    reason,
+                }));
+            }
+            Owner::Handler(mut handler) => {
+                let mut link = StreamLink {
+                    ends: &mut ends,
+                    output: Output::Nowhere,
+                    context: common.context(place),
+                    slot,
+                };
+                handler.closed(&mut link, reason);
+            }
+            Owner::Nobody => {}
+        }
+        let in_order = ends.sender.ends_in_order(socket.send_queue());
+        self.end(socket, in_order, common);
+    }
+
+    /// Lets the socket end, in order or with a reset.
+    fn end(&mut self, socket: &mut tcp::Socket<'_>, in_order: bool, common: &mut Common<'a>) {
+        if in_order {
+            socket.close();
+        } else {
+            socket.abort();
+        }
+        common.to_do = true;
+        let deadline = common.now.after(common.limits.drain_timeout);
+        self.stage = Stage::Ending { deadline };
+    }
+
+    /// When it has to be looked at, whatever arrives.
+    pub(crate) fn poll_timeout(&self, limits: &Limits) -> Instant {
+        match &self.stage {
+            Stage::Free => Instant::NEVER,
+            Stage::Pooled { deadline, .. } | Stage::Ending { deadline } => *deadline,
+            Stage::Live(Live { ends, .. }) => {
+                let sends = ends.sender.poll_timeout(limits);
+                if ends.sender.state() == State::Open {
+                    sends.min(ends.receiver.poll_timeout(limits))
+                } else {
+                    sends
+                }
+            }
+        }
+    }
+}
+
+impl<'a, H: Handler> Live<'a, H> {
+    /// Whether it is a call that is not answered.
+    pub(crate) fn is_called(&self) -> bool {
+        matches!(self.owner, Owner::Caller(_))
+    }
+
+    fn turn(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+        if let Owner::Caller(connected) = self.owner {
+            match socket.state() {
+                tcp::State::SynSent | tcp::State::SynReceived => return self.expire(common),
+                tcp::State::Closed => return self.ends.sender.fail(CloseReason::Refused),
+                _ => self.connected(connected, slot, socket, common),
+            }
+        }
+        self.written(slot, socket, common);
+        let more = self.ends.is_heard() && self.read(slot, socket, common);
+        common.to_do |= more;
+        if !more {
+            self.ended(socket, common.now);
+        }
+        self.expire(common);
+    }
+
+    /// The call was answered.
+    fn connected(
+        &mut self,
+        connected: Connected<'a, H>,
+        slot: usize,
+        socket: &mut tcp::Socket<'_>,
+        common: &mut Common<'a>,
+    ) {
+        let ends = &mut self.ends;
+        ends.sender.handle_connected();
+        ends.receiver = RingReceiver::new(common.now);
+        common.counts.connected = common.counts.connected.wrapping_add(1);
+        let mut refused = 0;
+        common.early.take(slot, |frame| {
+            refused += frame.len() - socket.send_slice(frame).unwrap_or(0);
+        });
+        debug_assert_eq!(refused, 0, "what waited was bounded by the ring");
+        ends.queued(common.now, socket.send_queue());
+        let mut link = StreamLink {
+            ends,
+            output: Output::Ring(socket),
+            context: common.context(Place::Stream(slot)),
+            slot,
+        };
+        self.owner = if let Some(handler) = connected(Ok(&mut link)) {
+            Owner::Handler(handler)
+        } else {
+            link.close();
+            Owner::Nobody
+        };
+    }
+
+    /// Sees what the peer has confirmed.
+    fn written(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+        let queued = socket.send_queue();
+        let before = self.ends.queued as usize;
+        if queued != before || self.ends.sender.state() == State::Draining {
+            self.ends.queued = queued as u32;
+            let progress = queued < before;
+            self.ends
+                .sender
+                .handle_written(common.now, progress, queued);
+        }
+        if self.ends.sender.poll_writable(queued, &common.limits)
+            && let Owner::Handler(handler) = &mut self.owner
+        {
+            let mut link = StreamLink {
+                ends: &mut self.ends,
+                output: Output::Ring(socket),
+                context: common.context(Place::Stream(slot)),
+                slot,
+            };
+            handler.writable(&mut link);
+        }
+    }
+
+    /// Delivers the messages that lie whole in the receive ring, within the budget of a turn.
+    /// Returns whether more of them may.
+    fn read(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) -> bool {
+        let Owner::Handler(handler) = &mut self.owner else {
+            return false;
+        };
+        let ends = &mut self.ends;
+        let mut budget = common.limits.read_budget;
+        while ends.is_heard() {
+            let context = Context {
+                limits: &common.limits,
+                now: common.now,
+                place: Place::Stream(slot),
+            };
+            let len = socket.recv_queue();
+            let mut header = [0; HEADER_LEN];
+            // The ring's end may break what lies in it in two.
+            let unbroken = socket.peek(len).unwrap_or_default();
+            let unbroken_len = unbroken.len();
+            let front = if unbroken_len >= HEADER_LEN {
+                &unbroken[..HEADER_LEN]
+            } else {
+                let got = socket.peek_slice(&mut header).unwrap_or_default();
+                &header[..got]
+            };
+            let frame_len = match ends
+                .receiver
+                .handle_ring(front, len, context.limits, context.now)
+            {
+                Ok(Some(payload_len)) => HEADER_LEN + payload_len,
+                Ok(None) => return false,
+                Err(error) => {
+                    let reason = CloseReason::Protocol(error);
+                    let queued = socket.send_queue();
+                    ends.sender.handle_end(context.now, reason, queued);
+                    return false;
+                }
+            };
+            common.counts.received = common.counts.received.wrapping_add(1);
+            if unbroken_len >= frame_len {
+                lend(
+                    handler,
+                    ends,
+                    socket,
+                    frame_len,
+                    common.scratch,
+                    context,
+                    slot,
+                );
+            } else {
+                let frame = &mut common.scratch[..frame_len];
+                let _ = socket.recv_slice(frame);
+                let mut link = StreamLink {
+                    ends,
+                    output: Output::Ring(socket),
+                    context,
+                    slot,
+                };
+                handler.received(&mut link, Message::lent(&frame[HEADER_LEN..]));
+            }
+            budget = budget.saturating_sub(frame_len);
+            if budget == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sees whether the peer, or the connection, has ended, and ends our direction if it is
+    /// time.
+    fn ended(&mut self, socket: &mut tcp::Socket<'_>, now: Instant) {
+        use tcp::State::{CloseWait, Closed, Closing, LastAck, TimeWait};
+        let ends = &mut self.ends;
+        match socket.state() {
+            Closed => ends.sender.fail(CloseReason::Reset),
+            // An end during a pause is heard after it.
+            CloseWait | LastAck | Closing | TimeWait
+                if !(ends.paused && ends.sender.state() == State::Open) =>
+            {
+                let reason = ends.receiver.handle_end();
+                ends.sender.handle_end(now, reason, socket.send_queue());
+            }
+            _ => {}
+        }
+        if matches!(ends.sender.state(), State::Draining | State::Finishing) {
+            discard(socket);
+            // What is queued goes out before the end.
+            socket.close();
+        }
+    }
+
+    /// Closes what took too long.
+    fn expire(&mut self, common: &Common<'a>) {
+        let ends = &mut self.ends;
+        ends.sender.handle_timeout(common.now, &common.limits);
+        if ends.sender.state() == State::Open
+            && let Some(timeout) = ends.receiver.handle_timeout(common.now, &common.limits)
+        {
+            ends.sender.fail(CloseReason::Timeout(timeout));
+        }
+    }
+}
+
+/// Lends the frame at the front of the receive ring to the handler where it is. What that
+/// sends meanwhile is held, and sent after it.
+fn lend<H: Handler>(
+    handler: &mut H,
+    ends: &mut Ends,
+    socket: &mut tcp::Socket<'_>,
+    frame_len: usize,
+    scratch: &mut [u8],
+    context: Context<'_>,
+    slot: usize,
+) {
+    let mut held = Held {
+        frames: scratch,
+        len: 0,
+        queued: socket.send_queue(),
+        capacity: socket.send_capacity(),
+    };
+    let _ = socket.recv(|ring| {
+        let mut link = StreamLink {
+            ends,
+            output: Output::Held(&mut held),
+            context,
+            slot,
+        };
+        handler.received(&mut link, Message::lent(&ring[HEADER_LEN..frame_len]));
+        (frame_len, ())
+    });
+    let _ = socket.send_slice(&held.frames[..held.len]);
+}
+
+/// Throws away what arrived.
+fn discard(socket: &mut tcp::Socket<'_>) {
+    while socket.can_recv() && socket.recv(|ring| (ring.len(), ())).is_ok() {}
+}

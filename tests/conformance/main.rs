@@ -8,7 +8,7 @@ mod limits;
 mod messages;
 mod networks;
 
-use cubenet_tests::harness::{Harness, mio, sim};
+use cubenet_tests::harness::{Harness, mio, sim, smoltcp};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -29,26 +29,72 @@ const PARTS: [Part; 6] = [
     ("Listeners, handles and networks", networks::BEHAVIOURS),
 ];
 
-/// A driver: its name, and how a world for it is made.
-type Driver = (&'static str, fn() -> Box<dyn Harness>);
+struct Driver {
+    name: &'static str,
+    /// Makes a world for it.
+    world: fn() -> Box<dyn Harness>,
+    /// What it cannot do, and why.
+    without: &'static [(&'static str, &'static [&'static str])],
+}
 
-const DRIVERS: [Driver; 2] = [
-    ("mio", || Box::new(mio::Harness::new())),
-    ("sim", || Box::new(sim::Harness::new())),
+const DRIVERS: [Driver; 3] = [
+    Driver {
+        name: "mio",
+        world: || Box::new(mio::Harness::new()),
+        without: &[],
+    },
+    Driver {
+        name: "sim",
+        world: || Box::new(sim::Harness::new()),
+        without: &[],
+    },
+    Driver {
+        name: "smoltcp",
+        world: || Box::new(smoltcp::Harness::new()),
+        without: &[
+            (
+                "a device has no unwinding: a panic ends the program",
+                &[
+                    "a panic in a callback is `Panicked`, and others do not notice",
+                    "a panic in `accepted` turns the caller away",
+                    "a panic in a callback is `Panicked`, and other peers do not notice",
+                ],
+            ),
+            (
+                "every connection has its rings from the beginning, and cannot outgrow them",
+                &["who takes the room of all together over its bound is given up as `Overflow`"],
+            ),
+            (
+                "smoltcp tells nobody but a socket for ICMP that nobody listens",
+                &["a call to nobody is told `Unreachable` and lives"],
+            ),
+        ],
+    },
 ];
+
+impl Driver {
+    /// Which of the reasons is why it cannot do this, if it cannot.
+    fn lacks(&self, sentence: &str) -> Option<usize> {
+        let mut without = self.without.iter();
+        without.position(|(_, sentences)| sentences.contains(&sentence))
+    }
+}
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for (driver, world) in DRIVERS {
+    for driver in DRIVERS {
         for (part, behaviours) in PARTS {
             for (sentence, behaviour) in behaviours {
+                if driver.lacks(sentence).is_some() {
+                    continue;
+                }
                 let name = format!("{part}: {sentence}");
                 let run = move || {
-                    behaviour(&*world());
+                    behaviour(&*(driver.world)());
                     Ok(())
                 };
-                trials.push(Trial::test(name, run).with_kind(driver));
+                trials.push(Trial::test(name, run).with_kind(driver.name));
             }
         }
     }
@@ -82,10 +128,19 @@ fn table() -> String {
          {count} behaviours, each written once against `Handler`, `Link` and a small harness \
          (`tests/src/harness`) and tried on every driver by `cargo test --test conformance`. \
          This page is generated from that suite, which fails if a behaviour does not hold or \
-         if the page is not current: a ✓ is a test that passes.\n"
+         if the page is not current: a ✓ is a test that passes. A number is something that the \
+         driver cannot do, for the reason below.\n"
     );
+    let mut reasons = Vec::new();
+    let mut lacking = 0;
+    for driver in &DRIVERS {
+        for (reason, sentences) in driver.without {
+            reasons.push((driver.name, *reason));
+            lacking += sentences.len();
+        }
+    }
     for (part, behaviours) in PARTS {
-        let names: Vec<_> = DRIVERS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = DRIVERS.iter().map(|driver| driver.name).collect();
         let _ = write!(
             text,
             "\n## {part}\n\n| behaviour | {} |\n",
@@ -93,8 +148,26 @@ fn table() -> String {
         );
         let _ = writeln!(text, "| --- |{}", " :-: |".repeat(DRIVERS.len()));
         for (sentence, _) in behaviours {
-            let _ = writeln!(text, "| {sentence} |{}", " ✓ |".repeat(DRIVERS.len()));
+            let _ = write!(text, "| {sentence} |");
+            for driver in &DRIVERS {
+                let lacks = driver.lacks(sentence).map(|nth| driver.without[nth].0);
+                lacking -= usize::from(lacks.is_some());
+                let mark = lacks.map_or_else(
+                    || "✓".to_owned(),
+                    |reason| {
+                        let nth = reasons.iter().position(|of| *of == (driver.name, reason));
+                        (nth.expect("it was listed") + 1).to_string()
+                    },
+                );
+                let _ = write!(text, " {mark} |");
+            }
+            text.push('\n');
         }
+    }
+    assert_eq!(lacking, 0, "what a driver cannot do is named as it is here");
+    text.push_str("\n## What a driver cannot do\n\n");
+    for (nth, (driver, reason)) in (1..).zip(reasons) {
+        let _ = writeln!(text, "{nth}. {driver}: {reason}.");
     }
     text
 }

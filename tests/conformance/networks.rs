@@ -273,17 +273,11 @@ fn stopped(harness: &dyn Harness) {
     }
 }
 
-fn bad_limits(_harness: &dyn Harness) {
+fn bad_limits(harness: &dyn Harness) {
     let limits = Limits {
         low_watermark: usize::MAX,
         ..Limits::default()
     };
-    let mio = cubenet_mio::Network::builder()
-        .limits(limits.clone())
-        .start();
-    assert!(mio.unwrap_err().to_string().contains("low_watermark"));
-    let simulation = cubenet_sim::Simulation::new(1);
-    let network = simulation.network([10, 0, 0, 1].into());
-    let sim = network.limits(limits).start();
-    assert!(sim.unwrap_err().to_string().contains("low_watermark"));
+    let error = harness.try_start(limits).err().expect("it is refused");
+    assert!(error.contains("low_watermark"), "{error}");
 }

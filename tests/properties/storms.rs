@@ -381,7 +381,7 @@ proptest! {
             let ends = ends.lock().unwrap();
             ends[0].heard == ends[1].sent && ends[1].heard == ends[0].sent
         };
-        let arrived = storm.simulation.run_while(Duration::from_secs(3_000), || !all());
+        let arrived = storm.simulation.run_while(Duration::from_mins(50), || !all());
         let seen = || {
             let ends = ends.lock().unwrap();
             ends.iter().map(|end| (end.sent, end.heard, end.closed)).collect::<Vec<_>>()

@@ -213,11 +213,13 @@ pub fn network() -> Network {
 /// A network of two workers whose streams have small buffers in the kernel, so that little
 /// fills them.
 pub fn network_with(limits: Limits) -> Network {
+    try_network_with(limits).expect("the network starts")
+}
+
+/// The same, or why it does not start.
+pub fn try_network_with(limits: Limits) -> Result<Network, cubenet_mio::Error> {
     let builder = Network::builder().workers(2).limits(limits);
-    builder
-        .stream_buffer(16 << 10)
-        .start()
-        .expect("the network starts")
+    builder.stream_buffer(16 << 10).start()
 }
 
 /// A client of plain blocking sockets that speaks the stream's wire format.

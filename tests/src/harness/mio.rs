@@ -34,8 +34,9 @@ fn loopback() -> SocketAddr {
 }
 
 impl super::Harness for Harness {
-    fn start(&self, limits: Limits) -> Box<dyn super::Net> {
-        Box::new(crate::network_with(limits))
+    fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
+        let network = crate::try_network_with(limits);
+        Ok(Box::new(network.map_err(|error| error.to_string())?))
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {

@@ -3,6 +3,7 @@
 
 pub mod mio;
 pub mod sim;
+pub mod smoltcp;
 
 use crate::PATIENCE;
 use cubenet_core::{
@@ -15,8 +16,12 @@ use std::time::Duration;
 
 /// A driver, and a world to try it in.
 pub trait Harness {
+    /// Starts a network of its own, or says why it cannot.
+    fn try_start(&self, limits: Limits) -> Result<Box<dyn Net>, String>;
     /// Starts a network of its own.
-    fn start(&self, limits: Limits) -> Box<dyn Net>;
+    fn start(&self, limits: Limits) -> Box<dyn Net> {
+        self.try_start(limits).expect("the limits fit")
+    }
     /// Calls `to` as a peer of plain bytes.
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn RawStream>;
     /// Listens for streams of plain bytes.

@@ -37,10 +37,10 @@ impl Default for Harness {
 }
 
 impl super::Harness for Harness {
-    fn start(&self, limits: Limits) -> Box<dyn super::Net> {
+    fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
         let builder = self.simulation.network(self.host());
         let network = builder.limits(limits).stream_buffer(16 << 10).start();
-        Box::new(network.expect("the limits fit"))
+        Ok(Box::new(network.map_err(|error| error.to_string())?))
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {

@@ -1,0 +1,302 @@
+//! A network of the smoltcp driver behind the traits of the suite. The driver has no threads
+//! and its connections no handles; here is what an application with threads would put around
+//! it: a lock, and a list of what its callbacks ask of other connections.
+
+use crate::harness::{self, Accept, Connected};
+use cubenet_core::{ConnectionId, Frame, Handler, Instant, Limits, Link, SendError, Transport};
+use cubenet_smoltcp::smoltcp::iface::{Interface, SocketStorage};
+use cubenet_smoltcp::smoltcp::phy::Device;
+use cubenet_smoltcp::smoltcp::socket::udp::PacketMetadata;
+use cubenet_smoltcp::{
+    ConnectError, Error, Memory, Network, Peer, PortParts, Remote, Stream, StreamParts,
+};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+type Boxed = Box<dyn Handler + Send>;
+
+/// Streams of a network, and places for listeners.
+const STREAMS: usize = 24;
+const RECEIVE: usize = 128 << 10;
+const TRANSMIT: usize = 1 << 20;
+const LISTENERS: usize = 8;
+/// Ports of a network, and peers, datagrams and bytes of each.
+const PORTS: usize = 6;
+const PEERS: usize = 32;
+const DATAGRAMS: usize = 64;
+const BYTES: usize = 256 << 10;
+
+thread_local! {
+    /// Whether this thread is inside a poll, and holds the lock.
+    static POLLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A network that can be shared.
+pub(super) struct Shared<D: Device + 'static> {
+    network: Mutex<Network<'static, D, Boxed>>,
+    /// What callbacks asked of connections.
+    asked: Mutex<Vec<(ConnectionId, Ask)>>,
+    now: Clock,
+}
+
+/// Where the time comes from.
+pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+type Ask = Box<dyn FnOnce(&mut dyn Link) + Send>;
+
+fn leak<T: Clone>(value: T, count: usize) -> &'static mut [T] {
+    vec![value; count].leak()
+}
+
+fn leak_with<T>(value: impl Fn() -> T, count: usize) -> &'static mut [T] {
+    (0..count).map(|_| value()).collect::<Vec<_>>().leak()
+}
+
+fn port() -> PortParts<'static, Boxed> {
+    let ring = || (leak(PacketMetadata::EMPTY, DATAGRAMS), leak(0, BYTES));
+    PortParts::new(
+        leak_with(|| Peer::NOBODY, PEERS),
+        leak(cubenet_core::demux::Slot::<Remote>::FREE, PEERS),
+        leak(0, PEERS),
+        ring(),
+        ring(),
+    )
+}
+
+impl<D: Device + Send + 'static> Shared<D> {
+    pub(super) fn new(
+        interface: Interface,
+        device: D,
+        limits: Limits,
+        now: Clock,
+    ) -> Result<Arc<Self>, Error> {
+        let memory = Memory {
+            sockets: leak_with(|| SocketStorage::EMPTY, STREAMS + PORTS),
+            streams: StreamParts::new(
+                leak_with(Stream::new, STREAMS),
+                leak(0, STREAMS * RECEIVE),
+                leak(0, STREAMS * TRANSMIT),
+                leak_with(|| None, LISTENERS),
+            ),
+            ports: leak_with(|| None, PORTS),
+            scratch: leak(0, TRANSMIT),
+            early: leak(0, TRANSMIT),
+        };
+        let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
+        for _ in 0..PORTS {
+            network.add_port(port())?;
+        }
+        Ok(Arc::new(Shared {
+            network: Mutex::new(network),
+            asked: Mutex::default(),
+            now,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Network<'static, D, Boxed>> {
+        self.network.lock().expect("nobody panics with it")
+    }
+
+    pub(super) fn poll(&self) {
+        let now = (self.now)();
+        POLLING.set(true);
+        self.lock().poll(now);
+        POLLING.set(false);
+        for (id, ask) in self.take_asked(|_| true) {
+            self.lock().with(id, now, ask);
+        }
+    }
+
+    pub(super) fn poll_at(&self) -> Instant {
+        let now = (self.now)();
+        self.lock().poll_at(now)
+    }
+
+    fn take_asked(&self, of: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Ask)> {
+        let mut asked = self.asked.lock().expect("nobody panics with it");
+        asked.extract_if(.., |(id, _)| of(*id)).collect()
+    }
+
+    /// Does what was asked of the connection of this link.
+    fn do_asked(&self, link: &mut dyn Link) {
+        let this = link.id();
+        for (_, ask) in self.take_asked(|id| id == this) {
+            ask(link);
+        }
+    }
+}
+
+impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
+    fn listen(
+        &self,
+        transport: Transport,
+        address: Option<SocketAddr>,
+        accept: Accept,
+    ) -> Result<Box<dyn harness::Listener>, String> {
+        let shared = Arc::downgrade(self);
+        let accepted = Box::leak(Box::new(move |link: &mut dyn Link| {
+            let shared = shared.upgrade()?;
+            let handler = accept(Arc::new(Handle::new(&shared, link)));
+            shared.do_asked(link);
+            handler
+        }));
+        let mut network = self.lock();
+        let any = || {
+            let address = network.stack().interface.ip_addrs()[0].address();
+            SocketAddr::new(address.into(), 0)
+        };
+        let address = address.unwrap_or_else(any);
+        let listener = network.listen(transport, address, accepted);
+        let listener = listener.map_err(|error| error.to_string())?;
+        Ok(Box::new(Listener {
+            shared: Arc::clone(self),
+            listener,
+        }))
+    }
+
+    fn connect(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        connected: Connected,
+    ) -> Result<Arc<dyn harness::Connection>, String> {
+        let shared = Arc::downgrade(self);
+        let connected = Mutex::new(Some(connected));
+        let told = Box::leak(Box::new(
+            move |outcome: Result<&mut dyn Link, ConnectError>| {
+                let connected = connected.lock().expect("nobody panics with it").take()?;
+                let shared = shared.upgrade()?;
+                match outcome {
+                    Ok(link) => {
+                        let handler = connected(Ok(Arc::new(Handle::new(&shared, link))));
+                        shared.do_asked(link);
+                        handler
+                    }
+                    Err(error) => connected(Err(error.reason)),
+                }
+            },
+        ));
+        let now = (self.now)();
+        let mut network = self.lock();
+        let id = network.connect(transport, address, told, now);
+        let id = id.map_err(|error| error.to_string())?;
+        let handle = network.with(id, now, |link| Handle::new(self, link));
+        Ok(Arc::new(handle.expect("it is on its way")))
+    }
+
+    fn stop(&self, deadline: Duration) {
+        self.lock().stop(deadline, (self.now)());
+    }
+
+    fn open(&self) -> usize {
+        self.lock().open()
+    }
+}
+
+struct Listener<D: Device + 'static> {
+    shared: Arc<Shared<D>>,
+    listener: cubenet_smoltcp::Listener,
+}
+
+impl<D: Device + Send + 'static> harness::Listener for Listener<D> {
+    fn local(&self) -> SocketAddr {
+        self.listener.local()
+    }
+
+    fn close(self: Box<Self>) {
+        self.shared.lock().close_listener(self.listener);
+    }
+}
+
+/// A connection, from outside.
+struct Handle<D: Device + 'static> {
+    shared: Arc<Shared<D>>,
+    id: ConnectionId,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl<D: Device + Send + 'static> Handle<D> {
+    fn new(shared: &Arc<Shared<D>>, link: &dyn Link) -> Self {
+        Handle {
+            shared: Arc::clone(shared),
+            id: link.id(),
+            peer: link.peer(),
+            local: link.local(),
+        }
+    }
+
+    /// Asks something of the connection; `None` if it is over. Inside a callback the answer
+    /// is not to be had, and is what it will be if nothing is wrong.
+    fn ask<R: Default>(&self, ask: impl FnOnce(&mut dyn Link) -> R + Send + 'static) -> Option<R> {
+        if POLLING.get() {
+            let mut asked = self.shared.asked.lock().expect("nobody panics with it");
+            asked.push((self.id, Box::new(|link| drop(ask(link)))));
+            return Some(R::default());
+        }
+        let now = (self.shared.now)();
+        self.shared.lock().with(self.id, now, ask)
+    }
+
+    fn send(
+        &self,
+        send: impl FnOnce(&mut dyn Link) -> Result<(), SendError> + Send + 'static,
+    ) -> Result<(), SendError> {
+        // No error by default.
+        let outcome = self.ask(move |link| send(link).err());
+        match outcome {
+            Some(error) => error.map_or(Ok(()), Err),
+            None => Err(SendError::Closed),
+        }
+    }
+}
+
+impl<D: Device + Send + 'static> harness::Connection for Handle<D> {
+    fn send(&self, message: &[u8]) -> Result<(), SendError> {
+        let message = message.to_vec();
+        self.send(move |link| link.send(&message))
+    }
+
+    fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
+        let frame = frame.clone();
+        self.send(move |link| link.send_frame(&frame))
+    }
+
+    fn close(&self) {
+        self.ask(|link| link.close());
+    }
+
+    fn abort(&self) {
+        self.ask(|link| link.abort());
+    }
+
+    fn is_closed(&self) -> bool {
+        self.ask(|link| link.is_closed()).unwrap_or(true)
+    }
+
+    fn pause(&self) {
+        self.ask(|link| link.pause());
+    }
+
+    fn resume(&self) {
+        self.ask(|link| link.resume());
+    }
+
+    fn queued(&self) -> usize {
+        self.ask(|link| link.queued()).unwrap_or(0)
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.id
+    }
+}

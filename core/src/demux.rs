@@ -54,13 +54,13 @@ pub struct Slot<P> {
 }
 
 impl<P> Slot<P> {
-    /// A slot that is not used.
+    /// A slot that is not used, all zeros so that a `static` of them takes no room in flash.
     pub const FREE: Slot<P> = Slot {
         peer: None,
         heard: Instant::ZERO,
-        older: NIL,
-        newer: NIL,
-        next: NIL,
+        older: 0,
+        newer: 0,
+        next: 0,
     };
 }
 

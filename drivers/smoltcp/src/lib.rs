@@ -29,11 +29,15 @@
 //! });
 //!
 //! // Four streams with rings of 2 KiB; one port with up to 8 peers, 4 datagrams, 2 KiB.
-//! let mut streams = StreamMemory::<Echo, 4, 2048, 2048>::new();
-//! let mut datagrams = PortMemory::<Echo, 8, 4, 2048>::new();
+//! let mut streams = StreamMemory::<Echo, 4>::new();
+//! let mut rings = [[0; 4 * 2048]; 2];
+//! let [receive, transmit] = &mut rings;
+//! let mut datagrams = PortMemory::<Echo, 8, 4>::new();
+//! let mut bytes = [[0; 2048]; 2];
+//! let [incoming, outgoing] = &mut bytes;
 //! let memory = Memory {
 //!     sockets: &mut [SocketStorage::EMPTY; 5],
-//!     streams: streams.lend(),
+//!     streams: streams.lend(receive, transmit),
 //!     ports: &mut [const { None }; 1],
 //!     scratch: &mut [0; 2048],
 //!     early: &mut [],
@@ -41,7 +45,7 @@
 //! let limits = Limits { max_message: 2046, max_datagram: 1472, ..Limits::default() };
 //! let key = (0x1234, 0x5678); // From a source of randomness.
 //! let mut network = Network::new(interface, device, memory, limits, key)?;
-//! network.add_port(datagrams.lend())?;
+//! network.add_port(datagrams.lend(incoming, outgoing))?;
 //! network.listen(Transport::Tcp, ([0, 0, 0, 0], 7).into(), &|_link| Some(Echo))?;
 //! network.listen(Transport::Udp, ([0, 0, 0, 0], 7).into(), &|_link| Some(Echo))?;
 //! let now = Instant::from_micros(1_000);

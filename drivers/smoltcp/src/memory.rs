@@ -27,53 +27,35 @@ pub struct Memory<'a, H> {
     pub early: &'a mut [u8],
 }
 
-/// Memory for `N` streams, each with a ring of `RECEIVE` and one of `TRANSMIT` bytes, and
-/// `LISTENERS` addresses to listen on.
+/// What is to be known of `N` streams, and of `LISTENERS` addresses to listen on.
 ///
-/// The receive ring holds a message until it is whole: it must be two bytes longer than the
-/// longest message that is to be received. The transmit ring holds what the peer has not
-/// confirmed: no message can be sent that is longer than it less two bytes.
-pub struct StreamMemory<
-    'a,
-    H,
-    const N: usize,
-    const RECEIVE: usize,
-    const TRANSMIT: usize,
-    const LISTENERS: usize = 1,
-> {
+/// The rings are not in it, so that a `static` of them is all zeros, and takes no room in
+/// flash.
+pub struct StreamMemory<'a, H, const N: usize, const LISTENERS: usize = 1> {
     slots: [Stream<'a, H>; N],
-    receive: [[u8; RECEIVE]; N],
-    transmit: [[u8; TRANSMIT]; N],
     listeners: [Option<Listening<'a, H>>; LISTENERS],
 }
 
-impl<'a, H, const N: usize, const RECEIVE: usize, const TRANSMIT: usize, const LISTENERS: usize>
-    StreamMemory<'a, H, N, RECEIVE, TRANSMIT, LISTENERS>
-{
+impl<'a, H, const N: usize, const LISTENERS: usize> StreamMemory<'a, H, N, LISTENERS> {
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
         StreamMemory {
             slots: [const { Stream::new() }; N],
-            receive: [[0; RECEIVE]; N],
-            transmit: [[0; TRANSMIT]; N],
             listeners: [const { None }; LISTENERS],
         }
     }
 
-    /// Lends it to a network.
-    pub fn lend(&'a mut self) -> StreamParts<'a, H> {
-        StreamParts {
-            slots: &mut self.slots,
-            receive: self.receive.as_flattened_mut(),
-            transmit: self.transmit.as_flattened_mut(),
-            listeners: &mut self.listeners,
-        }
+    /// Lends it to a network, with the rings of all streams; each gets an `N`th.
+    ///
+    /// A receive ring holds a message until it is whole: it must be two bytes longer than the
+    /// longest message that is to be received. A transmit ring holds what the peer has not
+    /// confirmed: no message can be sent that is longer than it less two bytes.
+    pub fn lend(&'a mut self, receive: &'a mut [u8], transmit: &'a mut [u8]) -> StreamParts<'a, H> {
+        StreamParts::new(&mut self.slots, receive, transmit, &mut self.listeners)
     }
 }
 
-impl<H, const N: usize, const RECEIVE: usize, const TRANSMIT: usize, const LISTENERS: usize> Default
-    for StreamMemory<'_, H, N, RECEIVE, TRANSMIT, LISTENERS>
-{
+impl<H, const N: usize, const LISTENERS: usize> Default for StreamMemory<'_, H, N, LISTENERS> {
     fn default() -> Self {
         StreamMemory::new()
     }
@@ -110,21 +92,16 @@ impl<'a, H> StreamParts<'a, H> {
     }
 }
 
-/// Memory for one port: a datagram socket with up to `PEERS` peers, and room for `DATAGRAMS`
-/// datagrams and `BYTES` bytes each way.
-///
-/// A datagram that finds no room on arrival is lost, like any datagram on its way.
-pub struct PortMemory<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize> {
+/// What is to be known of one port: a datagram socket with up to `PEERS` peers and room for
+/// `DATAGRAMS` datagrams each way.
+pub struct PortMemory<H, const PEERS: usize, const DATAGRAMS: usize> {
     peers: [Peer<H>; PEERS],
     slots: [Slot<Remote>; PEERS],
     heads: [u32; PEERS],
     metadata: [[PacketMetadata; DATAGRAMS]; 2],
-    bytes: [[u8; BYTES]; 2],
 }
 
-impl<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize>
-    PortMemory<H, PEERS, DATAGRAMS, BYTES>
-{
+impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRAMS> {
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
         PortMemory {
@@ -132,27 +109,30 @@ impl<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize>
             slots: [Slot::FREE; PEERS],
             heads: [0; PEERS],
             metadata: [[PacketMetadata::EMPTY; DATAGRAMS]; 2],
-            bytes: [[0; BYTES]; 2],
         }
     }
 
-    /// Lends it to a network.
-    pub fn lend(&mut self) -> PortParts<'_, H> {
-        let [metadata_in, metadata_out] = &mut self.metadata;
-        let [bytes_in, bytes_out] = &mut self.bytes;
+    /// Lends it to a network, with the bytes of the datagrams each way.
+    ///
+    /// A datagram that finds no room on arrival is lost, like any datagram on its way; one
+    /// that finds none on its way out is refused with `Full`.
+    pub fn lend<'a>(
+        &'a mut self,
+        receive: &'a mut [u8],
+        transmit: &'a mut [u8],
+    ) -> PortParts<'a, H> {
+        let [incoming, outgoing] = &mut self.metadata;
         PortParts {
             peers: &mut self.peers,
             slots: &mut self.slots,
             heads: &mut self.heads,
-            incoming: (metadata_in, bytes_in),
-            outgoing: (metadata_out, bytes_out),
+            incoming: (incoming, receive),
+            outgoing: (outgoing, transmit),
         }
     }
 }
 
-impl<H, const PEERS: usize, const DATAGRAMS: usize, const BYTES: usize> Default
-    for PortMemory<H, PEERS, DATAGRAMS, BYTES>
-{
+impl<H, const PEERS: usize, const DATAGRAMS: usize> Default for PortMemory<H, PEERS, DATAGRAMS> {
     fn default() -> Self {
         PortMemory::new()
     }

@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use cubenet_mio::{Error, Network, Transport};
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{echo::Echo, system};
+use support::{echo::Echo, kept::OnHeap, system};
 
 /// Sends every message back to where it came from.
 #[derive(Parser)]
@@ -53,7 +53,7 @@ fn run(options: &Options) -> Result<(), Error> {
     for (transport, choice) in [(Transport::Tcp, Choice::Tcp), (Transport::Udp, Choice::Udp)] {
         if options.transport == choice || options.transport == Choice::Both {
             let listener = network.listen(transport, &options.listen, |_connection| {
-                Some(Echo::default())
+                Some(Echo::<OnHeap>::default())
             })?;
             println!("listening on {transport} {}", listener.local());
         }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod echo;
+pub mod kept;
 pub mod load;
 pub mod report;
 pub mod system;

@@ -28,6 +28,7 @@ impl Instant {
     /// The moment `duration` after this one. Saturates at [`Instant::NEVER`], and
     /// [`Instant::NEVER`] plus anything is itself.
     #[must_use]
+    #[cfg_attr(target_pointer_width = "32", inline(never))]
     pub fn after(self, duration: Duration) -> Self {
         // In 64 bits: `as_micros` takes 128, which small processors do not have.
         let micros = duration.as_secs().saturating_mul(1_000_000);

@@ -50,6 +50,13 @@ pub(crate) struct Common<'a> {
     pub(crate) early: Early<'a>,
     /// Rounds of sending so far.
     pub(crate) egresses: u32,
+    /// A clock may strike in this turn.
+    pub(crate) strikes: bool,
+    /// A caller has begun and not gone on.
+    pub(crate) half_open: bool,
+    /// Somebody waits for something to be sent: a stream whose connection is over, a datagram
+    /// peer for room.
+    pub(crate) unsent: bool,
     /// There is something to do that no frame and no timer announces.
     pub(crate) to_do: bool,
 }

@@ -10,7 +10,8 @@
 //! use smoltcp::phy::{Loopback, Medium};
 //! use smoltcp::wire::{HardwareAddress, IpCidr};
 //! use cubenet_smoltcp::{
-//!     Handler, Instant, Limits, Link, Memory, Message, Network, PortMemory, StreamMemory, Transport,
+//!     Handler, Instant, Limits, Link, Memory, Message, Network, PortMemory, Scratch, StreamMemory,
+//!     Transport,
 //! };
 //!
 //! struct Echo;
@@ -35,11 +36,12 @@
 //! let mut datagrams = PortMemory::<Echo, 8, 4>::new();
 //! let mut bytes = [[0; 2048]; 2];
 //! let [incoming, outgoing] = &mut bytes;
+//! let mut scratch = Scratch::<2048>::new();
 //! let memory = Memory {
 //!     sockets: &mut [SocketStorage::EMPTY; 5],
 //!     streams: streams.lend(receive, transmit),
 //!     ports: &mut [const { None }; 1],
-//!     scratch: &mut [0; 2048],
+//!     scratch: scratch.lend(),
 //!     early: &mut [],
 //! };
 //! let limits = Limits { max_message: 2046, max_datagram: 1472, ..Limits::default() };
@@ -95,7 +97,7 @@ pub use cubenet_core::{
     SendError, Timeout, Transport,
 };
 pub use error::{ConnectError, Error};
-pub use memory::{DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};
+pub use memory::{DatagramRing, Memory, PortMemory, PortParts, Scratch, StreamMemory, StreamParts};
 pub use network::{Listener, Network};
 pub use pool::Listening;
 pub use port::{Peer, Port, Remote};

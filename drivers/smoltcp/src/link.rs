@@ -40,9 +40,12 @@ pub(crate) struct Held<'l> {
 }
 
 impl Held<'_> {
-    fn push(&mut self, part: &[u8]) {
-        self.frames[self.len..][..part.len()].copy_from_slice(part);
-        self.len += part.len();
+    /// Adds a frame, for which there is room.
+    fn push(&mut self, header: [u8; HEADER_LEN], message: &[u8]) {
+        let frame = &mut self.frames[self.len..][..HEADER_LEN + message.len()];
+        frame[..HEADER_LEN].copy_from_slice(&header);
+        frame[HEADER_LEN..].copy_from_slice(message);
+        self.len += frame.len();
     }
 }
 
@@ -55,29 +58,31 @@ pub(crate) struct StreamLink<'l, 's> {
     pub(crate) slot: usize,
 }
 
-impl StreamLink<'_, '_> {
-    /// Bytes that the transmit ring can hold.
-    fn capacity(&self) -> usize {
-        match &self.output {
-            Output::Ring(socket) => socket.send_capacity(),
-            Output::Held(held) => held.capacity,
-            Output::Early { capacity, .. } => *capacity,
-            Output::Nowhere => usize::MAX,
-        }
-    }
+/// How full the way out is.
+struct Room {
+    /// Bytes that wait.
+    queued: usize,
+    /// Bytes that may wait.
+    capacity: usize,
+    /// Whether the message fits.
+    fits: bool,
+}
 
-    fn has_room(&self, len: usize) -> bool {
-        let size = HEADER_LEN + len;
-        match &self.output {
-            Output::Ring(socket) => socket.send_queue() + size <= socket.send_capacity(),
-            Output::Held(held) => {
-                held.queued + held.len + size <= held.capacity
-                    && held.len + size <= held.frames.len()
-            }
+impl StreamLink<'_, '_> {
+    /// How full the way out is, for a message of `len` bytes.
+    fn room(&self, len: usize) -> Room {
+        let (queued, capacity, fits) = match &self.output {
+            Output::Ring(socket) => (socket.send_queue(), socket.send_capacity(), true),
+            Output::Held(held) => (held.queued + held.len, held.capacity, true),
             Output::Early { frames, capacity } => {
-                frames.queued(self.slot) + size <= *capacity && frames.has_room(len)
+                (frames.queued(self.slot), *capacity, frames.has_room(len))
             }
-            Output::Nowhere => false,
+            Output::Nowhere => (0, usize::MAX, true),
+        };
+        Room {
+            queued,
+            capacity,
+            fits: fits && queued + HEADER_LEN + len <= capacity,
         }
     }
 }
@@ -86,15 +91,14 @@ impl Link for StreamLink<'_, '_> {
     fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
         let len = message.len();
         let limits = self.context.limits;
-        let ring = self.capacity() - HEADER_LEN;
-        let takes = matches!(self.ends.sender.state(), State::Connecting | State::Open);
-        if takes && len > ring && len <= limits.max_message {
+        let room = self.room(len);
+        let ring = room.capacity - HEADER_LEN;
+        if len > ring && len <= limits.max_message && !self.is_closed() {
             return Err(SendError::TooLong { len, limit: ring });
         }
-        let queued = self.queued();
-        // What has no room is refused, as if all that may be queued were.
-        let own = if self.has_room(len) {
-            queued
+        // What does not fit is refused, as if all that may be queued were.
+        let own = if room.fits {
+            room.queued
         } else {
             usize::MAX / 2
         };
@@ -106,18 +110,15 @@ impl Link for StreamLink<'_, '_> {
                 let _ = socket.send_slice(&header);
                 let _ = socket.send_slice(message);
             }
-            Output::Held(held) => {
-                held.push(&header);
-                held.push(message);
-            }
+            Output::Held(held) => held.push(header, message),
             Output::Early { frames, .. } => {
                 frames.push(self.slot, message);
                 return Ok(());
             }
             Output::Nowhere => return Err(SendError::Closed),
         }
-        self.ends
-            .queued(self.context.now, queued + HEADER_LEN + len);
+        let queued = room.queued + HEADER_LEN + len;
+        self.ends.queued(self.context.now, queued);
         Ok(())
     }
 
@@ -147,12 +148,7 @@ impl Link for StreamLink<'_, '_> {
     }
 
     fn queued(&self) -> usize {
-        match &self.output {
-            Output::Ring(socket) => socket.send_queue(),
-            Output::Held(held) => held.queued + held.len,
-            Output::Early { frames, .. } => frames.queued(self.slot),
-            Output::Nowhere => 0,
-        }
+        self.room(0).queued
     }
 
     fn pause(&mut self) {

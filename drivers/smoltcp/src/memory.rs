@@ -19,12 +19,35 @@ pub struct Memory<'a, H> {
     pub ports: &'a mut [Option<Port<'a, H>>],
     /// Holds one message while a callback has it, or what it sends meanwhile. At least as
     /// long as a transmit ring, as the longest message and its header, and as the longest
-    /// datagram.
+    /// datagram. See [`Scratch`].
     pub scratch: &'a mut [u8],
     /// Holds what is sent on calls that are not answered yet, of all such calls together:
     /// each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
     /// `writable` is called once the call is answered.
     pub early: &'a mut [u8],
+}
+
+/// A scratch of `N` bytes that begins where a word does, as small processors like to copy.
+#[repr(align(4))]
+#[derive(Debug)]
+pub struct Scratch<const N: usize>([u8; N]);
+
+impl<const N: usize> Scratch<N> {
+    /// Memory that nobody uses yet.
+    pub const fn new() -> Self {
+        Scratch([0; N])
+    }
+
+    /// Lends it to a network.
+    pub const fn lend(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl<const N: usize> Default for Scratch<N> {
+    fn default() -> Self {
+        Scratch::new()
+    }
 }
 
 /// What is to be known of `N` streams, and of `LISTENERS` addresses to listen on.

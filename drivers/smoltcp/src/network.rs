@@ -38,6 +38,10 @@ pub struct Network<'a, D, H> {
     generation: u32,
     /// When it is to have stopped; `None` while it runs.
     stops_at: Option<Instant>,
+    /// No clock strikes before. Looking at all of them takes longer than a message does.
+    strikes_at: Instant,
+    /// Of the limits, in microseconds.
+    shortest_timeout: u64,
 }
 
 /// An address that is listened on.
@@ -128,6 +132,16 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 stream.handle = Some(sockets.add(socket));
             }
         }
+        let timeouts = [
+            limits.connect_timeout,
+            limits.frame_timeout,
+            limits.stream_idle_timeout,
+            limits.datagram_idle_timeout,
+            limits.write_stall_timeout,
+            limits.drain_timeout,
+        ];
+        let shortest_timeout = timeouts.into_iter().fold(Duration::MAX, Duration::min);
+        let shortest_timeout = Instant::ZERO.after(shortest_timeout).as_micros();
         let stack = Stack::new(interface, device, sockets, key.1);
         if !memory.ports.is_empty() {
             if limits.max_datagram > stack.max_datagram() {
@@ -156,11 +170,16 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 scratch: memory.scratch,
                 early: Early::new(memory.early),
                 egresses: 0,
+                strikes: false,
+                half_open: false,
+                unsent: false,
                 to_do: false,
             },
             key,
             generation: 0,
             stops_at: None,
+            strikes_at: Instant::ZERO,
+            shortest_timeout,
         })
     }
 
@@ -350,6 +369,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 if live.ends.serial.id(Place::Stream(slot)) != id {
                     return None;
                 }
+                live.ends.attend = true;
                 let socket = self.stack.sockets.get_mut::<tcp::Socket>(stream.handle?);
                 let is_called = live.is_called();
                 let capacity = socket.send_capacity();
@@ -385,9 +405,18 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// bounded amount of work, whatever arrives.
     pub fn poll(&mut self, now: Instant) {
         self.common.now = now;
-        self.common.to_do = false;
-        self.stop_in_time();
-        self.serve();
+        self.common.strikes = now >= self.strikes_at;
+        if self.common.strikes {
+            self.stop_in_time();
+        }
+        if self.common.strikes || self.common.to_do {
+            self.common.to_do = false;
+            self.serve();
+        }
+        if self.common.strikes {
+            self.strikes_at = self.poll_timeout();
+            self.common.strikes = false;
+        }
         let mut frames = 0;
         while frames < FRAMES_PER_POLL && self.stack.ingress(now) {
             frames += 1;
@@ -397,13 +426,14 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
         self.common.egresses = self.common.egresses.wrapping_add(1);
         self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
-        if self
-            .streams
-            .iter()
-            .any(|stream| matches!(stream.stage, Stage::Ending { .. }))
-        {
-            // What has told its peer can listen again.
+        if self.common.unsent {
+            // Whoever waited for that.
             self.serve();
+        }
+        // A clock that was set since the last look strikes no earlier than this.
+        if self.common.open > 0 || self.common.half_open || self.common.unsent {
+            let soonest = now.as_micros().saturating_add(self.shortest_timeout);
+            self.strikes_at = self.strikes_at.min(Instant::from_micros(soonest));
         }
     }
 
@@ -417,8 +447,10 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             common,
             ..
         } = self;
+        common.half_open = false;
         let mut pooled = 0;
         let mut free = false;
+        common.unsent = false;
         for (slot, stream) in streams.iter_mut().enumerate() {
             let Some(handle) = stream.handle else {
                 continue;
@@ -428,10 +460,11 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             match stream.stage {
                 Stage::Free => free = true,
                 Stage::Pooled { listener, .. } => pooled |= 1 << listener,
-                _ => {}
+                Stage::Ending { .. } => common.unsent = true,
+                Stage::Live(_) => {}
             }
         }
-        if free || pooled != listeners.used() {
+        if free || common.unsent && pooled != listeners.used() {
             pool::arm(streams, &mut stack.sockets, listeners);
         }
         for port in ports.iter_mut().flatten() {
@@ -439,23 +472,29 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    /// When [`Network::poll`] has to be called next, unless a frame arrives before;
-    /// [`Instant::NEVER`] if nothing is to come.
-    pub fn poll_at(&mut self, now: Instant) -> Instant {
-        let ports = self.ports.iter().flatten();
-        if self.common.to_do || ports.clone().any(Port::has_to_do) {
-            return now;
-        }
+    /// When the first clock strikes.
+    fn poll_timeout(&self) -> Instant {
         let limits = &self.common.limits;
         let streams = self
             .streams
             .iter()
             .map(|stream| stream.poll_timeout(limits));
-        let timeouts = streams.chain(ports.map(|port| port.poll_timeout(limits)));
-        let at = timeouts.fold(Instant::NEVER, Instant::min);
+        let ports = self.ports.iter().flatten();
+        let ports = ports.map(|port| port.poll_timeout(limits));
         let stops_at = self.stops_at.filter(|_| self.common.open > 0);
-        let at = at.min(stops_at.unwrap_or(Instant::NEVER));
-        at.min(self.stack.poll_at(now)).max(now)
+        streams
+            .chain(ports)
+            .chain(stops_at)
+            .fold(Instant::NEVER, Instant::min)
+    }
+
+    /// When [`Network::poll`] has to be called next, unless a frame arrives before;
+    /// [`Instant::NEVER`] if nothing is to come. It may be early, never late.
+    pub fn poll_at(&mut self, now: Instant) -> Instant {
+        if self.common.to_do {
+            return now;
+        }
+        self.strikes_at.min(self.stack.poll_at(now)).max(now)
     }
 
     /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers
@@ -466,7 +505,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             return;
         }
         self.common.now = now;
-        self.stops_at = Some(now.after(deadline));
+        let stops_at = now.after(deadline);
+        self.stops_at = Some(stops_at);
+        self.strikes_at = self.strikes_at.min(stops_at);
         self.listeners.places.fill_with(|| None);
         for place in 0..self.listeners.places.len() {
             pool::disarm(self.streams, &mut self.stack.sockets, Some(place));

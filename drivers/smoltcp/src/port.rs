@@ -243,21 +243,21 @@ impl<'a, H: Handler> Port<'a, H> {
         if self.attend {
             self.settle(socket, common);
         }
-        while let Some(slot) = self.demux.handle_timeout(common.now) {
-            self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
+        if common.strikes {
+            while let Some(slot) = self.demux.handle_timeout(common.now) {
+                self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
+            }
         }
         self.see_what_left(socket, common);
         match self.role {
-            Role::Keeps if self.demux.is_empty() => {
-                self.role = Role::Leaves(common.egresses);
-                common.to_do = true;
-            }
+            Role::Keeps if self.demux.is_empty() => self.role = Role::Leaves(common.egresses),
             Role::Leaves(since) if since != common.egresses && socket.send_queue() == 0 => {
                 socket.close();
                 self.role = Role::Free;
             }
             _ => {}
         }
+        common.unsent |= self.attend || matches!(self.role, Role::Leaves(_));
     }
 
     /// A call needs no answer: it is connected as soon as somebody looks.
@@ -527,10 +527,5 @@ impl<'a, H: Handler> Port<'a, H> {
     /// When it has to be looked at, whatever arrives.
     pub(crate) fn poll_timeout(&self, limits: &Limits) -> Instant {
         self.demux.poll_timeout().min(self.poll_stuck(limits))
-    }
-
-    /// Whether it has something to do at once.
-    pub(crate) fn has_to_do(&self) -> bool {
-        self.attend || matches!(self.role, Role::Calls(_))
     }
 }

@@ -10,7 +10,8 @@ use crate::stack::address;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    CloseReason, Handler, Instant, Limits, Link, Message, RingReceiver, Sender, Transport,
+    CloseReason, FrameError, Handler, Instant, Limits, Link, Message, RingReceiver, Sender,
+    Transport,
 };
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
@@ -61,6 +62,8 @@ pub(crate) struct Ends {
     queued: u32,
     pub(crate) serial: Serial,
     paused: bool,
+    /// Somebody outside has asked for something.
+    pub(crate) attend: bool,
     pub(crate) peer: IpEndpoint,
     pub(crate) local: IpEndpoint,
 }
@@ -79,6 +82,7 @@ impl Ends {
             queued: 0,
             serial,
             paused: false,
+            attend: true,
             peer,
             local,
         }
@@ -155,6 +159,7 @@ impl<'a, H: Handler> Stream<'a, H> {
                     return;
                 }
                 tcp::State::SynReceived => {
+                    common.half_open = true;
                     if *deadline == Instant::NEVER {
                         *deadline = common.now.after(common.limits.connect_timeout);
                     } else if common.now >= *deadline {
@@ -313,6 +318,10 @@ impl<'a, H: Handler> Live<'a, H> {
     }
 
     fn turn(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+        if self.is_at_rest(socket) && !common.strikes {
+            return;
+        }
+        self.ends.attend = false;
         if let Owner::Caller(connected) = self.owner {
             match socket.state() {
                 tcp::State::SynSent | tcp::State::SynReceived => return self.expire(common),
@@ -321,12 +330,21 @@ impl<'a, H: Handler> Live<'a, H> {
             }
         }
         self.written(slot, socket, common);
-        let more = self.ends.is_heard() && self.read(slot, socket, common);
+        let more = self.read(slot, socket, common);
         common.to_do |= more;
         if !more {
             self.ended(socket, common.now);
         }
         self.expire(common);
+    }
+
+    /// Whether nothing has happened since the last look, as it mostly has not.
+    fn is_at_rest(&self, socket: &tcp::Socket<'_>) -> bool {
+        socket.state() == tcp::State::Established
+            && !socket.can_recv()
+            && socket.send_queue() == self.ends.queued as usize
+            && !self.ends.attend
+            && !self.is_called()
     }
 
     /// The call was answered.
@@ -392,30 +410,28 @@ impl<'a, H: Handler> Live<'a, H> {
             return false;
         };
         let ends = &mut self.ends;
+        let context = Context {
+            limits: &common.limits,
+            now: common.now,
+            place: Place::Stream(slot),
+        };
         let mut budget = common.limits.read_budget;
-        while ends.is_heard() {
-            let context = Context {
-                limits: &common.limits,
-                now: common.now,
-                place: Place::Stream(slot),
-            };
-            let len = socket.recv_queue();
-            let mut header = [0; HEADER_LEN];
-            // The ring's end may break what lies in it in two.
-            let unbroken = socket.peek(len).unwrap_or_default();
-            let unbroken_len = unbroken.len();
-            let front = if unbroken_len >= HEADER_LEN {
-                &unbroken[..HEADER_LEN]
-            } else {
-                let got = socket.peek_slice(&mut header).unwrap_or_default();
-                &header[..got]
-            };
-            let frame_len = match ends
-                .receiver
-                .handle_ring(front, len, context.limits, context.now)
-            {
-                Ok(Some(payload_len)) => HEADER_LEN + payload_len,
-                Ok(None) => return false,
+        while socket.can_recv() && ends.is_heard() {
+            let frame_len = match lend(handler, ends, socket, common.scratch, context, slot) {
+                Ok(Found::Lent(frame_len)) => frame_len,
+                Ok(Found::Broken(frame_len)) => {
+                    let frame = &mut common.scratch[..frame_len];
+                    let _ = socket.recv_slice(frame);
+                    let mut link = StreamLink {
+                        ends,
+                        output: Output::Ring(socket),
+                        context,
+                        slot,
+                    };
+                    handler.received(&mut link, Message::lent(&frame[HEADER_LEN..]));
+                    frame_len
+                }
+                Ok(Found::Nothing) => return false,
                 Err(error) => {
                     let reason = CloseReason::Protocol(error);
                     let queued = socket.send_queue();
@@ -424,27 +440,6 @@ impl<'a, H: Handler> Live<'a, H> {
                 }
             };
             common.counts.received = common.counts.received.wrapping_add(1);
-            if unbroken_len >= frame_len {
-                lend(
-                    handler,
-                    ends,
-                    socket,
-                    frame_len,
-                    common.scratch,
-                    context,
-                    slot,
-                );
-            } else {
-                let frame = &mut common.scratch[..frame_len];
-                let _ = socket.recv_slice(frame);
-                let mut link = StreamLink {
-                    ends,
-                    output: Output::Ring(socket),
-                    context,
-                    slot,
-                };
-                handler.received(&mut link, Message::lent(&frame[HEADER_LEN..]));
-            }
             budget = budget.saturating_sub(frame_len);
             if budget == 0 {
                 return true;
@@ -478,6 +473,9 @@ impl<'a, H: Handler> Live<'a, H> {
 
     /// Closes what took too long.
     fn expire(&mut self, common: &Common<'a>) {
+        if !common.strikes {
+            return;
+        }
         let ends = &mut self.ends;
         ends.sender.handle_timeout(common.now, &common.limits);
         if ends.sender.state() == State::Open
@@ -488,34 +486,67 @@ impl<'a, H: Handler> Live<'a, H> {
     }
 }
 
-/// Lends the frame at the front of the receive ring to the handler where it is. What that
-/// sends meanwhile is held, and sent after it.
+/// What a receive ring begins with.
+enum Found {
+    /// A frame of this length, which was lent to the handler and is gone.
+    Lent(usize),
+    /// A frame of this length, which goes over the ring's end.
+    Broken(usize),
+    /// No whole frame.
+    Nothing,
+}
+
+/// Lends the frame at the front of the receive ring to the handler, where it is. What that
+/// sends meanwhile is held in the scratch, and sent after it.
 fn lend<H: Handler>(
     handler: &mut H,
     ends: &mut Ends,
     socket: &mut tcp::Socket<'_>,
-    frame_len: usize,
     scratch: &mut [u8],
     context: Context<'_>,
     slot: usize,
-) {
+) -> Result<Found, FrameError> {
+    let len = socket.recv_queue();
     let mut held = Held {
         frames: scratch,
         len: 0,
         queued: socket.send_queue(),
         capacity: socket.send_capacity(),
     };
-    let _ = socket.recv(|ring| {
+    let Context { limits, now, .. } = context;
+    let found = socket.recv(|ring| {
+        if ring.len() < HEADER_LEN.min(len) {
+            return (0, None);
+        }
+        let payload_len = match ends.receiver.handle_ring(ring, len, limits, now) {
+            Ok(Some(payload_len)) => payload_len,
+            Ok(None) => return (0, Some(Ok(Found::Nothing))),
+            Err(error) => return (0, Some(Err(error))),
+        };
+        let frame_len = HEADER_LEN + payload_len;
+        let Some(payload) = ring.get(HEADER_LEN..frame_len) else {
+            return (0, Some(Ok(Found::Broken(frame_len))));
+        };
         let mut link = StreamLink {
             ends,
             output: Output::Held(&mut held),
             context,
             slot,
         };
-        handler.received(&mut link, Message::lent(&ring[HEADER_LEN..frame_len]));
-        (frame_len, ())
+        handler.received(&mut link, Message::lent(payload));
+        (frame_len, Some(Ok(Found::Lent(frame_len))))
     });
-    let _ = socket.send_slice(&held.frames[..held.len]);
+    if held.len > 0 {
+        let _ = socket.send_slice(&held.frames[..held.len]);
+    }
+    if let Some(found) = found.unwrap_or_default() {
+        return found;
+    }
+    // The ring's end is inside the header.
+    let mut header = [0; HEADER_LEN];
+    let _ = socket.peek_slice(&mut header);
+    let payload_len = ends.receiver.handle_ring(&header, len, limits, now)?;
+    Ok(payload_len.map_or(Found::Nothing, |len| Found::Broken(HEADER_LEN + len)))
 }
 
 /// Throws away what arrived.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod ethernet;
 pub mod exit;
 pub mod host;
+pub mod inside;
 pub mod loopback;
 pub mod registers;
 pub mod rest;

@@ -162,29 +162,32 @@ impl Harness {
         host
     }
 
-    /// Lets everybody do what there is to do now; if that is nothing, lets time pass until
-    /// there is, or `end`.
-    fn step(&self, end: Duration) {
-        let hosts = self.hosts.borrow();
-        for host in &*hosts {
+    /// Lets everybody do what there is to do now.
+    fn poll(&self) {
+        for host in &*self.hosts.borrow() {
             host.poll();
         }
+    }
+
+    /// Lets time pass until there is more to do, or `end`.
+    fn advance(&self, end: Duration) {
         let now = self.clock()();
         let end = Instant::from_micros(end.as_micros() as u64);
+        let hosts = self.hosts.borrow();
         let at = hosts
             .iter()
             .map(|host| host.poll_at())
             .fold(end, Instant::min);
         let wires = self.wires.lock().expect("nobody panics with it");
         if wires.under_way > 0 || at <= now {
-            // Somebody who is never content does not stop the time.
             self.restless.set(self.restless.get() + 1);
-            if self.restless.get() < 1_000 {
+            if self.restless.get() < 50 {
                 return;
             }
         }
         self.restless.set(0);
-        let next = at.max(now.after(Duration::from_micros(1)));
+        // Somebody who always has something to do does not stop the time.
+        let next = at.max(now.after(Duration::from_millis(1)).min(end));
         self.micros.store(next.as_micros(), Ordering::Relaxed);
     }
 }
@@ -226,19 +229,23 @@ impl super::Harness for Harness {
     fn pass(&self, time: Duration) {
         let end = self.now() + time;
         while self.now() < end {
-            self.step(end);
+            self.poll();
+            self.advance(end);
         }
     }
 
     fn until(&self, done: &mut dyn FnMut() -> bool) -> bool {
         let end = self.now() + LONGEST;
-        while !done() {
+        loop {
+            self.poll();
+            if done() {
+                return true;
+            }
             if self.now() >= end {
                 return false;
             }
-            self.step(end);
+            self.advance(end);
         }
-        true
     }
 
     fn now(&self) -> Duration {

@@ -14,8 +14,8 @@ use cortex_m_rt::entry;
 use cubenet_firmware::sizes::{BYTES, DATAGRAMS, MAX_DATAGRAM, MAX_MESSAGE, PEERS, RING, STREAMS};
 use cubenet_firmware::{board, clock::Clock, exit, host, println, rest, stack};
 use cubenet_smoltcp::{
-    Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, StreamMemory,
-    Transport,
+    Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, Scratch,
+    StreamMemory, Transport,
 };
 use echo::{Echo, Keep};
 use smoltcp::iface::SocketStorage;
@@ -118,7 +118,7 @@ static ECHO_BYTES: ConstStaticCell<[[u8; BYTES]; 2]> = ConstStaticCell::new([[0;
 static QUIT_PORT: ConstStaticCell<PortMemory<Service, 2, 2>> =
     ConstStaticCell::new(PortMemory::new());
 static QUIT_BYTES: ConstStaticCell<[[u8; 64]; 2]> = ConstStaticCell::new([[0; 64]; 2]);
-static SCRATCH: ConstStaticCell<[u8; MAX_DATAGRAM]> = ConstStaticCell::new([0; MAX_DATAGRAM]);
+static SCRATCH: ConstStaticCell<Scratch<MAX_DATAGRAM>> = ConstStaticCell::new(Scratch::new());
 
 #[entry]
 fn main() -> ! {
@@ -139,7 +139,7 @@ fn serve() -> Result<(), Error> {
         sockets: SOCKETS.take(),
         streams: STREAM_MEMORY.take().lend(receive, transmit),
         ports: PORTS.take(),
-        scratch: SCRATCH.take(),
+        scratch: SCRATCH.take().lend(),
         early: &mut [],
     };
     let limits = Limits {

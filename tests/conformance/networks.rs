@@ -14,6 +14,10 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ("a listener on port 0 tells the port it was given", any_port),
     ("an address that is taken is refused with a reason", taken),
     (
+        "callers that come all at once are all answered, and can come again",
+        burst,
+    ),
+    (
         "a closed stream listener refuses calls, and its connections stay",
         closed_listener,
     ),
@@ -80,6 +84,25 @@ fn taken(harness: &dyn Harness) {
         let error = again.err().expect("it is taken");
         assert!(error.contains(&address.to_string()), "{error}");
         assert!(error.contains("in use"), "{error}");
+    }
+}
+
+fn burst(harness: &dyn Harness) {
+    let scene = Scene::new(harness);
+    let (address, server) = scene.listen(Tcp, echo);
+    for round in 1..=3 {
+        let raws: Vec<_> = (0..40).map(|_| harness.raw_connect(address)).collect();
+        for raw in &raws {
+            raw.write(&framed(b"hello"));
+        }
+        for raw in &raws {
+            // Whoever has been answered makes room.
+            scene.until("it is answered", || raw.received() == framed(b"hello"));
+            raw.close();
+        }
+        scene.until("all have gone", || {
+            server.count(&Event::Dropped) == 40 * round
+        });
     }
 }
 

@@ -10,7 +10,7 @@
 //! use smoltcp::phy::{Loopback, Medium};
 //! use smoltcp::wire::{HardwareAddress, IpCidr};
 //! use cubenet_smoltcp::{
-//!     Handler, Instant, Limits, Link, Memory, Message, Network, PortMemory, Scratch, StreamMemory,
+//!     Bytes, Handler, Instant, Limits, Link, Memory, Message, Network, PortMemory, StreamMemory,
 //!     Transport,
 //! };
 //!
@@ -31,15 +31,13 @@
 //!
 //! // Four streams with rings of 2 KiB; one port with up to 8 peers, 4 datagrams, 2 KiB.
 //! let mut streams = StreamMemory::<Echo, 4>::new();
-//! let mut rings = [[0; 4 * 2048]; 2];
-//! let [receive, transmit] = &mut rings;
+//! let (mut receive, mut transmit) = (Bytes::<8192>::new(), Bytes::<8192>::new());
 //! let mut datagrams = PortMemory::<Echo, 8, 4>::new();
-//! let mut bytes = [[0; 2048]; 2];
-//! let [incoming, outgoing] = &mut bytes;
-//! let mut scratch = Scratch::<2048>::new();
+//! let (mut incoming, mut outgoing) = (Bytes::<2048>::new(), Bytes::<2048>::new());
+//! let mut scratch = Bytes::<2048>::new();
 //! let memory = Memory {
 //!     sockets: &mut [SocketStorage::EMPTY; 5],
-//!     streams: streams.lend(receive, transmit),
+//!     streams: streams.lend(receive.lend(), transmit.lend()),
 //!     ports: &mut [const { None }; 1],
 //!     scratch: scratch.lend(),
 //!     early: &mut [],
@@ -47,7 +45,7 @@
 //! let limits = Limits { max_message: 2046, max_datagram: 1472, ..Limits::default() };
 //! let key = (0x1234, 0x5678); // From a source of randomness.
 //! let mut network = Network::new(interface, device, memory, limits, key)?;
-//! network.add_port(datagrams.lend(incoming, outgoing))?;
+//! network.add_port(datagrams.lend(incoming.lend(), outgoing.lend()))?;
 //! network.listen(Transport::Tcp, ([0, 0, 0, 0], 7).into(), &|_link| Some(Echo))?;
 //! network.listen(Transport::Udp, ([0, 0, 0, 0], 7).into(), &|_link| Some(Echo))?;
 //! let now = Instant::from_micros(1_000);
@@ -82,6 +80,7 @@ extern crate std;
 mod common;
 mod early;
 mod error;
+mod gate;
 mod id;
 mod link;
 mod memory;
@@ -97,7 +96,7 @@ pub use cubenet_core::{
     SendError, Timeout, Transport,
 };
 pub use error::{ConnectError, Error};
-pub use memory::{DatagramRing, Memory, PortMemory, PortParts, Scratch, StreamMemory, StreamParts};
+pub use memory::{Bytes, DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};
 pub use network::{Listener, Network};
 pub use pool::Listening;
 pub use port::{Peer, Port, Remote};

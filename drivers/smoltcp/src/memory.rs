@@ -19,7 +19,7 @@ pub struct Memory<'a, H> {
     pub ports: &'a mut [Option<Port<'a, H>>],
     /// Holds one message while a callback has it, or what it sends meanwhile. At least as
     /// long as a transmit ring, as the longest message and its header, and as the longest
-    /// datagram. See [`Scratch`].
+    /// datagram. See [`Bytes`].
     pub scratch: &'a mut [u8],
     /// Holds what is sent on calls that are not answered yet, of all such calls together:
     /// each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
@@ -27,15 +27,16 @@ pub struct Memory<'a, H> {
     pub early: &'a mut [u8],
 }
 
-/// A scratch of `N` bytes that begins where a word does, as small processors like to copy.
+/// `N` bytes for rings, datagrams or the scratch. They begin where a word does: small
+/// processors copy nearly twice as fast from there.
 #[repr(align(4))]
 #[derive(Debug)]
-pub struct Scratch<const N: usize>([u8; N]);
+pub struct Bytes<const N: usize>([u8; N]);
 
-impl<const N: usize> Scratch<N> {
+impl<const N: usize> Bytes<N> {
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
-        Scratch([0; N])
+        Bytes([0; N])
     }
 
     /// Lends it to a network.
@@ -44,9 +45,9 @@ impl<const N: usize> Scratch<N> {
     }
 }
 
-impl<const N: usize> Default for Scratch<N> {
+impl<const N: usize> Default for Bytes<N> {
     fn default() -> Self {
-        Scratch::new()
+        Bytes::new()
     }
 }
 

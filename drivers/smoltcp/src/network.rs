@@ -32,6 +32,8 @@ pub struct Network<'a, D, H> {
     stack: Stack<'a, D>,
     streams: &'a mut [Stream<'a, H>],
     listeners: Listeners<'a, H>,
+    /// A bit for each place of those: whether a stream waits there.
+    pooled: u32,
     ports: &'a mut [Option<Port<'a, H>>],
     common: Common<'a>,
     key: (u64, u64),
@@ -132,16 +134,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 stream.handle = Some(sockets.add(socket));
             }
         }
-        let timeouts = [
-            limits.connect_timeout,
-            limits.frame_timeout,
-            limits.stream_idle_timeout,
-            limits.datagram_idle_timeout,
-            limits.write_stall_timeout,
-            limits.drain_timeout,
-        ];
-        let shortest_timeout = timeouts.into_iter().fold(Duration::MAX, Duration::min);
-        let shortest_timeout = Instant::ZERO.after(shortest_timeout).as_micros();
+        let shortest_timeout = shortest_timeout(&limits);
         let stack = Stack::new(interface, device, sockets, key.1);
         if !memory.ports.is_empty() {
             if limits.max_datagram > stack.max_datagram() {
@@ -159,7 +152,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             streams: streams.slots,
             listeners: Listeners {
                 places: streams.listeners,
+                used: 0,
             },
+            pooled: 0,
             ports: memory.ports,
             common: Common {
                 limits,
@@ -236,7 +231,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 });
                 // To be shared out anew.
                 pool::disarm(self.streams, &mut self.stack.sockets, None);
-                pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
+                self.listeners.count();
+                self.pooled = pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
             }
             Transport::Udp => {
                 let ports = self.ports.iter_mut().flatten();
@@ -268,8 +264,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         });
         if let Some(place) = place {
             self.listeners.places[place] = None;
+            self.listeners.count();
             pool::disarm(self.streams, &mut self.stack.sockets, Some(place));
-            pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
+            self.pooled = pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
         }
         self.common.to_do = true;
     }
@@ -418,7 +415,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             self.common.strikes = false;
         }
         let mut frames = 0;
-        while frames < FRAMES_PER_POLL && self.stack.ingress(now) {
+        while frames < FRAMES_PER_POLL && self.ingress() {
             frames += 1;
             // At once, since the rings are small.
             self.serve();
@@ -437,6 +434,20 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
+    /// Takes one frame from the device, if there is one.
+    fn ingress(&mut self) -> bool {
+        let Network {
+            stack,
+            listeners,
+            common,
+            pooled,
+            ..
+        } = self;
+        let deaf = |port| listeners.is_dry(*pooled, port);
+        let any = *pooled != listeners.used;
+        stack.ingress(common.now, if any { Some(&deaf) } else { None })
+    }
+
     /// Everybody's turn.
     fn serve(&mut self) {
         let Network {
@@ -445,10 +456,11 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             listeners,
             ports,
             common,
+            pooled,
             ..
         } = self;
         common.half_open = false;
-        let mut pooled = 0;
+        *pooled = 0;
         let mut free = false;
         common.unsent = false;
         for (slot, stream) in streams.iter_mut().enumerate() {
@@ -458,14 +470,16 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             let socket = stack.sockets.get_mut::<tcp::Socket>(handle);
             stream.turn(slot, socket, listeners, common);
             match stream.stage {
-                Stage::Free => free = true,
-                Stage::Pooled { listener, .. } => pooled |= 1 << listener,
-                Stage::Ending { .. } => common.unsent = true,
                 Stage::Live(_) => {}
+                Stage::Free => free = true,
+                Stage::Ending { .. } => common.unsent = true,
+                Stage::Pooled { .. } => {
+                    *pooled |= stream.waits_at().map_or(0, |place| 1 << place);
+                }
             }
         }
-        if free || common.unsent && pooled != listeners.used() {
-            pool::arm(streams, &mut stack.sockets, listeners);
+        if free || common.unsent && *pooled != listeners.used {
+            *pooled |= pool::arm(streams, &mut stack.sockets, listeners);
         }
         for port in ports.iter_mut().flatten() {
             port.turn(&stack.interface, &mut stack.sockets, common);
@@ -509,6 +523,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.stops_at = Some(stops_at);
         self.strikes_at = self.strikes_at.min(stops_at);
         self.listeners.places.fill_with(|| None);
+        self.listeners.count();
         for place in 0..self.listeners.places.len() {
             pool::disarm(self.streams, &mut self.stack.sockets, Some(place));
         }
@@ -576,4 +591,18 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
 fn too_small(limit: &'static str, problem: &'static str) -> Error {
     Error::Limits(LimitError { limit, problem })
+}
+
+/// The shortest time that a clock is set to, in microseconds.
+fn shortest_timeout(limits: &Limits) -> u64 {
+    let timeouts = [
+        limits.connect_timeout,
+        limits.frame_timeout,
+        limits.stream_idle_timeout,
+        limits.datagram_idle_timeout,
+        limits.write_stall_timeout,
+        limits.drain_timeout,
+    ];
+    let shortest = timeouts.into_iter().fold(Duration::MAX, Duration::min);
+    Instant::ZERO.after(shortest).as_micros()
 }

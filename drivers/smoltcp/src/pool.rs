@@ -2,7 +2,8 @@
 //!
 //! smoltcp has no backlog: a caller is answered by a socket that listens, or refused. So every
 //! stream that carries no connection listens somewhere, shared out evenly among the listeners,
-//! and it does so again as soon as its connection has ended.
+//! and it does so again as soon as its connection has ended. While none is left for a listener,
+//! its callers get no answer, rather than a refusal: they will try again.
 
 use crate::common::Accepted;
 use crate::stack::overlap;
@@ -23,6 +24,8 @@ pub struct Listening<'a, H> {
 /// The places for listeners.
 pub(crate) struct Listeners<'a, H> {
     pub(crate) places: &'a mut [Option<Listening<'a, H>>],
+    /// Which of them are in use, a bit for each.
+    pub(crate) used: u32,
 }
 
 impl<'a, H> Listeners<'a, H> {
@@ -36,60 +39,84 @@ impl<'a, H> Listeners<'a, H> {
         used.any(|listening| overlap(listening.endpoint, address))
     }
 
-    /// Which places are in use, a bit for each.
-    pub(crate) fn used(&self) -> u32 {
+    /// Whether a caller of this port finds a listener whose pool is empty: a bit of `pooled`
+    /// says of each place whether it is not.
+    pub(crate) fn is_dry(&self, pooled: u32, port: u16) -> bool {
+        let mut places = self.places.iter().enumerate();
+        places.any(|(place, listening)| {
+            let is_this = |listening: &Listening<'_, H>| listening.endpoint.port == port;
+            pooled >> place & 1 == 0 && listening.as_ref().is_some_and(is_this)
+        })
+    }
+
+    /// Sees which places are in use, after one has changed.
+    pub(crate) fn count(&mut self) {
         let used = self.places.iter().map(Option::is_some);
-        used.rfold(0, |bits, used| bits << 1 | u32::from(used))
+        self.used = used.rfold(0, |bits, used| bits << 1 | u32::from(used));
     }
 }
 
+/// Whether all is delivered, and confirmed, that a stream whose connection is over had to
+/// tell: it would only wait for the peer's end, or for late segments.
+fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bool {
+    let Some(handle) = stream.handle else {
+        return false;
+    };
+    let state = sockets.get::<tcp::Socket>(handle).state();
+    matches!(stream.stage, Stage::Ending { .. })
+        && matches!(state, tcp::State::FinWait2 | tcp::State::TimeWait)
+}
+
 /// Puts the streams that are free into the pools of the listeners. A listener whose pool is
-/// empty gets one that would only wait for late segments of a connection that has ended.
+/// empty gets one that would only wait. Returns a bit for each place that got one.
 pub(crate) fn arm<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
     listeners: &Listeners<'a, H>,
-) {
-    while let Some((place, pooled)) = poorest(streams, listeners) {
-        let stream = streams.iter_mut().find(|stream| match &stream.stage {
-            Stage::Free => true,
-            Stage::Ending { .. } if pooled == 0 => stream.handle.is_some_and(|handle| {
-                sockets.get::<tcp::Socket>(handle).state() == tcp::State::TimeWait
-            }),
-            _ => false,
-        });
+) -> u32 {
+    let mut armed = 0;
+    while let Some((place, waiting)) = poorest(streams, listeners) {
+        let is_to_be_had = |stream: &Stream<'a, H>| {
+            matches!(stream.stage, Stage::Free) || waiting == 0 && is_spent(stream, sockets)
+        };
+        let stream = streams.iter().position(is_to_be_had);
+        let stream = stream.map(|slot| &mut streams[slot]);
         let (Some(stream), Some(listening)) = (stream, &listeners.places[place]) else {
-            return;
+            break;
         };
         let Some(handle) = stream.handle else {
-            return;
+            break;
         };
         let socket = sockets.get_mut::<tcp::Socket>(handle);
+        if socket.is_open() {
+            socket.abort();
+        }
         if socket.listen(listening.endpoint).is_err() {
-            return;
+            break;
         }
         stream.stage = Stage::Pooled {
             listener: place as u8,
             deadline: Instant::NEVER,
         };
+        armed |= 1 << place;
     }
+    armed
 }
 
-/// The listener with the smallest pool, and how small that is.
+/// The listener for which the fewest streams wait, and how many.
 fn poorest<H>(streams: &[Stream<'_, H>], listeners: &Listeners<'_, H>) -> Option<(usize, usize)> {
     let places = listeners.places.iter().enumerate();
     let used = places.filter(|(_, listening)| listening.is_some());
     let pools = used.map(|(place, _)| {
-        let pooled = streams.iter().filter(|stream| {
-            matches!(&stream.stage, Stage::Pooled { listener, .. } if usize::from(*listener) == place)
-        });
-        (place, pooled.count())
+        let waiting = streams
+            .iter()
+            .filter(|stream| stream.waits_at() == Some(place));
+        (place, waiting.count())
     });
-    pools.min_by_key(|(_, pooled)| *pooled)
+    pools.min_by_key(|(_, waiting)| *waiting)
 }
 
-/// Takes a stream for a call: a free one, one that listens, or one that would only wait for
-/// late segments.
+/// Takes a stream for a call: a free one, one that listens, or one that would only wait.
 pub(crate) fn take<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
@@ -97,10 +124,10 @@ pub(crate) fn take<'a, H>(
     let mut taken = None;
     for (slot, stream) in streams.iter().enumerate() {
         let state = sockets.get::<tcp::Socket>(stream.handle?).state();
-        let cost = match (&stream.stage, state) {
-            (Stage::Free, _) => 0,
-            (Stage::Pooled { .. }, tcp::State::Listen) => 1,
-            (Stage::Ending { .. }, tcp::State::TimeWait) => 2,
+        let cost = match &stream.stage {
+            Stage::Free => 0,
+            Stage::Pooled { .. } if state == tcp::State::Listen => 1,
+            Stage::Ending { .. } if is_spent(stream, sockets) => 2,
             _ => continue,
         };
         if taken.is_none_or(|(least, _)| cost < least) {
@@ -111,7 +138,7 @@ pub(crate) fn take<'a, H>(
     let stream = &mut streams[slot];
     stream.stage = Stage::Free;
     let socket = sockets.get_mut::<tcp::Socket>(stream.handle?);
-    if socket.state() == tcp::State::Listen {
+    if socket.is_open() {
         socket.abort();
     }
     Some(slot)

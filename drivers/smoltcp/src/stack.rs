@@ -1,10 +1,11 @@
 //! The seam to smoltcp: its interface, device and sockets, and its way to write a time and an
 //! address. The rest of the driver calls smoltcp only on the sockets that it is handed here.
 
+use crate::gate::Gate;
 use core::net::{IpAddr, SocketAddr};
 use cubenet_core::{Instant, Transport};
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::Device;
+use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{Socket, tcp};
 use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
 
@@ -20,6 +21,7 @@ pub struct Stack<'a, D> {
     pub device: D,
     /// The sockets: those of the network and the application's.
     pub sockets: SocketSet<'a>,
+    medium: Medium,
     /// The port of the next call, if nobody has it.
     pub(crate) next_port: u16,
 }
@@ -27,6 +29,7 @@ pub struct Stack<'a, D> {
 impl<'a, D: Device> Stack<'a, D> {
     pub(crate) fn new(interface: Interface, device: D, sockets: SocketSet<'a>, seed: u64) -> Self {
         Stack {
+            medium: device.capabilities().medium,
             interface,
             device,
             sockets,
@@ -34,14 +37,22 @@ impl<'a, D: Device> Stack<'a, D> {
         }
     }
 
-    /// Takes one frame from the device, if there is one.
-    pub(crate) fn ingress(&mut self, now: Instant) -> bool {
+    /// Takes one frame from the device, if there is one. Who calls a port that is to be `deaf`
+    /// is not heard; `None` is none.
+    pub(crate) fn ingress(&mut self, now: Instant, deaf: Option<&dyn Fn(u16) -> bool>) -> bool {
         let Stack {
             interface,
             device,
             sockets,
+            medium,
             ..
         } = self;
+        let medium = *medium;
+        let device = &mut Gate {
+            device,
+            medium,
+            deaf,
+        };
         let taken = interface.poll_ingress_single(moment(now), device, sockets);
         taken != PollIngressSingleResult::None
     }

@@ -121,6 +121,18 @@ impl<H> Stream<'_, H> {
     }
 }
 
+impl<H> Stream<'_, H> {
+    /// The place of the listener for which it waits, and has no caller yet.
+    pub(crate) fn waits_at(&self) -> Option<usize> {
+        match self.stage {
+            Stage::Pooled { listener, deadline } if deadline == Instant::NEVER => {
+                Some(usize::from(listener))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl<H> Default for Stream<'_, H> {
     fn default() -> Self {
         Stream::new()
@@ -180,6 +192,9 @@ impl<'a, H: Handler> Stream<'a, H> {
         }
         match &mut self.stage {
             Stage::Live(live) => {
+                if live.is_at_rest(socket) && !common.strikes {
+                    return;
+                }
                 live.turn(slot, socket, common);
                 if let Some(reason) = live.ends.sender.close_reason() {
                     self.closed(reason, slot, socket, common);
@@ -318,13 +333,13 @@ impl<'a, H: Handler> Live<'a, H> {
     }
 
     fn turn(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
-        if self.is_at_rest(socket) && !common.strikes {
-            return;
-        }
         self.ends.attend = false;
         if let Owner::Caller(connected) = self.owner {
             match socket.state() {
-                tcp::State::SynSent | tcp::State::SynReceived => return self.expire(common),
+                tcp::State::SynSent | tcp::State::SynReceived if common.strikes => {
+                    return self.expire(common);
+                }
+                tcp::State::SynSent | tcp::State::SynReceived => return,
                 tcp::State::Closed => return self.ends.sender.fail(CloseReason::Refused),
                 _ => self.connected(connected, slot, socket, common),
             }
@@ -335,7 +350,9 @@ impl<'a, H: Handler> Live<'a, H> {
         if !more {
             self.ended(socket, common.now);
         }
-        self.expire(common);
+        if common.strikes {
+            self.expire(common);
+        }
     }
 
     /// Whether nothing has happened since the last look, as it mostly has not.
@@ -473,9 +490,6 @@ impl<'a, H: Handler> Live<'a, H> {
 
     /// Closes what took too long.
     fn expire(&mut self, common: &Common<'a>) {
-        if !common.strikes {
-            return;
-        }
         let ends = &mut self.ends;
         ends.sender.handle_timeout(common.now, &common.limits);
         if ends.sender.state() == State::Open

@@ -1,0 +1,146 @@
+//! A device that does not hear some callers.
+//!
+//! smoltcp refuses the caller of a port on which no socket listens. Where one will listen
+//! again soon, it is better not to answer: the caller tries again after a second.
+
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken};
+use smoltcp::time::Instant;
+
+/// Whether callers of a port are not heard; `None` if all are.
+type Deaf<'g> = Option<&'g dyn Fn(u16) -> bool>;
+
+/// A device, some of whose callers are not heard.
+pub(crate) struct Gate<'g, D> {
+    pub(crate) device: &'g mut D,
+    pub(crate) medium: Medium,
+    pub(crate) deaf: Deaf<'g>,
+}
+
+impl<'g, D: Device> Device for Gate<'g, D> {
+    type RxToken<'a>
+        = Guarded<'g, D::RxToken<'a>>
+    where
+        Self: 'a;
+    type TxToken<'a>
+        = D::TxToken<'a>
+    where
+        Self: 'a;
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.device.capabilities()
+    }
+
+    fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        let (token, transmit) = self.device.receive(now)?;
+        let guarded = Guarded {
+            token,
+            medium: self.medium,
+            deaf: self.deaf,
+        };
+        Some((guarded, transmit))
+    }
+
+    fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
+        self.device.transmit(now)
+    }
+}
+
+/// A frame that may have to be left out.
+pub(crate) struct Guarded<'g, T> {
+    token: T,
+    medium: Medium,
+    deaf: Deaf<'g>,
+}
+
+impl<T: RxToken> RxToken for Guarded<'_, T> {
+    fn consume<R, C: FnOnce(&[u8]) -> R>(self, read: C) -> R {
+        let Guarded {
+            token,
+            medium,
+            deaf,
+        } = self;
+        token.consume(|frame| {
+            let unheard = |deaf: &dyn Fn(u16) -> bool| called(medium, frame).is_some_and(deaf);
+            // smoltcp takes an empty frame for none.
+            read(if deaf.is_some_and(unheard) {
+                &[]
+            } else {
+                frame
+            })
+        })
+    }
+}
+
+/// The port that is called with this frame, if it is the beginning of a stream. Every frame
+/// goes through here while a pool is empty, so it is read by hand: the few bytes that matter.
+fn called(medium: Medium, frame: &[u8]) -> Option<u16> {
+    const ETHERNET_HEADER: usize = 14;
+    const TCP: u8 = 6;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let packet = match medium {
+        Medium::Ip => frame,
+        Medium::Ethernet => frame.get(ETHERNET_HEADER..)?,
+        #[allow(unreachable_patterns)]
+        _ => return None,
+    };
+    let first = *packet.first()?;
+    let (protocol, header_len) = match first >> 4 {
+        4 => (*packet.get(9)?, usize::from(first & 0x0f) * 4),
+        // Nobody begins a stream behind extension headers.
+        6 => (*packet.get(6)?, 40),
+        _ => return None,
+    };
+    let segment = packet.get(header_len..)?;
+    if protocol != TCP || segment.get(13)? & (SYN | ACK) != SYN {
+        return None;
+    }
+    Some(u16::from_be_bytes([*segment.get(2)?, *segment.get(3)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    /// A segment with these flags to port 7, in IPv4 with an option of four bytes.
+    fn segment(flags: u8) -> Vec<u8> {
+        let mut packet = std::vec![0; 24 + 20];
+        packet[0] = 0x46;
+        packet[9] = 6;
+        packet[24 + 3] = 7;
+        packet[24 + 13] = flags;
+        packet
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_stream_calls() {
+        assert_eq!(called(Medium::Ip, &segment(0x02)), Some(7));
+        // Its answer, data, and a datagram.
+        assert_eq!(called(Medium::Ip, &segment(0x12)), None);
+        assert_eq!(called(Medium::Ip, &segment(0x18)), None);
+        let mut datagram = segment(0x02);
+        datagram[9] = 17;
+        assert_eq!(called(Medium::Ip, &datagram), None);
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_anywhere_calls_nobody() {
+        let segment = segment(0x02);
+        for len in 0..24 + 14 {
+            assert_eq!(called(Medium::Ip, &segment[..len]), None);
+        }
+        assert_eq!(called(Medium::Ip, &[0xff; 60]), None);
+    }
+
+    #[cfg(feature = "ipv6")]
+    #[test]
+    fn a_stream_begins_over_ipv6_too() {
+        let mut packet = std::vec![0; 40 + 20];
+        packet[0] = 0x60;
+        packet[6] = 6;
+        packet[40 + 3] = 7;
+        packet[40 + 13] = 0x02;
+        assert_eq!(called(Medium::Ip, &packet), Some(7));
+    }
+}

@@ -8,7 +8,7 @@
 
 use cubenet_core::{Decoder, Growing};
 use cubenet_mio::{Network, Transport};
-use cubenet_tests::{Reports, ignore, pattern};
+use cubenet_tests::{Reports, have, ignore, pattern};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -87,23 +87,6 @@ fn example(name: &str) -> Command {
 
 fn beside(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "real", file].iter().collect()
-}
-
-/// Whether a tool is there. If it is not, says so past the test harness.
-fn have(tool: &str, probe: &mut Command) -> bool {
-    let probe = probe
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let have = probe.status().is_ok_and(|status| status.success());
-    if !have {
-        assert!(
-            std::env::var_os("CUBENET_REQUIRE_TOOLS").is_none(),
-            "there is no {tool}"
-        );
-        let _ = writeln!(std::io::stderr(), "skipped: there is no {tool}");
-    }
-    have
 }
 
 fn have_erlang() -> bool {

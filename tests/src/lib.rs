@@ -10,6 +10,7 @@ use cubenet_mio::{
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -333,4 +334,22 @@ pub fn open_descriptors() -> Option<usize> {
 pub fn raise_descriptors() {
     #[cfg(unix)]
     rlimit::increase_nofile_limit(u64::MAX).expect("the soft limit can be raised");
+}
+
+/// Whether a tool is there. If it is not, says so past the test harness, or fails if
+/// `CUBENET_REQUIRE_TOOLS` is set.
+pub fn have(tool: &str, probe: &mut Command) -> bool {
+    let probe = probe
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let have = probe.status().is_ok_and(|status| status.success());
+    if !have {
+        assert!(
+            std::env::var_os("CUBENET_REQUIRE_TOOLS").is_none(),
+            "there is no {tool}"
+        );
+        let _ = writeln!(std::io::stderr(), "skipped: there is no {tool}");
+    }
+    have
 }

@@ -16,7 +16,7 @@ const LONGEST: u32 = (1 << 24) - 1;
 /// The least that it is set to: it must not ring while it is being set.
 const SHORTEST: u32 = 1_000;
 
-/// Cycles counted before the timer last began.
+/// Cycles counted when the timer last came to its end, or was set.
 static COUNTED: Mutex<Cell<u64>> = Mutex::new(Cell::new(0));
 
 /// The processor's timer.
@@ -38,15 +38,14 @@ impl Clock {
     /// Cycles since the start.
     pub fn cycles(&self) -> u64 {
         interrupt::free(|token| {
-            let reload = SYST::get_reload();
-            let mut elapsed = reload - SYST::get_current();
+            let mut elapsed = elapsed();
             let mut counted = COUNTED.borrow(token).get();
             if SCB::is_pendst_pending() {
-                // It began again, perhaps between the two looks, and nobody has counted that.
-                elapsed = reload - SYST::get_current();
-                counted += u64::from(reload) + 1;
+                // It came to its end, perhaps between the two looks, and nobody has counted that.
+                elapsed = self::elapsed();
+                counted += period();
             }
-            counted + u64::from(elapsed)
+            counted + elapsed
         })
     }
 
@@ -68,11 +67,24 @@ impl Clock {
     }
 }
 
-/// The timer began again.
+/// Cycles from one end of the timer's count to the next.
+fn period() -> u64 {
+    u64::from(SYST::get_reload()) + 1
+}
+
+/// Cycles since the timer last came to its end, which is 0, or was cleared.
+fn elapsed() -> u64 {
+    match SYST::get_current() {
+        0 => 0,
+        left => period() - u64::from(left),
+    }
+}
+
+/// The timer came to its end.
 #[exception]
 fn SysTick() {
     interrupt::free(|token| {
         let counted = COUNTED.borrow(token);
-        counted.set(counted.get() + u64::from(SYST::get_reload()) + 1);
+        counted.set(counted.get() + period());
     });
 }

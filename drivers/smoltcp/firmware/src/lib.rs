@@ -3,6 +3,7 @@
 
 #![no_std]
 
+pub mod arguments;
 #[cfg_attr(feature = "lm3s6965evb", path = "board/lm3s6965evb.rs")]
 #[cfg_attr(feature = "mps2-an385", path = "board/mps2_an385.rs")]
 pub mod board;

@@ -7,6 +7,7 @@ const PACKETS: usize = 8;
 const MAX_PACKET: usize = 600;
 
 /// A device that receives what it sent.
+#[repr(align(4))]
 pub struct Loopback {
     queue: [([u8; MAX_PACKET], usize); PACKETS],
     first: usize,

@@ -9,21 +9,24 @@ use cortex_m_rt::entry;
 use cubenet_core::Instant;
 use cubenet_firmware::sizes::{BYTES, DATAGRAMS, MAX_DATAGRAM, RING, STREAMS};
 use cubenet_firmware::{board, clock::Clock, exit, host, println, rest, stack};
+use cubenet_smoltcp::Bytes;
 use smoltcp::iface::{PollIngressSingleResult, PollResult, SocketSet, SocketStorage};
 use smoltcp::socket::{tcp, udp};
 use static_cell::ConstStaticCell;
 
 static SOCKETS: ConstStaticCell<[SocketStorage<'static>; STREAMS + 2]> =
     ConstStaticCell::new([SocketStorage::EMPTY; STREAMS + 2]);
-static RINGS: ConstStaticCell<[[u8; STREAMS * RING]; 2]> =
-    ConstStaticCell::new([[0; STREAMS * RING]; 2]);
+static RECEIVE: ConstStaticCell<Bytes<{ STREAMS * RING }>> = ConstStaticCell::new(Bytes::new());
+static TRANSMIT: ConstStaticCell<Bytes<{ STREAMS * RING }>> = ConstStaticCell::new(Bytes::new());
 static ECHO_METADATA: ConstStaticCell<[[udp::PacketMetadata; DATAGRAMS]; 2]> =
     ConstStaticCell::new([[udp::PacketMetadata::EMPTY; DATAGRAMS]; 2]);
-static ECHO_BYTES: ConstStaticCell<[[u8; BYTES]; 2]> = ConstStaticCell::new([[0; BYTES]; 2]);
+static ECHO_BYTES: ConstStaticCell<[Bytes<BYTES>; 2]> =
+    ConstStaticCell::new([const { Bytes::new() }; 2]);
 static QUIT_METADATA: ConstStaticCell<[[udp::PacketMetadata; 2]; 2]> =
     ConstStaticCell::new([[udp::PacketMetadata::EMPTY; 2]; 2]);
-static QUIT_BYTES: ConstStaticCell<[[u8; 64]; 2]> = ConstStaticCell::new([[0; 64]; 2]);
-static SCRATCH: ConstStaticCell<[u8; MAX_DATAGRAM]> = ConstStaticCell::new([0; MAX_DATAGRAM]);
+static QUIT_BYTES: ConstStaticCell<[Bytes<64>; 2]> =
+    ConstStaticCell::new([const { Bytes::new() }; 2]);
+static SCRATCH: ConstStaticCell<Bytes<MAX_DATAGRAM>> = ConstStaticCell::new(Bytes::new());
 
 #[entry]
 fn main() -> ! {
@@ -32,7 +35,7 @@ fn main() -> ! {
     let mut clock = Clock::start(peripherals.SYST);
     let (mut interface, mut device) = host::start(clock.now());
     let mut sockets = SocketSet::new(&mut SOCKETS.take()[..]);
-    let [receive, transmit] = RINGS.take();
+    let (receive, transmit) = (RECEIVE.take().lend(), TRANSMIT.take().lend());
     let rings = receive
         .chunks_exact_mut(RING)
         .zip(transmit.chunks_exact_mut(RING));
@@ -59,14 +62,14 @@ fn main() -> ! {
     let echo = port(
         7,
         ECHO_METADATA.take().each_mut().map(|part| &mut part[..]),
-        ECHO_BYTES.take().each_mut().map(|part| &mut part[..]),
+        ECHO_BYTES.take().each_mut().map(Bytes::lend),
     );
     let quit = port(
         9,
         QUIT_METADATA.take().each_mut().map(|part| &mut part[..]),
-        QUIT_BYTES.take().each_mut().map(|part| &mut part[..]),
+        QUIT_BYTES.take().each_mut().map(Bytes::lend),
     );
-    let scratch = SCRATCH.take();
+    let scratch = SCRATCH.take().lend();
     println!("READY");
     loop {
         let now = moment(clock.now());

@@ -9,8 +9,8 @@ use cortex_m_rt::entry;
 use cubenet_firmware::sizes::{BYTES, DATAGRAMS, MAX_DATAGRAM, MAX_MESSAGE, PEERS, RING, STREAMS};
 use cubenet_firmware::{board, clock::Clock, exit, host, println, rest, stack};
 use cubenet_smoltcp::{
-    Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, Scratch,
-    StreamMemory, Transport,
+    Bytes, Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, StreamMemory,
+    Transport,
 };
 use smoltcp::iface::SocketStorage;
 use static_cell::ConstStaticCell;
@@ -34,17 +34,19 @@ static SOCKETS: ConstStaticCell<[SocketStorage<'static>; STREAMS + 2]> =
     ConstStaticCell::new([SocketStorage::EMPTY; STREAMS + 2]);
 static STREAM_MEMORY: ConstStaticCell<StreamMemory<'static, Service, STREAMS>> =
     ConstStaticCell::new(StreamMemory::new());
-static RINGS: ConstStaticCell<[[u8; STREAMS * RING]; 2]> =
-    ConstStaticCell::new([[0; STREAMS * RING]; 2]);
+static RECEIVE: ConstStaticCell<Bytes<{ STREAMS * RING }>> = ConstStaticCell::new(Bytes::new());
+static TRANSMIT: ConstStaticCell<Bytes<{ STREAMS * RING }>> = ConstStaticCell::new(Bytes::new());
 static PORTS: ConstStaticCell<[Option<Port<'static, Service>>; 2]> =
     ConstStaticCell::new([const { None }; 2]);
 static ECHO_PORT: ConstStaticCell<PortMemory<Service, PEERS, DATAGRAMS>> =
     ConstStaticCell::new(PortMemory::new());
-static ECHO_BYTES: ConstStaticCell<[[u8; BYTES]; 2]> = ConstStaticCell::new([[0; BYTES]; 2]);
+static ECHO_BYTES: ConstStaticCell<[Bytes<BYTES>; 2]> =
+    ConstStaticCell::new([const { Bytes::new() }; 2]);
 static QUIT_PORT: ConstStaticCell<PortMemory<Service, 2, 2>> =
     ConstStaticCell::new(PortMemory::new());
-static QUIT_BYTES: ConstStaticCell<[[u8; 64]; 2]> = ConstStaticCell::new([[0; 64]; 2]);
-static SCRATCH: ConstStaticCell<Scratch<MAX_DATAGRAM>> = ConstStaticCell::new(Scratch::new());
+static QUIT_BYTES: ConstStaticCell<[Bytes<64>; 2]> =
+    ConstStaticCell::new([const { Bytes::new() }; 2]);
+static SCRATCH: ConstStaticCell<Bytes<MAX_DATAGRAM>> = ConstStaticCell::new(Bytes::new());
 
 #[entry]
 fn main() -> ! {
@@ -60,10 +62,11 @@ fn serve() -> Result<(), Error> {
     let peripherals = cortex_m::Peripherals::take().expect("it is the first to take them");
     let mut clock = Clock::start(peripherals.SYST);
     let (interface, device) = host::start(clock.now());
-    let [receive, transmit] = RINGS.take();
     let memory = Memory {
         sockets: SOCKETS.take(),
-        streams: STREAM_MEMORY.take().lend(receive, transmit),
+        streams: STREAM_MEMORY
+            .take()
+            .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
         ports: PORTS.take(),
         scratch: SCRATCH.take().lend(),
         early: &mut [],
@@ -75,9 +78,9 @@ fn serve() -> Result<(), Error> {
     };
     let mut network = Network::new(interface, device, memory, limits, host::key(&clock))?;
     let [receive, transmit] = ECHO_BYTES.take();
-    network.add_port(ECHO_PORT.take().lend(receive, transmit))?;
+    network.add_port(ECHO_PORT.take().lend(receive.lend(), transmit.lend()))?;
     let [receive, transmit] = QUIT_BYTES.take();
-    network.add_port(QUIT_PORT.take().lend(receive, transmit))?;
+    network.add_port(QUIT_PORT.take().lend(receive.lend(), transmit.lend()))?;
     network.listen(Transport::Tcp, ([0, 0, 0, 0], 7).into(), &|_link| {
         Some(Service)
     })?;

@@ -9,8 +9,8 @@ use cortex_m_rt::entry;
 use cubenet_firmware::inside::{self, BYTES, Count, MESSAGE};
 use cubenet_firmware::{board, clock::Clock, exit, loopback::Loopback};
 use cubenet_smoltcp::{
-    Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, Scratch,
-    StreamMemory, Transport,
+    Bytes, Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, StreamMemory,
+    Transport,
 };
 use smoltcp::iface::SocketStorage;
 use static_cell::ConstStaticCell;
@@ -39,17 +39,19 @@ impl Handler for End {
 }
 
 static LOOPBACK: ConstStaticCell<Loopback> = ConstStaticCell::new(Loopback::new());
-static SOCKETS: ConstStaticCell<[SocketStorage<'static>; 4]> =
-    ConstStaticCell::new([SocketStorage::EMPTY; 4]);
-static STREAMS: ConstStaticCell<StreamMemory<'static, End, 2>> =
+static SOCKETS: ConstStaticCell<[SocketStorage<'static>; 5]> =
+    ConstStaticCell::new([SocketStorage::EMPTY; 5]);
+static STREAMS: ConstStaticCell<StreamMemory<'static, End, 3>> =
     ConstStaticCell::new(StreamMemory::new());
-static RINGS: ConstStaticCell<[[u8; 2 * BYTES]; 2]> = ConstStaticCell::new([[0; 2 * BYTES]; 2]);
+static RECEIVE: ConstStaticCell<Bytes<{ 3 * BYTES }>> = ConstStaticCell::new(Bytes::new());
+static TRANSMIT: ConstStaticCell<Bytes<{ 3 * BYTES }>> = ConstStaticCell::new(Bytes::new());
 static PORTS: ConstStaticCell<[Option<Port<'static, End>>; 2]> =
     ConstStaticCell::new([const { None }; 2]);
 static PEERS: ConstStaticCell<[PortMemory<End, 4, 4>; 2]> =
     ConstStaticCell::new([const { PortMemory::new() }; 2]);
-static DATAGRAMS: ConstStaticCell<[[u8; BYTES]; 4]> = ConstStaticCell::new([[0; BYTES]; 4]);
-static SCRATCH: ConstStaticCell<Scratch<BYTES>> = ConstStaticCell::new(Scratch::new());
+static DATAGRAMS: ConstStaticCell<[Bytes<BYTES>; 4]> =
+    ConstStaticCell::new([const { Bytes::new() }; 4]);
+static SCRATCH: ConstStaticCell<Bytes<BYTES>> = ConstStaticCell::new(Bytes::new());
 
 #[entry]
 fn main() -> ! {
@@ -65,10 +67,11 @@ fn measure() -> Result<(), Error> {
     let clock = Clock::start(peripherals.SYST);
     let loopback = LOOPBACK.take();
     let interface = inside::interface(loopback);
-    let [receive, transmit] = RINGS.take();
     let memory = Memory {
         sockets: SOCKETS.take(),
-        streams: STREAMS.take().lend(receive, transmit),
+        streams: STREAMS
+            .take()
+            .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
         ports: PORTS.take(),
         scratch: SCRATCH.take().lend(),
         early: &mut [],
@@ -81,8 +84,8 @@ fn measure() -> Result<(), Error> {
     let mut network = Network::new(interface, loopback, memory, limits, (42, 42))?;
     let [a, b, c, d] = DATAGRAMS.take();
     let [served, called] = PEERS.take();
-    network.add_port(served.lend(a, b))?;
-    network.add_port(called.lend(c, d))?;
+    network.add_port(served.lend(a.lend(), b.lend()))?;
+    network.add_port(called.lend(c.lend(), d.lend()))?;
     for transport in [Transport::Tcp, Transport::Udp] {
         let any = ([0, 0, 0, 0], 7).into();
         network.listen(transport, any, &|_link| Some(End::Server))?;

@@ -9,6 +9,7 @@ use cortex_m_rt::entry;
 use cubenet_core::Instant;
 use cubenet_firmware::inside::{self, BYTES, Count, MESSAGE};
 use cubenet_firmware::{board, clock::Clock, exit, loopback::Loopback};
+use cubenet_smoltcp::Bytes;
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet, SocketStorage};
 use smoltcp::socket::{tcp, udp};
 use static_cell::ConstStaticCell;
@@ -17,12 +18,14 @@ use static_cell::ConstStaticCell;
 const FRAME: usize = 2 + MESSAGE.len();
 
 static LOOPBACK: ConstStaticCell<Loopback> = ConstStaticCell::new(Loopback::new());
-static SOCKETS: ConstStaticCell<[SocketStorage<'static>; 4]> =
-    ConstStaticCell::new([SocketStorage::EMPTY; 4]);
-static RINGS: ConstStaticCell<[[u8; BYTES]; 4]> = ConstStaticCell::new([[0; BYTES]; 4]);
+static SOCKETS: ConstStaticCell<[SocketStorage<'static>; 5]> =
+    ConstStaticCell::new([SocketStorage::EMPTY; 5]);
+static RINGS: ConstStaticCell<[Bytes<BYTES>; 6]> =
+    ConstStaticCell::new([const { Bytes::new() }; 6]);
 static METADATA: ConstStaticCell<[[udp::PacketMetadata; 4]; 4]> =
     ConstStaticCell::new([[udp::PacketMetadata::EMPTY; 4]; 4]);
-static DATAGRAMS: ConstStaticCell<[[u8; BYTES]; 4]> = ConstStaticCell::new([[0; BYTES]; 4]);
+static DATAGRAMS: ConstStaticCell<[Bytes<BYTES>; 4]> =
+    ConstStaticCell::new([const { Bytes::new() }; 4]);
 
 #[entry]
 fn main() -> ! {
@@ -32,11 +35,12 @@ fn main() -> ! {
     let loopback = LOOPBACK.take();
     let mut interface = inside::interface(loopback);
     let mut sockets = SocketSet::new(&mut SOCKETS.take()[..]);
-    let [a, b, c, d] = RINGS.take();
-    let [server, client] = [[a, b], [c, d]].map(|[receive, transmit]| {
+    let [a, b, c, d, e, f] = RINGS.take();
+    // One waits for the next caller.
+    let [server, client, next] = [[a, b], [c, d], [e, f]].map(|[receive, transmit]| {
         let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(&mut receive[..]),
-            tcp::SocketBuffer::new(&mut transmit[..]),
+            tcp::SocketBuffer::new(receive.lend()),
+            tcp::SocketBuffer::new(transmit.lend()),
         );
         socket.set_nagle_enabled(false);
         sockets.add(socket)
@@ -45,8 +49,8 @@ fn main() -> ! {
     let [e, f, g, h] = METADATA.take();
     let ports = [(7, [(e, a), (f, b)]), (50_000, [(g, c), (h, d)])];
     let [datagram_server, datagram_client] = ports.map(|(port, rings)| {
-        let [receive, transmit] = rings
-            .map(|(metadata, bytes)| udp::PacketBuffer::new(&mut metadata[..], &mut bytes[..]));
+        let [receive, transmit] =
+            rings.map(|(metadata, bytes)| udp::PacketBuffer::new(&mut metadata[..], bytes.lend()));
         let mut socket = udp::Socket::new(receive, transmit);
         socket.bind(port).expect("the port is free");
         sockets.add(socket)
@@ -55,12 +59,17 @@ fn main() -> ! {
         .get_mut::<tcp::Socket>(server)
         .listen(7)
         .expect("it is closed");
+    sockets
+        .get_mut::<tcp::Socket>(next)
+        .listen(7)
+        .expect("it is closed");
     let socket = sockets.get_mut::<tcp::Socket>(client);
     socket
         .connect(interface.context(), (inside::ADDRESS, 7), 50_000)
         .expect("it is closed");
 
-    let mut frame = [0; FRAME];
+    let mut frame = Bytes::<FRAME>::new();
+    let frame = frame.lend();
     let mut count = Count::new();
     let mut sent = false;
     let mut done = false;
@@ -73,18 +82,18 @@ fn main() -> ! {
             |sockets| {
                 let socket = sockets.get_mut::<tcp::Socket>(server);
                 if socket.recv_queue() >= FRAME {
-                    let _ = socket.recv_slice(&mut frame);
-                    let _ = socket.send_slice(&frame);
+                    let _ = socket.recv_slice(frame);
+                    let _ = socket.send_slice(frame);
                 }
                 let socket = sockets.get_mut::<tcp::Socket>(client);
                 if socket.recv_queue() >= FRAME {
-                    let _ = socket.recv_slice(&mut frame);
+                    let _ = socket.recv_slice(frame);
                     done |= count.round_trip(&clock, "tcp");
                     sent = false;
                 }
                 if !sent && socket.may_send() {
                     frame[2..].copy_from_slice(&MESSAGE);
-                    let _ = socket.send_slice(&frame);
+                    let _ = socket.send_slice(frame);
                     sent = true;
                 }
             },

@@ -1,0 +1,79 @@
+//! The sensor, whose server is killed and started again.
+
+use crate::board::{BOARDS, Board, build};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+struct Collector {
+    process: Child,
+    tcp: String,
+    udp: String,
+    heartbeats: std::thread::JoinHandle<usize>,
+}
+
+impl Collector {
+    fn start(file: &Path, tcp: &str, udp: &str) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_collector"))
+            .arg(file)
+            .args([tcp, udp])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it can be run");
+        let stdout = process.stdout.take().expect("it was piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let ports = lines.next().expect("it says where it listens").unwrap();
+        let (tcp, udp) = ports.split_once(' ').expect("two ports");
+        let heartbeats = std::thread::spawn(move || lines.map_while(Result::ok).count());
+        Collector {
+            process,
+            tcp: tcp.to_owned(),
+            udp: udp.to_owned(),
+            heartbeats,
+        }
+    }
+
+    /// Kills it, and says how many signs of life it had.
+    fn kill(mut self) -> usize {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it is our child");
+        self.heartbeats.join().expect("it has read")
+    }
+}
+
+#[test]
+fn a_sensor_loses_no_reading_when_its_server_is_killed() {
+    for name in BOARDS {
+        let Some(programs) = build(name) else {
+            return;
+        };
+        let file = std::env::temp_dir().join(format!("cubenet-{name}-{}", std::process::id()));
+        let mut collector = Collector::start(&file, "0", "0");
+        let (tcp, udp) = (collector.tcp.clone(), collector.udp.clone());
+        let arguments = [tcp.as_str(), udp.as_str(), "400", "10"];
+        let mut board = Board::run(name, &programs.join("sensor"), &arguments);
+        let mut heartbeats = 0;
+        for pause in [300, 0, 700, 100] {
+            std::thread::sleep(Duration::from_millis(600));
+            heartbeats += collector.kill();
+            std::thread::sleep(Duration::from_millis(pause));
+            collector = Collector::start(&file, &tcp, &udp);
+        }
+        let done = board.wait_for("DONE");
+        assert!(board.ended_well(), "{name} ends with status 0");
+        heartbeats += collector.kill();
+        let readings = std::fs::read_to_string(&file).expect("it was written");
+        std::fs::remove_file(&file).expect("it is ours");
+        let mut readings: Vec<u32> = readings
+            .lines()
+            .map(|line| line.parse().expect("a number"))
+            .collect();
+        let count = readings.len();
+        readings.sort_unstable();
+        readings.dedup();
+        assert!(readings.into_iter().eq(1..=400), "{name}: {done}");
+        assert!(heartbeats >= 3, "{name}: {heartbeats} signs of life");
+        println!("{name}: {done}; {count} arrived, {heartbeats} signs of life");
+    }
+}

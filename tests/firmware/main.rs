@@ -6,5 +6,7 @@
 #![cfg(target_os = "linux")]
 
 mod board;
+mod cost;
 mod echo;
 mod sensor;
+mod wire;

@@ -59,10 +59,7 @@ impl Count {
         let is_last = self.round_trips == WARM_UP + COUNTED;
         if is_last {
             let cycles = clock.cycles() - self.began;
-            println!(
-                "{of}: {} instructions a round trip",
-                instructions(cycles) / COUNTED
-            );
+            println!("{of} {}", instructions(cycles) / COUNTED);
         }
         is_last
     }

@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use cortex_m_rt::entry;
 use cubenet_firmware::inside::{self, BYTES, Count, MESSAGE};
-use cubenet_firmware::{board, clock::Clock, exit, loopback::Loopback};
+use cubenet_firmware::{board, clock::Clock, exit, loopback::Loopback, println, stack};
 use cubenet_smoltcp::{
     Bytes, Error, Handler, Limits, Link, Memory, Message, Network, Port, PortMemory, StreamMemory,
     Transport,
@@ -59,6 +59,7 @@ fn main() -> ! {
     if measure().is_err() {
         exit::failure();
     }
+    println!("deepest stack {}", stack::deepest());
     exit::success()
 }
 

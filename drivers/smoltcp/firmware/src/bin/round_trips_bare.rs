@@ -8,7 +8,7 @@
 use cortex_m_rt::entry;
 use cubenet_core::Instant;
 use cubenet_firmware::inside::{self, BYTES, Count, MESSAGE};
-use cubenet_firmware::{board, clock::Clock, exit, loopback::Loopback};
+use cubenet_firmware::{board, clock::Clock, exit, loopback::Loopback, println, stack};
 use cubenet_smoltcp::Bytes;
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet, SocketStorage};
 use smoltcp::socket::{tcp, udp};
@@ -125,6 +125,7 @@ fn main() -> ! {
             },
         );
     }
+    println!("deepest stack {}", stack::deepest());
     exit::success()
 }
 

@@ -1,0 +1,28 @@
+//! Prints what a connection takes on this board, beside its socket and its rings.
+
+#![no_std]
+#![no_main]
+
+use core::mem::size_of;
+use cortex_m_rt::entry;
+use cubenet_firmware::{board, exit, println};
+use cubenet_smoltcp::{Handler, Link, Message, PortMemory, Stream};
+
+/// A handler that keeps nothing.
+struct Nothing;
+
+impl Handler for Nothing {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}
+
+#[entry]
+fn main() -> ! {
+    board::start();
+    println!("stream {}", size_of::<Stream<'static, Nothing>>());
+    let (one, two) = (
+        size_of::<PortMemory<Nothing, 1, 0>>(),
+        size_of::<PortMemory<Nothing, 2, 0>>(),
+    );
+    println!("peer {}", two - one);
+    exit::success()
+}

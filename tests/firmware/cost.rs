@@ -31,7 +31,7 @@ fn sizes(programs: &Path, program: &str) -> [usize; 2] {
     let line = text.lines().nth(1).expect("a line of figures");
     let mut figures = line
         .split_whitespace()
-        .map(|figure| figure.parse::<usize>());
+        .map(str::parse::<usize>);
     let mut next = || figures.next().expect("a figure").expect("a number");
     let (text, data, bss) = (next(), next(), next());
     // What memory is to hold at the beginning lies in flash as well.

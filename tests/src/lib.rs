@@ -3,6 +3,8 @@
 
 pub mod allocation;
 pub mod harness;
+#[cfg(target_os = "linux")]
+pub mod tap;
 
 use cubenet_mio::{
     CloseReason, ConnectError, Connection, Exception, Handler, Limits, Link, Message, Network,

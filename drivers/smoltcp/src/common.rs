@@ -48,12 +48,10 @@ pub(crate) struct Common<'a> {
     /// Holds what a callback is lent, or what it sends meanwhile.
     pub(crate) scratch: &'a mut [u8],
     pub(crate) early: Early<'a>,
-    /// Rounds of sending so far.
-    pub(crate) egresses: u32,
     /// A clock may strike in this turn.
     pub(crate) strikes: bool,
-    /// A caller has begun and not gone on.
-    pub(crate) half_open: bool,
+    /// A clock was set for what is no connection.
+    pub(crate) clock_set: bool,
     /// Somebody waits for something to be sent: a stream whose connection is over, a datagram
     /// peer for room.
     pub(crate) unsent: bool,

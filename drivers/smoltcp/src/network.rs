@@ -164,9 +164,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 counts: Counts::default(),
                 scratch: memory.scratch,
                 early: Early::new(memory.early),
-                egresses: 0,
                 strikes: false,
-                half_open: false,
+                clock_set: false,
                 unsent: false,
                 to_do: false,
             },
@@ -209,6 +208,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             address,
             problem,
         };
+        self.hurry(transport);
         let mut endpoint = listen_endpoint(address).map_err(failed)?;
         if endpoint.port == 0 {
             endpoint.port = self.stack.free_port(transport).map_err(failed)?;
@@ -289,6 +289,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             address,
             problem,
         };
+        self.hurry(transport);
         let peer = endpoint(address).map_err(failed)?;
         self.common.now = now;
         let limit = self.common.limits.max_connections;
@@ -421,14 +422,14 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             self.serve();
         }
         let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
-        self.common.egresses = self.common.egresses.wrapping_add(1);
         self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
         if self.common.unsent {
             // Whoever waited for that.
             self.serve();
         }
         // A clock that was set since the last look strikes no earlier than this.
-        if self.common.open > 0 || self.common.half_open || self.common.unsent {
+        if self.common.open > 0 || self.common.clock_set || self.common.unsent {
+            self.common.clock_set = false;
             let soonest = now.as_micros().saturating_add(self.shortest_timeout);
             self.strikes_at = self.strikes_at.min(Instant::from_micros(soonest));
         }
@@ -459,7 +460,6 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             pooled,
             ..
         } = self;
-        common.half_open = false;
         *pooled = 0;
         let mut free = false;
         common.unsent = false;
@@ -559,6 +559,15 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             port.close_all(in_order);
         }
         self.common.to_do = true;
+    }
+
+    /// Somebody needs a port: those that only wait for goodbyes to leave wait no longer.
+    fn hurry(&mut self, transport: Transport) {
+        if transport == Transport::Udp {
+            for port in self.ports.iter_mut().flatten() {
+                port.hurry(&mut self.stack.sockets);
+            }
+        }
     }
 
     fn running(&self) -> Result<(), Error> {

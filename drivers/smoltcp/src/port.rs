@@ -104,9 +104,9 @@ enum Role<'a, H> {
     Calls(Connected<'a, H>),
     /// Those who are there are peers, and nobody else: a call, or a listener that was closed.
     Keeps,
-    /// Nobody is left; it is free once everything, an empty datagram perhaps, has had this
-    /// many rounds of sending to go out.
-    Leaves(u32),
+    /// Nobody is left. Goodbyes may still wait for the way to their peers to be found, until
+    /// then, or until the port is needed.
+    Leaves(Instant),
 }
 
 /// A datagram socket and its peers.
@@ -118,6 +118,8 @@ pub struct Port<'a, H> {
     number: usize,
     /// A peer has a flag that may ask for something.
     attend: bool,
+    /// An empty datagram was sent, of which smoltcp does not tell whether it has left.
+    said_goodbye: bool,
     /// Bytes in the transmit ring at the last look, and since when none has left it.
     queued: usize,
     stuck_since: Instant,
@@ -147,9 +149,18 @@ impl<'a, H: Handler> Port<'a, H> {
             handle: sockets.add(socket),
             number,
             attend: false,
+            said_goodbye: false,
             queued: 0,
             stuck_since: Instant::NEVER,
         })
+    }
+
+    /// Waits no longer for goodbyes to leave.
+    pub(crate) fn hurry(&mut self, sockets: &mut SocketSet<'a>) {
+        if let Role::Leaves(_) = self.role {
+            sockets.get_mut::<udp::Socket>(self.handle).close();
+            self.role = Role::Free;
+        }
     }
 
     /// How many peers it has room for, if it is not in use.
@@ -250,14 +261,22 @@ impl<'a, H: Handler> Port<'a, H> {
         }
         self.see_what_left(socket, common);
         match self.role {
-            Role::Keeps if self.demux.is_empty() => self.role = Role::Leaves(common.egresses),
-            Role::Leaves(since) if since != common.egresses && socket.send_queue() == 0 => {
+            Role::Keeps if self.demux.is_empty() && !self.said_goodbye => {
+                socket.close();
+                self.role = Role::Free;
+            }
+            Role::Keeps if self.demux.is_empty() => {
+                self.said_goodbye = false;
+                self.role = Role::Leaves(common.now.after(common.limits.drain_timeout));
+                common.clock_set = true;
+            }
+            Role::Leaves(until) if common.now >= until => {
                 socket.close();
                 self.role = Role::Free;
             }
             _ => {}
         }
-        common.unsent |= self.attend || matches!(self.role, Role::Leaves(_));
+        common.unsent |= self.attend;
     }
 
     /// A call needs no answer: it is connected as soon as somebody looks.
@@ -399,6 +418,7 @@ impl<'a, H: Handler> Port<'a, H> {
             };
             let flags = self.peers[slot].flags;
             let goodbye = flags.has(Flags::CLOSING) && !flags.has(Flags::ABORTED);
+            self.said_goodbye |= goodbye;
             if flags.has(Flags::ABORTED) || goodbye && remote.send(socket, b"") {
                 self.finish(slot, CloseReason::Local, socket, common);
                 continue;
@@ -526,6 +546,12 @@ impl<'a, H: Handler> Port<'a, H> {
 
     /// When it has to be looked at, whatever arrives.
     pub(crate) fn poll_timeout(&self, limits: &Limits) -> Instant {
-        self.demux.poll_timeout().min(self.poll_stuck(limits))
+        let leaves = match self.role {
+            Role::Leaves(until) => until,
+            _ => Instant::NEVER,
+        };
+        leaves
+            .min(self.demux.poll_timeout())
+            .min(self.poll_stuck(limits))
     }
 }

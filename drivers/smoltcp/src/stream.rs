@@ -171,8 +171,8 @@ impl<'a, H: Handler> Stream<'a, H> {
                     return;
                 }
                 tcp::State::SynReceived => {
-                    common.half_open = true;
                     if *deadline == Instant::NEVER {
+                        common.clock_set = true;
                         *deadline = common.now.after(common.limits.connect_timeout);
                     } else if common.now >= *deadline {
                         self.end(socket, false, common);

@@ -1,25 +1,78 @@
-//! The mio driver over loopback, in real time.
+//! The mio driver over loopback, or an address of the kernel's elsewhere, in real time.
 
 use super::{BlackHole, LONGEST, driver};
-use cubenet_core::Limits;
+use cubenet_core::{Limits, Transport};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The operating system's own network.
 pub struct Harness {
     origin: Instant,
+    address: IpAddr,
+    /// What was called, to go on while time passes.
+    called: RefCell<Vec<Weak<RawStream>>>,
 }
 
 impl Harness {
-    /// The system's.
+    /// On loopback.
     pub fn new() -> Self {
+        Harness::at(loopback().ip())
+    }
+
+    /// At this address of the system's.
+    pub fn at(address: IpAddr) -> Self {
         Harness {
             origin: Instant::now(),
+            address,
+            called: RefCell::default(),
         }
+    }
+
+    fn go_on(&self) {
+        for stream in self.called.borrow().iter().filter_map(Weak::upgrade) {
+            stream.go_on();
+        }
+    }
+
+    fn any_port(&self) -> SocketAddr {
+        SocketAddr::new(self.address, 0)
+    }
+}
+
+/// A network that listens at this address if it is not told where.
+struct At(cubenet_mio::Network, IpAddr);
+
+impl super::Net for At {
+    fn listen(
+        &self,
+        transport: Transport,
+        address: Option<SocketAddr>,
+        accept: super::Accept,
+    ) -> Result<Box<dyn super::Listener>, String> {
+        let address = address.unwrap_or(SocketAddr::new(self.1, 0));
+        super::Net::listen(&self.0, transport, Some(address), accept)
+    }
+
+    fn connect(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        connected: super::Connected,
+    ) -> Result<Arc<dyn super::Connection>, String> {
+        super::Net::connect(&self.0, transport, address, connected)
+    }
+
+    fn stop(&self, deadline: Duration) {
+        super::Net::stop(&self.0, deadline);
+    }
+
+    fn open(&self) -> usize {
+        super::Net::open(&self.0)
     }
 }
 
@@ -36,7 +89,8 @@ fn loopback() -> SocketAddr {
 impl super::Harness for Harness {
     fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
         let network = crate::try_network_with(limits);
-        Ok(Box::new(network.map_err(|error| error.to_string())?))
+        let network = network.map_err(|error| error.to_string())?;
+        Ok(Box::new(At(network, self.address)))
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {
@@ -45,12 +99,19 @@ impl super::Harness for Harness {
         socket
             .set_recv_buffer_size(16 << 10)
             .expect("a socket option");
-        socket.connect(&to.into()).expect("the server listens");
-        Box::new(RawStream::new(socket.into()))
+        socket.set_nonblocking(true).expect("a socket option");
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if is_under_way(&error) => {}
+            Err(error) => panic!("it cannot be called: {error}"),
+        }
+        let stream = Rc::new(RawStream::new(socket.into()));
+        self.called.borrow_mut().push(Rc::downgrade(&stream));
+        Box::new(stream)
     }
 
     fn raw_listen(&self) -> Box<dyn super::RawListener> {
-        let listener = TcpListener::bind(loopback()).expect("a free port");
+        let listener = TcpListener::bind(self.any_port()).expect("a free port");
         SockRef::from(&listener)
             .set_recv_buffer_size(16 << 10)
             .expect("a socket option");
@@ -59,7 +120,7 @@ impl super::Harness for Harness {
     }
 
     fn raw_datagrams(&self) -> Box<dyn super::RawDatagrams> {
-        let socket = UdpSocket::bind(loopback()).expect("a free port");
+        let socket = UdpSocket::bind(self.any_port()).expect("a free port");
         socket.set_nonblocking(true).expect("a socket option");
         Box::new(RawDatagrams {
             socket,
@@ -76,7 +137,11 @@ impl super::Harness for Harness {
     }
 
     fn pass(&self, time: Duration) {
-        std::thread::sleep(time);
+        let start = Instant::now();
+        while let Some(left) = time.checked_sub(start.elapsed()) {
+            self.go_on();
+            std::thread::sleep(left.min(Duration::from_millis(5)));
+        }
     }
 
     fn until(&self, done: &mut dyn FnMut() -> bool) -> bool {
@@ -85,6 +150,7 @@ impl super::Harness for Harness {
             if start.elapsed() > LONGEST {
                 return false;
             }
+            self.go_on();
             std::thread::sleep(Duration::from_millis(1));
         }
         true
@@ -101,6 +167,23 @@ impl super::Harness for Harness {
 }
 
 driver!(cubenet_mio, _network, loopback());
+
+/// Whether a call has only begun.
+fn is_under_way(error: &std::io::Error) -> bool {
+    #[cfg(unix)]
+    let in_progress = nix::errno::Errno::EINPROGRESS as i32;
+    #[cfg(not(unix))]
+    let in_progress = 0;
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(in_progress)
+}
+
+/// Whether there is nothing to be had now, or nobody has answered yet.
+fn is_waiting(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::NotConnected
+    )
+}
 
 /// A socket that never blocks; it reads and writes whenever it is asked something.
 struct RawStream {
@@ -135,7 +218,7 @@ impl RawStream {
         while !unwritten.is_empty() {
             match stream.write(&unwritten) {
                 Ok(written) => drop(unwritten.drain(..written)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if is_waiting(&error) => break,
                 Err(_) => unwritten.clear(),
             }
         }
@@ -147,14 +230,14 @@ impl RawStream {
             match stream.read(&mut buffer) {
                 Ok(0) => self.ended_in_order.set(Some(true)),
                 Ok(read) => self.received.borrow_mut().extend(&buffer[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if is_waiting(&error) => break,
                 Err(_) => self.ended_in_order.set(Some(false)),
             }
         }
     }
 }
 
-impl super::RawStream for RawStream {
+impl super::RawStream for Rc<RawStream> {
     fn write(&self, bytes: &[u8]) {
         self.unwritten.borrow_mut().extend(bytes);
         self.go_on();
@@ -205,7 +288,7 @@ impl super::RawListener for TcpListener {
 
     fn accept(&self) -> Option<Box<dyn super::RawStream>> {
         let (stream, _) = TcpListener::accept(self).ok()?;
-        Some(Box::new(RawStream::new(stream)))
+        Some(Box::new(Rc::new(RawStream::new(stream))))
     }
 }
 

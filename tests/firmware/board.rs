@@ -100,7 +100,11 @@ impl Board {
 
     /// Starts QEMU, or what starts it.
     pub(crate) fn start(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // What QEMU thinks of its boards is of no interest; the boards speak on their UART.
+        let command = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .stdout(Stdio::piped());
         let mut process = command.spawn().expect("it can be run");
         let stdout = BufReader::new(process.stdout.take().expect("it was piped"));
         let (sender, lines) = channel();

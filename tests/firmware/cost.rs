@@ -29,9 +29,7 @@ fn sizes(programs: &Path, program: &str) -> [usize; 2] {
     let output = output.expect("it comes with the linker").stdout;
     let text = String::from_utf8(output).expect("it is text");
     let line = text.lines().nth(1).expect("a line of figures");
-    let mut figures = line
-        .split_whitespace()
-        .map(str::parse::<usize>);
+    let mut figures = line.split_whitespace().map(str::parse::<usize>);
     let mut next = || figures.next().expect("a figure").expect("a number");
     let (text, data, bss) = (next(), next(), next());
     // What memory is to hold at the beginning lies in flash as well.

@@ -9,4 +9,5 @@ mod board;
 mod cost;
 mod echo;
 mod sensor;
+mod tap;
 mod wire;

@@ -200,7 +200,7 @@ impl Client {
     }
 }
 
-fn start(name: &str, programs: &Path, ends: &[PathBuf; 2]) -> Board {
+pub(crate) fn start(name: &str, programs: &Path, ends: &[PathBuf; 2]) -> Board {
     let model = if name == "mps2-an385" {
         "lan9118"
     } else {

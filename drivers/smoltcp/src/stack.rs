@@ -171,6 +171,8 @@ pub(crate) fn endpoint(address: SocketAddr) -> Result<IpEndpoint, &'static str> 
     Ok(IpEndpoint::new(ip_address(address.ip())?, address.port()))
 }
 
+// With both families there is no address that it does not know.
+#[allow(clippy::unnecessary_wraps)]
 fn ip_address(ip: IpAddr) -> Result<IpAddress, &'static str> {
     match ip {
         #[cfg(feature = "ipv4")]

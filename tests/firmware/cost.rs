@@ -1,6 +1,7 @@
 //! What cubenet costs a device: flash, memory, stack and instructions, beside smoltcp alone.
-//! The figures are the same on every run and every machine with the same compiler, so the page
-//! in the documentation is compared to the byte; `CUBENET_WRITE_DOCS=1` writes it anew.
+//! The figures are the same on every run and every machine with the same compiler (flash and
+//! stack nearly), so the page in the documentation is held to them; `CUBENET_WRITE_DOCS=1` writes
+//! it anew.
 
 use crate::board::{BOARDS, Board, build, folder};
 use std::fmt::Write;
@@ -94,7 +95,8 @@ fn page(costs: &[Costs]) -> String {
         "# What it costs a device\n\n\
          Measured by `cargo test --test firmware cost`, which fails if one of these figures \
          changes: they are the same on every run with the same compiler, here {}, \
-         `opt-level = \"s\"` and LTO.\n\n\
+         `opt-level = \"s\"` and LTO; flash and stack differ a little with the folder in which \
+         it works, by 600 and 64 bytes at most.\n\n\
          Two echo servers with the same sockets and rings (10 TCP, 2 UDP, 16 peers; \
          `drivers/smoltcp/firmware/src/bin/bare.rs` is smoltcp alone and sends back bytes, \
          `minimal.rs` is cubenet and sends back messages). Memory is without stack.\n\n\
@@ -195,8 +197,37 @@ fn the_cost_is_what_the_documentation_says() {
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        committed == page,
+        is_current(&committed, &page),
         "docs/src/device-costs.md is not current. If there is a reason, run this test once \
          with CUBENET_WRITE_DOCS=1 and commit the page with it. Now:\n{page}"
     );
+}
+
+/// Whether what was measured is what was committed: to the byte and the instruction, but for
+/// flash and stack, which differ a little with the folder in which the compiler works.
+fn is_current(committed: &str, measured: &str) -> bool {
+    let same_length = committed.lines().count() == measured.lines().count();
+    let mut lines = committed.lines().zip(measured.lines());
+    same_length && lines.all(|(committed, measured)| is_same_line(committed, measured))
+}
+
+fn is_same_line(committed: &str, measured: &str) -> bool {
+    let [committed, measured] = [committed, measured].map(|line| line.split('|').collect());
+    let (committed, measured): (Vec<_>, Vec<_>) = (committed, measured);
+    let columns = committed.len();
+    let mut cells = committed.iter().zip(&measured).enumerate();
+    columns == measured.len()
+        && cells.all(|(column, (committed, measured))| {
+            let allowed: usize = match (columns, column) {
+                // Of the table of flash and memory, and of that of instructions and stack.
+                (9, 2..=4) => 600,
+                (11, 8..=9) => 64,
+                _ => 0,
+            };
+            let number = |cell: &str| cell.trim().parse::<usize>().ok();
+            match (number(committed), number(measured)) {
+                (Some(committed), Some(measured)) => committed.abs_diff(measured) <= allowed,
+                _ => committed == measured,
+            }
+        })
 }

@@ -530,9 +530,11 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.close_all(true);
     }
 
-    /// Whether it was stopped, and every connection has ended.
+    /// Whether it was stopped, every connection has ended, and every stream's peer was told.
     pub fn is_stopped(&self) -> bool {
-        let told = |stream: &Stream<'_, H>| matches!(stream.stage, Stage::Free);
+        let told = |stream: &Stream<'_, H>| {
+            matches!(stream.stage, Stage::Free) || pool::is_spent(stream, &self.stack.sockets)
+        };
         self.stops_at.is_some() && self.common.open == 0 && self.streams.iter().all(told)
     }
 

@@ -58,7 +58,7 @@ impl<'a, H> Listeners<'a, H> {
 
 /// Whether all is delivered, and confirmed, that a stream whose connection is over had to
 /// tell: it would only wait for the peer's end, or for late segments.
-fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bool {
+pub(crate) fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bool {
     let Some(handle) = stream.handle else {
         return false;
     };

@@ -120,7 +120,7 @@ pub struct Port<'a, H> {
     attend: bool,
     /// An empty datagram was sent, of which smoltcp does not tell whether it has left.
     said_goodbye: bool,
-    /// Bytes in the transmit ring at the last look, and since when none has left it.
+    /// Bytes in the transmit ring after the last turn, and since when none has left it.
     queued: usize,
     stuck_since: Instant,
 }
@@ -136,6 +136,8 @@ impl<'a, H: Handler> Port<'a, H> {
     ) -> Option<Self> {
         let room = parts.slots.len().min(parts.peers.len());
         let table = SliceTable::new(&mut parts.slots[..room], parts.heads)?;
+        let mut limits = limits.clone();
+        limits.max_peers = limits.max_peers.min(room);
         let (metadata_in, bytes_in) = parts.incoming;
         let (metadata_out, bytes_out) = parts.outgoing;
         let socket = udp::Socket::new(
@@ -143,7 +145,7 @@ impl<'a, H: Handler> Port<'a, H> {
             udp::PacketBuffer::new(metadata_out, bytes_out),
         );
         Some(Port {
-            demux: Demux::new(table, key, limits),
+            demux: Demux::new(table, key, &limits),
             peers: parts.peers,
             role: Role::Free,
             handle: sockets.add(socket),
@@ -235,9 +237,14 @@ impl<'a, H: Handler> Port<'a, H> {
             return;
         }
         let socket = sockets.get_mut::<udp::Socket>(self.handle);
+        self.see_what_left(socket, common);
         self.tell_caller(socket, common);
         while let Ok((datagram, metadata)) = socket.recv() {
             let endpoint = metadata.endpoint;
+            if endpoint.port == 0 || endpoint.addr.is_unspecified() {
+                // Nobody could answer it.
+                continue;
+            }
             // Not what was sent to everybody.
             let own = metadata
                 .local_address
@@ -259,7 +266,7 @@ impl<'a, H: Handler> Port<'a, H> {
                 self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
             }
         }
-        self.see_what_left(socket, common);
+        self.queued = socket.send_queue();
         match self.role {
             Role::Keeps if self.demux.is_empty() && !self.said_goodbye => {
                 socket.close();
@@ -522,7 +529,8 @@ impl<'a, H: Handler> Port<'a, H> {
         }
     }
 
-    /// Gives up what none of it leaves. smoltcp sends nothing past a datagram whose receiver
+    /// Sees, before anything is added, whether something has left since the last turn, and gives
+    /// up what none of it leaves. smoltcp sends nothing past a datagram whose receiver
     /// it cannot find, so one peer that is gone would silence all others.
     fn see_what_left(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
         let queued = socket.send_queue();
@@ -537,7 +545,6 @@ impl<'a, H: Handler> Port<'a, H> {
             common.counts.stalled = common.counts.stalled.wrapping_add(1);
             self.stuck_since = Instant::NEVER;
         }
-        self.queued = socket.send_queue();
     }
 
     fn poll_stuck(&self, limits: &Limits) -> Instant {

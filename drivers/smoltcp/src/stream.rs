@@ -204,7 +204,10 @@ impl<'a, H: Handler> Stream<'a, H> {
                 discard(socket);
                 if socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none() {
                     self.stage = Stage::Free;
-                } else if common.now >= *deadline && socket.state() != tcp::State::TimeWait {
+                } else if socket.state() == tcp::State::TimeWait {
+                    // smoltcp has a clock for that.
+                    *deadline = Instant::NEVER;
+                } else if common.now >= *deadline {
                     if socket.state() == tcp::State::Closed {
                         // Not even the reset can be delivered.
                         self.stage = Stage::Free;

@@ -1,4 +1,4 @@
-//! cubenet for embedded devices: handlers of [`cubenet_core`] over [smoltcp](smoltcp), without
+//! cubenet for embedded devices: handlers of [`cubenet_core`] over [smoltcp], without
 //! an allocator and in memory that the caller gives.
 //!
 //! A [`Network`] owns a smoltcp interface, its device and its sockets. It does nothing by

@@ -1,6 +1,6 @@
 //! The sensor, whose server is killed and started again.
 
-use crate::board::{BOARDS, Board, build};
+use crate::board::{BOARDS, Board, build, folder};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -75,5 +75,20 @@ fn a_sensor_loses_no_reading_when_its_server_is_killed() {
         assert!(readings.into_iter().eq(1..=400), "{name}: {done}");
         assert!(heartbeats >= 3, "{name}: {heartbeats} signs of life");
         println!("{name}: {done}; {count} arrived, {heartbeats} signs of life");
+    }
+}
+
+#[test]
+fn a_panic_ends_the_board_with_its_message() {
+    for name in BOARDS {
+        let Some(programs) = build(name) else {
+            return;
+        };
+        // A sensor that is not told where its server is.
+        let mut command = Command::new(folder().join("run"));
+        let mut board = Board::start(command.arg(name).arg(programs.join("sensor")));
+        let message = board.wait_for("argument 1 has to be");
+        assert!(message.contains("TCP port"), "{message}");
+        assert!(!board.ended_well(), "{name} ends with status 1");
     }
 }

@@ -1,9 +1,13 @@
 //! The memory of a network, which the caller gives.
 
+use crate::error::Error;
+use crate::id::{MAX_PORTS, MAX_STREAMS};
 use crate::pool::Listening;
 use crate::port::{Peer, Port, Remote};
 use crate::stream::Stream;
 use cubenet_core::demux::Slot;
+use cubenet_core::frame::HEADER_LEN;
+use cubenet_core::{LimitError, Limits};
 use smoltcp::iface::SocketStorage;
 use smoltcp::socket::udp::PacketMetadata;
 
@@ -25,6 +29,48 @@ pub struct Memory<'a, H> {
     /// each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
     /// `writable` is called once the call is answered.
     pub early: &'a mut [u8],
+}
+
+/// Places for stream listeners that can be told apart.
+const MAX_LISTENERS: usize = 32;
+
+impl<H> Memory<'_, H> {
+    /// Whether it fits together, and the limits fit it, over a device that carries datagrams of
+    /// this length.
+    pub(crate) fn check(&self, limits: &Limits, max_datagram: usize) -> Result<(), Error> {
+        let wrong = |problem| Err(Error::Memory(problem));
+        let over = |limit, problem| Err(Error::Limits(LimitError { limit, problem }));
+        let streams = self.streams.slots.len();
+        let (receive, transmit) = self.streams.rings();
+        let frame = HEADER_LEN + limits.max_message;
+        if streams > MAX_STREAMS || self.ports.len() > MAX_PORTS {
+            return wrong("there are 32,768 streams and 16 ports at most");
+        }
+        if self.streams.listeners.len() > MAX_LISTENERS {
+            return wrong("there are 32 places for listeners at most");
+        }
+        if self.sockets.len() < streams + self.ports.len() {
+            return wrong("`sockets` needs one for each stream and each port");
+        }
+        if streams > 0 && receive < frame {
+            return over("max_message", "it and 2 bytes must fit into a receive ring");
+        }
+        if streams > 0 && transmit <= HEADER_LEN {
+            return wrong("a transmit ring must be longer than 2 bytes");
+        }
+        if streams > 0 && self.scratch.len() < transmit.max(frame) {
+            return wrong(
+                "`scratch` must be as long as a transmit ring, and as `max_message` and 2 bytes",
+            );
+        }
+        if !self.ports.is_empty() && limits.max_datagram > max_datagram {
+            return over("max_datagram", "the device cannot carry it in one frame");
+        }
+        if !self.ports.is_empty() && limits.max_datagram > self.scratch.len() {
+            return over("max_datagram", "it must fit into `scratch`");
+        }
+        Ok(())
+    }
 }
 
 /// `N` bytes for rings, datagrams or the scratch. They begin where a word does: small
@@ -108,6 +154,12 @@ impl<'a, H> StreamParts<'a, H> {
             transmit,
             listeners,
         }
+    }
+
+    /// Bytes of each receive ring, and of each transmit ring.
+    pub(crate) fn rings(&self) -> (usize, usize) {
+        let of_each = |bytes: &[u8]| bytes.len().checked_div(self.slots.len()).unwrap_or(0);
+        (of_each(self.receive), of_each(self.transmit))
     }
 
     /// A network without streams.

@@ -3,23 +3,19 @@
 use crate::common::{Accepted, Common, Connected, Counts};
 use crate::early::Early;
 use crate::error::Error;
-use crate::id::{MAX_PEERS, MAX_PORTS, MAX_STREAMS, Place, Serials};
+use crate::id::{MAX_PEERS, Place, Serials};
 use crate::link::{Output, StreamLink};
 use crate::memory::{Memory, PortParts};
 use crate::pool::{self, Listeners, Listening};
 use crate::port::{Port, Remote};
-use crate::stack::{Stack, endpoint, listen_endpoint};
+use crate::stack::{self, Stack, endpoint, listen_endpoint};
 use crate::stream::{Stage, Stream};
 use core::net::SocketAddr;
 use core::time::Duration;
-use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::{ConnectionId, Handler, Instant, LimitError, Limits, Link, Transport};
+use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, Transport};
 use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp;
-
-/// Places for stream listeners that can be told apart.
-const MAX_LISTENERS: usize = 32;
 
 /// Frames that a poll takes from its device, or sends of each socket, at most.
 const FRAMES_PER_POLL: usize = 32;
@@ -84,69 +80,30 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         key: (u64, u64),
     ) -> Result<Self, Error> {
         limits.validate()?;
-        let streams = memory.streams;
-        let count = streams.slots.len();
-        if count > MAX_STREAMS || memory.ports.len() > MAX_PORTS {
-            return Err(Error::Memory(
-                "there are 32,768 streams and 16 ports at most",
-            ));
-        }
-        if streams.listeners.len() > MAX_LISTENERS {
-            return Err(Error::Memory("there are 32 places for listeners at most"));
-        }
-        if memory.sockets.len() < count + memory.ports.len() {
-            return Err(Error::Memory(
-                "`sockets` needs one for each stream and each port",
-            ));
-        }
-        let mut sockets = SocketSet::new(memory.sockets);
-        if let (Some(receive), Some(transmit)) = (
-            streams.receive.len().checked_div(count),
-            streams.transmit.len().checked_div(count),
-        ) {
-            if receive < HEADER_LEN + limits.max_message {
-                return Err(too_small(
-                    "max_message",
-                    "it and 2 bytes must fit into a receive ring",
-                ));
-            }
-            if transmit <= HEADER_LEN {
-                return Err(Error::Memory("a transmit ring must be longer than 2 bytes"));
-            }
-            if memory.scratch.len() < transmit.max(HEADER_LEN + limits.max_message) {
-                return Err(Error::Memory(
-                    "`scratch` must be as long as a transmit ring, and as `max_message` and 2 bytes",
-                ));
-            }
+        memory.check(&limits, stack::max_datagram(&device))?;
+        let (receive, transmit) = memory.streams.rings();
+        if transmit > 0 {
             limits.max_queued = limits.max_queued.min(transmit);
             limits.low_watermark = limits.low_watermark.min(limits.max_queued / 4);
-            let rings = streams
-                .receive
-                .chunks_exact_mut(receive)
-                .zip(streams.transmit.chunks_exact_mut(transmit));
-            for (stream, (receive, transmit)) in streams.slots.iter_mut().zip(rings) {
-                let mut socket = tcp::Socket::new(
-                    tcp::SocketBuffer::new(receive),
-                    tcp::SocketBuffer::new(transmit),
-                );
-                // A message is not to wait for the confirmation of the one before.
-                socket.set_nagle_enabled(false);
-                stream.handle = Some(sockets.add(socket));
-            }
+        }
+        let streams = memory.streams;
+        let capacity = memory.sockets.len();
+        let mut sockets = SocketSet::new(memory.sockets);
+        let rings = streams
+            .receive
+            .chunks_exact_mut(receive.max(1))
+            .zip(streams.transmit.chunks_exact_mut(transmit.max(1)));
+        for (stream, (receive, transmit)) in streams.slots.iter_mut().zip(rings) {
+            let mut socket = tcp::Socket::new(
+                tcp::SocketBuffer::new(receive),
+                tcp::SocketBuffer::new(transmit),
+            );
+            // A message is not to wait for the confirmation of the one before.
+            socket.set_nagle_enabled(false);
+            stream.handle = Some(sockets.add(socket));
         }
         let shortest_timeout = shortest_timeout(&limits);
-        let stack = Stack::new(interface, device, sockets, key.1);
-        if !memory.ports.is_empty() {
-            if limits.max_datagram > stack.max_datagram() {
-                return Err(too_small(
-                    "max_datagram",
-                    "the device cannot carry it in one frame",
-                ));
-            }
-            if limits.max_datagram > memory.scratch.len() {
-                return Err(too_small("max_datagram", "it must fit into `scratch`"));
-            }
-        }
+        let stack = Stack::new(interface, device, sockets, capacity, key.1);
         Ok(Network {
             stack,
             streams: streams.slots,
@@ -182,6 +139,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     pub fn add_port(&mut self, parts: PortParts<'a, H>) -> Result<(), Error> {
         let place = self.ports.iter().position(Option::is_none);
         let place = place.ok_or(Error::Memory("`ports` has no place left"))?;
+        if !self.stack.has_room() {
+            return Err(Error::Memory("`sockets` has no place left"));
+        }
         if parts.peers.len() > MAX_PEERS {
             return Err(Error::Memory("a port has 2,048 peers at most"));
         }
@@ -598,10 +558,6 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     pub fn stack(&mut self) -> &mut Stack<'a, D> {
         &mut self.stack
     }
-}
-
-fn too_small(limit: &'static str, problem: &'static str) -> Error {
-    Error::Limits(LimitError { limit, problem })
 }
 
 /// The shortest time that a clock is set to, in microseconds.

@@ -22,17 +22,26 @@ pub struct Stack<'a, D> {
     /// The sockets: those of the network and the application's.
     pub sockets: SocketSet<'a>,
     medium: Medium,
+    /// Places for sockets.
+    capacity: usize,
     /// The port of the next call, if nobody has it.
     pub(crate) next_port: u16,
 }
 
 impl<'a, D: Device> Stack<'a, D> {
-    pub(crate) fn new(interface: Interface, device: D, sockets: SocketSet<'a>, seed: u64) -> Self {
+    pub(crate) fn new(
+        interface: Interface,
+        device: D,
+        sockets: SocketSet<'a>,
+        capacity: usize,
+        seed: u64,
+    ) -> Self {
         Stack {
             medium: device.capabilities().medium,
             interface,
             device,
             sockets,
+            capacity,
             next_port: FIRST_EPHEMERAL | seed as u16,
         }
     }
@@ -134,12 +143,16 @@ impl<'a, D: Device> Stack<'a, D> {
         Err("every port is in use")
     }
 
-    /// The longest datagram that the device can carry to a peer of either kind.
-    pub(crate) fn max_datagram(&self) -> usize {
-        let headers = if cfg!(feature = "ipv6") { 40 } else { 20 } + 8;
-        let capabilities = self.device.capabilities();
-        capabilities.ip_mtu().saturating_sub(headers)
+    /// Whether there is a place for a socket more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sockets.iter().count() < self.capacity
     }
+}
+
+/// The longest datagram that the device can carry to a peer of either kind.
+pub(crate) fn max_datagram(device: &impl Device) -> usize {
+    let headers = if cfg!(feature = "ipv6") { 40 } else { 20 } + 8;
+    device.capabilities().ip_mtu().saturating_sub(headers)
 }
 
 /// Whether something can be meant for both.

@@ -1,5 +1,6 @@
 //! A network inside the device: what is sent is received.
 
+use crate::ethernet::Received;
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -36,7 +37,7 @@ impl Default for Loopback {
 
 impl Device for &mut Loopback {
     type RxToken<'a>
-        = RxToken<'a>
+        = Received<'a>
     where
         Self: 'a;
     type TxToken<'a>
@@ -51,7 +52,7 @@ impl Device for &mut Loopback {
         capabilities
     }
 
-    fn receive(&mut self, _now: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
+    fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, TxToken<'_>)> {
         if self.len == 0 {
             return None;
         }
@@ -71,7 +72,7 @@ impl Device for &mut Loopback {
             first: *first,
             len: queued,
         };
-        Some((RxToken(&current[..len]), transmit))
+        Some((Received(&current[..len]), transmit))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
@@ -80,15 +81,6 @@ impl Device for &mut Loopback {
             first: self.first,
             len: &mut self.len,
         })
-    }
-}
-
-/// A packet that arrived.
-pub struct RxToken<'a>(&'a [u8]);
-
-impl phy::RxToken for RxToken<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
     }
 }
 

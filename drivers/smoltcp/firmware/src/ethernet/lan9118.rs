@@ -1,7 +1,7 @@
 //! SMSC's LAN9118, an Ethernet controller beside the processor. Frames go through its two
 //! FIFOs, a word at a time.
 
-use super::{MAX_FRAME, word};
+use super::{MAX_FRAME, Received, word};
 use crate::registers::Registers;
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
@@ -104,7 +104,7 @@ impl Ethernet {
 }
 
 impl Device for Ethernet {
-    type RxToken<'a> = RxToken<'a>;
+    type RxToken<'a> = Received<'a>;
     type TxToken<'a> = TxToken<'a>;
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -114,12 +114,12 @@ impl Device for Ethernet {
         capabilities
     }
 
-    fn receive(&mut self, _now: Instant) -> Option<(RxToken<'_>, TxToken<'_>)> {
+    fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, TxToken<'_>)> {
         if self.frames() == 0 {
             return None;
         }
         let len = self.read();
-        let receive = RxToken(&self.receive[..len]);
+        let receive = Received(&self.receive[..len]);
         let transmit = TxToken {
             registers: self.registers,
             frame: &mut self.transmit,
@@ -134,15 +134,6 @@ impl Device for Ethernet {
             registers: self.registers,
             frame: &mut self.transmit,
         })
-    }
-}
-
-/// A frame that arrived.
-pub struct RxToken<'a>(&'a [u8]);
-
-impl phy::RxToken for RxToken<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
     }
 }
 

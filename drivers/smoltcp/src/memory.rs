@@ -43,6 +43,8 @@ impl<H> Memory<'_, H> {
         let streams = self.streams.slots.len();
         let (receive, transmit) = self.streams.rings();
         let frame = HEADER_LEN + limits.max_message;
+        // A window over 64 KB is told in larger steps than bytes, and the rest of one is lost.
+        let step = 1 << (usize::BITS - receive.leading_zeros()).saturating_sub(16);
         if streams > MAX_STREAMS || self.ports.len() > MAX_PORTS {
             return wrong("there are 32,768 streams and 16 ports at most");
         }
@@ -52,8 +54,11 @@ impl<H> Memory<'_, H> {
         if self.sockets.len() < streams + self.ports.len() {
             return wrong("`sockets` needs one for each stream and each port");
         }
-        if streams > 0 && receive < frame {
-            return over("max_message", "it and 2 bytes must fit into a receive ring");
+        if streams > 0 && receive < frame + step - 1 {
+            return over(
+                "max_message",
+                "it and 2 bytes must fit into a receive ring (and 1 more, above 64 KB)",
+            );
         }
         if streams > 0 && transmit <= HEADER_LEN {
             return wrong("a transmit ring must be longer than 2 bytes");

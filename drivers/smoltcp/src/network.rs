@@ -147,7 +147,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
         let sockets = &mut self.stack.sockets;
         let port = Port::new(parts, place, sockets, &self.common.limits, self.key);
-        let port = port.ok_or(Error::Memory("a port needs room for one peer"))?;
+        let port = port.ok_or(Error::Memory(
+            "a port needs room for one peer, and for one datagram each way",
+        ))?;
         self.ports[place] = Some(port);
         Ok(())
     }
@@ -168,10 +170,12 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             address,
             problem,
         };
-        self.hurry(transport);
         let mut endpoint = listen_endpoint(address).map_err(failed)?;
         if endpoint.port == 0 {
             endpoint.port = self.stack.free_port(transport).map_err(failed)?;
+        }
+        if transport == Transport::Udp {
+            self.hurry(self.stack.is_taken(transport, endpoint));
         }
         let own = transport == Transport::Tcp && self.listeners.has(endpoint);
         if own || self.stack.is_taken(transport, endpoint) {
@@ -249,7 +253,6 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             address,
             problem,
         };
-        self.hurry(transport);
         let peer = endpoint(address).map_err(failed)?;
         self.common.now = now;
         let limit = self.common.limits.max_connections;
@@ -295,6 +298,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
         let local = self.stack.source(peer.addr).ok_or("it has no route")?;
+        self.hurry(false);
         let remote = Remote {
             endpoint: peer,
             local,
@@ -383,6 +387,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
         let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
         self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
+        for port in self.ports.iter_mut().flatten() {
+            port.see_what_left(&self.stack.sockets, &mut self.common);
+        }
         if self.common.unsent {
             // Whoever waited for that.
             self.serve();
@@ -495,7 +502,12 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let told = |stream: &Stream<'_, H>| {
             matches!(stream.stage, Stage::Free) || pool::is_spent(stream, &self.stack.sockets)
         };
-        self.stops_at.is_some() && self.common.open == 0 && self.streams.iter().all(told)
+        let Some(stops_at) = self.stops_at.filter(|_| self.common.open == 0) else {
+            return false;
+        };
+        let mut ports = self.ports.iter().flatten();
+        let all_left = ports.all(|port| port.is_told(&self.stack.sockets));
+        self.streams.iter().all(told) && (all_left || self.common.now >= stops_at)
     }
 
     fn stop_in_time(&mut self) {
@@ -523,9 +535,11 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.common.to_do = true;
     }
 
-    /// Somebody needs a port: those that only wait for goodbyes to leave wait no longer.
-    fn hurry(&mut self, transport: Transport) {
-        if transport == Transport::Udp {
+    /// Somebody needs a port. If none is free, or its address is needed, those that only wait
+    /// for goodbyes to leave wait no longer.
+    fn hurry(&mut self, address_is_needed: bool) {
+        let mut ports = self.ports.iter().flatten();
+        if address_is_needed || !ports.any(|port| port.free_room().is_some()) {
             for port in self.ports.iter_mut().flatten() {
                 port.hurry(&mut self.stack.sockets);
             }

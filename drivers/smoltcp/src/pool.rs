@@ -39,14 +39,20 @@ impl<'a, H> Listeners<'a, H> {
         used.any(|listening| overlap(listening.endpoint, address))
     }
 
-    /// Whether a caller of this port finds a listener whose pool is empty: a bit of `pooled`
-    /// says of each place whether it is not.
+    /// Whether no stream waits for callers of this port, but will again: a bit of `pooled` says
+    /// of each place whether one does.
     pub(crate) fn is_dry(&self, pooled: u32, port: u16) -> bool {
-        let mut places = self.places.iter().enumerate();
-        places.any(|(place, listening)| {
+        let places = self.places.iter().enumerate();
+        let of_port = places.filter(|(_, place)| {
             let is_this = |listening: &Listening<'_, H>| listening.endpoint.port == port;
-            pooled >> place & 1 == 0 && listening.as_ref().is_some_and(is_this)
-        })
+            place.as_ref().is_some_and(is_this)
+        });
+        let (mut any, mut waits) = (false, false);
+        for (place, _) in of_port {
+            any = true;
+            waits |= pooled >> place & 1 != 0;
+        }
+        any && !waits
     }
 
     /// Sees which places are in use, after one has changed.

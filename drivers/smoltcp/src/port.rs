@@ -120,13 +120,15 @@ pub struct Port<'a, H> {
     attend: bool,
     /// An empty datagram was sent, of which smoltcp does not tell whether it has left.
     said_goodbye: bool,
-    /// Bytes in the transmit ring after the last turn, and since when none has left it.
+    /// The slot of the peer that was told last that there is room.
+    told_last: usize,
+    /// Bytes in the transmit ring after the last round of sending, and since when none has left it.
     queued: usize,
     stuck_since: Instant,
 }
 
 impl<'a, H: Handler> Port<'a, H> {
-    /// A port in this memory; `None` if there is no room for one peer in it.
+    /// A port in this memory; `None` if there is no room for one peer, or one datagram each way.
     pub(crate) fn new(
         parts: PortParts<'a, H>,
         number: usize,
@@ -135,6 +137,9 @@ impl<'a, H: Handler> Port<'a, H> {
         key: (u64, u64),
     ) -> Option<Self> {
         let room = parts.slots.len().min(parts.peers.len());
+        if room == 0 || parts.incoming.0.is_empty() || parts.outgoing.0.is_empty() {
+            return None;
+        }
         let table = SliceTable::new(&mut parts.slots[..room], parts.heads)?;
         let mut limits = limits.clone();
         limits.max_peers = limits.max_peers.min(room);
@@ -152,6 +157,7 @@ impl<'a, H: Handler> Port<'a, H> {
             number,
             attend: false,
             said_goodbye: false,
+            told_last: 0,
             queued: 0,
             stuck_since: Instant::NEVER,
         })
@@ -160,9 +166,22 @@ impl<'a, H: Handler> Port<'a, H> {
     /// Waits no longer for goodbyes to leave.
     pub(crate) fn hurry(&mut self, sockets: &mut SocketSet<'a>) {
         if let Role::Leaves(_) = self.role {
-            sockets.get_mut::<udp::Socket>(self.handle).close();
-            self.role = Role::Free;
+            self.free(sockets.get_mut::<udp::Socket>(self.handle));
         }
+    }
+
+    /// Whether it has nothing to send that smoltcp tells of.
+    pub(crate) fn is_told(&self, sockets: &SocketSet<'a>) -> bool {
+        sockets.get::<udp::Socket>(self.handle).send_queue() == 0 && !self.attend
+    }
+
+    /// Nobody has it any more.
+    fn free(&mut self, socket: &mut udp::Socket<'_>) {
+        socket.close();
+        self.role = Role::Free;
+        self.stuck_since = Instant::NEVER;
+        self.queued = 0;
+        self.said_goodbye = false;
     }
 
     /// How many peers it has room for, if it is not in use.
@@ -237,7 +256,6 @@ impl<'a, H: Handler> Port<'a, H> {
             return;
         }
         let socket = sockets.get_mut::<udp::Socket>(self.handle);
-        self.see_what_left(socket, common);
         self.tell_caller(socket, common);
         while let Ok((datagram, metadata)) = socket.recv() {
             let endpoint = metadata.endpoint;
@@ -266,21 +284,21 @@ impl<'a, H: Handler> Port<'a, H> {
                 self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
             }
         }
-        self.queued = socket.send_queue();
+        if common.strikes && common.now >= self.poll_stuck(&common.limits) {
+            self.give_up(socket, common);
+        }
         match self.role {
-            Role::Keeps if self.demux.is_empty() && !self.said_goodbye => {
-                socket.close();
-                self.role = Role::Free;
+            Role::Keeps
+                if self.demux.is_empty() && !self.said_goodbye && socket.send_queue() == 0 =>
+            {
+                self.free(socket);
             }
             Role::Keeps if self.demux.is_empty() => {
                 self.said_goodbye = false;
                 self.role = Role::Leaves(common.now.after(common.limits.drain_timeout));
                 common.clock_set = true;
             }
-            Role::Leaves(until) if common.now >= until => {
-                socket.close();
-                self.role = Role::Free;
-            }
+            Role::Leaves(until) if common.now >= until => self.free(socket),
             _ => {}
         }
         common.unsent |= self.attend;
@@ -419,7 +437,9 @@ impl<'a, H: Handler> Port<'a, H> {
     /// Closes whoever is to be closed, and tells those who waited for room.
     fn settle(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
         self.attend = false;
-        for slot in 0..self.peers.len() {
+        // Whoever was told of room last comes last.
+        let (first, count) = (self.told_last + 1, self.peers.len());
+        for slot in (0..count).map(|nth| (first + nth) % count) {
             let Some(remote) = self.demux.peer(slot) else {
                 continue;
             };
@@ -433,6 +453,7 @@ impl<'a, H: Handler> Port<'a, H> {
             let has_room = 2 * socket.send_queue() <= socket.payload_send_capacity();
             if flags.has(Flags::STARVED) && !goodbye && has_room && socket.can_send() {
                 self.peers[slot].flags.clear(Flags::STARVED);
+                self.told_last = slot;
                 self.call(slot, socket, common, |handler, link| handler.writable(link));
             }
             self.attend |= self.peers[slot].flags.ask();
@@ -529,22 +550,30 @@ impl<'a, H: Handler> Port<'a, H> {
         }
     }
 
-    /// Sees, before anything is added, whether something has left since the last turn, and gives
-    /// up what none of it leaves. smoltcp sends nothing past a datagram whose receiver
-    /// it cannot find, so one peer that is gone would silence all others.
-    fn see_what_left(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
-        let queued = socket.send_queue();
-        if queued == 0 && socket.can_send() {
+    /// Sees, once all that can be sent was, whether something is stuck.
+    pub(crate) fn see_what_left(&mut self, sockets: &SocketSet<'a>, common: &mut Common<'a>) {
+        if matches!(self.role, Role::Free) {
+            return;
+        }
+        let queued = sockets.get::<udp::Socket>(self.handle).send_queue();
+        if queued == 0 {
             self.stuck_since = Instant::NEVER;
         } else if queued < self.queued || self.stuck_since == Instant::NEVER {
             self.stuck_since = common.now;
-        } else if common.now >= self.poll_stuck(&common.limits) {
-            let address = socket.endpoint();
-            socket.close();
-            let _ = socket.bind(address);
-            common.counts.stalled = common.counts.stalled.wrapping_add(1);
-            self.stuck_since = Instant::NEVER;
+            common.clock_set = true;
         }
+        self.queued = queued;
+    }
+
+    /// Gives up what is stuck. smoltcp sends nothing past a datagram whose receiver it cannot
+    /// find, so one peer that is gone would silence all others.
+    fn give_up(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
+        let address = socket.endpoint();
+        socket.close();
+        let _ = socket.bind(address);
+        common.counts.stalled = common.counts.stalled.wrapping_add(1);
+        self.stuck_since = Instant::NEVER;
+        self.queued = 0;
     }
 
     fn poll_stuck(&self, limits: &Limits) -> Instant {

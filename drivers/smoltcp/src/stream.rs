@@ -209,7 +209,10 @@ impl<'a, H: Handler> Stream<'a, H> {
                     *deadline = Instant::NEVER;
                 } else if common.now >= *deadline {
                     if socket.state() == tcp::State::Closed {
-                        // Not even the reset can be delivered.
+                        // Not even the reset can be delivered: it is forgotten, which smoltcp does
+                        // when it listens.
+                        let _ = socket.listen(1);
+                        socket.close();
                         self.stage = Stage::Free;
                     } else {
                         self.end(socket, false, common);

@@ -201,6 +201,35 @@ fn datagrams_that_keep_leaving_are_not_given_up() {
 }
 
 #[test]
+fn datagrams_sent_before_every_poll_are_not_given_up() {
+    let limits = Limits {
+        write_stall_timeout: Duration::from_secs(1),
+        ..limits()
+    };
+    let mut world = start(limits).unwrap();
+    let id = world.call(Transport::Udp).unwrap();
+    for _ in 0..1_000 {
+        assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
+        world.network.poll(world.now);
+        world.now = world.now.after(Duration::from_millis(5));
+    }
+    assert_eq!(world.network.counts().stalled, 0);
+}
+
+#[test]
+fn a_port_that_was_freed_keeps_nobody_awake() {
+    let mut world = start(limits()).unwrap();
+    let id = world.call(Transport::Udp).unwrap();
+    let ask = |link: &mut dyn Link| {
+        link.send(b"x").unwrap();
+        link.abort();
+    };
+    world.network.with(id, world.now, ask).unwrap();
+    world.pass(Duration::from_mins(2));
+    assert_eq!(world.network.poll_at(world.now), Instant::NEVER);
+}
+
+#[test]
 fn a_port_with_little_memory_lets_the_longest_silent_make_way() {
     let limits = Limits {
         full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(100)),

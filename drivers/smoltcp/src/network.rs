@@ -124,6 +124,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 strikes: false,
                 clock_set: false,
                 unsent: false,
+                datagrams: false,
                 to_do: false,
             },
             key,
@@ -387,8 +388,10 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
         let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
         self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
-        for port in self.ports.iter_mut().flatten() {
-            port.see_what_left(&self.stack.sockets, &mut self.common);
+        if core::mem::take(&mut self.common.datagrams) {
+            for port in self.ports.iter_mut().flatten() {
+                port.see_what_left(&self.stack.sockets, &mut self.common);
+            }
         }
         if self.common.unsent {
             // Whoever waited for that.

@@ -284,6 +284,7 @@ impl<'a, H: Handler> Port<'a, H> {
                 self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
             }
         }
+        common.datagrams |= socket.send_queue() > 0;
         if common.strikes && common.now >= self.poll_stuck(&common.limits) {
             self.give_up(socket, common);
         }
@@ -563,6 +564,7 @@ impl<'a, H: Handler> Port<'a, H> {
             common.clock_set = true;
         }
         self.queued = queued;
+        common.datagrams |= queued > 0;
     }
 
     /// Gives up what is stuck. smoltcp sends nothing past a datagram whose receiver it cannot

@@ -28,8 +28,8 @@ pub struct Counts {
     pub refused: u32,
     /// Messages and datagrams delivered.
     pub received: u32,
-    /// Datagrams that arrived and were dropped: of nobody who was admitted, over the limit,
-    /// or during a pause.
+    /// Datagrams that arrived and were dropped: of nobody who was admitted or could be answered,
+    /// over the limit, or during a pause.
     pub dropped: u32,
     /// Times a port's datagrams were given up, since none of them left for the write stall
     /// time.

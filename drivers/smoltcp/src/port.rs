@@ -259,15 +259,16 @@ impl<'a, H: Handler> Port<'a, H> {
         self.tell_caller(socket, common);
         while let Ok((datagram, metadata)) = socket.recv() {
             let endpoint = metadata.endpoint;
-            if endpoint.port == 0 || endpoint.addr.is_unspecified() {
-                // Nobody could answer it.
-                continue;
-            }
             // Not what was sent to everybody.
             let own = metadata
                 .local_address
                 .filter(|to| interface.has_ip_addr(*to));
-            let Some(local) = own.or_else(|| interface.get_source_address(&endpoint.addr)) else {
+            let local = own.or_else(|| interface.get_source_address(&endpoint.addr));
+            let Some(local) =
+                local.filter(|_| endpoint.port != 0 && !endpoint.addr.is_unspecified())
+            else {
+                // Nobody could answer it.
+                common.counts.dropped = common.counts.dropped.wrapping_add(1);
                 continue;
             };
             let len = datagram.len();

@@ -3,8 +3,7 @@
 use crate::common::{Accepted, Common, Connected, Counts};
 use crate::early::Early;
 use crate::error::Error;
-use crate::id::{MAX_PEERS, Place, Serials};
-use crate::link::{Output, StreamLink};
+use crate::id::{MAX_PEERS, Place, Serial, Serials};
 use crate::memory::{Memory, PortParts};
 use crate::pool::{self, Listeners, Listening};
 use crate::port::{Port, Remote};
@@ -16,6 +15,7 @@ use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, Transport};
 use smoltcp::iface::{Interface, SocketSet};
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp;
+use smoltcp::wire::IpEndpoint;
 
 /// Frames that a poll takes from its device, or sends of each socket, at most.
 const FRAMES_PER_POLL: usize = 32;
@@ -276,9 +276,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// Begins a stream call. `None` is a want of streams.
     fn call(
         &mut self,
-        peer: smoltcp::wire::IpEndpoint,
+        peer: IpEndpoint,
         connected: Connected<'a, H>,
-        serial: crate::id::Serial,
+        serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
         let sockets = &mut self.stack.sockets;
@@ -293,9 +293,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// Begins a datagram call. `None` is a want of ports.
     fn call_datagrams(
         &mut self,
-        peer: smoltcp::wire::IpEndpoint,
+        peer: IpEndpoint,
         connected: Connected<'a, H>,
-        serial: crate::id::Serial,
+        serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
         let local = self.stack.source(peer.addr).ok_or("it has no route")?;
@@ -326,36 +326,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         match Place::of(id) {
             Place::Stream(slot) => {
                 let stream = self.streams.get_mut(slot)?;
-                let Stage::Live(live) = &mut stream.stage else {
-                    return None;
-                };
-                if live.ends.serial.id(Place::Stream(slot)) != id {
-                    return None;
-                }
-                live.ends.attend = true;
                 let socket = self.stack.sockets.get_mut::<tcp::Socket>(stream.handle?);
-                let is_called = live.is_called();
-                let capacity = socket.send_capacity();
-                let Common {
-                    limits, now, early, ..
-                } = &mut self.common;
-                Some(reach(&mut StreamLink {
-                    ends: &mut live.ends,
-                    output: if is_called {
-                        Output::Early {
-                            frames: early,
-                            capacity,
-                        }
-                    } else {
-                        Output::Ring(socket)
-                    },
-                    context: crate::common::Context {
-                        limits,
-                        now: *now,
-                        place: Place::Stream(slot),
-                    },
-                    slot,
-                }))
+                stream.reach(slot, id, socket, &mut self.common, reach)
             }
             Place::Peer { port, slot } => {
                 let port = self.ports.get_mut(port)?.as_mut()?;

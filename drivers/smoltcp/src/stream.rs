@@ -10,8 +10,8 @@ use crate::stack::address;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    CloseReason, FrameError, Handler, Instant, Limits, Link, Message, RingReceiver, Sender,
-    Transport,
+    CloseReason, ConnectionId, FrameError, Handler, Instant, Limits, Link, Message, RingReceiver,
+    Sender, Transport,
 };
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
@@ -154,6 +154,44 @@ impl<'a, H: Handler> Stream<'a, H> {
             owner: Owner::Caller(connected),
             ends: Ends::new(sender, serial, peer, local, now),
         });
+    }
+
+    /// Hands out the connection with this id, if it is there, to somebody outside.
+    pub(crate) fn reach<R>(
+        &mut self,
+        slot: usize,
+        id: ConnectionId,
+        socket: &mut tcp::Socket<'a>,
+        common: &mut Common<'a>,
+        callback: impl FnOnce(&mut dyn Link) -> R,
+    ) -> Option<R> {
+        let place = Place::Stream(slot);
+        let Stage::Live(live) = &mut self.stage else {
+            return None;
+        };
+        if live.ends.serial.id(place) != id {
+            return None;
+        }
+        live.ends.attend = true;
+        let context = Context {
+            limits: &common.limits,
+            now: common.now,
+            place,
+        };
+        let output = if live.is_called() {
+            Output::Early {
+                capacity: socket.send_capacity(),
+                frames: &mut common.early,
+            }
+        } else {
+            Output::Ring(socket)
+        };
+        Some(callback(&mut StreamLink {
+            ends: &mut live.ends,
+            output,
+            context,
+            slot,
+        }))
     }
 
     /// Looks at the socket: delivers, answers, and goes on to the next stage if it is time.
@@ -334,7 +372,7 @@ impl<'a, H: Handler> Stream<'a, H> {
 
 impl<'a, H: Handler> Live<'a, H> {
     /// Whether it is a call that is not answered.
-    pub(crate) fn is_called(&self) -> bool {
+    fn is_called(&self) -> bool {
         matches!(self.owner, Owner::Caller(_))
     }
 

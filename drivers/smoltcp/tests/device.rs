@@ -88,6 +88,9 @@ fn start(limits: Limits) -> Result<World, Error> {
         early: leak([0; 64]),
     };
     let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
+    // A port on which nothing could be received is refused, and takes no place.
+    let deaf = leak(PortMemory::<Echo, 2, 0>::new()).lend(leak([0; 64]), leak([0; 64]));
+    assert!(matches!(network.add_port(deaf), Err(Error::Memory(_))));
     for _ in 0..3 {
         let port = leak(PortMemory::<Echo, 2, 4>::new());
         let bytes = [(); 2].map(|()| leak(Bytes::<256>::new()).lend());

@@ -31,8 +31,8 @@ pub struct Counts {
     /// Datagrams that arrived and were dropped: of nobody who was admitted or could be answered,
     /// over the limit, or during a pause.
     pub dropped: u32,
-    /// Times a port's datagrams were given up, since none of them left for the write stall
-    /// time.
+    /// Times a port's datagrams were given up, since none of them left for three seconds,
+    /// or for the write stall time, if that is shorter.
     pub stalled: u32,
 }
 

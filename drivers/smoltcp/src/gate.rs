@@ -3,7 +3,7 @@
 //! smoltcp refuses the caller of a port on which no socket listens. Where one will listen
 //! again soon, it is better not to answer: the caller tries again after a second.
 
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, PacketMeta, RxToken};
 use smoltcp::time::Instant;
 
 /// Whether callers of a port are not heard; `None` if all are.
@@ -68,6 +68,10 @@ impl<T: RxToken> RxToken for Guarded<'_, T> {
                 frame
             })
         })
+    }
+
+    fn meta(&self) -> PacketMeta {
+        self.token.meta()
     }
 }
 

@@ -77,6 +77,9 @@
 #[cfg(test)]
 extern crate std;
 
+#[cfg(not(any(feature = "ipv4", feature = "ipv6")))]
+compile_error!("cubenet-smoltcp needs one of its features `ipv4` and `ipv6`, or both");
+
 mod common;
 mod early;
 mod error;

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::id::{MAX_PEERS, Place, Serial, Serials};
 use crate::memory::{Memory, PortParts};
 use crate::pool::{self, Listeners, Listening};
-use crate::port::{Port, Remote};
+use crate::port::{NEIGHBOUR_TIMEOUT, Port, Remote};
 use crate::stack::{self, Stack, endpoint, listen_endpoint};
 use crate::stream::{Stage, Stream};
 use core::net::SocketAddr;
@@ -195,7 +195,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                     generation,
                 });
                 // To be shared out anew.
-                pool::disarm(self.streams, &mut self.stack.sockets, None);
+                self.disarm(None);
                 self.listeners.count();
                 self.pooled = pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
             }
@@ -230,7 +230,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if let Some(place) = place {
             self.listeners.places[place] = None;
             self.listeners.count();
-            pool::disarm(self.streams, &mut self.stack.sockets, Some(place));
+            self.disarm(Some(place));
             self.pooled = pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
         }
         self.common.to_do = true;
@@ -271,6 +271,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 Err(problem.map_or(Error::NoRoom { transport }, failed))
             }
         }
+    }
+
+    /// Takes the streams out of the pool of the listener at `place`, or of all.
+    fn disarm(&mut self, place: Option<usize>) {
+        let deadline = self.common.now.after(self.common.limits.drain_timeout);
+        self.common.clock_set |= place.is_some();
+        pool::disarm(self.streams, &mut self.stack.sockets, place, deadline);
     }
 
     /// Begins a stream call. `None` is a want of streams.
@@ -340,26 +347,25 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// bounded amount of work, whatever arrives.
     pub fn poll(&mut self, now: Instant) {
         self.common.now = now;
-        self.common.strikes = now >= self.strikes_at;
-        if self.common.strikes {
-            self.stop_in_time();
-        }
-        if self.common.strikes || self.common.to_do {
-            self.common.to_do = false;
-            self.serve();
-        }
-        if self.common.strikes {
-            self.strikes_at = self.poll_timeout();
-            self.common.strikes = false;
-        }
         let mut frames = 0;
         while frames < FRAMES_PER_POLL && self.ingress() {
             frames += 1;
             // At once, since the rings are small.
             self.serve();
         }
+        // Not before, or whoever was polled late would close those who have spoken in time.
+        self.common.strikes = now >= self.strikes_at;
+        if self.common.strikes {
+            self.stop_in_time();
+        }
+        if self.common.strikes || self.common.to_do {
+            self.serve();
+        }
+        if self.common.strikes {
+            self.strikes_at = self.poll_timeout();
+            self.common.strikes = false;
+        }
         let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
-        self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
         if core::mem::take(&mut self.common.datagrams) {
             for port in self.ports.iter_mut().flatten() {
                 port.see_what_left(&self.stack.sockets, &mut self.common);
@@ -369,6 +375,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             // Whoever waited for that.
             self.serve();
         }
+        self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
         // A clock that was set since the last look strikes no earlier than this.
         if self.common.open > 0 || self.common.clock_set || self.common.unsent {
             self.common.clock_set = false;
@@ -404,6 +411,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         } = self;
         *pooled = 0;
         let mut free = false;
+        common.to_do = false;
         common.unsent = false;
         for (slot, stream) in streams.iter_mut().enumerate() {
             let Some(handle) = stream.handle else {
@@ -420,7 +428,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 }
             }
         }
-        if free || common.unsent && *pooled != listeners.used {
+        let some_may_be_spared = *pooled != 0 || common.unsent;
+        if *pooled != listeners.used && some_may_be_spared || free {
             *pooled |= pool::arm(streams, &mut stack.sockets, listeners);
         }
         for port in ports.iter_mut().flatten() {
@@ -467,7 +476,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.listeners.places.fill_with(|| None);
         self.listeners.count();
         for place in 0..self.listeners.places.len() {
-            pool::disarm(self.streams, &mut self.stack.sockets, Some(place));
+            self.disarm(Some(place));
         }
         self.close_all(true);
     }
@@ -558,6 +567,7 @@ fn shortest_timeout(limits: &Limits) -> u64 {
         limits.datagram_idle_timeout,
         limits.write_stall_timeout,
         limits.drain_timeout,
+        NEIGHBOUR_TIMEOUT,
     ];
     let shortest = timeouts.into_iter().fold(Duration::MAX, Duration::min);
     Instant::ZERO.after(shortest).as_micros()

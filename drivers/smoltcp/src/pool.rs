@@ -74,7 +74,8 @@ pub(crate) fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bo
 }
 
 /// Puts the streams that are free into the pools of the listeners. A listener whose pool is
-/// empty gets one that would only wait. Returns a bit for each place that got one.
+/// empty gets one of those for which another could do without, too. Returns a bit for each
+/// place that got one.
 pub(crate) fn arm<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
@@ -82,27 +83,23 @@ pub(crate) fn arm<'a, H>(
 ) -> u32 {
     let mut armed = 0;
     while let Some((place, waiting)) = poorest(streams, listeners) {
-        let is_to_be_had = |stream: &Stream<'a, H>| {
-            matches!(stream.stage, Stage::Free) || waiting == 0 && is_spent(stream, sockets)
+        let most = if waiting == 0 {
+            Use::Needless
+        } else {
+            Use::None
         };
-        let stream = streams.iter().position(is_to_be_had);
-        let stream = stream.map(|slot| &mut streams[slot]);
-        let (Some(stream), Some(listening)) = (stream, &listeners.places[place]) else {
+        let Some((slot, socket)) = spare(streams, sockets, most) else {
             break;
         };
-        let Some(handle) = stream.handle else {
-            break;
-        };
-        let socket = sockets.get_mut::<tcp::Socket>(handle);
-        if socket.is_open() {
-            socket.abort();
-        }
-        if socket.listen(listening.endpoint).is_err() {
+        let stream = &mut streams[slot];
+        stream.stage = Stage::Free;
+        let listening = listeners.places[place].as_ref();
+        if listening.is_none_or(|listening| socket.listen(listening.endpoint).is_err()) {
             break;
         }
         stream.stage = Stage::Pooled {
             listener: place as u8,
-            deadline: Instant::NEVER,
+            deadline: None,
         };
         armed |= 1 << place;
     }
@@ -113,53 +110,81 @@ pub(crate) fn arm<'a, H>(
 fn poorest<H>(streams: &[Stream<'_, H>], listeners: &Listeners<'_, H>) -> Option<(usize, usize)> {
     let places = listeners.places.iter().enumerate();
     let used = places.filter(|(_, listening)| listening.is_some());
-    let pools = used.map(|(place, _)| {
-        let waiting = streams
-            .iter()
-            .filter(|stream| stream.waits_at() == Some(place));
-        (place, waiting.count())
-    });
+    let pools = used.map(|(place, _)| (place, waiting(streams, place)));
     pools.min_by_key(|(_, waiting)| *waiting)
 }
 
-/// Takes a stream for a call: a free one, one that listens, or one that would only wait.
+/// How many streams wait for the listener at `place`.
+fn waiting<H>(streams: &[Stream<'_, H>], place: usize) -> usize {
+    let there = streams.iter().filter(|one| one.waits_at() == Some(place));
+    there.count()
+}
+
+/// Takes a stream for a call.
 pub(crate) fn take<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
 ) -> Option<usize> {
-    let mut taken = None;
-    for (slot, stream) in streams.iter().enumerate() {
-        let state = sockets.get::<tcp::Socket>(stream.handle?).state();
-        let cost = match &stream.stage {
-            Stage::Free => 0,
-            Stage::Pooled { .. } if state == tcp::State::Listen => 1,
-            Stage::Ending { .. } if is_spent(stream, sockets) => 2,
-            _ => continue,
-        };
-        if taken.is_none_or(|(least, _)| cost < least) {
-            taken = Some((cost, slot));
-        }
-    }
-    let (_, slot) = taken?;
-    let stream = &mut streams[slot];
-    stream.stage = Stage::Free;
-    let socket = sockets.get_mut::<tcp::Socket>(stream.handle?);
-    if socket.is_open() {
-        socket.abort();
-    }
+    let (slot, _) = spare(streams, sockets, Use::LastOfPool)?;
+    streams[slot].stage = Stage::Free;
     Some(slot)
 }
 
+/// What a stream is good for that could be had for something else, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    None,
+    /// One of several that wait for a listener; with how many it could wait at most.
+    OneOfPool(usize),
+    /// All is told; it would only wait for the peer's end, or for late segments.
+    Needless,
+    /// The only one that waits for a listener.
+    LastOfPool,
+}
+
+/// The stream of the least use, if that is `most` or less, and its socket, closed.
+fn spare<'s, 'a, H>(
+    streams: &[Stream<'a, H>],
+    sockets: &'s mut SocketSet<'a>,
+    most: Use,
+) -> Option<(usize, &'s mut tcp::Socket<'a>)> {
+    let of = |stream: &Stream<'a, H>| match stream.stage {
+        Stage::Free => Some(Use::None),
+        Stage::Pooled { listener, .. } => {
+            let socket = sockets.get::<tcp::Socket>(stream.handle?);
+            let waits = socket.state() == tcp::State::Listen;
+            waits.then(|| match waiting(streams, usize::from(listener)) {
+                0 | 1 => Use::LastOfPool,
+                // Of the largest pool first.
+                many => Use::OneOfPool(streams.len() - many),
+            })
+        }
+        Stage::Ending { .. } => is_spent(stream, sockets).then_some(Use::Needless),
+        Stage::Live(_) => None,
+    };
+    let uses = streams.iter().enumerate();
+    let uses = uses.filter_map(|(slot, stream)| Some((of(stream)?, slot, stream.handle?)));
+    let (least, slot, handle) = uses.min_by_key(|(of, ..)| *of)?;
+    if least > most {
+        return None;
+    }
+    let socket = sockets.get_mut::<tcp::Socket>(handle);
+    if socket.is_open() {
+        socket.abort();
+    }
+    Some((slot, socket))
+}
+
 /// Takes streams out of the pool of the listener at `place`, or of all: those who have a
-/// caller are told that nobody is there.
+/// caller are told that nobody is there, until `deadline`.
 pub(crate) fn disarm<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
     place: Option<usize>,
+    deadline: Instant,
 ) {
     for stream in streams {
-        let (Stage::Pooled { listener, deadline }, Some(handle)) = (&stream.stage, stream.handle)
-        else {
+        let (Stage::Pooled { listener, .. }, Some(handle)) = (&stream.stage, stream.handle) else {
             continue;
         };
         let socket = sockets.get_mut::<tcp::Socket>(handle);
@@ -174,9 +199,7 @@ pub(crate) fn disarm<'a, H>(
         stream.stage = if listens {
             Stage::Free
         } else {
-            Stage::Ending {
-                deadline: *deadline,
-            }
+            Stage::Ending { deadline }
         };
     }
 }

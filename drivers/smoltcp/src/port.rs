@@ -6,6 +6,7 @@ use crate::id::{Place, Serial};
 use crate::link::PeerLink;
 use crate::memory::PortParts;
 use core::hash::{Hash, Hasher};
+use core::time::Duration;
 use cubenet_core::demux::SliceTable;
 use cubenet_core::{
     Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
@@ -14,6 +15,10 @@ use cubenet_core::{
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
 use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
+
+/// So long a port waits for a peer's hardware address, which smoltcp asks for once a second, or
+/// for a device that takes nothing: datagrams for others wait behind it.
+pub(crate) const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A peer's address, and the one of ours that it spoke to.
 #[derive(Clone, Copy, Debug)]
@@ -580,7 +585,8 @@ impl<'a, H: Handler> Port<'a, H> {
     }
 
     fn poll_stuck(&self, limits: &Limits) -> Instant {
-        self.stuck_since.after(limits.write_stall_timeout)
+        let patience = limits.write_stall_timeout.min(NEIGHBOUR_TIMEOUT);
+        self.stuck_since.after(patience)
     }
 
     /// When it has to be looked at, whatever arrives.

@@ -28,9 +28,12 @@ pub struct Stream<'a, H> {
 pub(crate) enum Stage<'a, H> {
     /// Nothing.
     Free,
-    /// In the pool of a listener. A caller who began and does not go on has until the
-    /// deadline.
-    Pooled { listener: u8, deadline: Instant },
+    /// In the pool of a listener. It has a deadline once it has a caller, who may have begun
+    /// and not go on.
+    Pooled {
+        listener: u8,
+        deadline: Option<Instant>,
+    },
     /// It carries a connection.
     Live(Live<'a, H>),
     /// The connection is over; what is left to tell the peer is told until the deadline, or
@@ -125,9 +128,10 @@ impl<H> Stream<'_, H> {
     /// The place of the listener for which it waits, and has no caller yet.
     pub(crate) fn waits_at(&self) -> Option<usize> {
         match self.stage {
-            Stage::Pooled { listener, deadline } if deadline == Instant::NEVER => {
-                Some(usize::from(listener))
-            }
+            Stage::Pooled {
+                listener,
+                deadline: None,
+            } => Some(usize::from(listener)),
             _ => None,
         }
     }
@@ -205,15 +209,19 @@ impl<'a, H: Handler> Stream<'a, H> {
         if let Stage::Pooled { listener, deadline } = &mut self.stage {
             match socket.state() {
                 tcp::State::Listen => {
-                    *deadline = Instant::NEVER;
+                    *deadline = None;
                     return;
                 }
                 tcp::State::SynReceived => {
-                    if *deadline == Instant::NEVER {
-                        common.clock_set = true;
-                        *deadline = common.now.after(common.limits.connect_timeout);
-                    } else if common.now >= *deadline {
-                        self.end(socket, false, common);
+                    match *deadline {
+                        None => {
+                            common.clock_set = true;
+                            *deadline = Some(common.now.after(common.limits.connect_timeout));
+                        }
+                        Some(deadline) if common.now >= deadline => {
+                            self.end(socket, false, common);
+                        }
+                        Some(_) => {}
                     }
                     return;
                 }
@@ -357,7 +365,8 @@ impl<'a, H: Handler> Stream<'a, H> {
     pub(crate) fn poll_timeout(&self, limits: &Limits) -> Instant {
         match &self.stage {
             Stage::Free => Instant::NEVER,
-            Stage::Pooled { deadline, .. } | Stage::Ending { deadline } => *deadline,
+            Stage::Pooled { deadline, .. } => deadline.unwrap_or(Instant::NEVER),
+            Stage::Ending { deadline } => *deadline,
             Stage::Live(Live { ends, .. }) => {
                 let sends = ends.sender.poll_timeout(limits);
                 if ends.sender.state() == State::Open {

@@ -1,0 +1,216 @@
+//! A network that talks to itself, and what happens in it.
+
+use cubenet_smoltcp::smoltcp::iface::{Config, Interface, SocketStorage};
+use cubenet_smoltcp::smoltcp::phy::{Device, Loopback, Medium, TxToken};
+use cubenet_smoltcp::smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use cubenet_smoltcp::{
+    Bytes, CloseReason, ConnectionId, Error, Handler, Instant, Limits, Link, Memory, Message,
+    Network, PortMemory, SendError, StreamMemory, Transport,
+};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+use std::time::Duration;
+
+pub(crate) const MOMENT: Duration = Duration::from_millis(300);
+
+/// What happened, in order.
+#[derive(Default)]
+pub(crate) struct Log {
+    lines: Mutex<Vec<String>>,
+    accepted: Mutex<Vec<ConnectionId>>,
+}
+
+impl Log {
+    pub(crate) fn add(&self, what: String) {
+        self.lines.lock().unwrap().push(what);
+    }
+
+    pub(crate) fn count(&self, what: &str) -> usize {
+        self.all(what).len()
+    }
+
+    /// What begins like this.
+    pub(crate) fn all(&self, what: &str) -> Vec<String> {
+        let lines = self.lines.lock().unwrap();
+        let lines = lines.iter().filter(|line| line.starts_with(what));
+        lines.cloned().collect()
+    }
+
+    /// Whom a listener has let in.
+    pub(crate) fn accepted(&self) -> Vec<ConnectionId> {
+        self.accepted.lock().unwrap().clone()
+    }
+}
+
+/// Sends back what arrives at the ports below 10. Who was refused for want of
+/// room sends, once there is some, whatever goes in.
+#[derive(Clone, Copy)]
+pub(crate) struct Echo(&'static Log);
+
+impl Handler for Echo {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        self.0.add(format!("received {}", message.len()));
+        if link.local().port() < 10 {
+            let _ = link.send(&message);
+        }
+    }
+
+    fn writable(&mut self, link: &mut dyn Link) {
+        self.0.add(format!("writable, {}", link.peer()));
+        while link.local().port() < 10 && link.send(b"on and on").is_ok() {}
+    }
+
+    fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
+        self.0.add(format!("closed {reason:?}"));
+    }
+}
+
+pub(crate) const RING: usize = 256;
+
+pub(crate) struct World {
+    pub(crate) network: Network<'static, Loopback, Echo>,
+    pub(crate) now: Instant,
+    pub(crate) log: &'static Log,
+    /// Polls so far.
+    pub(crate) polls: usize,
+}
+
+fn leak<T>(value: T) -> &'static mut T {
+    Box::leak(Box::new(value))
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        max_message: RING - 2,
+        max_datagram: 100,
+        ..Limits::default()
+    }
+}
+
+/// Our addresses. Nobody else answers in their networks.
+pub(crate) const OWN: [[u8; 4]; 2] = [[127, 0, 0, 1], [10, 0, 0, 1]];
+
+/// The one of ours, on the wire.
+const OWN_HARDWARE: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
+
+pub(crate) fn start(limits: Limits) -> Result<World, Error> {
+    let mut device = Loopback::new(Medium::Ethernet);
+    let config = Config::new(HardwareAddress::Ethernet(OWN_HARDWARE));
+    let now = cubenet_smoltcp::smoltcp::time::Instant::ZERO;
+    let mut interface = Interface::new(config, &mut device, now);
+    interface.update_ip_addrs(|addresses| {
+        for own in OWN {
+            addresses
+                .push(IpCidr::new(Ipv4Addr::from(own).into(), 24))
+                .unwrap();
+        }
+    });
+    let receive = leak(Bytes::<{ 8 * RING }>::new()).lend();
+    let transmit = leak(Bytes::<{ 8 * RING }>::new()).lend();
+    let memory = Memory {
+        sockets: leak([const { SocketStorage::EMPTY }; 11]),
+        streams: leak(StreamMemory::<Echo, 8, 2>::new()).lend(receive, transmit),
+        ports: leak([const { None }; 3]),
+        scratch: leak(Bytes::<RING>::new()).lend(),
+        early: leak([0; 64]),
+    };
+    let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
+    // A port on which nothing could be received is refused, and takes no place.
+    let deaf = leak(PortMemory::<Echo, 2, 0>::new()).lend(leak([0; 64]), leak([0; 64]));
+    assert!(matches!(network.add_port(deaf), Err(Error::Memory(_))));
+    for _ in 0..3 {
+        let port = leak(PortMemory::<Echo, 2, 4>::new());
+        let bytes = [(); 2].map(|()| leak(Bytes::<256>::new()).lend());
+        let [receive, transmit] = bytes;
+        network.add_port(port.lend(receive, transmit))?;
+    }
+    Ok(World {
+        network,
+        now: Instant::from_micros(1),
+        log: leak(Log::default()),
+        polls: 0,
+    })
+}
+
+impl World {
+    pub(crate) fn listen(&mut self, transport: Transport) {
+        self.listen_at(transport, 7);
+    }
+
+    pub(crate) fn listen_at(&mut self, transport: Transport, port: u16) {
+        let log = self.log;
+        let accepted = leak(move |link: &mut dyn Link| {
+            log.accepted.lock().unwrap().push(link.id());
+            Some(Echo(log))
+        });
+        let any = SocketAddr::from(([0, 0, 0, 0], port));
+        self.network.listen(transport, any, accepted).unwrap();
+    }
+
+    pub(crate) fn call(&mut self, transport: Transport) -> Result<ConnectionId, Error> {
+        self.call_to(transport, (OWN[0], 7))
+    }
+
+    pub(crate) fn call_to(
+        &mut self,
+        transport: Transport,
+        there: impl Into<SocketAddr>,
+    ) -> Result<ConnectionId, Error> {
+        let log = self.log;
+        let connected = leak(move |outcome: Result<&mut dyn Link, _>| {
+            let Ok(_) = outcome else {
+                log.add("failed".to_owned());
+                return None;
+            };
+            Some(Echo(log))
+        });
+        let now = self.now;
+        self.network
+            .connect(transport, there.into(), connected, now)
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        id: ConnectionId,
+        message: &[u8],
+    ) -> Option<Result<(), SendError>> {
+        self.network.with(id, self.now, |link| link.send(message))
+    }
+
+    /// Lets somebody whom no question reaches speak: this segment or datagram of `protocol`
+    /// arrives from 10.0.0.99. Nobody looks at checksums here.
+    pub(crate) fn hear(&mut self, protocol: u8, segment: &[u8]) {
+        let mut frame = Vec::new();
+        frame.extend(OWN_HARDWARE.0);
+        frame.extend([2, 0, 0, 0, 0, 99, 0x08, 0x00, 0x45, 0]);
+        frame.extend((20 + segment.len() as u16).to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 99]);
+        frame.extend(OWN[1]);
+        frame.extend(segment);
+        let now = cubenet_smoltcp::smoltcp::time::Instant::ZERO;
+        let device = &mut self.network.stack().device;
+        let token = device.transmit(now).unwrap();
+        token.consume(frame.len(), |sent| sent.copy_from_slice(&frame));
+    }
+
+    /// Polls when the network wants to be, for so long.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now.after(time);
+        loop {
+            self.network.poll(self.now);
+            self.polls += 1;
+            assert!(self.polls < 100_000, "it is never content");
+            let at = self.network.poll_at(self.now);
+            if at > end {
+                break;
+            }
+            // The loopback says nothing of what lies in it.
+            self.now = at.max(self.now.after(Duration::from_micros(50)));
+        }
+        // What the loopback holds by then.
+        for _ in 0..20 {
+            self.network.poll(self.now);
+        }
+        self.now = end.max(self.now);
+    }
+}

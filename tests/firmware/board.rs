@@ -143,6 +143,30 @@ impl Board {
         self.ports[port]
     }
 
+    /// The processes that `run` has started and not ended.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let run = self.process.id();
+        let children = std::fs::read_to_string(format!("/proc/{run}/task/{run}/children"));
+        let children = children.expect("it runs");
+        let numbers = children.split_whitespace().map(str::parse);
+        numbers.collect::<Result<_, _>>().expect("numbers")
+    }
+
+    /// The processor's time that they have taken, to 10 ms.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let ticks = self.processes().into_iter().map(|process| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+            let stat = stat.expect("it runs");
+            // Behind the name, which may contain anything.
+            let (_, fields) = stat.rsplit_once(')').expect("a name");
+            let fields = fields.split_whitespace().skip(11).take(2);
+            fields
+                .map(|ticks| ticks.parse::<u64>().expect("a number"))
+                .sum::<u64>()
+        });
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     /// Waits for its end, and says whether that was a good one.
     pub(crate) fn ended_well(&mut self) -> bool {
         let start = Instant::now();

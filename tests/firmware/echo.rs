@@ -6,6 +6,7 @@ use cubenet_tests::{framed, pattern};
 use socket2::SockRef;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The longest message and datagram of the firmware.
@@ -57,15 +58,19 @@ fn stream_bulk(address: SocketAddr, count: usize) {
     writer.join().expect("it has written");
 }
 
-/// Messages that arrive a byte at a time.
-fn stream_byte_by_byte(address: SocketAddr) {
+/// The same lengths, sent a byte at a time. So that they arrive so, too, there is a pause after
+/// each of the first.
+fn stream_byte_by_byte(address: SocketAddr, count: usize) {
     let mut stream = connect(address);
-    for len in [0, 1, 2, 3, 100] {
-        for byte in framed(&pattern(len)) {
+    for nth in 0..count {
+        let message = pattern(nth * MAX_MESSAGE / (count - 1));
+        for (place, byte) in framed(&message).into_iter().enumerate() {
             stream.write_all(&[byte]).expect("it is taken");
-            std::thread::sleep(Duration::from_micros(300));
+            if place < 8 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
         }
-        assert!(receive(&mut stream) == pattern(len), "byte by byte, {len}");
+        assert!(receive(&mut stream) == message, "byte by byte, {nth}");
     }
 }
 
@@ -192,8 +197,18 @@ fn whatever_is_done_to_a_board_it_serves_on() {
         };
         let mut board = Board::run(name, &programs.join("echo"), &[]);
         let (tcp, udp) = (board.port("tcp 7"), board.port("udp 7"));
+        let processes = board.processes();
+        assert!(!processes.is_empty(), "QEMU is a child of `run`");
+        // It sleeps when there is nothing to do.
+        let before = board.processor_time();
+        std::thread::sleep(Duration::from_secs(3));
+        let spent = board.processor_time().saturating_sub(before);
+        assert!(
+            spent < Duration::from_millis(300),
+            "{name}: {spent:?} of 3 s while idle"
+        );
         round_trips(&board);
-        stream_byte_by_byte(tcp);
+        stream_byte_by_byte(tcp, 1_000);
         stream_bulk(tcp, 1_000);
         one_after_another(tcp, 500);
         at_once(tcp, 8);
@@ -214,5 +229,9 @@ fn whatever_is_done_to_a_board_it_serves_on() {
         let open: usize = board.wait_for("open").parse().expect("a number");
         assert!(open <= 3, "{name}: {open} connections are left");
         assert!(board.ended_well(), "{name} ends with status 0");
+        for process in processes {
+            let there = Path::new("/proc").join(process.to_string()).exists();
+            assert!(!there, "{name}: process {process} is left");
+        }
     }
 }

@@ -4,6 +4,7 @@ use cubenet_mio::{
     CloseReason, Connection, FrameError, Handler, Limits, Link, Message, Network, SendError,
     Timeout, Transport,
 };
+use cubenet_tests::system::{RESETS, wine_cannot};
 use cubenet_tests::{RawClient, Reports, echo, eventually, ignore, pattern};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -136,6 +137,9 @@ fn a_message_over_the_limit_is_refused_at_send_and_the_connection_lives() {
 
 #[test]
 fn a_reset_closes_once_and_frees_the_connection() {
+    if wine_cannot(RESETS) {
+        return;
+    }
     let network = network(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);

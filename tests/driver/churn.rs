@@ -6,7 +6,8 @@ use cubenet_mio::{
     Transport,
 };
 use cubenet_tests::allocation::{self, Counting};
-use cubenet_tests::{eventually, open_descriptors};
+use cubenet_tests::eventually;
+use cubenet_tests::system::open_descriptors;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;

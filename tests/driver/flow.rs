@@ -4,9 +4,9 @@
 use cubenet_mio::{
     CloseReason, Connection, Handler, Limits, Link, Message, Network, Timeout, Transport,
 };
+use cubenet_tests::system::raise_descriptors;
 use cubenet_tests::{
-    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with,
-    pattern, raise_descriptors,
+    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with, pattern,
 };
 use std::sync::mpsc::channel;
 use std::thread;
@@ -351,13 +351,14 @@ fn a_slow_callback_does_not_make_others_look_silent() {
     impl Handler for Slow {
         fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
             if &*message == b"slow" {
-                thread::sleep(Duration::from_millis(2_600));
+                thread::sleep(Duration::from_millis(5_600));
             }
             link.send(&message).unwrap();
         }
     }
     let limits = Limits {
-        stream_idle_timeout: Duration::from_secs(2),
+        // Longer than it takes to make the connections.
+        stream_idle_timeout: Duration::from_secs(5),
         ..Limits::default()
     };
     // One worker, and more connections than it takes events at once.

@@ -2,6 +2,7 @@
 
 use cubenet_mio::{Handler, Link, Message, Network, Transport};
 use cubenet_tests::allocation::{self, Counting};
+use cubenet_tests::system::BYTES_OF_WATCHED;
 use cubenet_tests::{RawClient, eventually, framed};
 use std::net::UdpSocket;
 
@@ -9,7 +10,7 @@ use std::net::UdpSocket;
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes of the heap that an idle TCP connection may take.
-const IDLE_BYTES: usize = 256;
+const IDLE_BYTES: usize = 256 + BYTES_OF_WATCHED;
 
 struct Echo;
 impl Handler for Echo {

@@ -3,9 +3,9 @@
 use cubenet_mio::{
     CloseReason, Connection, Frame, Handler, Limits, Link, Message, SendError, Transport,
 };
+use cubenet_tests::system::{RESETS, open_descriptors, wine_cannot};
 use cubenet_tests::{
-    PATIENCE, RawClient, Reports, echo, framed, ignore, network, network_with, open_descriptors,
-    pattern,
+    PATIENCE, RawClient, Reports, echo, framed, ignore, network, network_with, pattern,
 };
 use std::sync::mpsc::channel;
 use std::thread;
@@ -231,6 +231,9 @@ fn a_peer_that_has_sent_its_end_still_gets_what_was_queued_for_it() {
 
 #[test]
 fn an_abort_resets_the_peer_and_forgets_what_was_queued() {
+    if wine_cannot(RESETS) {
+        return;
+    }
     let network = network_with(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);

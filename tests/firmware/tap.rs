@@ -6,7 +6,7 @@
 
 use crate::board::{BOARDS, PATIENCE, build};
 use crate::wire::start;
-use cubenet_tests::tap::{DEVICE, Tap, enter, have_taps};
+use cubenet_tests::system::tap::{DEVICE, Tap, enter, have_taps};
 use cubenet_tests::{framed, pattern};
 use std::collections::VecDeque;
 use std::io::{Read, Write};

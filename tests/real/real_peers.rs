@@ -4,86 +4,21 @@
 //! A tool that is absent is said to be, and its test passes; with `CUBENET_REQUIRE_TOOLS`
 //! set it fails.
 
-#![cfg(unix)]
+mod process;
+mod server;
 
+use crate::process::{Server, echo_server, example, text};
 use cubenet_core::{Decoder, Growing};
 use cubenet_mio::{Network, Transport};
 use cubenet_tests::{Reports, have, ignore, pattern};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SIZES: [usize; 7] = [0, 1, 2, 255, 256, 65_534, 65_535];
-
-/// A server in a process of its own, ended with the test.
-struct Server {
-    process: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Server {
-    fn start(command: &mut Command) -> Self {
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().expect("the server starts");
-        let stdout = process.stdout.take().expect("it was piped");
-        let lines = BufReader::new(stdout).lines();
-        Server { process, lines }
-    }
-
-    /// The address in its next line, `listening on TRANSPORT ADDRESS`.
-    fn address(&mut self) -> SocketAddr {
-        let line = self
-            .lines
-            .next()
-            .expect("it says where it listens")
-            .unwrap();
-        let address = line.rsplit(' ').next().unwrap_or_default();
-        address
-            .parse()
-            .unwrap_or_else(|_| panic!("no address: {line}"))
-    }
-
-    /// Ends it as a user would, and returns what it printed.
-    fn interrupt(mut self) -> Vec<String> {
-        let pid = self.process.id().to_string();
-        let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(killed.success());
-        let rest: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
-        assert!(
-            self.process.wait().unwrap().success(),
-            "it stops gracefully"
-        );
-        rest
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// One of the examples, which `cargo test --workspace` has built; otherwise it is now.
-fn example(name: &str) -> Command {
-    static BUILD: Once = Once::new();
-    let deps = std::env::current_exe().unwrap();
-    let profile = deps.parent().and_then(|deps| deps.parent()).unwrap();
-    let path = profile.join("examples").join(name);
-    BUILD.call_once(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "cubenet-mio", "--examples"]);
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let _ = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-    });
-    Command::new(path)
-}
 
 fn beside(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "real", file].iter().collect()
@@ -111,17 +46,6 @@ fn twisted() -> Option<&'static str> {
     )
     .then_some(())?;
     python
-}
-
-fn text(output: &Output) -> String {
-    let both = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&both).into_owned()
-}
-
-fn echo_server() -> (Server, SocketAddr) {
-    let mut echo = Server::start(example("echo").args(["--listen", "127.0.0.1:0"]));
-    let address = echo.address();
-    (echo, address)
 }
 
 /// Forwards one call to `server` and back. Returns where to call, and what the caller will

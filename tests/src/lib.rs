@@ -3,8 +3,7 @@
 
 pub mod allocation;
 pub mod harness;
-#[cfg(target_os = "linux")]
-pub mod tap;
+pub mod system;
 
 use cubenet_mio::{
     CloseReason, ConnectError, Connection, Exception, Handler, Limits, Link, Message, Network,
@@ -325,17 +324,6 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// How many descriptors this process has open; `None` where the system does not say.
-pub fn open_descriptors() -> Option<usize> {
-    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
-}
-
-/// Allows this process as many descriptors as the system lets it.
-pub fn raise_descriptors() {
-    #[cfg(unix)]
-    rlimit::increase_nofile_limit(u64::MAX).expect("the soft limit can be raised");
 }
 
 /// Whether a tool is there. If it is not, says so past the test harness, or fails if

@@ -60,7 +60,14 @@ impl fmt::Display for Error {
                 transport,
                 address,
                 source,
-            } => write!(f, "cannot listen on {transport} {address}: {source}"),
+            } => {
+                write!(f, "cannot listen on {transport} {address}: ")?;
+                // Not every system has words for it, or the same.
+                if source.kind() == io::ErrorKind::AddrInUse {
+                    f.write_str("it is in use; end who has it, or take another port: ")?;
+                }
+                source.fmt(f)
+            }
             Error::Connect {
                 transport,
                 address,

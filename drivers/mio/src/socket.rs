@@ -67,7 +67,7 @@ impl SocketOptions {
         let socket = self.socket(Transport::Tcp, address)?;
         socket.set_tcp_nodelay(self.nodelay)?;
         match socket.connect(&SockAddr::from(address)) {
-            Err(error) if !under_way(&error) => Err(error),
+            Err(error) if !sys::under_way(&error) => Err(error),
             _ => Ok(TcpStream::from_std(socket.into())),
         }
     }
@@ -89,13 +89,4 @@ impl SocketOptions {
     pub(crate) fn adopt_stream(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(self.nodelay)
     }
-}
-
-/// Whether a non-blocking `connect` has begun rather than failed.
-fn under_way(error: &io::Error) -> bool {
-    // EINPROGRESS has no stable name in std: 115 on Linux, 36 on the BSDs. Windows says
-    // `WouldBlock`.
-    let in_progress = if cfg!(target_os = "linux") { 115 } else { 36 };
-    error.kind() == io::ErrorKind::WouldBlock
-        || (cfg!(unix) && error.raw_os_error() == Some(in_progress))
 }

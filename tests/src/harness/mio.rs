@@ -1,6 +1,7 @@
 //! The mio driver over loopback, or an address of the kernel's elsewhere, in real time.
 
 use super::{BlackHole, LONGEST, driver};
+use crate::system::is_under_way;
 use cubenet_core::{Limits, Transport};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::{Cell, RefCell};
@@ -167,15 +168,6 @@ impl super::Harness for Harness {
 }
 
 driver!(cubenet_mio, _network, loopback());
-
-/// Whether a call has only begun.
-fn is_under_way(error: &std::io::Error) -> bool {
-    #[cfg(unix)]
-    let in_progress = nix::errno::Errno::EINPROGRESS as i32;
-    #[cfg(not(unix))]
-    let in_progress = 0;
-    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(in_progress)
-}
 
 /// Whether there is nothing to be had now, or nobody has answered yet.
 fn is_waiting(error: &std::io::Error) -> bool {

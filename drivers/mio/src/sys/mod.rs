@@ -113,6 +113,15 @@ pub(crate) fn out_of_resources(error: &io::Error) -> bool {
         .is_some_and(|code| CODES.contains(&code))
 }
 
+/// Whether a non-blocking `connect` has begun rather than failed.
+pub(crate) fn under_way(error: &io::Error) -> bool {
+    // EINPROGRESS has no stable name in std: 115 on Linux, 36 on the BSDs. Windows says
+    // `WouldBlock`.
+    let in_progress = if cfg!(target_os = "linux") { 115 } else { 36 };
+    error.kind() == io::ErrorKind::WouldBlock
+        || (cfg!(unix) && error.raw_os_error() == Some(in_progress))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

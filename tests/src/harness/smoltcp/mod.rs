@@ -2,9 +2,7 @@
 //! joined by smoltcp's loopback devices, one for each address: what is sent to an address is
 //! put into its loopback. The peers of plain bytes are sockets of smoltcp's own.
 
-#[cfg(target_os = "linux")]
-pub mod kernel;
-mod net;
+pub(crate) mod net;
 mod raw;
 
 use super::{BlackHole, LONGEST};

@@ -34,7 +34,7 @@ thread_local! {
 }
 
 /// A network that can be shared.
-pub(super) struct Shared<D: Device + 'static> {
+pub(crate) struct Shared<D: Device + 'static> {
     network: Mutex<Network<'static, D, Boxed>>,
     /// What callbacks asked of connections.
     asked: Mutex<Vec<(ConnectionId, Ask)>>,
@@ -42,7 +42,7 @@ pub(super) struct Shared<D: Device + 'static> {
 }
 
 /// Where the time comes from.
-pub(super) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 type Ask = Box<dyn FnOnce(&mut dyn Link) + Send>;
 
@@ -66,7 +66,7 @@ fn port() -> PortParts<'static, Boxed> {
 }
 
 impl<D: Device + Send + 'static> Shared<D> {
-    pub(super) fn new(
+    pub(crate) fn new(
         interface: Interface,
         device: D,
         limits: Limits,
@@ -99,7 +99,7 @@ impl<D: Device + Send + 'static> Shared<D> {
         self.network.lock().expect("nobody panics with it")
     }
 
-    pub(super) fn poll(&self) {
+    pub(crate) fn poll(&self) {
         let now = (self.now)();
         POLLING.set(true);
         self.lock().poll(now);
@@ -109,7 +109,7 @@ impl<D: Device + Send + 'static> Shared<D> {
         }
     }
 
-    pub(super) fn poll_at(&self) -> Instant {
+    pub(crate) fn poll_at(&self) -> Instant {
         let now = (self.now)();
         self.lock().poll_at(now)
     }

@@ -2,9 +2,10 @@
 //! driver's, over a tap in a network namespace, the other the mio driver's, and so are the
 //! peers of plain bytes. In real time.
 
-use super::net::{Clock, Shared};
+use super::tap::{self, DEVICE, HARDWARE, KERNEL, MTU, Pump, Tap};
+use crate::harness::smoltcp::net::{Clock, Shared};
 use crate::harness::{self, BlackHole, mio};
-use crate::tap::{self, DEVICE, HARDWARE, KERNEL, MTU, Pump, Tap};
+use crate::system::Device;
 use cubenet_core::{Instant, Limits};
 use cubenet_smoltcp::smoltcp::iface::{Config, Interface};
 use cubenet_smoltcp::smoltcp::time;
@@ -14,20 +15,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Which of two networks is on the device.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Device {
-    /// The first that is started, which mostly listens.
-    Listens,
-    /// The second, which mostly calls.
-    Calls,
-}
-
 type OnTap = Arc<Shared<Tap>>;
 
 /// A namespace with the kernel at one end and a device at the other. It takes the thread that
 /// makes it into the namespace for good.
-pub struct Harness {
+pub(super) struct Harness {
     kernel: mio::Harness,
     device: Device,
     started: Cell<usize>,
@@ -38,7 +30,7 @@ pub struct Harness {
 
 impl Harness {
     /// A world of its own.
-    pub fn new(device: Device) -> Self {
+    pub(super) fn new(device: Device) -> Self {
         let networks: Arc<Mutex<Vec<OnTap>>> = Arc::default();
         let polled = Arc::clone(&networks);
         let (tap, pump) = tap::enter(MTU, move || {

@@ -1,0 +1,92 @@
+//! The `echo` example as its users know it: many connections at once, none that has anything to
+//! say, and the end. Made so that it can be pointed at another system's, by `CUBENET_ECHO`.
+
+use crate::process::{echo_server, example, processor_time, text};
+use cubenet_tests::{eventually, framed};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+/// Runs `load` and returns what it printed.
+fn load(address: SocketAddr, arguments: &[&str]) -> String {
+    let address = address.to_string();
+    let mut load = example("load");
+    let output = load
+        .args(["--connect", &address, "--connections", "500"])
+        .args(["--seconds", "1", "--json"])
+        .args(arguments)
+        .output()
+        .expect("load runs");
+    let text = text(&output);
+    assert!(output.status.success(), "{arguments:?}: {text}");
+    text
+}
+
+#[test]
+fn five_hundred_connections_at_once_get_answers_of_every_size() {
+    let (echo, address) = echo_server();
+    // It has both, on ports of its own; the second line says which.
+    for size in ["0", "1", "255", "256", "1000", "65534", "65535"] {
+        load(address, &["--size", size]);
+    }
+    let counters = echo.interrupt().join("\n");
+    assert!(counters.contains("0 callbacks panicked"), "{counters}");
+}
+
+#[test]
+fn five_hundred_datagram_peers_at_once_get_answers_of_every_size() {
+    let (mut echo, _) = echo_server();
+    let address = echo.address();
+    for size in ["1", "255", "1000", "1472", "60000"] {
+        load(address, &["--transport", "udp", "--size", size]);
+    }
+    let counters = echo.interrupt().join("\n");
+    assert!(counters.contains("0 callbacks panicked"), "{counters}");
+}
+
+#[test]
+fn idle_connections_take_no_processor_time() {
+    let (mut echo, tcp) = echo_server();
+    let udp = echo.address();
+    let mut streams: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect(tcp).expect("it listens"))
+        .collect();
+    for stream in &mut streams {
+        let mut answer = [0; 3];
+        stream.write_all(&framed(b"x")).expect("it is taken");
+        stream.read_exact(&mut answer).expect("an answer");
+    }
+    let peers: Vec<_> = (0..200)
+        .map(|_| {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+            socket.connect(udp).expect("an address");
+            socket.send(b"x").expect("it is taken");
+            socket
+        })
+        .collect();
+    for peer in &peers {
+        peer.recv(&mut [0; 2]).expect("an answer");
+    }
+    let Some(before) = processor_time(&echo) else {
+        return cubenet_tests::system::skipped("the system tells no processor times");
+    };
+    std::thread::sleep(Duration::from_secs(10));
+    let spent = processor_time(&echo).expect("it runs");
+    let spent = spent.saturating_sub(before);
+    assert!(
+        spent < Duration::from_millis(100),
+        "{spent:?} of ten seconds"
+    );
+    // They are all still there, and are told that it ends.
+    let ends = std::thread::spawn(move || echo.interrupt());
+    for stream in &mut streams {
+        assert_eq!(stream.read(&mut [0; 1]).expect("an end in order"), 0);
+    }
+    for peer in &peers {
+        assert_eq!(peer.recv(&mut [0; 2]).expect("a goodbye"), 0);
+    }
+    drop(streams);
+    eventually("it has ended", || ends.is_finished());
+    let counters = ends.join().expect("it ends gracefully").join("\n");
+    assert!(counters.contains("0 open, 400 accepted"), "{counters}");
+}

@@ -1,0 +1,100 @@
+//! What differs between operating systems, and nothing else.
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(not(target_os = "linux"))]
+pub use elsewhere::{device_and_kernel, have_taps};
+#[cfg(target_os = "linux")]
+pub use linux::{device_and_kernel, have_taps, tap};
+
+use std::io::{Error, ErrorKind, Write};
+
+/// Which of the two networks of a device and a kernel is on the device.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Device {
+    /// The first that is started, which mostly listens.
+    Listens,
+    /// The second, which mostly calls.
+    Calls,
+}
+
+/// How many descriptors this process has open; `None` where the system does not say.
+pub fn open_descriptors() -> Option<usize> {
+    // Under Wine the folder would be there, and be another system's.
+    let descriptors = cfg!(unix).then(|| std::fs::read_dir("/proc/self/fd"))?;
+    Some(descriptors.ok()?.count())
+}
+
+/// Allows this process as many descriptors as the system lets it.
+pub fn raise_descriptors() {
+    #[cfg(unix)]
+    rlimit::increase_nofile_limit(u64::MAX).expect("the soft limit can be raised");
+}
+
+/// Allows this process no more than `count` descriptors. Returns whether there is such a limit;
+/// says so if not.
+pub fn limit_descriptors(count: u64) -> bool {
+    #[cfg(unix)]
+    {
+        let (_, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).expect("it is known");
+        rlimit::setrlimit(rlimit::Resource::NOFILE, count, hard).expect("it can be lowered");
+        true
+    }
+    #[cfg(not(unix))]
+    {
+        skipped(&format!("a process may not be limited to {count} handles"));
+        false
+    }
+}
+
+/// Whether a call has only begun.
+pub fn is_under_way(error: &Error) -> bool {
+    #[cfg(unix)]
+    let in_progress = Some(nix::errno::Errno::EINPROGRESS as i32);
+    #[cfg(not(unix))]
+    let in_progress = None;
+    error.kind() == ErrorKind::WouldBlock
+        || in_progress.is_some() && error.raw_os_error() == in_progress
+}
+
+/// Bytes of the heap that mio takes to watch one socket.
+pub const BYTES_OF_WATCHED: usize = if cfg!(windows) { 160 } else { 0 };
+
+/// Whether a datagram socket that is bound to every address can be told to which of them a
+/// datagram was sent; says so if not.
+pub fn tells_destination() -> bool {
+    let tells = cfg!(target_os = "linux");
+    if !tells {
+        skipped("only Linux is asked to which address a datagram was sent");
+    }
+    tells
+}
+
+/// Whether this runs under Wine and not on Windows: whoever starts it there says so, by
+/// `CUBENET_WINE`.
+pub fn is_wine() -> bool {
+    cfg!(windows) && std::env::var_os("CUBENET_WINE").is_some()
+}
+
+/// Why Wine cannot show that a connection is reset.
+pub const RESETS: &str = "a reset reads as an end in order";
+/// Why Wine cannot show that nobody listens for datagrams.
+pub const ICMP: &str = "a datagram socket is told no ICMP errors";
+
+/// Whether a test has to be left out because this is Wine; says so, with the reason.
+pub fn wine_cannot(reason: &str) -> bool {
+    if is_wine() {
+        skipped(&format!("Wine: {reason}"));
+    }
+    is_wine()
+}
+
+/// Says, past the test harness, why the test of this thread is left out.
+pub fn skipped(reason: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+}

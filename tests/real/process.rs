@@ -72,20 +72,21 @@ pub(crate) fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// The server to try: `echo` of the examples, or the command in `CUBENET_ECHO`, which is one for
-/// another system.
-fn echo() -> Command {
-    let Ok(given) = std::env::var("CUBENET_ECHO") else {
-        return example("echo");
+/// The example to try: this system's, or another's by the command in `CUBENET_EXAMPLES`, in which
+/// `{}` stands for its name.
+pub(crate) fn tried(name: &str) -> Command {
+    let Ok(given) = std::env::var("CUBENET_EXAMPLES") else {
+        return example(name);
     };
+    let given = given.replace("{}", name);
     let mut words = given.split_whitespace();
-    let mut command = Command::new(words.next().expect("CUBENET_ECHO is a command"));
+    let mut command = Command::new(words.next().expect("CUBENET_EXAMPLES is a command"));
     command.args(words);
     command
 }
 
 pub(crate) fn echo_server() -> (Server, SocketAddr) {
-    let mut echo = Server::start(echo().args(["--listen", "127.0.0.1:0"]));
+    let mut echo = Server::start(tried("echo").args(["--listen", "127.0.0.1:0"]));
     let address = echo.address();
     (echo, address)
 }
@@ -96,9 +97,9 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 /// The processor's time that a server has taken, to 10 ms; `None` where the system does not say.
-/// That of the process in `CUBENET_ECHO_HELPER`, which works for it, included.
+/// That of the process in `CUBENET_EXAMPLES_HELPER`, which works for it, included.
 pub(crate) fn processor_time(server: &Server) -> Option<Duration> {
-    let helper = std::env::var("CUBENET_ECHO_HELPER").ok();
+    let helper = std::env::var("CUBENET_EXAMPLES_HELPER").ok();
     let mut ticks = 0;
     for process in [Some(server.process.id().to_string()), helper]
         .into_iter()

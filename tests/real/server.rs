@@ -1,7 +1,8 @@
 //! The `echo` example as its users know it: many connections at once, none that has anything to
-//! say, and the end. Made so that it can be pointed at another system's, by `CUBENET_ECHO`.
+//! say, and the end. With `CUBENET_EXAMPLES` another
+//! system's is tried, under the load of this one.
 
-use crate::process::{echo_server, example, processor_time, text};
+use crate::process::{Server, echo_server, example, processor_time, text, tried};
 use cubenet_tests::{eventually, framed};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -25,7 +26,6 @@ fn load(address: SocketAddr, arguments: &[&str]) -> String {
 #[test]
 fn five_hundred_connections_at_once_get_answers_of_every_size() {
     let (echo, address) = echo_server();
-    // It has both, on ports of its own; the second line says which.
     for size in ["0", "1", "255", "256", "1000", "65534", "65535"] {
         load(address, &["--size", size]);
     }
@@ -73,6 +73,7 @@ fn idle_connections_take_no_processor_time() {
     std::thread::sleep(Duration::from_secs(10));
     let spent = processor_time(&echo).expect("it runs");
     let spent = spent.saturating_sub(before);
+    eprintln!("idle: {spent:?} of ten seconds");
     assert!(
         spent < Duration::from_millis(100),
         "{spent:?} of ten seconds"
@@ -89,4 +90,23 @@ fn idle_connections_take_no_processor_time() {
     eventually("it has ended", || ends.is_finished());
     let counters = ends.join().expect("it ends gracefully").join("\n");
     assert!(counters.contains("0 open, 400 accepted"), "{counters}");
+}
+
+#[test]
+fn whoever_is_interrupted_tells_what_it_has_seen() {
+    let (echo, address) = echo_server();
+    let address = address.to_string();
+    let commands: [(&str, &[&str], &str); 3] = [
+        ("demo", &["--tcp", "20", "--udp", "20"], "all is well"),
+        ("load", &["--connect", &address], "messages/s"),
+        ("handoff", &[], "did not wait"),
+    ];
+    for (name, arguments, last) in commands {
+        let mut example = tried(name);
+        let started = Server::start(example.args(arguments).args(["--seconds", "600"]));
+        std::thread::sleep(Duration::from_secs(2));
+        let printed = started.interrupt().join("\n");
+        assert!(printed.contains(last), "{name}: {printed}");
+    }
+    echo.interrupt();
 }

@@ -75,6 +75,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<bool, Error> {
+    let end = system::End::watch();
     let [tcp, udp] = bounded(options);
     let (server, listeners) = serve()?;
     let clients = Network::builder().start()?;
@@ -90,11 +91,11 @@ fn run(options: &Options) -> Result<bool, Error> {
             size: options.size,
         };
         if connections > 0 {
-            loads.push(Load::connect(&clients, &plan)?);
+            loads.push(Load::connect(&clients, &plan, &end)?);
         }
     }
     let memory = memory_before.zip(system::resident_bytes());
-    let outcomes = run_together(loads, Duration::from_secs(options.seconds));
+    let outcomes = run_together(loads, Duration::from_secs(options.seconds), &end);
     println!("{}", report::table(&outcomes));
     if let Some((before, after)) = memory {
         let each = after.saturating_sub(before) / (tcp + udp) as u64;
@@ -132,11 +133,14 @@ fn bounded(options: &Options) -> [usize; 2] {
 }
 
 /// Runs the loads at the same time.
-fn run_together(loads: Vec<Load>, duration: Duration) -> Vec<Outcome> {
+fn run_together(loads: Vec<Load>, duration: Duration, end: &system::End) -> Vec<Outcome> {
     let counts: Vec<_> = loads.iter().map(Load::counts).collect();
     let running: Vec<_> = loads
         .into_iter()
-        .map(|load| thread::spawn(move || load.run(duration, |_, _| {})))
+        .map(|load| {
+            let end = end.clone();
+            thread::spawn(move || load.run(duration, &end, |_, _| {}))
+        })
         .collect();
     let mut progress = report::Progress::new(duration);
     let start = std::time::Instant::now();

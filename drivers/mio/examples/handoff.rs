@@ -134,6 +134,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<bool, Error> {
+    let end = system::End::watch();
     let (ready, jobs) = sync_channel(1024);
     let jobs = Arc::new(Mutex::new(jobs));
     for _ in 0..options.threads {
@@ -168,7 +169,7 @@ fn run(options: &Options) -> Result<bool, Error> {
         };
         network.connect(Transport::Tcp, listener.local(), connected)?;
     }
-    thread::sleep(Duration::from_secs(options.seconds));
+    end.wait_for(Duration::from_secs(options.seconds));
     network.stop(Duration::from_millis(options.job_ms) + Duration::from_secs(1));
     drop(took);
 

@@ -93,10 +93,11 @@ fn run(options: &Options) -> Result<Outcome, Error> {
         size: options.size,
     };
     let network = Network::builder().workers(options.workers).start()?;
-    let load = Load::connect(&network, &plan)?;
+    let end = system::End::watch();
+    let load = Load::connect(&network, &plan, &end)?;
     let duration = options.seconds;
     let mut progress = report::Progress::new(duration);
-    let outcome = load.run(duration, |elapsed, counts| {
+    let outcome = load.run(duration, &end, |elapsed, counts| {
         progress.show(elapsed, &[counts]);
     });
     progress.finish();

@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
-    let end = system::asked_to_end();
+    let end = system::End::watch();
     let mut builder = Network::builder();
     if let Some(workers) = options.workers {
         builder = builder.workers(workers);
@@ -104,7 +104,7 @@ fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
         })?;
         println!("listening on {transport} {}", listener.local());
     }
-    let _ = end.recv();
+    end.wait();
     network.stop(Duration::from_secs(5));
     println!("{}", network.metrics());
     Ok(())

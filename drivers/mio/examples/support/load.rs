@@ -1,6 +1,7 @@
 //! A closed-loop load: every connection keeps a window of messages on their way, and
 //! verifies each answer to the byte.
 
+use super::system::End;
 use cubenet_mio::{
     CloseReason, Connection, Error, Exception, Handler, Link, Message, Network, SendError,
     Transport,
@@ -110,11 +111,15 @@ thread_local! {
 }
 
 impl Load {
-    /// Makes the connections; returns once every call was answered, or was not in time.
-    pub fn connect(network: &Network, plan: &Plan) -> Result<Load, Error> {
+    /// Makes the connections; returns once every call was answered, or was not in time, or once
+    /// it is to end.
+    pub fn connect(network: &Network, plan: &Plan, end: &End) -> Result<Load, Error> {
         let counts = Arc::new(Counts::default());
         let mut clients = Vec::with_capacity(plan.connections);
         for nth in 0..plan.connections {
+            if end.is_asked() {
+                break;
+            }
             let state = Arc::new(Mutex::new(State::new(nth as u64, plan)));
             let client = Client {
                 transport: plan.transport,
@@ -136,11 +141,11 @@ impl Load {
                     }
                 })?;
             clients.push((connection, state));
-            while counts.settled_calls() + CALLS_AT_ONCE < clients.len() {
+            while counts.settled_calls() + CALLS_AT_ONCE < clients.len() && !end.is_asked() {
                 sleep(Duration::from_millis(1));
             }
         }
-        while counts.settled_calls() < clients.len() {
+        while counts.settled_calls() < clients.len() && !end.is_asked() {
             sleep(Duration::from_millis(1));
         }
         Ok(Load {
@@ -150,16 +155,22 @@ impl Load {
         })
     }
 
-    /// Runs for `duration`, then waits for the answers that are due. `progress` is called
+    /// Runs for `duration`, or until it is to end, then waits for the answers that are due.
+    /// `progress` is called
     /// ten times a second with the time that has passed and the counts.
-    pub fn run(self, duration: Duration, mut progress: impl FnMut(Duration, &Counts)) -> Outcome {
+    pub fn run(
+        self,
+        duration: Duration,
+        end: &End,
+        mut progress: impl FnMut(Duration, &Counts),
+    ) -> Outcome {
         let start = Instant::now();
         for (connection, state) in &self.clients {
             let mut state = lock(state);
             state.fill(self.plan.window, |message| connection.send(message));
         }
-        while start.elapsed() < duration {
-            sleep(Duration::from_millis(100).min(duration.saturating_sub(start.elapsed())));
+        while start.elapsed() < duration && !end.is_asked() {
+            end.wait_for(Duration::from_millis(100).min(duration.saturating_sub(start.elapsed())));
             self.replace_lost();
             progress(start.elapsed(), &self.counts);
         }

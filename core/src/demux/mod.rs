@@ -7,16 +7,18 @@
 //! with a datagram and performs nothing: no state is built for a peer that the driver has
 //! not admitted with [`Demux::insert`].
 
+mod table;
+
+#[cfg(feature = "alloc")]
+pub use table::GrowingTable;
+pub use table::{FixedTable, SliceTable, Slot, Table};
+
 use crate::limits::{FullPolicy, Limits};
 use crate::time::Instant;
-#[cfg(feature = "alloc")]
-use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use siphasher::sip::SipHasher13;
-
-/// No slot.
-const NIL: u32 = u32::MAX;
+use table::NIL;
 
 /// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,227 +39,6 @@ pub enum Arrival {
     /// It is longer than the limit: drop it, and tell the connection in this slot, if its
     /// peer has one.
     TooLong(Option<usize>),
-}
-
-/// One peer's place in the table.
-#[derive(Clone, Debug)]
-pub struct Slot<P> {
-    /// `None` while the slot is free.
-    peer: Option<P>,
-    heard: Instant,
-    /// The peer heard next before this one.
-    older: u32,
-    /// The peer heard next after this one.
-    newer: u32,
-    /// The next peer with the same hash; the next free slot, in a free one.
-    next: u32,
-}
-
-impl<P> Slot<P> {
-    /// A slot that is not used, all zeros so that a `static` of them takes no room in flash.
-    pub const FREE: Slot<P> = Slot {
-        peer: None,
-        heard: Instant::ZERO,
-        older: 0,
-        newer: 0,
-        next: 0,
-    };
-}
-
-/// Where a [`Demux`] keeps its slots: [`FixedTable`], [`SliceTable`] or [`GrowingTable`].
-pub trait Table<P> {
-    /// All slots, used and free.
-    fn slots(&self) -> &[Slot<P>];
-    /// The same, to change.
-    fn slots_mut(&mut self) -> &mut [Slot<P>];
-    /// The first slot of each hash; a power of two of them.
-    fn heads(&self) -> &[u32];
-    /// The same, to change.
-    fn heads_mut(&mut self) -> &mut [u32];
-    /// Adds a slot; `false` if there is no room.
-    fn push(&mut self, slot: Slot<P>) -> bool;
-    /// Doubles the heads and clears them; `false` if it cannot.
-    fn double_heads(&mut self) -> bool;
-    /// Gives back its memory, slots included, if it can; `false` if the slots stay. Called
-    /// when none is used.
-    fn release(&mut self) -> bool;
-}
-
-/// A table of `N` slots inside the value itself, with `H` heads. `H` is a power of two,
-/// which is checked at compile time; about `N` is right.
-#[derive(Debug)]
-pub struct FixedTable<P, const N: usize, const H: usize> {
-    slots: heapless::Vec<Slot<P>, N>,
-    heads: [u32; H],
-}
-
-impl<P, const N: usize, const H: usize> FixedTable<P, N, H> {
-    const CHECK: () = assert!(H.is_power_of_two(), "H must be a power of two");
-
-    /// An empty table.
-    pub const fn new() -> Self {
-        let () = Self::CHECK;
-        FixedTable {
-            slots: heapless::Vec::new(),
-            heads: [NIL; H],
-        }
-    }
-}
-
-impl<P, const N: usize, const H: usize> Default for FixedTable<P, N, H> {
-    fn default() -> Self {
-        FixedTable::new()
-    }
-}
-
-impl<P, const N: usize, const H: usize> Table<P> for FixedTable<P, N, H> {
-    fn slots(&self) -> &[Slot<P>] {
-        &self.slots
-    }
-
-    fn slots_mut(&mut self) -> &mut [Slot<P>] {
-        &mut self.slots
-    }
-
-    fn heads(&self) -> &[u32] {
-        &self.heads
-    }
-
-    fn heads_mut(&mut self) -> &mut [u32] {
-        &mut self.heads
-    }
-
-    fn push(&mut self, slot: Slot<P>) -> bool {
-        self.slots.push(slot).is_ok()
-    }
-
-    fn double_heads(&mut self) -> bool {
-        false
-    }
-
-    fn release(&mut self) -> bool {
-        false
-    }
-}
-
-/// A table in memory that somebody else owns, as many slots and heads as it is long.
-#[derive(Debug)]
-pub struct SliceTable<'a, P> {
-    slots: &'a mut [Slot<P>],
-    used: usize,
-    heads: &'a mut [u32],
-}
-
-impl<'a, P> SliceTable<'a, P> {
-    /// An empty table in this memory, whatever it holds; `None` if there is not one head. As
-    /// many heads as slots are right; those beyond a power of two are not used.
-    pub fn new(slots: &'a mut [Slot<P>], heads: &'a mut [u32]) -> Option<Self> {
-        let power_of_two = 1 << heads.len().checked_ilog2()?;
-        let heads = &mut heads[..power_of_two];
-        heads.fill(NIL);
-        Some(SliceTable {
-            slots,
-            used: 0,
-            heads,
-        })
-    }
-}
-
-impl<P> Table<P> for SliceTable<'_, P> {
-    fn slots(&self) -> &[Slot<P>] {
-        &self.slots[..self.used]
-    }
-
-    fn slots_mut(&mut self) -> &mut [Slot<P>] {
-        &mut self.slots[..self.used]
-    }
-
-    fn heads(&self) -> &[u32] {
-        self.heads
-    }
-
-    fn heads_mut(&mut self) -> &mut [u32] {
-        self.heads
-    }
-
-    fn push(&mut self, slot: Slot<P>) -> bool {
-        let Some(free) = self.slots.get_mut(self.used) else {
-            return false;
-        };
-        *free = slot;
-        self.used += 1;
-        true
-    }
-
-    fn double_heads(&mut self) -> bool {
-        false
-    }
-
-    fn release(&mut self) -> bool {
-        false
-    }
-}
-
-/// A table that grows with the number of peers.
-#[cfg(feature = "alloc")]
-#[derive(Debug)]
-pub struct GrowingTable<P> {
-    slots: Vec<Slot<P>>,
-    heads: Vec<u32>,
-}
-
-#[cfg(feature = "alloc")]
-impl<P> GrowingTable<P> {
-    /// An empty table.
-    pub fn new() -> Self {
-        GrowingTable {
-            slots: Vec::new(),
-            heads: alloc::vec![NIL; 1],
-        }
-    }
-}
-
-#[cfg(feature = "alloc")]
-impl<P> Default for GrowingTable<P> {
-    fn default() -> Self {
-        GrowingTable::new()
-    }
-}
-
-#[cfg(feature = "alloc")]
-impl<P> Table<P> for GrowingTable<P> {
-    fn slots(&self) -> &[Slot<P>] {
-        &self.slots
-    }
-
-    fn slots_mut(&mut self) -> &mut [Slot<P>] {
-        &mut self.slots
-    }
-
-    fn heads(&self) -> &[u32] {
-        &self.heads
-    }
-
-    fn heads_mut(&mut self) -> &mut [u32] {
-        &mut self.heads
-    }
-
-    fn push(&mut self, slot: Slot<P>) -> bool {
-        self.slots.push(slot);
-        true
-    }
-
-    fn double_heads(&mut self) -> bool {
-        let doubled = 2 * self.heads.len();
-        self.heads.clear();
-        self.heads.resize(doubled, NIL);
-        true
-    }
-
-    fn release(&mut self) -> bool {
-        *self = GrowingTable::new();
-        true
-    }
 }
 
 /// The peers of one datagram socket. `P` is whatever the driver's addresses are.

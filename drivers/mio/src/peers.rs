@@ -141,11 +141,8 @@ impl Peers {
                     }
                 },
             }
-            if errors == MAX_ERRORS {
-                // The next datagram is an event of its own.
-                break;
-            }
-            if left == 0 {
+            // Until `WouldBlock`, since some systems tell of nothing new before.
+            if left == 0 || errors == MAX_ERRORS {
                 context.line_up(entry, &mut self.in_line);
                 break;
             }

@@ -192,11 +192,14 @@ impl Stream {
                     if self.shared.core.state() == State::Closed {
                         break;
                     }
-                    if read < input.len() && sys::SHORT_READ_DRAINS && !self.peer_ending {
+                    let is_short = read < input.len() && !self.peer_ending;
+                    if is_short && sys::SHORT_READ_DRAINS {
                         break;
                     }
                     left = left.saturating_sub(read);
-                    if left == 0 {
+                    // Where a short read does not say that there is no more, the others come
+                    // first: who has asked again meanwhile could be served alone.
+                    if left == 0 || is_short {
                         context.line_up(entry, &mut self.in_line);
                         break;
                     }

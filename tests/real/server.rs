@@ -73,7 +73,7 @@ fn idle_connections_take_no_processor_time() {
     std::thread::sleep(Duration::from_secs(10));
     let spent = processor_time(&echo).expect("it runs");
     let spent = spent.saturating_sub(before);
-    eprintln!("idle: {spent:?} of ten seconds");
+    let _ = writeln!(std::io::stderr(), "idle: {spent:?} of ten seconds");
     assert!(
         spent < Duration::from_millis(100),
         "{spent:?} of ten seconds"

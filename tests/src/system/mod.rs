@@ -45,7 +45,9 @@ pub fn limit_descriptors(count: u64) -> bool {
     }
     #[cfg(not(unix))]
     {
-        skipped(&format!("a process may not be limited to {count} handles"));
+        skipped(&format!(
+            "the system cannot limit a process to {count} handles"
+        ));
         false
     }
 }

@@ -1,6 +1,7 @@
 //! A board under QEMU, as a process that is ended with the test.
 
 use cubenet_tests::have;
+use cubenet_tests::system::processor_time;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -154,17 +155,8 @@ impl Board {
 
     /// The processor's time that they have taken, to 10 ms.
     pub(crate) fn processor_time(&self) -> Duration {
-        let ticks = self.processes().into_iter().map(|process| {
-            let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
-            let stat = stat.expect("it runs");
-            // Behind the name, which may contain anything.
-            let (_, fields) = stat.rsplit_once(')').expect("a name");
-            let fields = fields.split_whitespace().skip(11).take(2);
-            fields
-                .map(|ticks| ticks.parse::<u64>().expect("a number"))
-                .sum::<u64>()
-        });
-        Duration::from_millis(10 * ticks.sum::<u64>())
+        let times = self.processes().into_iter().map(processor_time);
+        times.sum::<Option<_>>().expect("they run")
     }
 
     /// Waits for its end, and says whether that was a good one.

@@ -1,5 +1,6 @@
 //! Servers and the examples, each as a process of its own.
 
+use cubenet_tests::system::processor_time;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
@@ -98,20 +99,10 @@ pub(crate) fn text(output: &Output) -> String {
 
 /// The processor's time that a server has taken, to 10 ms; `None` where the system does not say.
 /// That of the process in `CUBENET_EXAMPLES_HELPER`, which works for it, included.
-pub(crate) fn processor_time(server: &Server) -> Option<Duration> {
-    let helper = std::env::var("CUBENET_EXAMPLES_HELPER").ok();
-    let mut ticks = 0;
-    for process in [Some(server.process.id().to_string()), helper]
-        .into_iter()
-        .flatten()
-    {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // Behind the name, which may contain anything.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let fields = fields.split_whitespace().skip(11).take(2);
-        ticks += fields
-            .filter_map(|ticks| ticks.parse::<u64>().ok())
-            .sum::<u64>();
-    }
-    Some(Duration::from_millis(10 * ticks))
+pub(crate) fn server_time(server: &Server) -> Option<Duration> {
+    let helper = match std::env::var("CUBENET_EXAMPLES_HELPER") {
+        Ok(helper) => processor_time(helper.parse().ok()?)?,
+        Err(_) => Duration::ZERO,
+    };
+    Some(processor_time(server.process.id())? + helper)
 }

@@ -2,7 +2,7 @@
 //! say, and the end. With `CUBENET_EXAMPLES` another
 //! system's is tried, under the load of this one.
 
-use crate::process::{Server, echo_server, example, processor_time, text, tried};
+use crate::process::{Server, echo_server, example, server_time, text, tried};
 use cubenet_tests::{eventually, framed};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -45,7 +45,7 @@ fn five_hundred_datagram_peers_at_once_get_answers_of_every_size() {
 }
 
 #[test]
-fn idle_connections_take_no_processor_time() {
+fn idle_connections_take_no_server_time() {
     let (mut echo, tcp) = echo_server();
     let udp = echo.address();
     let mut streams: Vec<_> = (0..200)
@@ -67,11 +67,11 @@ fn idle_connections_take_no_processor_time() {
     for peer in &peers {
         peer.recv(&mut [0; 2]).expect("an answer");
     }
-    let Some(before) = processor_time(&echo) else {
+    let Some(before) = server_time(&echo) else {
         return cubenet_tests::system::skipped("the system tells no processor times");
     };
     std::thread::sleep(Duration::from_secs(10));
-    let spent = processor_time(&echo).expect("it runs");
+    let spent = server_time(&echo).expect("it runs");
     let spent = spent.saturating_sub(before);
     let _ = writeln!(std::io::stderr(), "idle: {spent:?} of ten seconds");
     assert!(

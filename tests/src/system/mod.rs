@@ -11,6 +11,7 @@ pub use elsewhere::{device_and_kernel, have_taps};
 pub use linux::{device_and_kernel, have_taps, tap};
 
 use std::io::{Error, ErrorKind, Write};
+use std::time::Duration;
 
 /// Which of the two networks of a device and a kernel is on the device.
 #[derive(Clone, Copy, PartialEq)]
@@ -26,6 +27,17 @@ pub fn open_descriptors() -> Option<usize> {
     // Under Wine the folder would be there, and be another system's.
     let descriptors = cfg!(unix).then(|| std::fs::read_dir("/proc/self/fd"))?;
     Some(descriptors.ok()?.count())
+}
+
+/// The processor's time that another process has taken, to 10 ms; `None` where the system does
+/// not say.
+pub fn processor_time(process: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // Behind the name, which may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let times = fields.split_whitespace().skip(11).take(2);
+    let ticks: Result<Vec<u64>, _> = times.map(str::parse).collect();
+    Some(Duration::from_millis(10 * ticks.ok()?.iter().sum::<u64>()))
 }
 
 /// Allows this process as many descriptors as the system lets it.

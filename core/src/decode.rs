@@ -94,15 +94,20 @@ impl<S: Storage> Decoder<S> {
         self.decode_cut(input)
     }
 
+    /// Gives back the memory of the message that was handed out last.
+    pub fn release(&mut self) {
+        if let State::HandedOut = self.state {
+            self.storage.release();
+            self.state = State::Boundary;
+        }
+    }
+
     /// The same for a frame that is cut, or was, or is too long.
     fn decode_cut<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i [u8],
     ) -> Result<Option<Message<'s>>, FrameError> {
-        if let State::HandedOut = self.state {
-            self.storage.release();
-            self.state = State::Boundary;
-        }
+        self.release();
         let declared = match self.state {
             State::Broken(error) => return Err(error),
             State::Payload { declared } => declared,

@@ -27,6 +27,7 @@
 //! | the receiving and the sending half | [`receive`], [`send`] |
 //! | many peers on one datagram socket | [`demux`] |
 //! | every bound, with its default | [`limits`] |
+//! | bounds on one peer address | `address` |
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -36,6 +37,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "alloc")]
+pub mod address;
 pub mod decode;
 pub mod demux;
 pub mod frame;
@@ -51,6 +54,8 @@ pub mod storage;
 pub mod time;
 pub mod transport;
 
+#[cfg(feature = "alloc")]
+pub use address::{AddressLimits, AddressRefusal, AddressTable, Prefix};
 pub use decode::Decoder;
 pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]

@@ -14,7 +14,12 @@
 //! After a local `close` of a stream there is one step more. A socket closed while its
 //! peer still sends is reset by the operating system, and a reset can overtake data on
 //! its way to the peer. So the driver ends its own direction and waits in `Finishing`
-//! for the peer to end the other.
+//! for the peer to end the other. The same holds for a peer that broke the framing: it has
+//! not ended its direction, and what it still sends must be read (and dropped), or the
+//! reset that answers it destroys what was sent to the peer before.
+//!
+//! A driver that stops need not wait in `Finishing` longer than until the peer's transport
+//! has acknowledged everything, this side's end included (`Acknowledged`).
 //!
 //! | state | input | next |
 //! | --- | --- | --- |
@@ -24,13 +29,14 @@
 //! | `Connecting` | `Failed(reason)` | `Closed(reason)` |
 //! | `Open` | `Close` | `Draining`, to end as `Local` |
 //! | `Open` | `Ended(reason)` | `Draining`, to end as that reason |
+//! | `Open` | `Violated(error)` | `Draining`, to end as `Protocol(error)` |
 //! | `Open` | `Failed(reason)` | `Closed(reason)` |
 //! | `Draining` | `Connected` | `Draining` |
 //! | `Draining` | `Ended` | `Draining`; `Finishing` will be passed over |
-//! | `Draining` | `Flushed`, ours was the first end of a stream | `Finishing` |
+//! | `Draining` | `Flushed`, a stream whose peer has not ended its direction | `Finishing` |
 //! | `Draining` | `Flushed`, otherwise | `Closed`, as it was to end |
 //! | `Draining` | `Failed(reason)` | `Closed(reason)` |
-//! | `Finishing` | `Ended` or `Failed` | `Closed(Local)` |
+//! | `Finishing` | `Ended`, `Acknowledged` or `Failed` | `Closed`, as it was to end |
 //!
 //! Every pair that is not in the table leaves the state as it is.
 
@@ -63,11 +69,17 @@ pub enum Input {
         /// Whether anything waits to be sent.
         queued: bool,
     },
-    /// The peer will send nothing more that can be understood, but may still listen:
-    /// [`CloseReason::Peer`], [`CloseReason::Truncated`] or [`CloseReason::Protocol`].
+    /// The peer ended its direction and may still listen: [`CloseReason::Peer`] or
+    /// [`CloseReason::Truncated`].
     Ended(CloseReason),
+    /// The peer broke the framing. Nothing more of it can be understood, but its direction is
+    /// still open, and it may still listen.
+    Violated(FrameError),
     /// Nothing waits to be sent any more.
     Flushed,
+    /// The peer's transport has acknowledged everything that was sent, this side's end
+    /// included. A driver tells this only if it is not to wait for the peer's end.
+    Acknowledged,
     /// The connection cannot go on, for this reason.
     Failed(CloseReason),
 }
@@ -104,6 +116,8 @@ pub enum Timeout {
     Connect,
     /// A frame began and did not end.
     Frame,
+    /// The peer of an accepted stream did not begin its first message.
+    FirstMessage,
     /// The peer said nothing.
     Idle,
     /// The peer took none of what was queued for it.
@@ -114,7 +128,7 @@ pub enum Timeout {
 
 impl CloseReason {
     /// How many kinds of reason there are: every timeout counts as one.
-    pub const KINDS: usize = 14;
+    pub const KINDS: usize = 15;
 
     /// A number below [`CloseReason::KINDS`] for each kind of reason, to count by.
     pub const fn kind(self) -> usize {
@@ -133,6 +147,7 @@ impl CloseReason {
             CloseReason::Overflow => 11,
             CloseReason::Panicked => 12,
             CloseReason::Io => 13,
+            CloseReason::Timeout(Timeout::FirstMessage) => 14,
         }
     }
 
@@ -152,6 +167,7 @@ impl CloseReason {
         "overflow",
         "panicked",
         "io",
+        "first message timeout",
     ];
 }
 
@@ -165,6 +181,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Refused => "refused: nobody listens there",
             CloseReason::Timeout(Timeout::Connect) => "the peer did not answer the call in time",
             CloseReason::Timeout(Timeout::Frame) => "a frame began and did not end in time",
+            CloseReason::Timeout(Timeout::FirstMessage) => "the peer connected and sent no message",
             CloseReason::Timeout(Timeout::Idle) => "the peer was silent too long",
             CloseReason::Timeout(Timeout::WriteStall) => "the peer stopped reading",
             CloseReason::Timeout(Timeout::Drain) => {
@@ -232,16 +249,19 @@ impl Lifecycle {
     /// Lets `input` happen. Returns whether the state changed.
     pub fn handle(&mut self, input: Input) -> bool {
         use CloseReason::Local;
-        use Input::{Close, Connected, Ended, Failed, Flushed};
+        use Input::{Acknowledged, Close, Connected, Ended, Failed, Flushed, Violated};
         use State::{Closed, Connecting, Draining, Finishing, Open};
         let (next, reason) = match (self.state, input) {
             (Connecting, Connected) => (Open, None),
             (Connecting, Close { queued: false }) => (Closed, Some(Local)),
             (Connecting, Close { queued: true }) | (Open, Close { .. }) => (Draining, Some(Local)),
             (Open, Ended(reason)) => (Draining, Some(reason)),
+            (Open, Violated(error)) => (Draining, Some(CloseReason::Protocol(error))),
             (Connecting | Open | Draining, Failed(reason)) => (Closed, Some(reason)),
             (Draining, Flushed) if self.awaits_peer() => (Finishing, self.reason),
-            (Draining, Flushed) | (Finishing, Ended(_) | Failed(_)) => (Closed, self.reason),
+            (Draining, Flushed) | (Finishing, Ended(_) | Failed(_) | Acknowledged) => {
+                (Closed, self.reason)
+            }
             _ => (self.state, self.reason),
         };
         self.peer_ended |= matches!(input, Ended(_));
@@ -290,6 +310,33 @@ mod tests {
         assert_eq!(lifecycle.close_reason(), Some(CloseReason::Local));
         let lifecycle = after(&[Input::Connected, PEER, Input::Flushed]);
         assert_eq!(lifecycle.close_reason(), Some(CloseReason::Peer));
+    }
+
+    #[test]
+    fn a_peer_that_broke_the_framing_has_not_ended_its_direction() {
+        let error = FrameError::TooLong {
+            declared: 2,
+            limit: 1,
+        };
+        let mut lifecycle = after(&[Input::Connected, Input::Violated(error), Input::Flushed]);
+        assert_eq!(lifecycle.state(), State::Finishing);
+        lifecycle.handle(PEER);
+        assert_eq!(lifecycle.close_reason(), Some(CloseReason::Protocol(error)));
+        let ended = after(&[
+            Input::Connected,
+            Input::Violated(error),
+            PEER,
+            Input::Flushed,
+        ]);
+        assert_eq!(ended.close_reason(), Some(CloseReason::Protocol(error)));
+    }
+
+    #[test]
+    fn an_acknowledged_end_need_not_be_answered() {
+        let lifecycle = after(&[Input::Connected, CLOSE, Input::Acknowledged]);
+        assert_eq!(lifecycle.state(), State::Draining, "not before it was sent");
+        let lifecycle = after(&[Input::Connected, CLOSE, Input::Flushed, Input::Acknowledged]);
+        assert_eq!(lifecycle.close_reason(), Some(CloseReason::Local));
     }
 
     #[test]
@@ -348,6 +395,10 @@ mod tests {
             (CloseReason::Overflow, "overflow"),
             (CloseReason::Panicked, "panicked"),
             (CloseReason::Io, "io"),
+            (
+                CloseReason::Timeout(Timeout::FirstMessage),
+                "first message timeout",
+            ),
         ];
         assert_eq!(reasons.len(), CloseReason::KINDS);
         let mut sentences = std::collections::BTreeSet::new();

@@ -30,22 +30,46 @@ pub struct Limits {
     /// After `Full`, `writable` is called once no more than this waits. Default 256 KiB, a
     /// quarter: enough left to keep the transport busy while the application wakes.
     pub low_watermark: usize,
-    /// Bytes that may wait on all connections together. Default 1 GiB.
+    /// Bytes that may wait to be sent on all connections together. Default 1 GiB. A message on
+    /// a connection with nothing queued is always accepted; the connection that thereby takes
+    /// the sum over this bound is aborted (`Overflow`).
     pub max_queued_total: usize,
-    /// Open connections, of all listeners and calls together. Default 1,000,000; the
-    /// operating system's own bound on descriptors is usually met first.
+    /// Bytes of input that all connections together may hold: frames of which a part has
+    /// arrived, and bytes read before a pause and not yet delivered. Default 256 MiB: some
+    /// 4,000 frames of the longest kind that have all but arrived. When the sum would exceed
+    /// it, the connection of the same worker that has held input longest is aborted
+    /// (`Overflow`), then the next. A device holds input in its sockets' rings, whose size is
+    /// fixed, and needs no such bound.
+    pub max_held_total: usize,
+    /// Open connections on each transport, of all listeners and connects together. Streams and
+    /// datagram connections are counted apart, so that neither can use up the places of the
+    /// other. Default 1,000,000; the operating system's own bound on descriptors is usually
+    /// met first.
     pub max_connections: usize,
     /// Peers of one datagram listener. Default 65,536: a flood of forged addresses fills no
     /// more than some 20 MB.
     pub max_peers: usize,
+    /// Of [`max_peers`](Limits::max_peers), places kept for newcomers that the listener's
+    /// admission hook recognises; other newcomers find the table full without them. Default 0.
+    pub reserved_peers: usize,
     /// What to do with a new peer when there are [`max_peers`](Limits::max_peers). Default
     /// [`FullPolicy::Refuse`]: who is there stays there.
     pub full_policy: FullPolicy,
+    /// Whether an empty datagram closes the connection of its sender's address. Default true.
+    /// Whoever can forge a source address can close any datagram connection with one packet;
+    /// set this to false where that matters, and let silence end connections
+    /// ([`datagram_idle_timeout`](Limits::datagram_idle_timeout)). Empty datagrams are then
+    /// dropped. This side still sends one when it closes.
+    pub empty_datagram_closes: bool,
     /// How long a call may go unanswered. Default 10 s: two retransmissions of a SYN.
     pub connect_timeout: Duration,
     /// How long a frame may take from its first byte to its last. Default 30 s: 64 KB at
     /// 17 kbit/s.
     pub frame_timeout: Duration,
+    /// How long the peer of an accepted stream may take to begin its first message. Default
+    /// 30 s, so that peers which connect and say nothing cannot hold all places for the idle
+    /// time. Raise it for a protocol in which clients listen before they speak.
+    pub first_message_timeout: Duration,
     /// How long a stream's peer may say nothing. Default 10 minutes, so that peers that
     /// vanished without a word do not pile up. Applications that are silent longer send
     /// an empty message now and then, or raise it.
@@ -63,8 +87,16 @@ pub struct Limits {
     /// Bytes read from one connection before the others get their turn. Default 256 KiB:
     /// two reads of 128 KiB.
     pub read_budget: usize,
-    /// Datagrams read from one socket before the others get their turn. Default 1,024.
+    /// Messages delivered from one connection before the others get their turn. Default
+    /// 4,096: empty frames are two bytes, so a bound on bytes does not bound callbacks.
+    pub message_budget: usize,
+    /// Datagrams read from, or sent by, one socket before the others get their turn. Default
+    /// 1,024.
     pub datagram_budget: usize,
+    /// How long callbacks of one connection, or of one datagram socket, may run before the
+    /// others get their turn. Looked at between callbacks: one that is running is not
+    /// interrupted. Default 1 ms.
+    pub time_budget: Duration,
 }
 
 /// What a full table of datagram peers does with a newcomer.
@@ -84,18 +116,24 @@ impl Default for Limits {
             max_queued: 1 << 20,
             low_watermark: 1 << 18,
             max_queued_total: 1 << 30,
+            max_held_total: 1 << 28,
             max_connections: 1_000_000,
             max_peers: 1 << 16,
+            reserved_peers: 0,
             full_policy: FullPolicy::Refuse,
+            empty_datagram_closes: true,
             connect_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
+            first_message_timeout: Duration::from_secs(30),
             stream_idle_timeout: Duration::from_secs(600),
             datagram_idle_timeout: Duration::from_secs(60),
             write_stall_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(5),
             accepts_per_turn: 256,
             read_budget: 1 << 18,
+            message_budget: 4_096,
             datagram_budget: 1_024,
+            time_budget: Duration::from_millis(1),
         }
     }
 }
@@ -125,11 +163,18 @@ impl Limits {
         if self.max_queued_total < self.max_queued {
             return error("max_queued_total", "it must be at least max_queued");
         }
+        if self.max_held_total < self.max_message {
+            return error("max_held_total", "it must be at least max_message");
+        }
+        if self.reserved_peers >= self.max_peers.max(1) {
+            return error("reserved_peers", "it must be below max_peers");
+        }
         let counts = [
             ("max_connections", self.max_connections),
             ("max_peers", self.max_peers),
             ("accepts_per_turn", self.accepts_per_turn),
             ("read_budget", self.read_budget),
+            ("message_budget", self.message_budget),
             ("datagram_budget", self.datagram_budget),
         ];
         for (limit, count) in counts {
@@ -140,10 +185,12 @@ impl Limits {
         let durations = [
             ("connect_timeout", self.connect_timeout),
             ("frame_timeout", self.frame_timeout),
+            ("first_message_timeout", self.first_message_timeout),
             ("stream_idle_timeout", self.stream_idle_timeout),
             ("datagram_idle_timeout", self.datagram_idle_timeout),
             ("write_stall_timeout", self.write_stall_timeout),
             ("drain_timeout", self.drain_timeout),
+            ("time_budget", self.time_budget),
         ];
         for (limit, duration) in durations {
             if duration.is_zero() {
@@ -211,7 +258,21 @@ mod tests {
                 with(|limits| limits.accepts_per_turn = 0),
             ),
             ("read_budget", with(|limits| limits.read_budget = 0)),
+            ("message_budget", with(|limits| limits.message_budget = 0)),
             ("datagram_budget", with(|limits| limits.datagram_budget = 0)),
+            ("time_budget", with(|limits| limits.time_budget = zero)),
+            (
+                "max_held_total",
+                with(|limits| limits.max_held_total = 65_534),
+            ),
+            (
+                "reserved_peers",
+                with(|limits| limits.reserved_peers = 1 << 16),
+            ),
+            (
+                "first_message_timeout",
+                with(|limits| limits.first_message_timeout = zero),
+            ),
             (
                 "connect_timeout",
                 with(|limits| limits.connect_timeout = zero),
@@ -270,6 +331,8 @@ mod tests {
                 limits.max_queued_total = (1 << 32) - 1;
             }),
             with(|limits| limits.max_queued_total = 1 << 20),
+            with(|limits| limits.max_held_total = 65_535),
+            with(|limits| limits.reserved_peers = (1 << 16) - 1),
         ];
         for limits in cases {
             assert_eq!(limits.validate(), Ok(()), "{limits:?}");
@@ -291,5 +354,6 @@ mod tests {
         assert_eq!(limits.max_queued_total, 1_073_741_824);
         assert_eq!(limits.max_peers, 65_536);
         assert_eq!(limits.read_budget, 262_144);
+        assert_eq!(limits.max_held_total, 268_435_456);
     }
 }

@@ -12,6 +12,7 @@ use crate::limits::Limits;
 use crate::message::Message;
 use crate::storage::Storage;
 use crate::time::Instant;
+use core::time::Duration;
 
 /// When the peer was last heard, and when the frame that is under way began.
 #[derive(Debug)]
@@ -46,18 +47,40 @@ impl Clock {
         }
     }
 
-    fn poll_timeout(&self, in_frame: bool, limits: &Limits) -> Instant {
-        let idle = self.heard.after(limits.stream_idle_timeout);
-        idle.min(self.frame_deadline(in_frame, limits))
+    fn poll_timeout(&self, progress: Progress, limits: &Limits) -> Instant {
+        let (_, idle) = progress.idle_timeout(limits);
+        let idle = self.heard.after(idle);
+        idle.min(self.frame_deadline(progress.in_frame, limits))
     }
 
-    fn handle_timeout(&self, in_frame: bool, now: Instant, limits: &Limits) -> Option<Timeout> {
-        if now >= self.frame_deadline(in_frame, limits) {
+    fn handle_timeout(&self, progress: Progress, now: Instant, limits: &Limits) -> Option<Timeout> {
+        let (timeout, idle) = progress.idle_timeout(limits);
+        if now >= self.frame_deadline(progress.in_frame, limits) {
             Some(Timeout::Frame)
-        } else if now >= self.heard.after(limits.stream_idle_timeout) {
-            Some(Timeout::Idle)
+        } else if now >= self.heard.after(idle) {
+            Some(timeout)
         } else {
             None
+        }
+    }
+}
+
+/// How far the peer's input has come.
+#[derive(Clone, Copy)]
+struct Progress {
+    /// A frame has begun and not ended.
+    in_frame: bool,
+    /// The peer connected to this side and has not sent a byte.
+    is_silent: bool,
+}
+
+impl Progress {
+    /// How long the peer may say nothing, and what it is called if it does.
+    fn idle_timeout(self, limits: &Limits) -> (Timeout, Duration) {
+        if self.is_silent && limits.first_message_timeout < limits.stream_idle_timeout {
+            (Timeout::FirstMessage, limits.first_message_timeout)
+        } else {
+            (Timeout::Idle, limits.stream_idle_timeout)
         }
     }
 }
@@ -77,14 +100,33 @@ fn end(in_frame: bool) -> CloseReason {
 pub struct Receiver<S> {
     decoder: Decoder<S>,
     clock: Clock,
+    /// See [`Progress::is_silent`].
+    is_silent: bool,
 }
 
 impl<S: Storage> Receiver<S> {
-    /// The receiving half of a connection that opened at `now`.
-    pub fn new(storage: S, limits: &Limits, now: Instant) -> Self {
+    /// The receiving half of a connection to which this side connects, at `now`.
+    pub fn connecting(storage: S, limits: &Limits, now: Instant) -> Self {
         Receiver {
             decoder: Decoder::new(storage, limits.max_message),
             clock: Clock::new(now),
+            is_silent: false,
+        }
+    }
+
+    /// The receiving half of a connection that was accepted at `now`: its peer is to begin its
+    /// first message within [`Limits::first_message_timeout`].
+    pub fn accepted(storage: S, limits: &Limits, now: Instant) -> Self {
+        Receiver {
+            is_silent: true,
+            ..Receiver::connecting(storage, limits, now)
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            in_frame: self.decoder.in_frame(),
+            is_silent: self.is_silent,
         }
     }
 
@@ -97,12 +139,21 @@ impl<S: Storage> Receiver<S> {
         now: Instant,
     ) -> Result<Option<Message<'s>>, FrameError> {
         self.clock.heard = now;
+        self.is_silent = false;
         let was_in_frame = self.decoder.in_frame();
         let message = self.decoder.decode(input)?;
         if message.is_none() && !was_in_frame {
             self.clock.frame_began = now;
         }
         Ok(message)
+    }
+
+    /// The driver was busy with what arrived until `now`, for instance with slow callbacks:
+    /// the peer's silence, which it may owe to that, is counted from here. Gives back the
+    /// memory of the message before.
+    pub fn handle_heard(&mut self, now: Instant) {
+        self.clock.heard = now;
+        self.decoder.release();
     }
 
     /// The peer ended its direction. Returns what that means for the connection.
@@ -123,13 +174,12 @@ impl<S: Storage> Receiver<S> {
 
     /// The first moment at which [`Receiver::handle_timeout`] would have something to say.
     pub fn poll_timeout(&self, limits: &Limits) -> Instant {
-        self.clock.poll_timeout(self.decoder.in_frame(), limits)
+        self.clock.poll_timeout(self.progress(), limits)
     }
 
     /// What took too long by `now`, if anything did.
     pub fn handle_timeout(&self, now: Instant, limits: &Limits) -> Option<Timeout> {
-        self.clock
-            .handle_timeout(self.decoder.in_frame(), now, limits)
+        self.clock.handle_timeout(self.progress(), now, limits)
     }
 
     /// Bytes of memory held for a partial frame, besides the receiver itself.
@@ -145,7 +195,7 @@ impl<S: Storage> Receiver<S> {
 /// use cubenet_core::{Instant, Limits, RingReceiver};
 /// let limits = Limits { max_message: 8, ..Limits::default() };
 /// let now = Instant::ZERO;
-/// let mut receiver = RingReceiver::new(now);
+/// let mut receiver = RingReceiver::connecting(now);
 /// assert_eq!(receiver.handle_ring(b"\0\x03a", 3, &limits, now), Ok(None));
 /// // The frame is whole: its payload follows the header, and the driver takes both out.
 /// assert_eq!(receiver.handle_ring(b"\0\x03abc\0", 6, &limits, now), Ok(Some(3)));
@@ -156,14 +206,32 @@ pub struct RingReceiver {
     clock: Clock,
     /// Bytes that lay in the ring after the last look, and belong to a frame that has begun.
     partial: u32,
+    /// See [`Progress::is_silent`].
+    is_silent: bool,
 }
 
 impl RingReceiver {
-    /// The receiving half of a connection that opened at `now`.
-    pub fn new(now: Instant) -> Self {
+    /// See [`Receiver::connecting`].
+    pub fn connecting(now: Instant) -> Self {
         RingReceiver {
             clock: Clock::new(now),
             partial: 0,
+            is_silent: false,
+        }
+    }
+
+    /// See [`Receiver::accepted`].
+    pub fn accepted(now: Instant) -> Self {
+        RingReceiver {
+            is_silent: true,
+            ..RingReceiver::connecting(now)
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            in_frame: self.in_frame(),
+            is_silent: self.is_silent,
         }
     }
 
@@ -186,6 +254,7 @@ impl RingReceiver {
             return Ok(None);
         }
         self.clock.heard = now;
+        self.is_silent = false;
         if let Some(declared) = frame::declared(front, limits.max_message)?
             && len >= HEADER_LEN + declared
         {
@@ -216,12 +285,12 @@ impl RingReceiver {
 
     /// See [`Receiver::poll_timeout`].
     pub fn poll_timeout(&self, limits: &Limits) -> Instant {
-        self.clock.poll_timeout(self.in_frame(), limits)
+        self.clock.poll_timeout(self.progress(), limits)
     }
 
     /// See [`Receiver::handle_timeout`].
     pub fn handle_timeout(&self, now: Instant, limits: &Limits) -> Option<Timeout> {
-        self.clock.handle_timeout(self.in_frame(), now, limits)
+        self.clock.handle_timeout(self.progress(), now, limits)
     }
 
     fn in_frame(&self) -> bool {
@@ -233,7 +302,6 @@ impl RingReceiver {
 mod tests {
     use super::*;
     use crate::storage::Fixed;
-    use core::time::Duration;
 
     fn second(seconds: u64) -> Instant {
         Instant::from_micros(seconds * 1_000_000)
@@ -253,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_timed_from_its_first_byte_however_slowly_it_drips() {
-        let mut receiver = Receiver::new(Fixed::new(), &limits(), second(0));
+        let mut receiver = Receiver::connecting(Fixed::new(), &limits(), second(0));
         feed(&mut receiver, b"\0\x01a\0", second(1));
         feed(&mut receiver, b"\x05", second(6));
         feed(&mut receiver, b"x", second(10));
@@ -265,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_follows_another_has_a_time_of_its_own() {
-        let mut receiver = Receiver::new(Fixed::new(), &limits(), second(0));
+        let mut receiver = Receiver::connecting(Fixed::new(), &limits(), second(0));
         feed(&mut receiver, b"\0\x02a", second(1));
         feed(&mut receiver, b"b\0\x02c", second(9));
         assert_eq!(receiver.poll_timeout(&limits()), second(19));
@@ -275,7 +343,7 @@ mod tests {
 
     #[test]
     fn silence_does_not_time_out_while_paused() {
-        let mut receiver = Receiver::new(Fixed::new(), &limits(), second(0));
+        let mut receiver = Receiver::connecting(Fixed::new(), &limits(), second(0));
         feed(&mut receiver, b"\0\x02a", second(1));
         receiver.pause();
         assert_eq!(receiver.poll_timeout(&limits()), Instant::NEVER);
@@ -285,12 +353,47 @@ mod tests {
 
     #[test]
     fn the_end_of_the_stream_means_truncated_only_inside_a_frame() {
-        let mut receiver = Receiver::new(Fixed::new(), &limits(), second(0));
+        let mut receiver = Receiver::connecting(Fixed::new(), &limits(), second(0));
         assert_eq!(receiver.handle_end(), CloseReason::Peer);
         feed(&mut receiver, b"\0", second(1));
         assert_eq!(receiver.handle_end(), CloseReason::Truncated);
         feed(&mut receiver, b"\0", second(1));
         assert_eq!(receiver.handle_end(), CloseReason::Peer);
+    }
+
+    #[test]
+    fn an_accepted_peer_is_to_begin_its_first_message_in_time() {
+        let limits = Limits {
+            first_message_timeout: Duration::from_secs(5),
+            ..limits()
+        };
+        let mut receiver = Receiver::accepted(Fixed::<64>::new(), &limits, second(1));
+        assert_eq!(receiver.poll_timeout(&limits), second(6));
+        assert_eq!(receiver.handle_timeout(second(5), &limits), None);
+        let timeout = receiver.handle_timeout(second(6), &limits);
+        assert_eq!(timeout, Some(Timeout::FirstMessage));
+        feed(&mut receiver, b"\0", second(5));
+        assert_eq!(receiver.poll_timeout(&limits), second(15), "a frame's time");
+        feed(&mut receiver, b"\0", second(6));
+        assert_eq!(receiver.poll_timeout(&limits), second(66));
+        let mut ring = RingReceiver::accepted(second(1));
+        assert_eq!(look(&mut ring, b"", second(2)), Ok(None));
+        assert_eq!(ring.poll_timeout(&limits), second(6));
+        assert_eq!(look(&mut ring, b"\0", second(2)), Ok(None));
+        assert_eq!(ring.poll_timeout(&limits), second(12));
+        let connecting = Receiver::connecting(Fixed::<64>::new(), &limits, second(1));
+        assert_eq!(connecting.poll_timeout(&limits), second(61));
+    }
+
+    #[test]
+    fn an_idle_time_shorter_than_that_of_the_first_message_holds_for_it_too() {
+        let limits = Limits {
+            first_message_timeout: Duration::from_secs(90),
+            ..limits()
+        };
+        let receiver = Receiver::accepted(Fixed::<64>::new(), &limits, second(0));
+        let timeout = receiver.handle_timeout(second(60), &limits);
+        assert_eq!(timeout, Some(Timeout::Idle));
     }
 
     /// What a ring that begins with `bytes` is found to begin with.
@@ -304,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_frame_stays_in_its_ring_until_it_is_whole() {
-        let mut receiver = RingReceiver::new(second(0));
+        let mut receiver = RingReceiver::connecting(second(0));
         for partial in [&b""[..], b"\0", b"\0\x02", b"\0\x02a"] {
             assert_eq!(look(&mut receiver, partial, second(1)), Ok(None));
         }
@@ -321,7 +424,7 @@ mod tests {
             max_message: 100,
             ..Limits::default()
         };
-        let mut receiver = RingReceiver::new(second(0));
+        let mut receiver = RingReceiver::connecting(second(0));
         let look = receiver.handle_ring(b"\0\x65", 2, &limits, second(1));
         let too_long = FrameError::TooLong {
             declared: 101,
@@ -332,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_ring_in_which_nothing_new_lies_is_silence() {
-        let mut receiver = RingReceiver::new(second(0));
+        let mut receiver = RingReceiver::connecting(second(0));
         assert_eq!(look(&mut receiver, b"\0\x02a", second(1)), Ok(None));
         assert_eq!(look(&mut receiver, b"\0\x02a", second(9)), Ok(None));
         assert_eq!(receiver.poll_timeout(&limits()), second(11));

@@ -3,7 +3,7 @@
 //! It holds no bytes. The driver keeps those (in a [`SendQueue`](crate::SendQueue), in a
 //! socket's ring, in the operating system) and says how many there are.
 
-use crate::frame::HEADER_LEN;
+use crate::frame::{FrameError, HEADER_LEN};
 use crate::handler::SendError;
 use crate::lifecycle::{CloseReason, Input, Lifecycle, State, Timeout};
 use crate::limits::Limits;
@@ -149,12 +149,28 @@ impl Sender {
         }
     }
 
-    /// The peer will send nothing more that can be understood, for this reason.
+    /// The peer ended its direction: [`CloseReason::Peer`] or [`CloseReason::Truncated`].
     pub fn handle_end(&mut self, now: Instant, reason: CloseReason, queued: usize) {
-        let drains = self.lifecycle.handle(Input::Ended(reason));
+        self.wind_up(Input::Ended(reason), now, queued);
+    }
+
+    /// The peer broke the framing. What it sends from here on is to be read and dropped until
+    /// it ends its direction, or the connection has closed.
+    pub fn handle_violation(&mut self, now: Instant, error: FrameError, queued: usize) {
+        self.wind_up(Input::Violated(error), now, queued);
+    }
+
+    fn wind_up(&mut self, input: Input, now: Instant, queued: usize) {
+        let drains = self.lifecycle.handle(input);
         if drains && self.state() == State::Draining {
             self.drain(now, queued > 0);
         }
+    }
+
+    /// The peer's transport has acknowledged everything, this side's end included, and the
+    /// driver does not want to wait for the peer's end: it closes if that is all it waited for.
+    pub fn handle_acknowledged(&mut self) {
+        self.lifecycle.handle(Input::Acknowledged);
     }
 
     fn drain(&mut self, now: Instant, queued: bool) {
@@ -334,6 +350,35 @@ mod tests {
         let mut sender = Sender::accepted(Transport::Tcp);
         sender.handle_end(second(1), CloseReason::Peer, 1);
         assert_eq!(sender.state(), State::Draining);
+    }
+
+    #[test]
+    fn a_peer_that_broke_the_framing_gets_what_was_sent_and_is_read_to_its_end() {
+        let error = FrameError::TooLong {
+            declared: 9,
+            limit: 1,
+        };
+        let limits = limits();
+        let mut sender = Sender::accepted(Transport::Tcp);
+        sender.handle_violation(second(1), error, 10);
+        assert_eq!(sender.state(), State::Draining);
+        assert_eq!(sender.admit(1, own(10), &limits), Err(SendError::Closed));
+        sender.handle_written(second(2), true, 0);
+        assert_eq!(sender.state(), State::Finishing);
+        assert_eq!(sender.poll_timeout(&limits), second(6));
+        sender.handle_end(second(3), CloseReason::Peer, 0);
+        assert_eq!(sender.close_reason(), Some(CloseReason::Protocol(error)));
+    }
+
+    #[test]
+    fn who_stops_does_not_wait_for_an_end_once_everything_is_acknowledged() {
+        let mut sender = Sender::accepted(Transport::Tcp);
+        sender.close(second(1), 10);
+        sender.handle_acknowledged();
+        assert_eq!(sender.state(), State::Draining);
+        sender.handle_written(second(2), true, 0);
+        sender.handle_acknowledged();
+        assert_eq!(sender.close_reason(), Some(CloseReason::Local));
     }
 
     #[test]

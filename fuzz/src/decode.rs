@@ -56,8 +56,8 @@ fn ring<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u16) -> Outcome {
         ..Limits::default()
     };
     let mut now = Instant::ZERO;
-    let mut receiver = RingReceiver::new(now);
-    let mut beside = Receiver::new(Growing::new(), &limits, now);
+    let mut receiver = RingReceiver::connecting(now);
+    let mut beside = Receiver::connecting(Growing::new(), &limits, now);
     let mut messages = Vec::new();
     let mut ring = Vec::new();
     for mut piece in pieces {

@@ -50,6 +50,9 @@ pub fn check(data: &[u8]) {
             silence => FullPolicy::EvictSilentFor(Duration::from_millis(silence.into())),
         },
         datagram_idle_timeout: Duration::from_millis(500),
+        // Drawn from the key, which does not matter otherwise.
+        reserved_peers: scenario.key.0 as usize % 4,
+        empty_datagram_closes: scenario.key.1 % 4 != 3,
         ..Limits::default()
     };
     let growing = Demux::new(GrowingTable::new(), scenario.key, &limits);
@@ -100,6 +103,12 @@ fn run<T: Table<u16>>(mut demux: Demux<u16, T>, mut model: Model, steps: &[Step]
         assert_eq!(demux.len(), model.len());
         assert_eq!(demux.is_empty(), model.is_empty());
         assert_eq!(demux.poll_timeout(), model.poll_timeout());
+        for recognised in [false, true] {
+            let answer = Model::answer(demux.newcomer(recognised, now), |slot| demux.peer(slot));
+            assert_eq!(answer, model.newcomer(recognised, now));
+        }
+        let answer = Model::answer(demux.make_way(now), |slot| demux.peer(slot));
+        assert_eq!(answer, model.make_way(now));
     }
     // Whatever is there can be taken out again, and nothing is left.
     let peers: Vec<u16> = model.peers().collect();
@@ -139,7 +148,7 @@ fn arrived<T: Table<u16>>(
             assert_eq!(taken, Some(slot), "the slot is the first to be given out");
             assert!(model.insert(peer, now));
         }
-        Arrival::Refuse => assert_eq!(demux.insert(peer, now), None),
+        Arrival::Refuse if model.is_full() => assert_eq!(demux.insert(peer, now), None),
         _ => {}
     }
 }

@@ -1,7 +1,7 @@
 //! The lifecycle follows its table, and the sending half does with it what the limits and
 //! its clocks say, whatever happens in whatever order.
 
-use crate::model::lifecycle::{End, Failure, Model};
+use crate::model::lifecycle::{End, Failure, Model, VIOLATION};
 use crate::{length, read};
 use arbitrary::Arbitrary;
 use cubenet_core::frame::HEADER_LEN;
@@ -34,6 +34,8 @@ enum Step {
     Milliseconds(u8),
     /// The lifecycle alone is told that everything went out.
     Flushed,
+    /// The peer's transport has acknowledged everything.
+    Acknowledged,
 }
 
 fn limits() -> Limits {
@@ -76,10 +78,11 @@ fn against_the_table(transport: Transport, calling: bool, steps: &[Step]) {
         let input = match step {
             Step::Connected => Input::Connected,
             Step::Close => Input::Close { queued: false },
-            Step::Ended(end) => Input::Ended(end.reason()),
+            Step::Ended(end) => end.input(),
             Step::Failed(failure) => Input::Failed(failure.reason()),
             Step::Send(_) => Input::Close { queued: true },
             Step::Flushed => Input::Flushed,
+            Step::Acknowledged => Input::Acknowledged,
             Step::Written(_) | Step::Milliseconds(_) => continue,
         };
         let before = model.state;
@@ -132,7 +135,7 @@ impl Half {
             match *step {
                 Step::Connected => self.connected(),
                 Step::Close => self.close(),
-                Step::Ended(end) => self.ended(end.reason()),
+                Step::Ended(end) => self.ended(end),
                 Step::Failed(failure) => {
                     self.sender.fail(failure.reason());
                     self.model.handle(Input::Failed(failure.reason()));
@@ -141,6 +144,10 @@ impl Half {
                 Step::Written(byte) => self.written(length(byte)),
                 Step::Milliseconds(count) => self.pass(u64::from(count)),
                 Step::Flushed => self.written(usize::MAX),
+                Step::Acknowledged => {
+                    self.sender.handle_acknowledged();
+                    self.model.handle(Input::Acknowledged);
+                }
             }
             assert_eq!(self.sender.state(), self.model.state);
             assert_eq!(self.sender.close_reason(), self.model.close_reason());
@@ -177,10 +184,16 @@ impl Half {
         self.begin_to_drain(was);
     }
 
-    fn ended(&mut self, reason: CloseReason) {
-        self.sender.handle_end(self.now, reason, self.queued);
+    fn ended(&mut self, end: End) {
+        match end.input() {
+            Input::Ended(reason) => self.sender.handle_end(self.now, reason, self.queued),
+            _ => {
+                let error = VIOLATION;
+                self.sender.handle_violation(self.now, error, self.queued);
+            }
+        }
         let was = self.model.state;
-        self.model.handle(Input::Ended(reason));
+        self.model.handle(end.input());
         self.begin_to_drain(was);
     }
 

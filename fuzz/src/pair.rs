@@ -103,7 +103,7 @@ impl Side {
     fn new(sender: Sender, limits: &Limits) -> Self {
         Side {
             sender,
-            receiver: Receiver::new(Growing::new(), limits, Instant::ZERO),
+            receiver: Receiver::connecting(Growing::new(), limits, Instant::ZERO),
             queue: SendQueue::new(),
             paused: false,
             wire: VecDeque::new(),
@@ -201,8 +201,7 @@ impl Side {
                 }
                 Err(error) => {
                     assert!(flipped, "nobody sends a frame that is too long");
-                    let reason = CloseReason::Protocol(error);
-                    self.sender.handle_end(now, reason, self.queue.len());
+                    self.sender.handle_violation(now, error, self.queue.len());
                     self.end_if_finished();
                     return;
                 }

@@ -8,7 +8,7 @@ use cubenet_core::{Frame, Growing, Instant, Limits, Receiver};
 /// Panics if `data` breaks the property of this module.
 pub fn check(data: &[u8]) {
     let limits = Limits::default();
-    let mut receiver = Receiver::new(Growing::new(), &limits, Instant::ZERO);
+    let mut receiver = Receiver::connecting(Growing::new(), &limits, Instant::ZERO);
     let mut input = data;
     let mut encoded = Vec::with_capacity(data.len());
     loop {

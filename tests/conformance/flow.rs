@@ -164,7 +164,7 @@ fn crowded(harness: &dyn Harness) -> Scene<'_> {
     let limits = Limits {
         max_queued: 100_000,
         low_watermark: 50_000,
-        max_queued_total: 150_000,
+        max_queued_total: 100_000,
         ..Limits::default()
     };
     Scene::with(harness, limits)
@@ -198,15 +198,27 @@ fn one_message(harness: &dyn Harness) {
 
 fn overflow(harness: &dyn Harness) {
     let scene = crowded(harness);
-    let (_raws, server) = two_deaf(&scene);
-    let second = server.handles()[1].clone();
-    // Nothing waits for it, so a message is accepted; what the sockets do not take of it is
-    // more than there is room for, sooner or later.
+    let (raws, server) = two_deaf(&scene);
+    let [first, second] = [0, 1].map(|nth| server.handles()[nth].clone());
+    // How much the sockets take, and when, is theirs to decide. So the first is filled up to
+    // its bound again and again, and the second sends a long message whenever nothing waits for
+    // it: sooner or later what its socket does not take of one is more than there is room for.
+    // If it is less, the second's peer reads for a moment.
     scene.until("it is given up", || {
-        let _ = second.send(&pattern(65_535));
-        server.closed() == [CloseReason::Overflow] || second.send(b"").is_err()
+        for len in [5_000, 100, 0] {
+            while first.send(&pattern(len)).is_ok() {}
+        }
+        if second.queued() == 0 {
+            raws[1].stop_reading();
+            let _ = second.send(&pattern(65_535));
+        } else {
+            raws[1].read_on();
+            raws[1].received();
+        }
+        !server.closed().is_empty()
     });
-    assert!(!server.handles()[0].is_closed());
+    assert_eq!(server.closed(), [CloseReason::Overflow]);
+    assert!(second.is_closed() && !first.is_closed());
 }
 
 fn stalling(harness: &dyn Harness, time: Duration) -> Scene<'_> {

@@ -249,7 +249,7 @@ proptest! {
     ) {
         let limits = Limits::default();
         let mut queue = SendQueue::new();
-        let mut receiver = Receiver::new(Growing::new(), &limits, Instant::ZERO);
+        let mut receiver = Receiver::connecting(Growing::new(), &limits, Instant::ZERO);
         for message in &messages {
             queue.push(&frame::header(message.len()).unwrap());
             queue.push(message);
@@ -308,7 +308,12 @@ fn input() -> impl Strategy<Value = Input> {
         Just(Input::Connected),
         any::<bool>().prop_map(|queued| Input::Close { queued }),
         ended.prop_map(Input::Ended),
+        Just(Input::Violated(FrameError::TooLong {
+            declared: 2,
+            limit: 1
+        })),
         Just(Input::Flushed),
+        Just(Input::Acknowledged),
         reason().prop_map(Input::Failed),
     ]
 }
@@ -338,7 +343,7 @@ fn take(queue: &mut SendQueue, wire: &mut Vec<u8>, count: usize) {
 /// What a receiver says to a stream whose pieces come at these intervals.
 fn timed_events(bytes: &[u8], cuts: &[usize], gaps: &[u64]) -> Vec<String> {
     let limits = small_limits();
-    let mut receiver = Receiver::new(Growing::new(), &limits, Instant::ZERO);
+    let mut receiver = Receiver::connecting(Growing::new(), &limits, Instant::ZERO);
     let mut now = Instant::ZERO;
     let mut events = Vec::new();
     for (mut piece, gap) in chunked(bytes, cuts).into_iter().zip(gaps.iter().cycle()) {

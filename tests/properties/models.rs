@@ -8,7 +8,7 @@ use cubenet_core::{
     CloseReason, Frame, FullPolicy, Instant, Lifecycle, Limits, SendQueue, Timeout, Transport,
 };
 use cubenet_fuzz::model::demux::{Answer, Model as Peers};
-use cubenet_fuzz::model::lifecycle::{Model as Row, TABLE};
+use cubenet_fuzz::model::lifecycle::{Model as Row, TABLE, VIOLATION};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
@@ -78,7 +78,9 @@ impl ReferenceStateMachine for LifecycleModel {
             3 => Just(Input::Connected),
             2 => any::<bool>().prop_map(|queued| Input::Close { queued }),
             2 => ended.prop_map(Input::Ended),
+            1 => Just(Input::Violated(VIOLATION)),
             2 => Just(Input::Flushed),
+            1 => Just(Input::Acknowledged),
             1 => failed.prop_map(Input::Failed),
         ]
         .boxed()

@@ -231,9 +231,15 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    /// Connects.
+    /// Connects, with a small buffer in the kernel, so that little fills it on any machine.
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
+        socket
+            .set_recv_buffer_size(16 << 10)
+            .expect("a socket option");
+        socket.connect(&address.into()).expect("the server listens");
+        let stream = TcpStream::from(socket);
         stream.set_nodelay(true).expect("a socket option");
         stream
             .set_read_timeout(Some(PATIENCE))

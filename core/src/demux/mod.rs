@@ -7,8 +7,10 @@
 //! with a datagram and performs nothing: no state is built for a peer that the driver has
 //! not admitted with [`Demux::insert`].
 
+mod admission;
 mod table;
 
+pub use admission::Admission;
 #[cfg(feature = "alloc")]
 pub use table::GrowingTable;
 pub use table::{FixedTable, SliceTable, Slot, Table};
@@ -34,7 +36,8 @@ pub enum Arrival {
     Evict(usize),
     /// Its peer is new and there is no room: drop it.
     Refuse,
-    /// Its peer is new and it is empty; it closes nothing: drop it.
+    /// It is empty and closes nothing, since its peer is new or empty datagrams do not close:
+    /// drop it.
     Ignore,
     /// It is longer than the limit: drop it, and tell the connection in this slot, if its
     /// peer has one.
@@ -62,7 +65,9 @@ pub struct Demux<P, T> {
     len: usize,
     max_datagram: usize,
     max_peers: usize,
+    reserved_peers: usize,
     policy: FullPolicy,
+    empty_closes: bool,
     idle_timeout: Duration,
     /// The first free slot.
     free: u32,
@@ -77,13 +82,15 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     /// An empty demultiplexer. `key` must be unknown to peers: draw it at random.
     pub fn new(table: T, key: (u64, u64), limits: &Limits) -> Self {
         Demux {
-            table,
             key,
             len: 0,
             max_datagram: limits.max_datagram,
-            max_peers: limits.max_peers.min(NIL as usize),
+            max_peers: limits.max_peers.min(table.capacity()).min(NIL as usize),
+            reserved_peers: limits.reserved_peers,
             policy: limits.full_policy,
+            empty_closes: limits.empty_datagram_closes,
             idle_timeout: limits.datagram_idle_timeout,
+            table,
             free: NIL,
             oldest: NIL,
             newest: NIL,
@@ -106,7 +113,8 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         self.table.slots().get(slot)?.peer
     }
 
-    /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it.
+    /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it. What it
+    /// says of a new peer is [`Demux::newcomer`] of one that nobody recognises.
     pub fn handle_datagram(&mut self, peer: &P, len: usize, now: Instant) -> Arrival {
         let known = self.find(peer);
         if let Some(slot) = known {
@@ -114,18 +122,44 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         }
         match known {
             _ if len > self.max_datagram => Arrival::TooLong(known.map(|slot| slot as usize)),
-            Some(slot) if len == 0 => Arrival::Close(slot as usize),
+            Some(slot) if len == 0 && self.empty_closes => Arrival::Close(slot as usize),
+            _ if len == 0 => Arrival::Ignore,
             Some(slot) => Arrival::Deliver(slot as usize),
-            None if len == 0 => Arrival::Ignore,
-            None if self.len < self.max_peers => Arrival::Admit,
-            None => match self.policy {
-                FullPolicy::EvictSilentFor(silence)
-                    if now >= self.oldest_heard().after(silence) =>
-                {
-                    Arrival::Evict(self.oldest as usize)
-                }
-                _ => Arrival::Refuse,
-            },
+            None => self.newcomer(false, now),
+        }
+    }
+
+    /// What to do with a new peer at `now`: [`Arrival::Admit`], [`Arrival::Evict`] or
+    /// [`Arrival::Refuse`]. One that the application recognises may take one of the
+    /// [reserved](Limits::reserved_peers) places.
+    pub fn newcomer(&self, recognised: bool, now: Instant) -> Arrival {
+        let kept = if recognised { 0 } else { self.reserved_peers };
+        if self.len < self.max_peers.saturating_sub(kept) {
+            Arrival::Admit
+        } else {
+            self.make_way(now)
+        }
+    }
+
+    /// What to do with a new peer at `now` for which there is no room, in the table or in the
+    /// driver: [`Arrival::Evict`], if a peer has been silent long enough to make way, or
+    /// [`Arrival::Refuse`].
+    pub fn make_way(&self, now: Instant) -> Arrival {
+        match self.policy {
+            FullPolicy::EvictSilentFor(silence)
+                if self.oldest != NIL && now >= self.oldest_heard().after(silence) =>
+            {
+                Arrival::Evict(self.oldest as usize)
+            }
+            _ => Arrival::Refuse,
+        }
+    }
+
+    /// The driver was busy with what it had received from `peer` until `now`, for instance with
+    /// slow callbacks: the peer's silence, which it may owe to that, is counted from here.
+    pub fn handle_heard(&mut self, peer: &P, now: Instant) {
+        if let Some(slot) = self.find(peer) {
+            self.touch(slot, now);
         }
     }
 
@@ -377,6 +411,76 @@ mod tests {
             panic!("nobody makes way");
         };
         assert_eq!(demux.peer(slot), Some(2));
+    }
+
+    #[test]
+    fn a_table_with_fewer_slots_than_peers_allowed_makes_way_too() {
+        let limits = Limits {
+            full_policy: FullPolicy::EvictSilentFor(Duration::from_secs(10)),
+            ..Limits::default()
+        };
+        let mut demux = Demux::new(FixedTable::<u16, 2, 2>::new(), (1, 2), &limits);
+        for peer in 1..=2 {
+            demux.insert(peer, second(u64::from(peer))).unwrap();
+        }
+        assert_eq!(demux.handle_datagram(&9, 1, second(10)), Arrival::Refuse);
+        let arrival = demux.handle_datagram(&9, 1, second(11));
+        assert!(matches!(arrival, Arrival::Evict(_)), "{arrival:?}");
+    }
+
+    #[test]
+    fn a_driver_without_room_can_let_the_longest_silent_make_way_before_the_table_is_full() {
+        let mut demux = small(FullPolicy::EvictSilentFor(Duration::from_secs(10)));
+        assert_eq!(demux.make_way(Instant::NEVER), Arrival::Refuse, "nobody");
+        let slot = demux.insert(1, second(1)).unwrap();
+        assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Admit);
+        assert_eq!(demux.make_way(second(10)), Arrival::Refuse);
+        assert_eq!(demux.make_way(second(11)), Arrival::Evict(slot));
+    }
+
+    #[test]
+    fn reserved_places_are_for_peers_that_are_recognised() {
+        let limits = Limits {
+            max_peers: 3,
+            reserved_peers: 1,
+            ..Limits::default()
+        };
+        let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
+        for peer in 1..=2 {
+            assert_eq!(demux.handle_datagram(&peer, 1, second(0)), Arrival::Admit);
+            demux.insert(peer, second(0)).unwrap();
+        }
+        assert_eq!(demux.handle_datagram(&3, 1, second(0)), Arrival::Refuse);
+        assert_eq!(demux.newcomer(true, second(0)), Arrival::Admit);
+        demux.insert(3, second(0)).unwrap();
+        assert_eq!(demux.newcomer(true, second(0)), Arrival::Refuse);
+    }
+
+    #[test]
+    fn an_empty_datagram_closes_only_if_it_is_to() {
+        let limits = Limits {
+            empty_datagram_closes: false,
+            ..Limits::default()
+        };
+        let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
+        let slot = demux.insert(1, second(0)).unwrap();
+        assert_eq!(demux.handle_datagram(&1, 0, second(0)), Arrival::Ignore);
+        assert_eq!(demux.peer(slot), Some(1));
+    }
+
+    #[test]
+    fn a_peer_is_not_silent_while_the_driver_is_busy_with_it() {
+        let mut demux = filled(FullPolicy::Refuse);
+        demux.handle_heard(&1, second(50));
+        demux.handle_heard(&9, second(50));
+        assert_eq!(demux.len(), 3);
+        let slot = demux.handle_timeout(second(63)).unwrap();
+        assert_eq!(demux.peer(slot), Some(2));
+        demux.remove(slot);
+        let slot = demux.handle_timeout(second(63)).unwrap();
+        assert_eq!(demux.peer(slot), Some(3));
+        demux.remove(slot);
+        assert_eq!(demux.poll_timeout(), second(110));
     }
 
     #[test]

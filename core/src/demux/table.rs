@@ -35,7 +35,9 @@ impl<P> Slot<P> {
 
 /// Where a [`Demux`](super::Demux) keeps its slots: [`FixedTable`], [`SliceTable`] or [`GrowingTable`].
 pub trait Table<P> {
-    /// All slots, used and free.
+    /// The most slots it can have.
+    fn capacity(&self) -> usize;
+    /// All slots there are so far, used and free.
     fn slots(&self) -> &[Slot<P>];
     /// The same, to change.
     fn slots_mut(&mut self) -> &mut [Slot<P>];
@@ -80,6 +82,10 @@ impl<P, const N: usize, const H: usize> Default for FixedTable<P, N, H> {
 }
 
 impl<P, const N: usize, const H: usize> Table<P> for FixedTable<P, N, H> {
+    fn capacity(&self) -> usize {
+        N
+    }
+
     fn slots(&self) -> &[Slot<P>] {
         &self.slots
     }
@@ -133,6 +139,10 @@ impl<'a, P> SliceTable<'a, P> {
 }
 
 impl<P> Table<P> for SliceTable<'_, P> {
+    fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
     fn slots(&self) -> &[Slot<P>] {
         &self.slots[..self.used]
     }
@@ -195,6 +205,10 @@ impl<P> Default for GrowingTable<P> {
 
 #[cfg(feature = "alloc")]
 impl<P> Table<P> for GrowingTable<P> {
+    fn capacity(&self) -> usize {
+        NIL as usize
+    }
+
     fn slots(&self) -> &[Slot<P>] {
         &self.slots
     }

@@ -1,16 +1,19 @@
 //! The acceptor: one thread that takes connections off the listeners and hands each to the
 //! worker that has the fewest.
 
-use crate::common::Common;
-use crate::mailbox::{AcceptFn, Command, WorkerHandle};
+use crate::common::{Common, NoRoom};
+use crate::listening::{Home, StreamListener};
+use crate::log::{debug, warn_limited};
+use crate::mailbox::{Accepted, Command};
+use crate::output::enter_network_thread;
+use crate::seat::Permit;
 use crate::sys;
-use crate::trouble::warn_limited;
+use cubenet_core::Transport;
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,34 +23,52 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// How other threads reach the acceptor.
 pub(crate) struct AcceptorHandle {
+    registry: Registry,
     waker: Waker,
     /// `None` once the acceptor has ended.
     mailbox: Mutex<Option<Vec<Order>>>,
 }
 
-/// What other threads ask of the acceptor. Whoever sends a reply channel waits on it.
+/// What other threads ask of the acceptor.
 pub(crate) enum Order {
-    Listen(u64, TcpListener, Arc<AcceptFn>, SyncSender<io::Result<()>>),
-    Close(u64, SyncSender<()>),
+    /// Accept on this listener, which is registered.
+    Listen(Arc<StreamListener>),
+    /// A listener was closed.
+    Forget(u64),
+    /// End.
     Stop,
 }
 
 impl AcceptorHandle {
     pub(crate) fn new(poll: &Poll) -> io::Result<Arc<Self>> {
         Ok(Arc::new(AcceptorHandle {
+            registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKER)?,
             mailbox: Mutex::new(Some(Vec::new())),
         }))
     }
 
-    /// Leaves `order` for the acceptor; drops it, and its reply channel, if that has ended.
-    pub(crate) fn post(&self, order: Order) {
-        if let Some(orders) = &mut *self.mailbox() {
-            orders.push(order);
+    /// Registers the socket of a listener, under its number.
+    pub(crate) fn register(&self, number: u64, socket: &mut TcpListener) -> io::Result<()> {
+        let token = Token(number as usize);
+        self.registry.register(socket, token, Interest::READABLE)?;
+        #[cfg(cubenet_faults)]
+        {
+            let raw = std::os::fd::AsRawFd::as_raw_fd(socket);
+            sys::faults::registered(raw, &self.registry, token, Interest::READABLE);
         }
-        if let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake the acceptor");
+        Ok(())
+    }
+
+    /// Leaves `order` for the acceptor. Gives it back if that has ended.
+    pub(crate) fn post(&self, order: Order) -> Result<(), Order> {
+        match &mut *self.mailbox() {
+            Some(orders) => orders.push(order),
+            None => return Err(order),
         }
+        // A wake-up that fails is made up for by the next: nobody waits for an order.
+        let _ = self.waker.wake();
+        Ok(())
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Option<Vec<Order>>> {
@@ -59,13 +80,11 @@ pub(crate) struct Acceptor {
     pub(crate) poll: Poll,
     pub(crate) handle: Arc<AcceptorHandle>,
     pub(crate) common: Arc<Common>,
-    pub(crate) workers: Vec<Arc<WorkerHandle>>,
-    pub(crate) listeners: HashMap<u64, Listening>,
+    pub(crate) listeners: HashMap<u64, Listener>,
 }
 
-pub(crate) struct Listening {
-    listener: TcpListener,
-    accept: Arc<AcceptFn>,
+pub(crate) struct Listener {
+    shared: Arc<StreamListener>,
     /// More may wait in the kernel: try again, then.
     again: Option<Instant>,
 }
@@ -73,6 +92,7 @@ pub(crate) struct Listening {
 impl Acceptor {
     /// Accepts until the network stops. The listeners close with it.
     pub(crate) fn run(mut self) {
+        enter_network_thread();
         let mut events = Events::with_capacity(64);
         loop {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
@@ -83,84 +103,95 @@ impl Acceptor {
             for event in &events {
                 let number = event.token().0 as u64;
                 // Whoever waits to try again is not hurried by one more that comes.
-                if let Some(listening) = self.listeners.get_mut(&number)
-                    && listening.again.is_none()
+                if let Some(listener) = self.listeners.get_mut(&number)
+                    && listener.again.is_none()
                 {
-                    listening.again = Some(Instant::now());
+                    listener.again = Some(Instant::now());
                 }
             }
             if self.handle_mailbox() {
-                self.handle.mailbox().take();
-                return;
+                return self.close();
             }
             let now = Instant::now();
-            for listening in self.listeners.values_mut() {
-                if listening.again.is_some_and(|again| again <= now) {
-                    listening.again = listening.accept_some(&self.common, &self.workers);
+            for listener in self.listeners.values_mut() {
+                if listener.again.is_some_and(|again| again <= now) {
+                    listener.again = listener.accept_some(&self.common);
                 }
             }
         }
     }
 
     fn patience(&self) -> Option<Duration> {
-        let again = self
-            .listeners
-            .values()
-            .filter_map(|listening| listening.again);
+        let listeners = self.listeners.values();
+        let again = listeners.filter_map(|listener| listener.again);
         Some(again.min()?.saturating_duration_since(Instant::now()))
     }
 
     /// Returns whether the network stops.
     fn handle_mailbox(&mut self) -> bool {
         let orders = self.handle.mailbox().replace(Vec::new());
+        let mut stops = false;
         for order in orders.into_iter().flatten() {
             match order {
-                Order::Listen(number, mut listener, accept, reply) => {
-                    let token = Token(number as usize);
-                    let registry = self.poll.registry();
-                    let outcome = registry.register(&mut listener, token, Interest::READABLE);
-                    if outcome.is_ok() {
-                        let again = Some(Instant::now());
-                        let listening = Listening {
-                            listener,
-                            accept,
-                            again,
-                        };
-                        self.listeners.insert(number, listening);
-                    }
-                    let _ = reply.send(outcome);
+                Order::Listen(shared) => {
+                    let again = Some(Instant::now());
+                    let number = shared.number;
+                    self.listeners.insert(number, Listener { shared, again });
                 }
-                Order::Close(number, reply) => {
-                    self.listeners.remove(&number);
-                    let _ = reply.send(());
-                }
-                Order::Stop => return true,
+                Order::Forget(number) => drop(self.listeners.remove(&number)),
+                Order::Stop => stops = true,
             }
         }
-        false
+        stops
+    }
+
+    /// Closes the listeners, those included that nobody has looked at yet.
+    fn close(self) {
+        let orders = self.handle.mailbox().take();
+        for order in orders.into_iter().flatten() {
+            if let Order::Listen(shared) = order {
+                shared.close();
+            }
+        }
+        for listener in self.listeners.values() {
+            listener.shared.close();
+        }
     }
 }
 
-impl Listening {
+impl Listener {
     /// Accepts within the budget of a turn. Returns when to try again, if not at the next
     /// event.
-    fn accept_some(&self, common: &Common, workers: &[Arc<WorkerHandle>]) -> Option<Instant> {
+    fn accept_some(&self, common: &Common) -> Option<Instant> {
         let mut progress = false;
         for _ in 0..common.limits.accepts_per_turn {
-            match self.listener.accept() {
+            let accepted = match &*self.shared.socket() {
+                Some(socket) => sys::accept(socket),
+                // It was closed; word of that is on its way.
+                None => return None,
+            };
+            match accepted {
                 Ok((stream, peer)) => {
                     progress = true;
-                    if !common.reserve() {
-                        common.totals.refused.fetch_add(1, Relaxed);
-                        let limit = common.limits.max_connections;
-                        warn_limited!(%peer, limit, "connection refused: there are too many");
-                        continue;
-                    }
-                    let worker = least_loaded(workers);
-                    let accept = Arc::clone(&self.accept);
-                    if worker.post(Command::Accept(stream, peer, accept)).is_none() {
-                        common.release();
-                    }
+                    let home = least_loaded(&self.shared.homes);
+                    let permit = match Permit::take(home, Transport::Tcp, Some(peer.ip())) {
+                        Ok(permit) => permit,
+                        Err(reason) => {
+                            // The socket is closed first: a subscriber may take its time.
+                            drop(stream);
+                            refused(common, peer, reason);
+                            continue;
+                        }
+                    };
+                    let accepted = Accepted {
+                        stream,
+                        peer,
+                        home: Arc::clone(home),
+                        listener: Arc::clone(&self.shared),
+                        permit,
+                    };
+                    // A worker that has ended closes it.
+                    let _ = home.worker.post(Command::Accept(accepted));
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return None,
@@ -172,7 +203,9 @@ impl Listening {
                         return Some(Instant::now() + RETRY);
                     }
                     // The peer gave up while it waited: that is about it alone.
-                    _ => tracing::debug!(%error, "a connection ended before it was accepted"),
+                    _ => {
+                        debug!(%error, "a connection ended before it was accepted");
+                    }
                 },
             }
         }
@@ -182,14 +215,28 @@ impl Listening {
     }
 }
 
-/// The worker with the fewest connections, which now has one more.
-pub(crate) fn least_loaded(workers: &[Arc<WorkerHandle>]) -> &Arc<WorkerHandle> {
-    let mut least = &workers[0];
-    for worker in workers {
-        if worker.load.load(Relaxed) < least.load.load(Relaxed) {
-            least = worker;
+/// Counts a connection for which there is no room, and tells of it.
+pub(crate) fn refused(common: &Common, peer: std::net::SocketAddr, reason: NoRoom) {
+    common.totals.refused.fetch_add(1, Relaxed);
+    match reason {
+        NoRoom::Connections => {
+            let limit = common.limits.max_connections;
+            warn_limited!(%peer, limit, "connection refused: there are too many");
+        }
+        NoRoom::Address(refusal) => {
+            common.totals.refused_by_address.fetch_add(1, Relaxed);
+            warn_limited!(%peer, ?refusal, "connection refused: its address has, or opens, too many");
         }
     }
-    least.load.fetch_add(1, Relaxed);
+}
+
+/// The home whose worker has the fewest connections.
+pub(crate) fn least_loaded(homes: &[Arc<Home>]) -> &Arc<Home> {
+    let mut least = &homes[0];
+    for home in homes {
+        if home.worker.load.load(Relaxed) < least.worker.load.load(Relaxed) {
+            least = home;
+        }
+    }
     least
 }

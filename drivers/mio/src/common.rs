@@ -3,7 +3,11 @@
 use crate::metrics::{Metrics, Totals};
 use crate::socket::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use cubenet_core::{ConnectionId, Instant, Limits};
+use cubenet_core::{
+    AddressLimits, AddressRefusal, AddressTable, ConnectionId, Instant, Limits, Transport,
+};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What all threads of a network share.
 pub(crate) struct Common {
@@ -12,27 +16,50 @@ pub(crate) struct Common {
     pub(crate) totals: Totals,
     /// Keys the tables of datagram peers.
     pub(crate) hash_key: (u64, u64),
-    open: AtomicUsize,
+    open_streams: AtomicUsize,
+    open_datagrams: AtomicUsize,
     queued_total: AtomicUsize,
+    held_total: AtomicUsize,
+    /// `None` if nothing is limited.
+    addresses: Option<Mutex<AddressTable>>,
     origin: std::time::Instant,
 }
 
+/// Why there is no room for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// There are `max_connections` of its transport.
+    Connections,
+    /// Its peer's address has, or makes, too many.
+    Address(AddressRefusal),
+}
+
 impl Common {
-    pub(crate) fn new(limits: Limits, options: SocketOptions, hash_key: (u64, u64)) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        options: SocketOptions,
+        addresses: AddressLimits,
+        hash_key: (u64, u64),
+    ) -> Self {
+        let limited = addresses.limits_anything();
         Common {
             limits,
             options,
             totals: Totals::default(),
             hash_key,
-            open: AtomicUsize::new(0),
+            open_streams: AtomicUsize::new(0),
+            open_datagrams: AtomicUsize::new(0),
             queued_total: AtomicUsize::new(0),
+            held_total: AtomicUsize::new(0),
+            addresses: limited.then(|| Mutex::new(AddressTable::new(addresses))),
             origin: std::time::Instant::now(),
         }
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        let open = self.open.load(Relaxed);
-        self.totals.snapshot(open, self.queued_total())
+        let open = self.open_streams.load(Relaxed) + self.open_datagrams.load(Relaxed);
+        self.totals
+            .snapshot(open, self.queued_total(), self.held_total())
     }
 
     /// The time, as the core counts it: since the network started.
@@ -40,18 +67,49 @@ impl Common {
         Instant::from_micros(self.origin.elapsed().as_micros() as u64)
     }
 
-    /// Makes room for a connection; `false` if there is none.
-    pub(crate) fn reserve(&self) -> bool {
-        let reserved = self.open.fetch_add(1, Relaxed) < self.limits.max_connections;
+    fn open(&self, transport: Transport) -> &AtomicUsize {
+        match transport {
+            Transport::Tcp => &self.open_streams,
+            Transport::Udp => &self.open_datagrams,
+        }
+    }
+
+    fn addresses(&self) -> Option<MutexGuard<'_, AddressTable>> {
+        let addresses = self.addresses.as_ref()?;
+        Some(addresses.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes room for a connection; `false` if there is none. To be [released](Common::release).
+    pub(crate) fn reserve(&self, transport: Transport) -> bool {
+        let open = self.open(transport);
+        let reserved = open.fetch_add(1, Relaxed) < self.limits.max_connections;
         if !reserved {
-            self.release();
+            open.fetch_sub(1, Relaxed);
         }
         reserved
     }
 
     /// Gives the room of a connection back.
-    pub(crate) fn release(&self) {
-        self.open.fetch_sub(1, Relaxed);
+    pub(crate) fn release(&self, transport: Transport) {
+        let before = self.open(transport).fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "a connection was released twice");
+    }
+
+    /// Counts a connection that `peer` opens. To be [released](Common::release_address).
+    pub(crate) fn reserve_address(&self, peer: IpAddr) -> Result<(), NoRoom> {
+        match self.addresses() {
+            Some(mut addresses) => addresses
+                .handle_open(peer, self.now())
+                .map_err(NoRoom::Address),
+            None => Ok(()),
+        }
+    }
+
+    /// A connection that `peer` opened has closed.
+    pub(crate) fn release_address(&self, peer: IpAddr) {
+        if let Some(mut addresses) = self.addresses() {
+            addresses.handle_close(peer, self.now());
+        }
     }
 
     /// Bytes that wait on all connections.
@@ -65,7 +123,23 @@ impl Common {
     }
 
     pub(crate) fn sub_queued(&self, bytes: usize) {
-        self.queued_total.fetch_sub(bytes, Relaxed);
+        let before = self.queued_total.fetch_sub(bytes, Relaxed);
+        debug_assert!(before >= bytes, "bytes were taken out of the queues twice");
+    }
+
+    /// Bytes of input that all connections hold.
+    pub(crate) fn held_total(&self) -> usize {
+        self.held_total.load(Relaxed)
+    }
+
+    /// A connection that held `before` bytes of its input holds `after`.
+    pub(crate) fn change_held(&self, before: usize, after: usize) {
+        if after >= before {
+            self.held_total.fetch_add(after - before, Relaxed);
+        } else {
+            let total = self.held_total.fetch_sub(before - after, Relaxed);
+            debug_assert!(total >= before - after, "held input was let go twice");
+        }
     }
 }
 

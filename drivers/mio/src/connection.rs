@@ -3,7 +3,7 @@
 use crate::link;
 use crate::output::Output;
 use crate::shared::Shared;
-use cubenet_core::{ConnectionId, Frame, SendError, Transport};
+use cubenet_core::{CloseReason, ConnectionId, Frame, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -43,10 +43,12 @@ impl Connection {
     /// On a connection that is still being called, messages are queued until it opens.
     /// From inside the connection's own callbacks this is the same as sending on the link.
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), SendError> {
+        // The application's own code, which may use this connection.
+        let message = message.as_ref();
         let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
         match Output::gathering_for(&shared.core) {
-            Some(output) => output.borrow_mut().send(&shared, message.as_ref()),
-            None => shared.send(message.as_ref()),
+            Some(output) => output.borrow_mut().send(&shared, message),
+            None => shared.send(message),
         }
     }
 
@@ -66,21 +68,26 @@ impl Connection {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
+        if !shared.core.is_open() {
+            return;
+        }
         match Output::gathering_for(&shared.core) {
-            Some(output) => {
-                link::close(&output, &shared);
-                shared.core.attend();
-            }
+            Some(output) => link::close(&output, &shared),
             None => shared.close(),
         }
+        shared.core.attend();
     }
 
     /// Closes at once. What is queued is lost, and a stream's peer sees a reset.
     pub fn abort(&self) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.abort();
-            shared.core.attend();
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        match Output::gathering_for(&shared.core) {
+            Some(output) => link::abort(&output, &shared),
+            None => shared.abort(CloseReason::Local),
         }
+        shared.core.attend();
     }
 
     /// Whether it was closed from this side or has ended.

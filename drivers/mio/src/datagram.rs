@@ -2,20 +2,27 @@
 //! what the system would not take.
 
 use crate::common::next_id;
-use crate::mailbox::WorkerHandle;
+use crate::listening::Home;
 use crate::output;
-use crate::shared::{Place, Shared};
+use crate::shared::{Place, Shared, Wire};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::{self, Run};
-use crate::trouble::warn_limited;
-use bytes::Bytes;
+use crate::sys::{self, MAX_SEGMENT, Run};
+use crate::wake::Wake;
+use bytes::{Buf, BytesMut};
 use cubenet_core::{ConnectionId, Exception};
 use mio::net::UdpSocket;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
+
+/// What is counted of a waiting datagram beside its bytes: who sent it, and how long it is.
+pub(crate) const WAITING_OVERHEAD: usize = size_of::<Waiting>();
+/// Datagrams handed to the system at once when those that wait go out.
+const FLUSH_BATCH: usize = 64;
+/// Errors of sending that wait to be told; further ones are only counted.
+const MAX_EXCEPTIONS: usize = 1024;
 
 /// A datagram socket, as its worker and all its connections share it.
 pub(crate) struct DatagramSocket {
@@ -24,46 +31,87 @@ pub(crate) struct DatagramSocket {
     /// A number no connection has, to gather output by.
     pub(crate) id: u64,
     connected: bool,
-    /// Whether the system sends runs to one peer in one piece.
-    segments: AtomicBool,
+    /// The largest datagrams that the system sends in runs; 0 if it does not.
+    max_segment: u16,
     /// Whether new peers are admitted.
     open: AtomicBool,
-    pub(crate) worker: Arc<WorkerHandle>,
+    pub(crate) home: Arc<Home>,
     entry: u32,
+    pub(crate) wake: Wake,
     /// Datagrams the socket would not take yet; `None` once the worker is done with it.
-    waiting: Mutex<Option<VecDeque<Waiting>>>,
+    waiting: Mutex<Option<Queue>>,
     /// How many; read without the lock.
     waiting_count: AtomicUsize,
     /// What went wrong in sending, to be told to the connections by the worker.
-    exceptions: Mutex<Vec<(Place, ConnectionId, Exception)>>,
+    exceptions: Mutex<Vec<SendFailure>>,
+}
+
+/// Datagrams that wait, in the order they were sent.
+#[derive(Default)]
+struct Queue {
+    datagrams: VecDeque<Waiting>,
+    /// Their bytes, one behind another.
+    bytes: BytesMut,
 }
 
 struct Waiting {
     shared: Arc<Shared>,
-    datagram: Bytes,
+    len: usize,
+}
+
+impl Waiting {
+    /// What it counts in the queues of its connection and of all.
+    fn size(len: usize) -> usize {
+        len + WAITING_OVERHEAD
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.shared.core.sub_queued(Waiting::size(self.len));
+    }
+}
+
+/// Something that went wrong in sending, for the worker to report and to tell.
+pub(crate) struct SendFailure {
+    pub(crate) place: Place,
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) exception: Exception,
+    pub(crate) error: io::Error,
+}
+
+/// What became of the datagrams that waited.
+pub(crate) struct Flushed {
+    /// Whose went.
+    pub(crate) senders: Vec<Arc<Shared>>,
+    /// Whether more wait that the socket may take.
+    pub(crate) more: bool,
 }
 
 impl DatagramSocket {
     pub(crate) fn new(
         socket: UdpSocket,
         local: SocketAddr,
-        worker: Arc<WorkerHandle>,
+        home: Arc<Home>,
         entry: u32,
         listens: bool,
     ) -> Arc<Self> {
         if local.ip().is_unspecified() {
             sys::tell_destination(&socket, local);
         }
+        let segments = sys::offload(&socket);
         Arc::new(DatagramSocket {
             local,
             id: next_id().0,
             connected: !listens,
-            segments: AtomicBool::new(sys::offload(&socket)),
+            max_segment: if segments { MAX_SEGMENT } else { 0 },
             open: AtomicBool::new(listens),
             socket,
-            worker,
+            home,
             entry,
-            waiting: Mutex::new(Some(VecDeque::new())),
+            wake: Wake::new(),
+            waiting: Mutex::new(Some(Queue::default())),
             waiting_count: AtomicUsize::new(0),
             exceptions: Mutex::default(),
         })
@@ -84,9 +132,9 @@ impl DatagramSocket {
         self.waiting_count.load(Relaxed) > 0
     }
 
-    /// Whether the system sends runs to one peer in one piece.
-    pub(crate) fn segments(&self) -> bool {
-        self.segments.load(Relaxed)
+    /// The largest datagrams that the system sends in runs; 0 if it does not.
+    pub(crate) fn max_segment(&self) -> u16 {
+        self.max_segment
     }
 
     /// Admits no new peers; those that are there stay. The worker drops the socket when the
@@ -97,11 +145,13 @@ impl DatagramSocket {
     }
 
     fn attend(&self) {
-        let place = Place {
-            entry: self.entry,
-            slot: u32::MAX,
-        };
-        self.worker.attend(place, ConnectionId(self.id));
+        if self.wake.ask() {
+            let place = Place {
+                entry: self.entry,
+                slot: u32::MAX,
+            };
+            self.home.worker.attend(place, ConnectionId(self.id));
+        }
     }
 
     /// Sends one datagram, or queues it behind those that wait.
@@ -115,28 +165,36 @@ impl DatagramSocket {
     /// takes none at present.
     fn try_send(&self, shared: &Arc<Shared>, datagram: &[u8]) -> bool {
         let run = Run::single(shared.core.route(), 0, datagram.len());
-        let mut refused = false;
-        loop {
+        // An error may be about a datagram sent before, and be told instead of trying this one.
+        // It is not told twice.
+        let mut earlier = None;
+        let outcome = loop {
             match sys::send_runs(&self.socket, datagram, &[run], self.connected) {
-                Ok(_) => return true,
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return false,
-                    io::ErrorKind::Interrupted => {}
-                    // About a datagram sent before; this one has not been tried yet.
-                    io::ErrorKind::ConnectionRefused if !refused => {
-                        refused = true;
-                        self.except(shared, Exception::Unreachable);
-                    }
-                    _ => {
-                        self.not_sent(shared, datagram.len(), &error);
-                        return true;
-                    }
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock && earlier.is_none() => {
+                    earlier = Some(error);
+                }
+                outcome => break outcome,
+            }
+        };
+        let repeats = |error: &io::Error| {
+            let failed = outcome.as_ref().err();
+            failed.is_some_and(|failed| failed.kind() == error.kind())
+        };
+        if let Some(error) = earlier.take_if(|error| !repeats(error)) {
+            self.except(shared, Exception::Unreachable, error);
+        }
+        match outcome {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                self.not_sent(shared, datagram.len(), error);
+                true
             }
         }
     }
 
-    /// Sends what was gathered and clears it.
+    /// Sends what was gathered.
     pub(crate) fn send_gathered(&self, gathered: &mut output::Datagrams) {
         let mut next = 0;
         while next < gathered.runs.len() {
@@ -149,26 +207,20 @@ impl DatagramSocket {
             match outcome {
                 Ok(sent) => next += sent,
                 Err(error) => {
-                    let run = gathered.runs[next];
-                    if error.kind() == io::ErrorKind::ConnectionRefused {
-                        self.except(&gathered.senders[next], Exception::Unreachable);
-                    }
-                    if run.count > 1 && sys::segments_refused(&error) {
-                        // Perhaps the path has a smaller MTU, perhaps the device cannot;
-                        // either way the socket goes on without.
-                        self.segments.store(false, Relaxed);
+                    let (run, sender) = (gathered.runs[next], &gathered.senders[next]);
+                    if run.count > 1 {
+                        limit_segments(sender, run, &error);
                     }
                     // One by one: that tells apart what waits, what failed and what was
                     // an error of an earlier datagram.
                     for piece in run.split() {
                         let datagram = &gathered.bytes[piece.start..piece.start + piece.len];
-                        self.send(&gathered.senders[next], datagram);
+                        self.send(sender, datagram);
                     }
                     next += 1;
                 }
             }
         }
-        gathered.clear();
     }
 
     fn wait(&self, shared: &Arc<Shared>, datagram: &[u8]) {
@@ -176,51 +228,60 @@ impl DatagramSocket {
         let Some(queue) = &mut *waiting else {
             return;
         };
-        let total = shared.core.add_queued(datagram.len());
-        if total > self.worker.common.limits.max_queued_total {
-            // A datagram may be lost; that is better than memory without bound.
-            shared.core.sub_queued(datagram.len());
-            drop(waiting);
-            let full = io::Error::other("too much is queued on all connections together");
-            return self.not_sent(shared, datagram.len(), &full);
-        }
-        queue.push_back(Waiting {
+        let len = datagram.len();
+        let total = shared.core.add_queued(Waiting::size(len));
+        // Uncounts what was just counted, if it is dropped.
+        let datagram_waits = Waiting {
             shared: Arc::clone(shared),
-            datagram: Bytes::copy_from_slice(datagram),
-        });
-        self.waiting_count.store(queue.len(), Relaxed);
-        let first = queue.len() == 1;
+            len,
+        };
+        if total > self.home.worker.common.limits.max_queued_total {
+            // A datagram may be lost; that is better than memory without bound.
+            drop(waiting);
+            drop(datagram_waits);
+            let full = io::Error::other("too much is queued on all connections together");
+            return self.not_sent(shared, len, full);
+        }
+        queue.bytes.extend_from_slice(datagram);
+        queue.datagrams.push_back(datagram_waits);
+        self.waiting_count.store(queue.datagrams.len(), Relaxed);
+        let first = queue.datagrams.len() == 1;
         drop(waiting);
         if first {
             self.attend();
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Waiting>>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<Queue>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn not_sent(&self, shared: &Arc<Shared>, len: usize, error: &io::Error) {
-        let totals = &self.worker.common.totals;
+    fn not_sent(&self, shared: &Arc<Shared>, len: usize, error: io::Error) {
+        let totals = &self.home.worker.common.totals;
         totals.dropped_not_sent.fetch_add(1, Relaxed);
-        warn_limited!(peer = %shared.core.peer(), len, %error, "datagram not sent");
-        self.except(shared, Exception::NotSent { len });
+        self.except(shared, Exception::NotSent { len }, error);
     }
 
-    fn except(&self, shared: &Arc<Shared>, exception: Exception) {
+    fn except(&self, shared: &Arc<Shared>, exception: Exception, error: io::Error) {
         let core = &shared.core;
         let exceptions = self.exceptions.lock();
         let mut exceptions = exceptions.unwrap_or_else(PoisonError::into_inner);
-        // Whoever sends faster than its errors are told hears of fewer.
-        if exceptions.len() < 1024 {
-            exceptions.push((core.place(), core.id, exception));
+        // Bounded: beyond this many undelivered errors, further ones are dropped.
+        if exceptions.len() < MAX_EXCEPTIONS {
+            exceptions.push(SendFailure {
+                place: core.place(),
+                id: core.id,
+                peer: core.peer(),
+                exception,
+                error,
+            });
         }
         drop(exceptions);
         self.attend();
     }
 
     /// What went wrong in sending since this was last asked.
-    pub(crate) fn take_exceptions(&self) -> Vec<(Place, ConnectionId, Exception)> {
+    pub(crate) fn take_exceptions(&self) -> Vec<SendFailure> {
         let exceptions = self.exceptions.lock();
         std::mem::take(&mut *exceptions.unwrap_or_else(PoisonError::into_inner))
     }
@@ -229,48 +290,88 @@ impl DatagramSocket {
     pub(crate) fn discard(&self) {
         let mut waiting = self.waiting();
         let forgotten = waiting.as_mut().map(std::mem::take);
-        self.forget(waiting, forgotten);
+        self.waiting_count.store(0, Relaxed);
+        drop(waiting);
+        drop(forgotten);
     }
 
     /// Forgets what waits, and whatever comes.
     pub(crate) fn finish(&self) {
-        let mut waiting = self.waiting();
-        let forgotten = waiting.take();
-        self.forget(waiting, forgotten);
-    }
-
-    fn forget(
-        &self,
-        waiting: MutexGuard<'_, Option<VecDeque<Waiting>>>,
-        forgotten: Option<VecDeque<Waiting>>,
-    ) {
+        let forgotten = self.waiting().take();
         self.waiting_count.store(0, Relaxed);
-        drop(waiting);
-        for Waiting { shared, datagram } in forgotten.into_iter().flatten() {
-            shared.core.sub_queued(datagram.len());
-        }
+        drop(forgotten);
     }
 
-    /// Sends what waits, as far as the socket takes it. Returns whose datagrams went.
-    pub(crate) fn flush(&self) -> Vec<Arc<Shared>> {
-        let mut flushed = Vec::new();
-        while self.has_waiting() {
+    /// Sends what waits, as far as the socket takes it, `budget` datagrams at most.
+    pub(crate) fn flush(&self, mut budget: usize) -> Flushed {
+        let mut senders = Vec::new();
+        while budget > 0 && self.has_waiting() {
             let mut waiting = self.waiting();
             let Some(queue) = &mut *waiting else {
                 break;
             };
-            let Some(Waiting { shared, datagram }) = queue.front() else {
-                break;
+            let done = match self.flush_some(queue, budget.min(FLUSH_BATCH)) {
+                0 => break,
+                done => done,
             };
-            if !self.try_send(shared, datagram) {
-                break;
+            budget -= done;
+            let len = queue.datagrams.iter().take(done).map(|one| one.len).sum();
+            queue.bytes.advance(len);
+            senders.extend(
+                queue
+                    .datagrams
+                    .drain(..done)
+                    .map(|one| Arc::clone(&one.shared)),
+            );
+            if queue.datagrams.is_empty() {
+                *queue = Queue::default();
             }
-            if let Some(sent) = queue.pop_front() {
-                self.waiting_count.store(queue.len(), Relaxed);
-                sent.shared.core.sub_queued(sent.datagram.len());
-                flushed.push(sent.shared);
+            self.waiting_count.store(queue.datagrams.len(), Relaxed);
+        }
+        Flushed {
+            senders,
+            more: budget == 0 && self.has_waiting(),
+        }
+    }
+
+    /// Sends datagrams from the front of the queue in one call. Returns how many are done with.
+    fn flush_some(&self, queue: &Queue, most: usize) -> usize {
+        let mut start = 0;
+        let datagrams = queue.datagrams.iter().take(most);
+        let runs: Vec<Run> = datagrams
+            .map(|one| {
+                let run = Run::single(one.shared.core.route(), start, one.len);
+                start += one.len;
+                run
+            })
+            .collect();
+        match sys::send_runs(&self.socket, &queue.bytes, &runs, self.connected) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                // By itself: that tells apart what waits, what failed and what was an error of
+                // an earlier datagram.
+                let Some(first) = queue.datagrams.front() else {
+                    return 0;
+                };
+                usize::from(self.try_send(&first.shared, &queue.bytes[..first.len]))
             }
         }
-        flushed
+    }
+}
+
+/// The system refused a run to this peer: from here on its datagrams go out in smaller runs, or
+/// singly. Others are not concerned, since the way to them is another.
+fn limit_segments(sender: &Shared, run: Run, error: &io::Error) {
+    let Wire::Datagrams(on) = &sender.core.wire else {
+        return;
+    };
+    if sys::cannot_segment(error) {
+        on.max_segment.store(0, Relaxed);
+    } else if sys::too_large(error) {
+        // What fits one piece is found at the first smaller datagrams.
+        let smaller = run.segment.saturating_sub(1);
+        on.max_segment
+            .fetch_min(u16::try_from(smaller).unwrap_or(u16::MAX), Relaxed);
     }
 }

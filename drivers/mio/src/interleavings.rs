@@ -8,11 +8,15 @@
 
 use crate::common::Common;
 use crate::connection::Connection;
-use crate::mailbox::{Command, WorkerHandle};
+use crate::listening::{Home, Listening, StreamListener};
+use crate::mailbox::{Accepted, Command, WorkerHandle};
+use crate::seat::Permit;
 use crate::socket::SocketOptions;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use crate::worker::Worker;
-use cubenet_core::{CloseReason, Handler, Limits, Link, Message, SendError};
+use cubenet_core::{
+    AddressLimits, CloseReason, Handler, Limits, Link, Message, SendError, Transport,
+};
 use mio::{Events, Poll};
 use shuttle::thread;
 use std::io::Read;
@@ -76,7 +80,8 @@ impl Scene {
             stream_buffer: Some(4_096),
             ..SocketOptions::default()
         };
-        let common = Arc::new(Common::new(limits, options, (1, 2)));
+        let addresses = AddressLimits::default();
+        let common = Arc::new(Common::new(limits.clone(), options, addresses, (1, 2)));
         let poll = Poll::new().unwrap();
         let handle = WorkerHandle::new(Arc::clone(&common), &poll).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -93,10 +98,18 @@ impl Scene {
             Some(Box::new(Recorder(Arc::clone(&of_handler))) as _)
         };
         // As the acceptor does.
-        assert!(common.reserve());
-        handle.load.fetch_add(1, SeqCst);
-        let command = Command::Accept(stream, address, Arc::new(accept));
-        handle.post(command).unwrap();
+        let home = Home::with_each(&[Arc::clone(&handle)], &Arc::new(limits)).remove(0);
+        let permit = Permit::take(&home, Transport::Tcp, None).ok().unwrap();
+        let listening = Listening::new(Box::new(accept), None);
+        let socket = mio::net::TcpListener::from_std(listener);
+        let accepted = Accepted {
+            stream,
+            peer: address,
+            home,
+            listener: StreamListener::new(1, socket, listening, Vec::new()),
+            permit,
+        };
+        assert!(handle.post(Command::Accept(accepted)).is_ok());
         let mut worker = Worker::new(poll, handle);
         let mut events = Events::with_capacity(8);
         turn(&mut worker, &mut events, QUIET);

@@ -43,6 +43,7 @@
 
 mod acceptor;
 mod address;
+mod budget;
 mod common;
 mod connection;
 mod datagram;
@@ -50,28 +51,36 @@ mod error;
 #[cfg(all(test, cubenet_shuttle))]
 mod interleavings;
 mod link;
+mod listening;
+mod log;
 mod mailbox;
 mod metrics;
 mod network;
 mod output;
 mod peers;
+mod seat;
 mod shared;
 mod socket;
 mod stream;
 mod sync;
 mod sys;
 mod timers;
-mod trouble;
+mod user;
+mod wake;
 mod worker;
 
 pub use connection::Connection;
+pub use cubenet_core::address::{AddressLimits, Prefix, PrefixError};
+pub use cubenet_core::demux::Admission;
 pub use cubenet_core::{
     CloseReason, ConnectionId, Exception, Frame, FrameError, FullPolicy, Handler, Instant,
     LimitError, Limits, Link, Message, SendError, Timeout, Transport,
 };
 pub use error::{ConnectError, Error};
 pub use metrics::Metrics;
-pub use network::{Builder, Listener, Network};
+pub use network::{Builder, ListenOptions, Listener, Network};
+#[cfg(cubenet_faults)]
+pub use sys::faults;
 
 /// The code in the README is compiled with the tests.
 #[cfg(doctest)]

@@ -1,14 +1,11 @@
 //! A connection inside one of its callbacks.
 
-use crate::metrics::Tally;
 use crate::output::Output;
 use crate::shared::{Shared, Wire};
 use cubenet_core::queue::SHARE_FROM;
-use cubenet_core::{ConnectionId, Frame, Instant, Link, SendError};
-use std::any::Any;
+use cubenet_core::{CloseReason, ConnectionId, Frame, Instant, Link, SendError};
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 pub(crate) struct CallbackLink<'a> {
@@ -31,8 +28,7 @@ impl Link for CallbackLink<'_> {
     }
 
     fn abort(&mut self) {
-        self.output.borrow_mut().discard_frames();
-        self.shared.abort();
+        abort(self.output, self.shared);
     }
 
     fn is_closed(&self) -> bool {
@@ -88,30 +84,12 @@ pub(crate) fn send_frame(
 pub(crate) fn close(output: &RefCell<Output>, shared: &Arc<Shared>) {
     if shared.core.is_open() {
         output.borrow_mut().before_close(shared);
-        shared.close_said();
+        shared.close();
     }
 }
 
-/// Runs a callback. A panic in it is counted and reported, and ends there: `None`.
-pub(crate) fn guarded<R>(
-    what: &str,
-    id: ConnectionId,
-    tally: &mut Tally,
-    callback: impl FnOnce() -> R,
-) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(callback)) {
-        Ok(answer) => Some(answer),
-        Err(panic) => {
-            report_panic(what, id, tally, &*panic);
-            None
-        }
-    }
-}
-
-fn report_panic(what: &str, id: ConnectionId, tally: &mut Tally, panic: &(dyn Any + Send)) {
-    tally.panics += 1;
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let text = text.unwrap_or("not a text");
-    tracing::error!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
+/// Aborts a connection from inside one of its callbacks, or of its socket's.
+pub(crate) fn abort(output: &RefCell<Output>, shared: &Shared) {
+    output.borrow_mut().discard(shared);
+    shared.abort(CloseReason::Local);
 }

@@ -5,12 +5,13 @@ use crate::common::Common;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::ConnectError;
+use crate::listening::{Home, Listening, StreamListener};
+use crate::seat::Permit;
 use crate::shared::{Place, Shared, Wire};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::{Mutex, MutexGuard};
 use crate::timers::MAX_INDEX;
 use cubenet_core::{ConnectionId, Handler, Instant, Sender};
-use mio::event::Source;
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Poll, Registry, Token, Waker};
 use std::io;
@@ -20,8 +21,6 @@ use std::sync::{Arc, PoisonError};
 /// The token of the worker's own waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
-/// Asks the application about a new peer.
-pub(crate) type AcceptFn = dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync;
 /// Tells the application how its call went.
 pub(crate) type ConnectFn =
     Box<dyn FnOnce(Result<&Connection, ConnectError>) -> Option<Box<dyn Handler + Send>> + Send>;
@@ -31,27 +30,43 @@ pub(crate) struct WorkerHandle {
     pub(crate) common: Arc<Common>,
     registry: Registry,
     waker: Waker,
-    /// `None` once the worker has ended.
-    mailbox: Mutex<Option<Vec<Command>>>,
+    mailbox: Mutex<Mailbox>,
     entries: Mutex<EntryNumbers>,
     /// Connections it has or will have.
     pub(crate) load: AtomicUsize,
 }
 
+struct Mailbox {
+    /// `None` once the worker has ended.
+    commands: Option<Vec<Command>>,
+    /// The worker was woken and has not looked since.
+    woken: bool,
+}
+
 /// What other threads ask of a worker.
 pub(crate) enum Command {
-    /// Look at a connection or a datagram socket: something waits, or it closes.
+    /// Look at a connection or a datagram socket: something waits, or it closes. Of each there
+    /// is at most one such command in the mailbox; see [`Wake`](crate::wake::Wake).
     Attend(Place, ConnectionId),
     /// A stream that was accepted.
-    Accept(TcpStream, SocketAddr, Arc<AcceptFn>),
+    Accept(Accepted),
     /// A stream on its way to its peer.
-    Call(Arc<Shared>, ConnectFn),
+    Call(Arc<Shared>, Permit, ConnectFn),
     /// A datagram socket to listen on.
-    Listen(Arc<DatagramSocket>, Arc<AcceptFn>),
+    Listen(Arc<DatagramSocket>, Arc<Listening>),
     /// A datagram socket that was connected to a peer.
-    Connect(Arc<DatagramSocket>, Arc<Shared>, ConnectFn),
+    Connect(Arc<DatagramSocket>, Arc<Shared>, Permit, ConnectFn),
     /// Close everything, abort at this moment what has not closed by then, and end.
     Stop(Instant),
+}
+
+/// A stream that was accepted, on its way to its worker.
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) home: Arc<Home>,
+    pub(crate) listener: Arc<StreamListener>,
+    pub(crate) permit: Permit,
 }
 
 /// The numbers under which a worker keeps what it polls. They are given out by whoever
@@ -62,30 +77,42 @@ struct EntryNumbers {
     next: u32,
 }
 
+/// What can be registered.
+#[cfg(not(cubenet_faults))]
+use mio::event::Source as Socket;
+#[cfg(cubenet_faults)]
+trait Socket: mio::event::Source + std::os::fd::AsRawFd {}
+#[cfg(cubenet_faults)]
+impl<S: mio::event::Source + std::os::fd::AsRawFd> Socket for S {}
+
 impl WorkerHandle {
     pub(crate) fn new(common: Arc<Common>, poll: &Poll) -> io::Result<Arc<Self>> {
         Ok(Arc::new(WorkerHandle {
             common,
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKER)?,
-            mailbox: Mutex::new(Some(Vec::new())),
+            mailbox: Mutex::new(Mailbox {
+                commands: Some(Vec::new()),
+                woken: false,
+            }),
             entries: Mutex::default(),
             load: AtomicUsize::new(0),
         }))
     }
 
-    /// Leaves `command` for the worker and wakes it, unless that was done already. `None`
-    /// if the worker has ended.
-    pub(crate) fn post(&self, command: Command) -> Option<()> {
+    /// Leaves `command` for the worker and wakes it, unless that was done already. Gives it
+    /// back if the worker has ended.
+    pub(crate) fn post(&self, command: Command) -> Result<(), Command> {
         let mut mailbox = self.mailbox();
-        let commands = mailbox.as_mut()?;
+        let Some(commands) = &mut mailbox.commands else {
+            return Err(command);
+        };
         commands.push(command);
-        let first = commands.len() == 1;
-        drop(mailbox);
-        if first && let Err(error) = self.waker.wake() {
-            tracing::error!(%error, "cannot wake a worker");
+        if !mailbox.woken {
+            // Should it fail, the next command tries again.
+            mailbox.woken = self.waker.wake().is_ok();
         }
-        Some(())
+        Ok(())
     }
 
     /// Asks the worker to look at a connection or a datagram socket.
@@ -94,9 +121,24 @@ impl WorkerHandle {
         let _ = self.post(Command::Attend(place, id));
     }
 
-    /// What other threads have left.
-    pub(crate) fn mailbox(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What other threads have left.
+    pub(crate) fn take_commands(&self) -> Vec<Command> {
+        let mut mailbox = self.mailbox();
+        mailbox.woken = false;
+        mailbox
+            .commands
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// The same for the last time: nothing can be left from here on.
+    pub(crate) fn close_mailbox(&self) -> Vec<Command> {
+        self.mailbox().commands.take().unwrap_or_default()
     }
 
     fn entries(&self) -> MutexGuard<'_, EntryNumbers> {
@@ -109,7 +151,9 @@ impl WorkerHandle {
     }
 
     /// Registers a socket, for life, and returns the number it will have.
-    fn register(&self, socket: &mut impl Source) -> io::Result<u32> {
+    fn register(&self, socket: &mut impl Socket, interest: Interest) -> io::Result<u32> {
+        #[cfg(cubenet_faults)]
+        let raw = socket.as_raw_fd();
         let entry = {
             let mut entries = self.entries();
             match entries.free.pop() {
@@ -123,16 +167,19 @@ impl WorkerHandle {
                 }
             }
         };
-        let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self
             .registry
             .register(socket, Token(entry as usize), interest);
         if registered.is_err() {
             self.entries().free.push(entry);
         }
+        #[cfg(cubenet_faults)]
+        crate::sys::faults::registered(raw, &self.registry, Token(entry as usize), interest);
         registered.map(|()| entry)
     }
+}
 
+impl Home {
     /// Makes a connection of a stream. The worker must be told of it.
     pub(crate) fn share_stream(
         self: &Arc<Self>,
@@ -140,10 +187,11 @@ impl WorkerHandle {
         peer: SocketAddr,
         sender: Sender,
     ) -> io::Result<Arc<Shared>> {
-        let entry = self.register(&mut stream)?;
+        let interest = crate::sys::STREAM_INTEREST;
+        let entry = self.worker.register(&mut stream, interest)?;
         let wire = Wire::Stream {
             stream,
-            worker: Arc::clone(self),
+            home: Arc::clone(self),
         };
         Ok(Shared::new(wire, peer, entry, sender))
     }
@@ -155,13 +203,9 @@ impl WorkerHandle {
         listens: bool,
     ) -> io::Result<Arc<DatagramSocket>> {
         let local = socket.local_addr()?;
-        let entry = self.register(&mut socket)?;
-        Ok(DatagramSocket::new(
-            socket,
-            local,
-            Arc::clone(self),
-            entry,
-            listens,
-        ))
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let entry = self.worker.register(&mut socket, interest)?;
+        let home = Arc::clone(self);
+        Ok(DatagramSocket::new(socket, local, home, entry, listens))
     }
 }

@@ -16,6 +16,9 @@ macro_rules! counters {
             pub open: u64,
             /// Bytes accepted by `send` that wait to be sent now.
             pub queued_bytes: u64,
+            /// Bytes of input held now: frames of which a part has arrived, and what was read
+            /// and not yet delivered.
+            pub held_bytes: u64,
             $($(#[$doc])* pub $name: u64,)*
             /// Connections closed, by [`CloseReason::kind`].
             pub closed_by: [u64; CloseReason::KINDS],
@@ -44,10 +47,16 @@ macro_rules! counters {
         }
 
         impl Totals {
-            pub(crate) fn snapshot(&self, open: usize, queued_bytes: usize) -> Metrics {
+            pub(crate) fn snapshot(
+                &self,
+                open: usize,
+                queued_bytes: usize,
+                held_bytes: usize,
+            ) -> Metrics {
                 Metrics {
                     open: open as u64,
                     queued_bytes: queued_bytes as u64,
+                    held_bytes: held_bytes as u64,
                     $($name: self.$name.load(Relaxed),)*
                     closed_by: std::array::from_fn(|kind| self.closed_by[kind].load(Relaxed)),
                 }
@@ -65,6 +74,8 @@ counters! {
     connect_failed,
     /// Connections turned away: by the application, or because the table was full.
     refused,
+    /// Of those, connections whose peer's address had, or opened, too many.
+    refused_by_address,
     /// Times that `accept` failed for lack of descriptors or memory.
     accept_failed,
     /// Messages received and handed to a handler.
@@ -79,10 +90,10 @@ counters! {
     dropped_too_long,
     /// Datagrams dropped: from a new peer, and the table was full.
     dropped_table_full,
-    /// Datagrams dropped: from a new peer that the application did not admit, or to a
-    /// listener that was closed.
+    /// Datagrams dropped: from a new peer that the application or its admission hook did not
+    /// admit, or to a listener that was closed.
     dropped_not_admitted,
-    /// Datagrams dropped: empty, from nobody known.
+    /// Datagrams dropped: empty, from nobody known, or where empty datagrams close nothing.
     dropped_empty,
     /// Datagrams dropped: their connection was paused.
     dropped_paused,
@@ -131,8 +142,13 @@ impl fmt::Display for Metrics {
         writeln!(f)?;
         writeln!(
             f,
-            "messages: {} in ({} bytes), {} out ({} bytes), {} bytes queued",
-            self.messages_in, self.bytes_in, self.messages_out, self.bytes_out, self.queued_bytes
+            "messages: {} in ({} bytes), {} out ({} bytes), {} bytes queued, {} held",
+            self.messages_in,
+            self.bytes_in,
+            self.messages_out,
+            self.bytes_out,
+            self.queued_bytes,
+            self.held_bytes
         )?;
         write!(f, "datagrams dropped: {}", self.dropped_total())?;
         let dropped = [

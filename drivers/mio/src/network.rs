@@ -1,22 +1,27 @@
 //! The network: its threads, and what an application asks of it.
 
 use crate::acceptor::{Acceptor, AcceptorHandle, Order, least_loaded};
-use crate::common::{Common, next_id};
+use crate::common::{Common, NoRoom, next_id};
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::{ConnectError, Error};
-use crate::mailbox::{AcceptFn, Command, ConnectFn, WorkerHandle};
+use crate::listening::{AdmitFn, Home, Listening, StreamListener};
+use crate::log::debug;
+use crate::mailbox::{Command, ConnectFn, WorkerHandle};
 use crate::metrics::Metrics;
+use crate::output::is_network_thread;
+use crate::seat::Permit;
 use crate::shared::{OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
+use crate::sync::atomic::AtomicU16;
 use crate::worker::Worker;
-use cubenet_core::{Handler, Limits, Sender, Transport};
+use cubenet_core::demux::Admission;
+use cubenet_core::{AddressLimits, Handler, Limits, Sender, Transport};
 use mio::Poll;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -37,6 +42,7 @@ use std::time::Duration;
 pub struct Builder {
     workers: usize,
     limits: Limits,
+    addresses: AddressLimits,
     options: SocketOptions,
 }
 
@@ -53,6 +59,14 @@ impl Builder {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// What one peer address may have: connections, and new ones in a second. Default:
+    /// [`AddressLimits::default`], which limits nothing.
+    #[must_use]
+    pub fn address_limits(mut self, limits: AddressLimits) -> Self {
+        self.addresses = limits;
         self
     }
 
@@ -87,6 +101,17 @@ impl Builder {
         self
     }
 
+    /// Bytes that a stream's kernel buffer may hold beyond what is under way to the peer
+    /// (`TCP_NOTSENT_LOWAT`, on Linux and Apple's systems). Default 128 KiB: a peer that reads
+    /// nothing holds no more of the kernel's memory than that, and one that reads is not slowed
+    /// down, since the bytes under way are not counted. What is over it waits in the
+    /// connection's queue, where [`max_queued`](Limits::max_queued) bounds it.
+    #[must_use]
+    pub fn stream_unsent(mut self, bytes: u32) -> Self {
+        self.options.stream_unsent = bytes;
+        self
+    }
+
     /// Bytes of the kernel's send and receive buffers of each datagram socket. Default
     /// 4 MiB, since all peers of a listener share it; the system may cap it
     /// (`net.core.rmem_max`).
@@ -107,11 +132,17 @@ impl Builder {
                 .iter()
                 .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
         };
-        let common = Common::new(self.limits, self.options, (half(low), half(high)));
+        let common = Common::new(
+            self.limits,
+            self.options,
+            self.addresses,
+            (half(low), half(high)),
+        );
         let common = Arc::new(common);
         let inner = Inner {
             common,
             workers: Vec::new(),
+            homes: Vec::new(),
             acceptor: None,
             stopping: AtomicBool::new(false),
             threads: Mutex::new(None),
@@ -139,9 +170,9 @@ fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
             poll,
             handle: Arc::clone(&handle),
             common: Arc::clone(&inner.common),
-            workers: inner.workers.clone(),
             listeners: std::collections::HashMap::new(),
         };
+        inner.homes = Home::with_each(&inner.workers, &Arc::new(inner.common.limits.clone()));
         let name = String::from("cubenet-acceptor");
         let run = move || acceptor.run();
         threads.push(thread::Builder::new().name(name).spawn(run)?);
@@ -160,6 +191,8 @@ fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
 struct Inner {
     common: Arc<Common>,
     workers: Vec<Arc<WorkerHandle>>,
+    /// Where connections live that have the limits of the network.
+    homes: Vec<Arc<Home>>,
     acceptor: Option<Arc<AcceptorHandle>>,
     stopping: AtomicBool,
     /// `None` once somebody joins them.
@@ -173,11 +206,11 @@ impl Inner {
     fn stop(&self, deadline: Duration) {
         if !self.stopping.swap(true, SeqCst) {
             if let Some(acceptor) = &self.acceptor {
-                acceptor.post(Order::Stop);
+                let _ = acceptor.post(Order::Stop);
             }
             let deadline = self.common.now().after(deadline);
             for worker in &self.workers {
-                worker.post(Command::Stop(deadline));
+                let _ = worker.post(Command::Stop(deadline));
             }
             // A callback cannot wait for the thread it runs on; somebody else will.
             if self.is_own_thread() {
@@ -238,6 +271,7 @@ impl Network {
         Builder {
             workers: thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
+            addresses: AddressLimits::default(),
             options: SocketOptions::default(),
         }
     }
@@ -258,12 +292,29 @@ impl Network {
         address: impl ToSocketAddrs + fmt::Debug,
         accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
     ) -> Result<Listener, Error> {
-        let accept: Arc<AcceptFn> =
-            Arc::new(move |connection: &Connection| Some(Box::new(accepted(connection)?) as _));
+        self.listen_with(ListenOptions::new(), transport, address, accepted)
+    }
+
+    /// Like [`Network::listen`], with limits or an admission hook of this listener's own.
+    pub fn listen_with<H: Handler + Send + 'static>(
+        &self,
+        options: ListenOptions,
+        transport: Transport,
+        address: impl ToSocketAddrs + fmt::Debug,
+        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
+    ) -> Result<Listener, Error> {
+        let accept = move |connection: &Connection| Some(Box::new(accepted(connection)?) as _);
+        let listening = Listening::new(Box::new(accept), options.admit);
+        let homes = match options.limits {
+            None => self.inner.homes.clone(),
+            Some(limits) => {
+                let limits = self.inner.limits_of_listener(&limits)?;
+                Home::with_each(&self.inner.workers, &Arc::new(limits))
+            }
+        };
         let mut failed = None;
         for address in resolve(&address)? {
-            let listening = self.listen_on(transport, address, &accept);
-            match listening {
+            match self.listen_on(transport, address, &listening, &homes) {
                 Err(error @ Error::Listen { .. }) => failed = Some(error),
                 outcome => return outcome,
             }
@@ -275,23 +326,32 @@ impl Network {
         &self,
         transport: Transport,
         address: SocketAddr,
-        accept: &Arc<AcceptFn>,
+        listening: &Arc<Listening>,
+        homes: &[Arc<Home>],
     ) -> Result<Listener, Error> {
         self.check_running()?;
         let listened = match transport {
-            Transport::Tcp => self.listen_stream(address, accept),
-            Transport::Udp => self.listen_datagrams(address, accept),
+            Transport::Tcp => self.listen_stream(address, listening, homes),
+            Transport::Udp => self.listen_datagrams(address, listening, homes),
         };
-        let (local, socket) = listened.map_err(|source| Error::Listen {
-            transport,
-            address,
-            source,
-        })?;
+        let (local, socket) = match listened {
+            Ok(listened) => listened,
+            // A stop that raced is what went wrong.
+            Err(_) if self.check_running().is_err() => return Err(Error::Stopped),
+            Err(source) => {
+                return Err(Error::Listen {
+                    transport,
+                    address,
+                    source,
+                });
+            }
+        };
         let local = canonical(local);
-        tracing::debug!(%transport, %local, "listening");
+        debug!(%transport, %local, "listening");
         Ok(Listener {
             transport,
             local,
+            listening: Arc::clone(listening),
             socket,
         })
     }
@@ -299,31 +359,33 @@ impl Network {
     fn listen_stream(
         &self,
         address: SocketAddr,
-        accept: &Arc<AcceptFn>,
+        listening: &Arc<Listening>,
+        homes: &[Arc<Home>],
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
-        let listener = self.inner.common.options.listen_stream(address)?;
-        let local = listener.local_addr()?;
+        let mut socket = self.inner.common.options.listen_stream(address)?;
+        let local = socket.local_addr()?;
         let number = next_id().0;
         let acceptor = self.inner.acceptor.as_ref().ok_or_else(stopped)?;
-        let (reply, answer) = sync_channel(1);
-        let order = Order::Listen(number, listener, Arc::clone(accept), reply);
-        acceptor.post(order);
-        answer.recv().map_err(|_| stopped())??;
-        Ok((local, ListenerSocket::Stream(number, Arc::clone(acceptor))))
+        acceptor.register(number, &mut socket)?;
+        let listening = Arc::clone(listening);
+        let listener = StreamListener::new(number, socket, listening, homes.to_vec());
+        let order = Order::Listen(Arc::clone(&listener));
+        acceptor.post(order).map_err(|_| stopped())?;
+        let acceptor = Arc::clone(acceptor);
+        Ok((local, ListenerSocket::Stream(listener, acceptor)))
     }
 
     fn listen_datagrams(
         &self,
         address: SocketAddr,
-        accept: &Arc<AcceptFn>,
+        listening: &Arc<Listening>,
+        homes: &[Arc<Home>],
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
         let socket = self.inner.common.options.listen_datagrams(address)?;
-        let worker = least_loaded(&self.inner.workers);
-        // It is no connection yet; its peers will count.
-        worker.load.fetch_sub(1, Relaxed);
-        let socket = worker.share_datagrams(socket, true)?;
-        let command = Command::Listen(Arc::clone(&socket), Arc::clone(accept));
-        worker.post(command).ok_or_else(stopped)?;
+        let home = least_loaded(homes);
+        let socket = home.share_datagrams(socket, true)?;
+        let command = Command::Listen(Arc::clone(&socket), Arc::clone(listening));
+        home.worker.post(command).map_err(|_| stopped())?;
         let weak = Arc::downgrade(&socket);
         Ok((socket.local, ListenerSocket::Datagrams(weak)))
     }
@@ -335,7 +397,7 @@ impl Network {
     /// has answered, before anything of it is delivered, to return its handler, or `None`
     /// to close it; or with the reason why there is none. Over UDP there is nothing to wait
     /// for: it is called at once, and an absent peer shows in
-    /// [`Handler::excepted`] at the earliest.
+    /// [`Handler::excepted`] at the earliest. If this returns an error, it is dropped uncalled.
     ///
     /// Of several addresses that a name resolves to, the first is called. Resolving a name
     /// may block; an address in numbers does not.
@@ -347,68 +409,73 @@ impl Network {
     ) -> Result<Connection, Error> {
         self.check_running()?;
         let address = resolve(&address)?[0];
-        let common = &self.inner.common;
-        if !common.reserve() {
-            return Err(Error::TooManyConnections {
-                limit: common.limits.max_connections,
-            });
-        }
-        let worker = least_loaded(&self.inner.workers);
+        let home = least_loaded(&self.inner.homes);
+        let permit = Permit::take(home, transport, None).map_err(|_: NoRoom| {
+            let limit = self.inner.common.limits.max_connections;
+            Error::TooManyConnections { limit }
+        })?;
         let connected: ConnectFn = Box::new(|outcome| Some(Box::new(connected(outcome)?) as _));
         let called = match transport {
-            Transport::Tcp => self.call_stream(worker, address, connected),
-            Transport::Udp => self.call_datagrams(worker, address, connected),
+            Transport::Tcp => self.call_stream(home, address, permit, connected),
+            Transport::Udp => self.call_datagrams(home, address, permit, connected),
         };
         let called = called.and_then(|(shared, command)| {
             let connection = Connection::new(&shared);
-            worker.post(command).ok_or_else(stopped)?;
-            tracing::debug!(connection = %connection.id(), %transport, %address, "calling");
+            home.worker.post(command).map_err(|_| stopped())?;
             Ok(connection)
         });
-        called.map_err(|source| {
-            common.release();
-            worker.load.fetch_sub(1, Relaxed);
-            Error::Connect {
+        match called {
+            Ok(connection) => {
+                debug!(connection = %connection.id(), %transport, %address, "calling");
+                Ok(connection)
+            }
+            // A stop that raced is what went wrong.
+            Err(_) if self.check_running().is_err() => Err(Error::Stopped),
+            Err(source) => Err(Error::Connect {
                 transport,
                 address,
                 source,
-            }
-        })
+            }),
+        }
     }
 
     /// Begins a call. Returns the connection to be, and what to tell the worker.
     fn call_stream(
         &self,
-        worker: &Arc<WorkerHandle>,
+        home: &Arc<Home>,
         address: SocketAddr,
+        permit: Permit,
         connected: ConnectFn,
     ) -> io::Result<(Arc<Shared>, Command)> {
         let common = &self.inner.common;
         let stream = common.options.call_stream(address)?;
         let sender = Sender::connecting(Transport::Tcp, common.now());
-        let shared = worker.share_stream(stream, address, sender)?;
-        Ok((Arc::clone(&shared), Command::Call(shared, connected)))
+        let shared = home.share_stream(stream, address, sender)?;
+        let command = Command::Call(Arc::clone(&shared), permit, connected);
+        Ok((shared, command))
     }
 
     /// The same over UDP, where there is nothing to wait for.
     fn call_datagrams(
         &self,
-        worker: &Arc<WorkerHandle>,
+        home: &Arc<Home>,
         address: SocketAddr,
+        permit: Permit,
         connected: ConnectFn,
     ) -> io::Result<(Arc<Shared>, Command)> {
         let common = &self.inner.common;
         let socket = common.options.call_datagrams(address)?;
         // The system may have made it more precise, and that is who will answer.
         let address = socket.peer_addr()?;
-        let socket = worker.share_datagrams(socket, false)?;
+        let socket = home.share_datagrams(socket, false)?;
         let wire = Wire::Datagrams(Box::new(OnSocket {
+            max_segment: AtomicU16::new(socket.max_segment()),
             socket: Arc::clone(&socket),
             source: None,
         }));
         let sender = Sender::connecting(Transport::Udp, common.now());
         let shared = Shared::new(wire, address, 0, sender);
-        let command = Command::Connect(socket, Arc::clone(&shared), connected);
+        let command = Command::Connect(socket, Arc::clone(&shared), permit, connected);
         Ok((shared, command))
     }
 
@@ -466,16 +533,95 @@ fn resolve(given: &(impl ToSocketAddrs + fmt::Debug)) -> Result<Vec<SocketAddr>,
     Ok(addresses)
 }
 
+/// What a listener has of its own: limits, and a hook that sees datagrams from new peers before
+/// anything is built for them.
+///
+/// ```
+/// use cubenet_mio::{Admission, Limits, ListenOptions};
+/// let options = ListenOptions::new()
+///     .limits(Limits { max_datagram: 1_200, reserved_peers: 1_000, ..Limits::default() })
+///     .admit(|_peer, datagram| match datagram {
+///         [b'h', b'i', ..] => Admission::Admit,
+///         _ => Admission::Refuse,
+///     });
+/// ```
+#[derive(Default)]
+pub struct ListenOptions {
+    limits: Option<Limits>,
+    admit: Option<Box<AdmitFn>>,
+}
+
+impl ListenOptions {
+    /// The limits of the network, and no hook.
+    pub fn new() -> Self {
+        ListenOptions::default()
+    }
+
+    /// Limits for this listener's connections: lengths, queues, timeouts, peers. What bounds the
+    /// whole network (`max_connections`, `max_queued_total`, `max_held_total`,
+    /// `accepts_per_turn` and the budgets) stays as the network was given it.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// A hook that is called with each datagram from an address that has no connection, before
+    /// anything is built for it, and says what to do. It is for listeners on the open internet,
+    /// where anybody can forge source addresses: look for something in the datagram that a
+    /// forger cannot have, such as a token that was handed out over TLS, and
+    /// [refuse](Admission::Refuse) what has none. It runs on the listener's worker thread, once
+    /// for every such datagram, so it should be quick. Streams are not shown to it.
+    #[must_use]
+    pub fn admit(
+        mut self,
+        hook: impl Fn(SocketAddr, &[u8]) -> Admission + Send + Sync + 'static,
+    ) -> Self {
+        self.admit = Some(Box::new(hook));
+        self
+    }
+}
+
+impl fmt::Debug for ListenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenOptions")
+            .field("limits", &self.limits)
+            .field("admit", &self.admit.is_some())
+            .finish()
+    }
+}
+
+impl Inner {
+    /// The limits of a listener, if they fit each other and the network's.
+    fn limits_of_listener(&self, limits: &Limits) -> Result<Limits, Error> {
+        let network = &self.common.limits;
+        let limits = Limits {
+            max_connections: network.max_connections,
+            max_queued_total: network.max_queued_total,
+            max_held_total: network.max_held_total,
+            accepts_per_turn: network.accepts_per_turn,
+            read_budget: network.read_budget,
+            message_budget: network.message_budget,
+            datagram_budget: network.datagram_budget,
+            time_budget: network.time_budget,
+            ..limits.clone()
+        };
+        limits.validate().map_err(Error::Limits)?;
+        Ok(limits)
+    }
+}
+
 /// An address that is listened on. Dropping it changes nothing: it listens until it is
 /// closed or the network stops.
 pub struct Listener {
     transport: Transport,
     local: SocketAddr,
+    listening: Arc<Listening>,
     socket: ListenerSocket,
 }
 
 enum ListenerSocket {
-    Stream(u64, Arc<AcceptorHandle>),
+    Stream(Arc<StreamListener>, Arc<AcceptorHandle>),
     /// Weak, so that the socket closes with its last connection.
     Datagrams(Weak<DatagramSocket>),
 }
@@ -491,22 +637,28 @@ impl Listener {
         self.transport
     }
 
-    /// Accepts no more. Connections that are there stay. When it returns, the address of a
-    /// stream listener is free; that of a datagram listener is once its last connection
-    /// has closed, since they share its socket.
+    /// Accepts no more. Connections that are there stay. When it returns, no call of `accepted`
+    /// is running or will begin, and the address of a stream listener is free; that of a
+    /// datagram listener is once its last connection has closed, since they share its socket.
+    ///
+    /// Waits for calls of `accepted` that are running. Called from a callback it does not, since
+    /// that could be one of them.
     pub fn close(self) {
-        match self.socket {
-            ListenerSocket::Stream(number, acceptor) => {
-                let (reply, answer) = sync_channel(1);
-                acceptor.post(Order::Close(number, reply));
-                // An acceptor that has ended has closed it.
-                let _ = answer.recv();
+        self.listening.close();
+        match &self.socket {
+            ListenerSocket::Stream(listener, acceptor) => {
+                listener.close();
+                // An acceptor that has ended has forgotten it.
+                let _ = acceptor.post(Order::Forget(listener.number));
             }
             ListenerSocket::Datagrams(socket) => {
                 if let Some(socket) = socket.upgrade() {
                     socket.close();
                 }
             }
+        }
+        if !is_network_thread() {
+            self.listening.wait();
         }
     }
 }

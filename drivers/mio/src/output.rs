@@ -4,17 +4,20 @@
 //! to one datagram socket and all its connections. Whatever they send to themselves in that
 //! time is put here, without a lock and without an allocation; no matter whether they use
 //! their link or a handle, so that the order of their calls is the order on the wire.
+//!
+//! It is borrowed for the length of a call, in which no code of the application's runs.
 
 use crate::common::Common;
 use crate::datagram::DatagramSocket;
 use crate::metrics::Tally;
 use crate::shared::{Core, Out, Outgoing, Shared, Wire};
 use crate::sys::{Route, Run};
-use cubenet_core::SendError;
 use cubenet_core::send::{Backlog, admit};
-use std::cell::{OnceCell, RefCell};
+use cubenet_core::{ConnectionId, SendError};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Gathered bytes that are handed to the system before the batch ends.
 const FLUSH_BYTES: usize = 1 << 16;
@@ -23,6 +26,21 @@ const FLUSH_RUNS: usize = 64;
 
 crate::sync::thread_local! {
     static OF_THIS_THREAD: OnceCell<Rc<RefCell<Output>>> = const { OnceCell::new() };
+}
+
+std::thread_local! {
+    /// Whether this thread is a network's, so that it must not wait for one.
+    static IS_A_NETWORKS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread is a network's from now on.
+pub(crate) fn enter_network_thread() {
+    IS_A_NETWORKS.set(true);
+}
+
+/// Whether this thread is a network's.
+pub(crate) fn is_network_thread() -> bool {
+    IS_A_NETWORKS.get()
 }
 
 pub(crate) struct Output {
@@ -43,6 +61,16 @@ pub(crate) struct Datagrams {
     pub(crate) runs: Vec<Run>,
     /// Whose run it is, by position.
     pub(crate) senders: Vec<Arc<Shared>>,
+    /// How much there was when the callback that runs now began.
+    mark: Mark,
+}
+
+/// A position among gathered datagrams.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// Runs before it, and the last of them, which may have grown since.
+    runs: usize,
+    last: Option<Run>,
 }
 
 impl Output {
@@ -61,10 +89,12 @@ impl Output {
 
     /// The output that gathers for this connection, if this thread is in its callback.
     pub(crate) fn gathering_for(core: &Core) -> Option<Rc<RefCell<Output>>> {
-        OF_THIS_THREAD.with(|output| {
+        // In the destructor of a thread-local of the application's there may be none any more.
+        let of_this_thread = OF_THIS_THREAD.try_with(|output| {
             let output = output.get()?;
             (output.borrow().owner == owner(core)).then(|| Rc::clone(output))
-        })
+        });
+        of_this_thread.ok().flatten()
     }
 
     /// Begins to gather for a stream's connection, or for a datagram socket.
@@ -80,13 +110,7 @@ impl Output {
             own: core.queued() + self.frames.len(),
             total: self.common.queued_total(),
         };
-        match admit(
-            core.state(),
-            core.transport(),
-            len,
-            backlog,
-            &self.common.limits,
-        ) {
+        match admit(core.state(), core.transport(), len, backlog, core.limits()) {
             Ok(()) => {}
             Err(SendError::Full) => {
                 self.flush_frames(shared);
@@ -94,9 +118,9 @@ impl Output {
             }
             Err(error) => return Err(error),
         }
-        match &shared.core.wire {
+        match &core.wire {
             Wire::Stream { .. } => {
-                let header = shared.core.header(payload)?;
+                let header = core.header(payload)?;
                 self.frames.reserve(header.len() + len);
                 self.frames.extend_from_slice(&header);
                 self.frames.extend_from_slice(payload);
@@ -111,32 +135,40 @@ impl Output {
         Ok(())
     }
 
-    /// What the connection that is gathering has sent goes out before it closes; a datagram
-    /// connection says goodbye.
+    /// What a stream that is gathering has sent goes out before it closes. Datagrams are
+    /// gathered in order, and so is the one that closes.
     pub(crate) fn before_close(&mut self, shared: &Arc<Shared>) {
-        match &shared.core.wire {
-            Wire::Stream { .. } => self.flush_frames(shared),
-            Wire::Datagrams(on) => {
-                self.push_datagram(&on.socket, shared, &[]);
-                on.socket.send_gathered(&mut self.datagrams);
-            }
+        if let Wire::Stream { .. } = &shared.core.wire {
+            self.flush_frames(shared);
         }
     }
 
-    /// Forgets what an aborted connection has gathered.
-    pub(crate) fn discard_frames(&mut self) {
-        self.frames.clear();
+    /// A callback of a datagram peer begins.
+    pub(crate) fn begin_callback(&mut self) {
+        let runs = self.datagrams.runs.len();
+        let last = self.datagrams.runs.last().copied();
+        self.datagrams.mark = Mark { runs, last };
     }
 
-    fn push_datagram(
+    /// Forgets what a connection has gathered that was aborted, turned away, or whose callback
+    /// panicked: a stream's frames; the datagrams that the callback has sent.
+    pub(crate) fn discard(&mut self, shared: &Shared) {
+        match &shared.core.wire {
+            Wire::Stream { .. } => self.frames.clear(),
+            Wire::Datagrams(_) => self.datagrams.discard(shared.core.id),
+        }
+    }
+
+    /// Gathers a datagram; an empty one closes the connection at the peer.
+    pub(crate) fn push_datagram(
         &mut self,
-        socket: &Arc<DatagramSocket>,
+        socket: &DatagramSocket,
         shared: &Arc<Shared>,
         payload: &[u8],
     ) {
-        self.datagrams.push(shared, payload, socket.segments());
+        self.datagrams.push(shared, payload);
         if self.datagrams.bytes.len() >= FLUSH_BYTES || self.datagrams.runs.len() >= FLUSH_RUNS {
-            socket.send_gathered(&mut self.datagrams);
+            self.flush_datagrams(socket);
         }
     }
 
@@ -167,21 +199,24 @@ impl Output {
     }
 
     /// Hands the gathered datagrams to their socket.
-    pub(crate) fn flush_datagrams(&mut self, socket: &Arc<DatagramSocket>) {
+    pub(crate) fn flush_datagrams(&mut self, socket: &DatagramSocket) {
         socket.send_gathered(&mut self.datagrams);
+        self.datagrams.clear();
     }
 }
 
 impl Datagrams {
-    fn push(&mut self, shared: &Arc<Shared>, payload: &[u8], segments: bool) {
+    fn push(&mut self, shared: &Arc<Shared>, payload: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
         let route = shared.core.route();
-        let joined = segments
-            && self
-                .runs
-                .last_mut()
-                .is_some_and(|run| run.extend(route, payload.len()));
+        let joined = match (&shared.core.wire, self.runs.last_mut()) {
+            (Wire::Datagrams(on), Some(run)) => {
+                let max_segment = usize::from(on.max_segment.load(Relaxed));
+                run.extend(route, start, payload.len(), max_segment)
+            }
+            _ => false,
+        };
         if !joined {
             self.runs.push(Run::single(route, start, payload.len()));
             self.senders.push(Arc::clone(shared));
@@ -193,10 +228,32 @@ impl Datagrams {
         to_peer.map(|run| run.len).sum()
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Forgets what this connection has gathered since the mark. Its bytes stay, and nothing
+    /// refers to them.
+    fn discard(&mut self, id: ConnectionId) {
+        let Mark { runs, last } = self.mark;
+        let mut at = runs;
+        while at < self.runs.len() {
+            if self.senders[at].core.id == id {
+                self.runs.remove(at);
+                self.senders.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        if let Some(last) = last
+            && let Some(nth) = runs.checked_sub(1)
+            && self.senders[nth].core.id == id
+        {
+            self.runs[nth] = last;
+        }
+    }
+
+    fn clear(&mut self) {
         self.bytes.clear();
         self.runs.clear();
         self.senders.clear();
+        self.mark = Mark::default();
     }
 }
 

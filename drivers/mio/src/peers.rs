@@ -1,22 +1,29 @@
 //! A datagram socket as its worker keeps it, with its peers: receiving, demultiplexing,
 //! delivering, and seeing each connection to its end.
 
+use crate::acceptor::refused;
+use crate::budget::Budget;
+use crate::common::NoRoom;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
-use crate::link::{CallbackLink, guarded};
-use crate::mailbox::{AcceptFn, ConnectFn};
-use crate::shared::{OnSocket, Place, Shared, Wire};
-use crate::sys::{Datagram, ReceiveBatch};
-use crate::trouble::warn_limited;
+use crate::link::CallbackLink;
+use crate::listening::Listening;
+use crate::log::{debug, error_limited, warn_limited};
+use crate::mailbox::ConnectFn;
+use crate::seat::{Permit, Seat};
+use crate::shared::{OnSocket, Place, Shared, Wire, canonical};
+use crate::sync::atomic::AtomicU16;
+use crate::sys::{self, Datagram, ReceiveBatch, Source};
+use crate::user::{catch_panic, guarded};
 use crate::worker::Context;
-use cubenet_core::demux::GrowingTable;
+use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
     Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Link, Message, Sender,
     Timeout, Transport,
 };
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The most errors in a row a socket is read past before the others get their turn.
@@ -28,9 +35,18 @@ pub(crate) struct Peers {
     demux: Demux<SocketAddr, GrowingTable<SocketAddr>>,
     /// The connections, by their slot in the demultiplexer.
     slots: Vec<Option<Peer>>,
-    accept: Option<Arc<AcceptFn>>,
+    /// `None` if it was connected to its only peer.
+    listening: Option<Arc<Listening>>,
+    /// What was received and not delivered, since the turn was over.
+    rest: Option<Rest>,
     pub(crate) armed: Instant,
     pub(crate) in_line: bool,
+}
+
+/// A batch of datagrams of which the first `done` have been delivered.
+struct Rest {
+    batch: Box<ReceiveBatch>,
+    done: usize,
 }
 
 /// The handler of a connection that the application did not want in the end.
@@ -41,20 +57,32 @@ impl Handler for Nobody {
 }
 
 struct Peer {
-    shared: Arc<Shared>,
+    shared: Seat,
     handler: Box<dyn Handler + Send>,
+    /// It needs no close datagram, or has been sent one.
+    said_close: bool,
+}
+
+impl Peer {
+    fn new(shared: Seat, handler: Box<dyn Handler + Send>) -> Self {
+        Peer {
+            shared,
+            handler,
+            said_close: false,
+        }
+    }
 }
 
 impl Peers {
-    pub(crate) fn listening(socket: Arc<DatagramSocket>, accept: Arc<AcceptFn>) -> Self {
-        Peers::new(socket, Some(accept), None)
+    pub(crate) fn listening(socket: Arc<DatagramSocket>, listening: Arc<Listening>) -> Self {
+        Peers::new(socket, Some(listening), None)
     }
 
     /// A socket that was connected: one peer, which is there from the beginning. Tells the
     /// application so.
     pub(crate) fn connected(
         socket: Arc<DatagramSocket>,
-        shared: Arc<Shared>,
+        shared: Seat,
         connected: ConnectFn,
         context: &mut Context,
     ) -> Self {
@@ -62,10 +90,10 @@ impl Peers {
         let id = shared.core.id;
         let connection = Connection::new(&shared);
         peers.begin_output(context);
+        context.output.borrow_mut().begin_callback();
         let handler = guarded("connected", id, &mut context.tally, || {
             connected(Ok(&connection))
         });
-        peers.end_output(context);
         context.tally.connected += 1;
         let handler = match handler {
             Some(Some(handler)) => handler,
@@ -74,28 +102,35 @@ impl Peers {
                 Box::new(Nobody)
             }
             None => {
-                shared.locked(|_, out| out.sender.abort(CloseReason::Panicked));
+                context.output.borrow_mut().discard(&shared);
+                shared.abort(CloseReason::Panicked);
                 Box::new(Nobody)
             }
         };
+        context.tick();
         peers.demux.insert(shared.core.raw_peer(), context.now);
-        peers.slots.push(Some(Peer { shared, handler }));
+        peers.slots.push(Some(Peer::new(shared, handler)));
         peers.settle(0, context);
+        peers.end_output(context);
         peers
     }
 
     fn new(
         socket: Arc<DatagramSocket>,
-        accept: Option<Arc<AcceptFn>>,
+        listening: Option<Arc<Listening>>,
         max_peers: Option<usize>,
     ) -> Self {
-        let common = &socket.worker.common;
-        let mut limits = common.limits.clone();
-        limits.max_peers = max_peers.unwrap_or(limits.max_peers);
+        let mut limits = (*socket.home.limits).clone();
+        if let Some(max_peers) = max_peers {
+            limits.max_peers = max_peers;
+            limits.reserved_peers = 0;
+        }
+        let hash_key = socket.home.worker.common.hash_key;
         Peers {
-            demux: Demux::new(GrowingTable::new(), common.hash_key, &limits),
+            demux: Demux::new(GrowingTable::new(), hash_key, &limits),
             slots: Vec::new(),
-            accept,
+            listening,
+            rest: None,
             socket,
             armed: Instant::NEVER,
             in_line: false,
@@ -111,44 +146,95 @@ impl Peers {
         self.demux.poll_timeout()
     }
 
+    /// Its turn has come again.
+    pub(crate) fn resume(&mut self, entry: usize, context: &mut Context) {
+        self.in_line = false;
+        if self.socket.has_waiting() {
+            self.flush(entry, context);
+        }
+        self.read(entry, context);
+    }
+
     /// Receives and delivers, within the budget of a turn.
     pub(crate) fn read(&mut self, entry: usize, context: &mut Context) {
-        let batch = context.datagrams_in.take();
-        let mut batch = batch.unwrap_or_else(|| Box::new(ReceiveBatch::new()));
-        let mut left = context.common.limits.datagram_budget;
-        let mut errors = 0;
+        let limits = &context.common.limits;
+        let mut budget = Budget::new(limits, limits.datagram_budget, context.now);
         self.begin_output(context);
+        if let Some(rest) = self.rest.take()
+            && !self.deliver_batch(rest, entry, &mut budget, context)
+        {
+            return self.end_output(context);
+        }
+        let mut errors = 0;
         loop {
-            match batch.receive(&self.socket.socket) {
+            let batch = context.datagrams_in.take();
+            let mut batch = batch.unwrap_or_else(|| Box::new(ReceiveBatch::new()));
+            let received = sys::receive(&mut batch, &self.socket.socket);
+            match received {
                 Ok(more) => {
-                    let mut received = 0;
-                    for datagram in batch.datagrams() {
-                        received += 1;
-                        self.datagram(&datagram, context);
-                    }
-                    context.output.borrow_mut().flush_datagrams(&self.socket);
-                    left = left.saturating_sub(received);
-                    if !more {
+                    let rest = Rest { batch, done: 0 };
+                    if !self.deliver_batch(rest, entry, &mut budget, context) || !more {
                         break;
                     }
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => break,
-                    io::ErrorKind::Interrupted => {}
-                    kind => {
-                        errors += 1;
-                        self.receive_failed(kind, &error, context);
+                Err(error) => {
+                    context.datagrams_in = Some(batch);
+                    match error.kind() {
+                        io::ErrorKind::WouldBlock => break,
+                        io::ErrorKind::Interrupted => {}
+                        kind => {
+                            errors += 1;
+                            self.receive_failed(kind, &error, context);
+                        }
                     }
-                },
+                }
             }
             // Until `WouldBlock`, since some systems tell of nothing new before.
-            if left == 0 || errors == MAX_ERRORS {
+            if !budget.is_left() || errors == MAX_ERRORS {
                 context.line_up(entry, &mut self.in_line);
                 break;
             }
         }
         self.end_output(context);
-        context.datagrams_in = Some(batch);
+    }
+
+    /// Delivers a batch, and sends what that gave rise to. Returns whether all of it was
+    /// delivered; if the budget did not allow that, the rest waits for another turn.
+    fn deliver_batch(
+        &mut self,
+        rest: Rest,
+        entry: usize,
+        budget: &mut Budget,
+        context: &mut Context,
+    ) -> bool {
+        let Rest { batch, mut done } = rest;
+        let (mut all, mut slow) = (true, false);
+        for datagram in batch.datagrams().skip(done) {
+            if !budget.is_left() {
+                all = false;
+                break;
+            }
+            self.datagram(&datagram, context);
+            done += 1;
+            slow |= budget.spend(&context.common);
+            context.now = budget.now();
+        }
+        context.output.borrow_mut().flush_datagrams(&self.socket);
+        if slow | budget.look(&context.common) {
+            // While the callbacks ran nobody listened, and nobody was answered: the silence of
+            // those who wait for an answer begins now.
+            context.now = budget.now();
+            for datagram in batch.datagrams().take(done) {
+                self.demux.handle_heard(&datagram.from, context.now);
+            }
+        }
+        if all {
+            context.datagrams_in = Some(batch);
+        } else {
+            self.rest = Some(Rest { batch, done });
+            context.line_up(entry, &mut self.in_line);
+        }
+        all
     }
 
     /// From here on, what the connections of this socket send is gathered.
@@ -169,15 +255,29 @@ impl Peers {
         if !matches!(kind, ConnectionRefused | ConnectionReset) {
             warn_limited!(local = %self.socket.local, %error, "datagram not received");
         }
-        if self.accept.is_none() && !self.slots.is_empty() {
+        if self.listening.is_none() && !self.slots.is_empty() {
             self.excepted(0, Exception::Unreachable, context);
         }
     }
 
+    /// A datagram arrived.
     fn datagram(&mut self, datagram: &Datagram<'_>, context: &mut Context) {
         let from = datagram.from;
         let len = datagram.bytes.len();
-        match self.demux.handle_datagram(&from, len, context.now) {
+        let mut arrival = self.demux.handle_datagram(&from, len, context.now);
+        if let Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse = arrival
+            && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
+        {
+            match ask_hook(listening, datagram, context) {
+                Admission::Refuse => {
+                    context.tally.dropped_not_admitted += 1;
+                    return;
+                }
+                Admission::Admit => {}
+                Admission::Recognise => arrival = self.demux.newcomer(true, context.now),
+            }
+        }
+        match arrival {
             Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, context),
             Arrival::Close(slot) => self.peer_closed(slot, context),
             Arrival::Admit => self.admit(datagram, None, context),
@@ -190,7 +290,7 @@ impl Peers {
             Arrival::TooLong(slot) => {
                 context.tally.dropped_too_long += 1;
                 if let Some(slot) = slot {
-                    let limit = context.common.limits.max_datagram;
+                    let limit = self.socket.home.limits.max_datagram;
                     self.excepted(slot, Exception::DatagramTooLong { len, limit }, context);
                 }
             }
@@ -217,55 +317,96 @@ impl Peers {
     /// to make way for it, once the application wants it.
     fn admit(&mut self, datagram: &Datagram<'_>, evicted: Option<usize>, context: &mut Context) {
         let from = datagram.from;
-        let accept = match &self.accept {
-            Some(accept) if self.socket.is_open() => Arc::clone(accept),
+        let listening = match &self.listening {
+            Some(listening) if self.socket.is_open() => Arc::clone(listening),
             _ => {
                 context.tally.dropped_not_admitted += 1;
                 return;
             }
         };
-        if !context.common.reserve() {
+        let (mut permit, evicted) = match self.permit(from, evicted, context) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                context.tally.dropped_table_full += 1;
+                refused(&context.common, from, reason);
+                return;
+            }
+        };
+        // The handle that the application is shown must know its slot: a new one or, in a full
+        // table, that of the evicted, which is the first to be given out again.
+        let inserted = self.demux.insert(from, context.now);
+        let Some(slot) = inserted.or(evicted) else {
             context.tally.dropped_table_full += 1;
-            warn_limited!(peer = %from, "datagram dropped: too many connections");
             return;
-        }
-        context.taken();
-        // The handle that the application is shown must know its slot: a new one, or that of
-        // the evicted, which is the first to be given out again.
-        let Some(slot) = evicted.or_else(|| self.demux.insert(from, context.now)) else {
-            return context.dropped();
         };
         let shared = self.shared(from, datagram.local, slot);
         let id = shared.core.id;
         let connection = Connection::new(&shared);
-        let handler = guarded("accepted", id, &mut context.tally, || accept(&connection));
+        context.output.borrow_mut().begin_callback();
+        let handler = guarded("accepted", id, &mut context.tally, || {
+            listening.accept(&connection)
+        });
         let Some(handler) = handler.flatten() else {
+            context.output.borrow_mut().discard(&shared);
             context.tally.refused += 1;
             context.tally.dropped_not_admitted += 1;
-            if evicted.is_none() {
+            if inserted.is_some() {
                 self.demux.remove(slot);
             }
-            context.dropped();
-            return shared.locked(|_, out| out.sender.abort(CloseReason::Local));
+            shared.abort(CloseReason::Local);
+            return;
         };
         if let Some(evicted) = evicted {
+            if let Some(peer) = self.peer(evicted) {
+                permit.take_place_of(&peer.shared);
+            }
             self.fail(evicted, CloseReason::Overflow, context);
-            self.demux.insert(from, context.now);
+            let inserted = self.demux.insert(from, context.now);
+            debug_assert_eq!(
+                inserted,
+                Some(slot),
+                "the slot was the next to be given out"
+            );
         }
-        tracing::debug!(connection = %id, peer = %from, "accepted a datagram peer");
+        debug!(connection = %id, peer = %from, "accepted a datagram peer");
         context.tally.accepted += 1;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
-        self.slots[slot] = Some(Peer { shared, handler });
+        self.slots[slot] = Some(Peer::new(permit.seat(shared), handler));
         self.settle(slot, context);
         self.deliver(slot, datagram.bytes, context);
     }
 
-    fn shared(&self, peer: SocketAddr, source: Option<IpAddr>, slot: usize) -> Arc<Shared> {
+    /// A place for a new peer: one of its own, or that of `evicted`, or, if there is none left
+    /// among all connections, of whoever may be evicted. Returns who is to be evicted.
+    fn permit(
+        &self,
+        from: SocketAddr,
+        evicted: Option<usize>,
+        context: &Context,
+    ) -> Result<(Permit, Option<usize>), NoRoom> {
+        let (home, ip) = (&self.socket.home, from.ip());
+        let evicted = match evicted {
+            Some(evicted) => evicted,
+            None => match Permit::take(home, Transport::Udp, Some(ip)) {
+                Ok(permit) => return Ok((permit, None)),
+                Err(NoRoom::Connections) => match self.demux.make_way(context.now) {
+                    Arrival::Evict(evicted) => evicted,
+                    _ => return Err(NoRoom::Connections),
+                },
+                Err(reason) => return Err(reason),
+            },
+        };
+        let permit = Permit::without_place(home, Transport::Udp, ip)?;
+        Ok((permit, Some(evicted)))
+    }
+
+    fn shared(&self, peer: SocketAddr, source: Option<Source>, slot: usize) -> Arc<Shared> {
         let wire = Wire::Datagrams(Box::new(OnSocket {
             socket: Arc::clone(&self.socket),
             source,
+            max_segment: AtomicU16::new(self.socket.max_segment()),
         }));
         let sender = Sender::accepted(Transport::Udp);
         Shared::new(wire, peer, slot as u32, sender)
@@ -273,11 +414,26 @@ impl Peers {
 
     /// Somebody asked for the socket or one of its connections to be looked at.
     pub(crate) fn attend(&mut self, place: Place, id: ConnectionId, context: &mut Context) {
-        self.flush(context);
+        self.socket.wake.answered();
+        if self.is_at(place, id)
+            && let Some(peer) = self.peer(place.slot as usize)
+        {
+            peer.shared.core.wake.answered();
+        }
+        self.flush(place.entry as usize, context);
         self.begin_output(context);
-        for (place, id, exception) in self.socket.take_exceptions() {
-            if self.is_at(place, id) {
-                self.excepted(place.slot as usize, exception, context);
+        for failure in self.socket.take_exceptions() {
+            let (peer, error) = (failure.peer, &failure.error);
+            match failure.exception {
+                Exception::NotSent { len } => {
+                    warn_limited!(%peer, len, %error, "datagram not sent");
+                }
+                _ => {
+                    debug!(%peer, %error, "datagrams were lost");
+                }
+            }
+            if self.is_at(failure.place, failure.id) {
+                self.excepted(failure.place.slot as usize, failure.exception, context);
             }
         }
         if self.is_at(place, id) {
@@ -297,15 +453,23 @@ impl Peers {
     }
 
     /// Sends what waits, and tells those who waited for room.
-    pub(crate) fn flush(&mut self, context: &mut Context) {
+    pub(crate) fn flush(&mut self, entry: usize, context: &mut Context) {
+        if !self.socket.has_waiting() {
+            return;
+        }
         self.begin_output(context);
-        for shared in self.socket.flush() {
+        let flushed = self.socket.flush(context.common.limits.datagram_budget);
+        if flushed.more {
+            context.line_up(entry, &mut self.in_line);
+        }
+        let mut senders = flushed.senders;
+        senders.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        for shared in senders {
             let Place { slot, .. } = shared.core.place();
-            let queued = shared.core.queued();
             let writable = shared.locked(|core, out| {
+                let queued = core.queued();
                 out.sender.handle_written(context.now, true, queued);
-                let limits = &core.common().limits;
-                out.sender.poll_writable(queued, limits)
+                out.sender.poll_writable(queued, core.limits())
             });
             if !self.is_at(shared.core.place(), shared.core.id) {
                 continue;
@@ -324,8 +488,15 @@ impl Peers {
     /// Closes whoever was silent too long. What the kernel has counts first: this thread may
     /// have been held up by somebody's callback.
     pub(crate) fn handle_timeout(&mut self, entry: usize, context: &mut Context) {
+        if self.in_line {
+            // What has been received and not delivered is no silence.
+            return;
+        }
         self.read(entry, context);
         while let Some(slot) = self.demux.handle_timeout(context.now) {
+            if self.in_line {
+                return;
+            }
             self.fail(slot, CloseReason::Timeout(Timeout::Idle), context);
         }
     }
@@ -333,16 +504,18 @@ impl Peers {
     /// Asks every connection to close; `abort`: at once.
     pub(crate) fn stop(&mut self, abort: bool, context: &mut Context) {
         self.socket.close();
+        self.begin_output(context);
         for slot in 0..self.slots.len() {
             if let Some(peer) = self.peer(slot) {
                 if abort {
-                    peer.shared.abort();
+                    peer.shared.abort(CloseReason::Local);
                 } else {
                     peer.shared.close();
                 }
                 self.settle(slot, context);
             }
         }
+        self.end_output(context);
         if abort {
             self.socket.discard();
         }
@@ -361,7 +534,8 @@ impl Peers {
 
     fn peer_closed(&mut self, slot: usize, context: &mut Context) {
         let now = context.now;
-        if let Some(peer) = self.peer(slot) {
+        if let Some(Some(peer)) = self.slots.get_mut(slot) {
+            peer.said_close = true;
             peer.shared.locked(|core, out| {
                 let queued = core.queued();
                 out.sender.handle_end(now, CloseReason::Peer, queued);
@@ -388,7 +562,10 @@ impl Peers {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        let Peer { shared, handler } = peer;
+        let Peer {
+            shared, handler, ..
+        } = peer;
+        context.output.borrow_mut().begin_callback();
         let mut link = CallbackLink {
             shared,
             output: &context.output,
@@ -398,19 +575,25 @@ impl Peers {
             callback(&mut **handler, &mut link);
         });
         if done.is_none() {
-            shared.locked(|_, out| out.sender.abort(CloseReason::Panicked));
+            context.output.borrow_mut().discard(shared);
+            shared.abort(CloseReason::Panicked);
         }
         self.settle(slot, context);
     }
 
     /// Removes the connection in `slot` if it has closed.
     fn settle(&mut self, slot: usize, context: &mut Context) {
-        if let Some(Peer { shared, .. }) = self.peer(slot)
-            && shared.core.state() == State::Draining
-            && shared.core.queued() == 0
+        if let Some(Some(peer)) = self.slots.get_mut(slot)
+            && peer.shared.core.state() == State::Draining
         {
-            let now = context.now;
-            shared.locked(|_, out| out.sender.handle_written(now, false, 0));
+            let Peer {
+                shared, said_close, ..
+            } = peer;
+            if !std::mem::replace(said_close, true) {
+                let mut output = context.output.borrow_mut();
+                output.push_datagram(&self.socket, shared, &[]);
+            }
+            shared.locked(|core, out| out.finish_draining(core, context.now));
         }
         let peer = self.slots.get_mut(slot);
         let Some(peer) =
@@ -425,11 +608,13 @@ impl Peers {
         let Peer {
             shared,
             mut handler,
+            ..
         } = peer;
         let reason = shared.locked(|_, out| out.sender.close_reason());
         let reason = reason.unwrap_or(CloseReason::Io);
         let id = shared.core.id;
-        context.closed(&shared.core, reason);
+        shared.leave();
+        context.closed(&shared.core, reason, None);
         let mut link = CallbackLink {
             shared: &shared,
             output: &context.output,
@@ -438,5 +623,19 @@ impl Peers {
         guarded("closed", id, &mut context.tally, move || {
             handler.closed(&mut link, reason);
         });
+    }
+}
+
+/// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics
+/// refuses.
+fn ask_hook(listening: &Listening, datagram: &Datagram<'_>, context: &mut Context) -> Admission {
+    match catch_panic(|| listening.admit(canonical(datagram.from), datagram.bytes)) {
+        Ok(admission) => admission,
+        Err(panic) => {
+            context.tally.panics += 1;
+            let text = panic.text();
+            error_limited!(peer = %datagram.from, panic = text, "the admission hook panicked; its datagram is dropped");
+            Admission::Refuse
+        }
     }
 }

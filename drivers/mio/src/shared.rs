@@ -10,18 +10,24 @@
 use crate::address::CompactAddr;
 use crate::common::{Common, next_id};
 use crate::datagram::DatagramSocket;
-use crate::mailbox::WorkerHandle;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use crate::listening::Home;
+use crate::seat::SeatState;
+use crate::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::Route;
+use crate::sys::{self, Route, Source};
+use crate::wake::Wake;
 use cubenet_core::lifecycle::State;
 use cubenet_core::send::Backlog;
 use cubenet_core::{
-    CloseReason, ConnectionId, Frame, Instant, SendError, SendQueue, Sender, Transport, frame,
+    CloseReason, ConnectionId, Frame, Instant, Limits, SendError, SendQueue, Sender, Transport,
+    frame,
 };
 use mio::net::TcpStream;
-use std::io::{self, IoSlice, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::{Arc, PoisonError};
 
 /// The most pieces of a queue handed to the system in one call.
@@ -43,6 +49,9 @@ pub(crate) struct Core {
     /// A copy of the lifecycle's state, changed under the lock.
     state: AtomicU8,
     paused: AtomicBool,
+    pub(crate) seat: SeatState,
+    /// Whether the worker has been asked to look at it.
+    pub(crate) wake: Wake,
     /// Bytes that wait to be sent. A copy for a stream, the count itself for datagrams.
     /// `Limits::max_queued` is checked to fit.
     queued: AtomicU32,
@@ -60,8 +69,8 @@ pub(crate) struct Place {
 pub(crate) enum Wire {
     Stream {
         stream: TcpStream,
-        /// The worker that owns the connection.
-        worker: Arc<WorkerHandle>,
+        /// The worker that owns the connection, and its limits.
+        home: Arc<Home>,
     },
     /// Boxed, so that a stream pays nothing for it.
     Datagrams(Box<OnSocket>),
@@ -72,7 +81,10 @@ pub(crate) struct OnSocket {
     pub(crate) socket: Arc<DatagramSocket>,
     /// Which of this machine's addresses the peer speaks to, if the socket has several: the
     /// answers must come from there.
-    pub(crate) source: Option<IpAddr>,
+    pub(crate) source: Option<Source>,
+    /// The largest datagrams that are sent to it in runs: more than the way to it carries in one
+    /// piece cannot be.
+    pub(crate) max_segment: AtomicU16,
 }
 
 /// The sending half: what is changed under the lock.
@@ -80,6 +92,8 @@ pub(crate) struct Out {
     pub(crate) sender: Sender,
     /// What the system would not take yet. Allocated while there is something.
     queue: Option<Box<SendQueue>>,
+    /// The error that ended the connection, to be reported by its worker.
+    error: Option<io::Error>,
 }
 
 /// Framed bytes on their way to a stream.
@@ -110,11 +124,14 @@ impl Shared {
             number,
             state: AtomicU8::new(sender.state() as u8),
             paused: AtomicBool::new(false),
+            seat: SeatState::new(),
+            wake: Wake::new(),
             queued: AtomicU32::new(0),
         };
         let out = Out {
             sender,
             queue: None,
+            error: None,
         };
         Arc::new(Shared {
             core,
@@ -155,8 +172,13 @@ impl Shared {
                 self.send_stream(payload.len(), Outgoing::Parts(header, payload))
             }
             Wire::Datagrams(on) => {
-                self.admit_locked(payload.len())?;
-                on.socket.send(self, payload);
+                // Under the lock, so that no close datagram can overtake it.
+                self.locked(|core, out| {
+                    let limits = core.limits();
+                    out.sender.admit(payload.len(), core.backlog(), limits)?;
+                    on.socket.send(self, payload);
+                    Ok(())
+                })?;
                 self.core.common().count_sent(payload.len());
                 Ok(())
             }
@@ -172,12 +194,11 @@ impl Shared {
     }
 
     fn send_stream(&self, len: usize, outgoing: Outgoing<'_>) -> Result<(), SendError> {
-        let common = self.core.common();
         let needs_worker = self.locked(|core, out| {
-            out.sender.admit(len, core.backlog(), &common.limits)?;
+            out.sender.admit(len, core.backlog(), core.limits())?;
             Ok(out.transmit(core, outgoing))
         })?;
-        common.count_sent(len);
+        self.core.common().count_sent(len);
         if needs_worker {
             self.core.attend();
         }
@@ -186,44 +207,51 @@ impl Shared {
 
     /// Asks the sending half itself, so that it remembers whom it owes a `writable`.
     pub(crate) fn admit_locked(&self, len: usize) -> Result<(), SendError> {
-        let limits = &self.core.common().limits;
-        self.locked(|core, out| out.sender.admit(len, core.backlog(), limits))
+        self.locked(|core, out| out.sender.admit(len, core.backlog(), core.limits()))
     }
 
-    /// Delivers what was sent, then closes. The worker sees to the rest.
-    pub(crate) fn close(self: &Arc<Self>) {
-        if !self.core.is_open() {
-            return;
-        }
-        if let Wire::Datagrams(on) = &self.core.wire {
-            on.socket.send(self, &[]);
-        }
-        self.close_said();
-        self.core.attend();
-    }
-
-    /// The same, once a datagram peer has been told; the worker must look at it next.
-    pub(crate) fn close_said(&self) {
-        let now = self.core.common().now();
+    /// Delivers what was sent, then closes. The worker must look at it next: it finds that
+    /// nothing waits any more, and sends a datagram peer its close datagram, behind whatever
+    /// callbacks have gathered.
+    pub(crate) fn close(&self) {
         self.locked(|core, out| {
             // A callback may have gathered messages that do not count yet. So an open
             // connection drains until its worker finds that nothing waits.
             let gathered = usize::from(out.sender.state() == State::Open);
-            out.sender.close(now, core.queued() + gathered);
+            let queued = out.queued(core) + gathered;
+            out.sender.close(core.common().now(), queued);
         });
     }
 
+    /// Has the system reset a stream when it is closed, so that its peer does not take what has
+    /// arrived for everything.
+    pub(crate) fn reset(&self) {
+        if let Wire::Stream { stream, .. } = &self.core.wire {
+            let at_once = Some(std::time::Duration::ZERO);
+            let _ = socket2::SockRef::from(stream).set_linger(at_once);
+        }
+    }
+
     /// Closes at once. The worker must look at it next.
-    pub(crate) fn abort(&self) {
-        self.locked(|_, out| out.sender.abort(CloseReason::Local));
+    pub(crate) fn abort(&self, reason: CloseReason) {
+        self.locked(|_, out| out.sender.abort(reason));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Mostly that has been done; a connection that the application turned away has not had
+        // an end of its own.
+        let out = self.out.get_mut().unwrap_or_else(PoisonError::into_inner);
+        out.discard(&self.core);
     }
 }
 
 impl Wire {
-    fn worker(&self) -> &Arc<WorkerHandle> {
+    fn home(&self) -> &Arc<Home> {
         match self {
-            Wire::Stream { worker, .. } => worker,
-            Wire::Datagrams(on) => &on.socket.worker,
+            Wire::Stream { home, .. } => home,
+            Wire::Datagrams(on) => &on.socket.home,
         }
     }
 }
@@ -231,18 +259,27 @@ impl Wire {
 impl OnSocket {
     fn local(&self) -> SocketAddr {
         let local = self.socket.local;
-        SocketAddr::new(self.source.unwrap_or(local.ip()), local.port())
+        match self.source {
+            Some(source) => source.with_port(local.port()),
+            None => local,
+        }
     }
 }
 
 impl Core {
-    fn worker(&self) -> &WorkerHandle {
-        self.wire.worker()
+    /// Its worker, and its limits.
+    pub(crate) fn home(&self) -> &Home {
+        self.wire.home()
+    }
+
+    /// Its limits: those of its listener, if that has any of its own.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.home().limits
     }
 
     /// What all threads of the network share.
     pub(crate) fn common(&self) -> &Common {
-        &self.worker().common
+        &self.home().worker.common
     }
 
     /// Where its worker finds it.
@@ -298,17 +335,17 @@ impl Core {
     }
 
     pub(crate) fn state(&self) -> State {
-        STATES[usize::from(self.state.load(Relaxed))]
+        STATES[usize::from(self.state.load(Acquire))]
     }
 
     /// Whether messages may be sent.
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.state(), State::Connecting | State::Open)
+        is_open(self.state())
     }
 
     /// Whether messages are to be delivered.
     pub(crate) fn is_heard(&self) -> bool {
-        self.state.load(Relaxed) == State::Open as u8 && !self.is_paused()
+        self.state.load(Acquire) == State::Open as u8 && !self.is_paused()
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -335,13 +372,15 @@ impl Core {
     pub(crate) fn header(&self, payload: &[u8]) -> Result<[u8; frame::HEADER_LEN], SendError> {
         frame::header(payload.len()).ok_or(SendError::TooLong {
             len: payload.len(),
-            limit: self.common().limits.max_message,
+            limit: self.limits().max_message,
         })
     }
 
     /// Asks the worker to look at the connection.
     pub(crate) fn attend(&self) {
-        self.worker().attend(self.place(), self.id);
+        if self.wake.ask() {
+            self.home().worker.attend(self.place(), self.id);
+        }
     }
 
     /// Datagrams of this connection began to wait, or no longer do.
@@ -356,12 +395,28 @@ impl Core {
         self.common().sub_queued(bytes);
     }
 
+    /// Makes the state known. Released, so that whoever reads it reads no older `queued`.
     fn publish(&self, out: &Out) {
-        self.state.store(out.sender.state() as u8, Relaxed);
+        self.state.store(out.sender.state() as u8, Release);
     }
 }
 
 impl Out {
+    /// Bytes that wait, by the queue itself.
+    fn queued(&self, core: &Core) -> usize {
+        match &core.wire {
+            Wire::Stream { .. } => self.queue.as_ref().map_or(0, |queue| queue.len()),
+            Wire::Datagrams(_) => core.queued(),
+        }
+    }
+
+    /// The worker has handed over all there was: sees whether anything waits.
+    pub(crate) fn finish_draining(&mut self, core: &Core, now: Instant) {
+        if self.sender.state() == State::Draining && self.queued(core) == 0 {
+            self.sender.handle_written(now, false, 0);
+        }
+    }
+
     /// Hands framed bytes to the stream, and keeps what it does not take. Returns whether
     /// the worker must look at the connection: something waits that did not before, or it
     /// has closed.
@@ -380,7 +435,7 @@ impl Out {
                 Ok(written) if written == outgoing.len() => return false,
                 Ok(written) => sent = written,
                 Err(error) => {
-                    self.write_failed(core, &error);
+                    self.fail(error);
                     return true;
                 }
             }
@@ -397,8 +452,8 @@ impl Out {
         let total = common.add_queued(outgoing.len() - sent);
         core.queued.store(queued as u32, Relaxed);
         self.sender.handle_written(common.now(), sent > 0, queued);
-        // Nobody is refused while nothing waits for it, so the bound on all connections is
-        // kept here, by giving up the one whose peer would take it over.
+        // `admit` accepts one message whenever a connection's queue is empty, so
+        // `max_queued_total` can be exceeded here. It is enforced by aborting this connection.
         if total > common.limits.max_queued_total {
             self.sender.abort(CloseReason::Overflow);
         }
@@ -423,8 +478,7 @@ impl Out {
                 *slice = IoSlice::new(chunk);
                 count += 1;
             }
-            let mut writer = stream;
-            match writer.write_vectored(&slices[..count]) {
+            match sys::write(stream, &slices[..count]) {
                 Ok(written) => {
                     queue.advance(written);
                     progress += written;
@@ -444,7 +498,7 @@ impl Out {
         core.queued.store(queued as u32, Relaxed);
         match outcome {
             Ok(()) => self.sender.handle_written(now, progress > 0, queued),
-            Err(error) => self.write_failed(core, &error),
+            Err(error) => self.fail(error),
         }
     }
 
@@ -456,10 +510,21 @@ impl Out {
         }
     }
 
-    fn write_failed(&mut self, core: &Core, error: &io::Error) {
-        tracing::debug!(connection = %core.id, %error, "write failed");
-        self.sender.fail(failure(error));
+    /// The socket failed. The worker reports the error when it closes the connection.
+    pub(crate) fn fail(&mut self, error: io::Error) {
+        self.sender.fail(failure(&error));
+        self.error.get_or_insert(error);
     }
+
+    /// What the system said when the connection failed.
+    pub(crate) fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take()
+    }
+}
+
+/// Whether messages may be sent in this state.
+fn is_open(state: State) -> bool {
+    matches!(state, State::Connecting | State::Open)
 }
 
 impl Outgoing<'_> {
@@ -494,14 +559,10 @@ impl Outgoing<'_> {
 }
 
 /// Writes until everything is written or the stream takes no more; returns how much it took.
-fn write_some(mut stream: &TcpStream, outgoing: Outgoing<'_>) -> io::Result<usize> {
+fn write_some(stream: &TcpStream, outgoing: Outgoing<'_>) -> io::Result<usize> {
     let mut sent = 0;
     while sent < outgoing.len() {
-        let written = match outgoing.rest(sent) {
-            [bytes, []] => stream.write(bytes),
-            pieces => stream.write_vectored(&pieces.map(IoSlice::new)),
-        };
-        match written {
+        match sys::write(stream, &outgoing.rest(sent).map(IoSlice::new)) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => sent += written,
             Err(error) => match error.kind() {
@@ -529,7 +590,13 @@ pub(crate) fn failure(error: &io::Error) -> CloseReason {
 
 /// An IPv4 address that a dual-stack socket shows as IPv6, as IPv4.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() => {
+            // The scope is part of a link-local address, the flow label of none.
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
+        }
+        _ => SocketAddr::new(address.ip().to_canonical(), address.port()),
+    }
 }
 
 impl Common {

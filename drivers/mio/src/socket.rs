@@ -14,6 +14,7 @@ pub(crate) struct SocketOptions {
     pub(crate) nodelay: bool,
     pub(crate) dual_stack: bool,
     pub(crate) stream_buffer: Option<usize>,
+    pub(crate) stream_unsent: u32,
     pub(crate) datagram_buffer: Option<usize>,
 }
 
@@ -24,6 +25,7 @@ impl Default for SocketOptions {
             nodelay: true,
             dual_stack: true,
             stream_buffer: None,
+            stream_unsent: 128 << 10,
             datagram_buffer: Some(4 << 20),
         }
     }
@@ -40,12 +42,24 @@ impl SocketOptions {
         if address.is_ipv6() {
             socket.set_only_v6(!self.dual_stack)?;
         }
+        if transport == Transport::Tcp {
+            self.prepare_stream(&socket)?;
+        }
         if let Some(bytes) = buffer {
             // A wish: the system caps it without saying so, and may refuse it.
             let _ = socket.set_recv_buffer_size(bytes);
             let _ = socket.set_send_buffer_size(bytes);
         }
         Ok(socket)
+    }
+
+    /// What accepted streams take over from their listener on most systems.
+    fn prepare_stream(&self, socket: &Socket) -> io::Result<()> {
+        // Urgent data is part of the stream (RFC 6093), and not to be cut out of it.
+        socket.set_out_of_band_inline(true)?;
+        // A wish, like the sizes of buffers.
+        sys::limit_unsent(socket, self.stream_unsent);
+        Ok(())
     }
 
     pub(crate) fn listen_stream(&self, address: SocketAddr) -> io::Result<TcpListener> {
@@ -66,7 +80,7 @@ impl SocketOptions {
     pub(crate) fn call_stream(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let socket = self.socket(Transport::Tcp, address)?;
         socket.set_tcp_nodelay(self.nodelay)?;
-        match socket.connect(&SockAddr::from(address)) {
+        match sys::connect(&socket, &SockAddr::from(address)) {
             Err(error) if !sys::under_way(&error) => Err(error),
             _ => Ok(TcpStream::from_std(socket.into())),
         }

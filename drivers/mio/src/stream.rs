@@ -1,21 +1,23 @@
 //! A stream connection, as its worker keeps it: reading, delivering, and seeing it through
 //! its life.
 
+use crate::budget::Budget;
 use crate::connection::Connection;
 use crate::error::ConnectError;
-use crate::link::{CallbackLink, guarded};
+use crate::link::CallbackLink;
+use crate::log::debug;
+use crate::seat::Seat;
 use crate::shared::{Shared, Wire, failure};
 use crate::sys;
+use crate::user::guarded;
 use crate::worker::Context;
 use bytes::Bytes;
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    CloseReason, FrameError, Growing, Handler, Instant, Limits, Receiver, Timeout, Transport,
+    CloseReason, FrameError, Growing, Handler, Instant, Receiver, Timeout, Transport,
 };
 use mio::net::TcpStream;
-use std::io::{self, Read};
-use std::net::Shutdown;
-use std::sync::Arc;
+use std::io;
 
 /// What an event said about a stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,11 +27,13 @@ pub(crate) struct Readiness {
     /// The peer's end, or an error, waits behind what can be read.
     pub(crate) ending: bool,
     pub(crate) error: bool,
+    /// There is urgent data, at which reads stop.
+    pub(crate) urgent: bool,
 }
 
 /// A stream connection and its handler.
 pub(crate) struct Stream {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Seat,
     /// `None` while the peer is being called, and if the application refused.
     handler: Option<Box<dyn Handler + Send>>,
     receiver: Receiver<Growing>,
@@ -39,41 +43,45 @@ pub(crate) struct Stream {
     calling: bool,
     /// What `receiver` was told; the application's wish is in `shared`.
     paused: bool,
-    /// What was read before a pause and not delivered waits in the worker's context.
+    /// Input that was read and not delivered waits in the worker's context.
     parked: bool,
+    /// Input is held, parked or as a part of a frame, and counted in the worker's context.
+    holds: bool,
     /// An event told of the peer's end, and it has not been read. There is no other.
     peer_ending: bool,
+    /// The peer has sent urgent data: a short read does not mean that there is no more.
+    urgent: bool,
     /// Our end was sent.
     ended: bool,
 }
 
 impl Stream {
     /// A connection that was accepted.
-    pub(crate) fn accepted(
-        shared: Arc<Shared>,
-        handler: Box<dyn Handler + Send>,
-        limits: &Limits,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn accepted(shared: Seat, handler: Box<dyn Handler + Send>, now: Instant) -> Self {
+        let receiver = Receiver::accepted(Growing::new(), shared.core.limits(), now);
         Stream {
             handler: Some(handler),
             calling: false,
-            ..Stream::calling(shared, limits, now)
+            receiver,
+            ..Stream::calling(shared, now)
         }
     }
 
     /// A connection whose peer is being called.
-    pub(crate) fn calling(shared: Arc<Shared>, limits: &Limits, now: Instant) -> Self {
+    pub(crate) fn calling(shared: Seat, now: Instant) -> Self {
+        let receiver = Receiver::connecting(Growing::new(), shared.core.limits(), now);
         Stream {
             shared,
             handler: None,
-            receiver: Receiver::new(Growing::new(), limits, now),
+            receiver,
             armed: Instant::NEVER,
             in_line: false,
             calling: true,
             paused: false,
             parked: false,
+            holds: false,
             peer_ending: false,
+            urgent: false,
             ended: false,
         }
     }
@@ -93,6 +101,7 @@ impl Stream {
         context: &mut Context,
     ) {
         self.peer_ending |= readiness.ending;
+        self.urgent |= readiness.urgent;
         if self.calling {
             self.try_establish(context);
             if self.calling {
@@ -102,7 +111,8 @@ impl Stream {
         if readiness.writable && self.shared.core.queued() > 0 {
             self.flush(context);
         }
-        if readiness.readable || readiness.ending {
+        // One that waits for its turn reads when that comes.
+        if (readiness.readable || readiness.ending) && !self.in_line {
             self.read(entry, context);
         }
         if readiness.error && self.paused {
@@ -116,8 +126,8 @@ impl Stream {
         let Wire::Stream { stream, .. } = &self.shared.core.wire else {
             return;
         };
-        let error = match stream.take_error() {
-            Ok(None) => match stream.peer_addr() {
+        let error = match sys::take_error(stream) {
+            Ok(None) => match sys::peer_addr(stream) {
                 Ok(_) => None,
                 // Neither answered nor refused: it was about something else.
                 Err(_) => return,
@@ -129,8 +139,10 @@ impl Stream {
                 io::ErrorKind::TimedOut => CloseReason::Timeout(Timeout::Connect),
                 _ => failure(&error),
             };
-            context.call_errors.insert(self.shared.core.id, error);
-            Shared::with(&mut self.shared, |_, out| out.sender.fail(reason));
+            Shared::with(&mut self.shared, |_, out| {
+                out.sender.fail(reason);
+                out.fail(error);
+            });
             return;
         }
         self.calling = false;
@@ -148,58 +160,64 @@ impl Stream {
         let Some(connected) = context.calls.remove(&id) else {
             return;
         };
-        tracing::debug!(connection = %id, peer = %self.shared.core.peer(), "connected");
+        debug!(connection = %id, peer = %self.shared.core.peer(), "connected");
         context.tally.connected += 1;
         let connection = Connection::new(&self.shared);
         context.output.borrow_mut().begin(id.0);
         let handler = guarded("connected", id, &mut context.tally, || {
             connected(Ok(&connection))
         });
-        self.flush_output(context);
         match handler {
             Some(Some(handler)) => self.handler = Some(handler),
-            Some(None) => self.shared.close_said(),
-            None => Shared::with(&mut self.shared, |_, out| {
-                out.sender.abort(CloseReason::Panicked);
-            }),
+            Some(None) => self.shared.close(),
+            None => return self.panicked(context),
         }
+        self.flush_output(context);
+        context.tick();
     }
 
     /// Delivers what was parked, then reads and delivers, within the budget of a turn.
     fn read(&mut self, entry: usize, context: &mut Context) {
-        if !self.unpark(entry, context) {
+        let limits = &context.common.limits;
+        let mut left = limits.read_budget;
+        let mut budget = Budget::new(limits, limits.message_budget, context.now);
+        if self.parked && !self.unpark(entry, &mut budget, context) {
             return;
         }
-        let mut left = context.common.limits.read_budget;
         let mut input = std::mem::take(&mut context.input);
         while !self.paused {
+            if left == 0 || !budget.is_left() {
+                context.line_up(entry, &mut self.in_line);
+                break;
+            }
             let Wire::Stream { stream, .. } = &self.shared.core.wire else {
                 break;
             };
-            let mut reader = stream;
-            match reader.read(&mut input) {
+            let most = input.len().min(left);
+            match sys::read(stream, &mut input[..most]) {
                 Ok(0) => {
                     self.peer_ended(context.now);
                     break;
                 }
                 Ok(read) => {
-                    let undelivered = self.deliver(&input[..read], context);
+                    left -= read;
+                    let undelivered = self.deliver(&input[..read], &mut budget, context);
+                    let rest = &input[read - undelivered..read];
+                    self.hold(entry, rest, context);
+                    // Its turn comes when it goes on: see `follow_pause`.
                     if undelivered > 0 {
-                        let rest = Bytes::copy_from_slice(&input[read - undelivered..read]);
-                        self.park(entry, rest, context);
                         break;
                     }
                     if self.shared.core.state() == State::Closed {
                         break;
                     }
-                    let is_short = read < input.len() && !self.peer_ending;
+                    let is_short = read < most && !self.peer_ending && !self.urgent;
                     if is_short && sys::SHORT_READ_DRAINS {
                         break;
                     }
-                    left = left.saturating_sub(read);
                     // Where a short read does not say that there is no more, the others come
                     // first: who has asked again meanwhile could be served alone.
-                    if left == 0 || is_short {
+                    if is_short {
                         context.line_up(entry, &mut self.in_line);
                         break;
                     }
@@ -211,8 +229,8 @@ impl Stream {
                     }
                     io::ErrorKind::Interrupted => {}
                     _ => {
-                        tracing::debug!(connection = %self.shared.core.id, %error, "read failed");
-                        Shared::with(&mut self.shared, |_, out| out.sender.fail(failure(&error)));
+                        debug!(connection = %self.shared.core.id, %error, "read failed");
+                        Shared::with(&mut self.shared, |_, out| out.fail(error));
                         break;
                     }
                 },
@@ -223,36 +241,40 @@ impl Stream {
 
     /// Delivers what was parked. Returns whether there is nothing left of it, so that newer
     /// input may follow.
-    fn unpark(&mut self, entry: usize, context: &mut Context) -> bool {
-        if !self.parked {
-            return true;
-        }
+    fn unpark(&mut self, entry: usize, budget: &mut Budget, context: &mut Context) -> bool {
         if self.shared.core.is_paused() && self.shared.core.state() == State::Open {
             return false;
         }
-        self.parked = false;
-        let Some(parked) = context.parked.remove(&entry) else {
-            return true;
-        };
-        let undelivered = self.deliver(&parked, context);
-        if undelivered > 0 {
-            let rest = parked.slice(parked.len() - undelivered..);
-            self.park(entry, rest, context);
-        }
+        let held = context.held.get_mut(&entry);
+        let parked = held.map(|held| std::mem::take(&mut held.parked));
+        let parked = parked.unwrap_or_default();
+        let undelivered = self.deliver(&parked, budget, context);
+        let rest = parked.slice(parked.len() - undelivered..);
+        self.hold(entry, rest, context);
         undelivered == 0
     }
 
-    /// Keeps what a pause left undelivered. It is delivered at its turn, which comes even if
-    /// the pause has ended meanwhile.
-    fn park(&mut self, entry: usize, rest: Bytes, context: &mut Context) {
-        context.parked.insert(entry, rest);
-        self.parked = true;
+    /// Keeps what was left undelivered, and counts what is held: that, and what there is of a
+    /// frame.
+    fn hold(&mut self, entry: usize, rest: impl AsRef<[u8]> + Into<Parked>, context: &mut Context) {
+        let partial = self.receiver.footprint();
+        self.parked = !rest.as_ref().is_empty();
+        let held = partial + rest.as_ref().len();
+        if held == 0 {
+            if std::mem::take(&mut self.holds) {
+                context.let_go(entry);
+            }
+            return;
+        }
+        self.holds = true;
+        let Parked(parked) = rest.into();
+        context.hold(entry, held, parked);
     }
 
     /// Decodes what was read and hands each message to the handler, then lets the replies
-    /// go. Returns how many bytes are left because the connection was paused. What arrives
-    /// after a close is dropped.
-    fn deliver(&mut self, input: &[u8], context: &mut Context) -> usize {
+    /// go. Returns how many bytes are left because the connection was paused, or the budget
+    /// used up. What arrives after a close is dropped.
+    fn deliver(&mut self, input: &[u8], budget: &mut Budget, context: &mut Context) -> usize {
         let now = context.now;
         let core = &self.shared.core;
         let Some(handler) = &mut self.handler else {
@@ -268,16 +290,21 @@ impl Stream {
             now,
         };
         let receiver = &mut self.receiver;
+        let common = &*context.common;
         let mut rest = input;
         let (mut messages, mut bytes) = (0, 0);
         let done = guarded("received", core.id, &mut context.tally, || {
-            while core.is_heard() {
+            while core.is_heard() && budget.is_left() {
                 let Some(message) = receiver.handle_input(&mut rest, now)? else {
                     break;
                 };
                 messages += 1;
                 bytes += message.len() as u64;
                 handler.received(&mut link, message);
+                if !rest.is_empty() {
+                    budget.spend(common);
+                    link.now = budget.now();
+                }
             }
             Ok::<(), FrameError>(())
         });
@@ -286,16 +313,20 @@ impl Stream {
         match done {
             Some(Ok(())) => {
                 self.flush_output(context);
-                return match self.shared.core.state() {
-                    State::Open => rest.len(),
-                    _ => 0,
-                };
+                context.tick();
+                if self.shared.core.state() != State::Open {
+                    return 0;
+                }
+                // While the callbacks ran, nobody listened: the peer's silence begins now.
+                self.receiver.handle_heard(context.now);
+                return rest.len();
             }
             Some(Err(error)) => {
                 self.flush_output(context);
-                let reason = CloseReason::Protocol(error);
+                context.tick();
+                let now = context.now;
                 Shared::with(&mut self.shared, |core, out| {
-                    out.sender.handle_end(now, reason, core.queued());
+                    out.sender.handle_violation(now, error, core.queued());
                 });
             }
             None => self.panicked(context),
@@ -303,13 +334,15 @@ impl Stream {
         0
     }
 
-    fn panicked(&mut self, context: &Context) {
+    fn panicked(&mut self, context: &mut Context) {
         let mut output = context.output.borrow_mut();
-        output.discard_frames();
+        output.discard(&self.shared);
         output.begin(0);
+        drop(output);
         Shared::with(&mut self.shared, |_, out| {
             out.sender.abort(CloseReason::Panicked);
         });
+        context.tick();
     }
 
     /// Hands what the callbacks sent to the system.
@@ -326,10 +359,9 @@ impl Stream {
     /// Sends what waits, and tells a handler that waited for room.
     fn flush(&mut self, context: &mut Context) {
         let now = context.now;
-        let limits = &context.common.limits;
         let writable = Shared::with(&mut self.shared, |core, out| {
             out.flush(core, now);
-            out.sender.poll_writable(core.queued(), limits)
+            out.sender.poll_writable(core.queued(), core.limits())
         });
         let Some(handler) = self.handler.as_mut().filter(|_| writable) else {
             return;
@@ -345,7 +377,10 @@ impl Stream {
             handler.writable(&mut link);
         });
         match done {
-            Some(()) => self.flush_output(context),
+            Some(()) => {
+                self.flush_output(context);
+                context.tick();
+            }
             None => self.panicked(context),
         }
     }
@@ -360,14 +395,17 @@ impl Stream {
 
     /// A connection that is not read can still be told of a reset.
     fn take_error(&mut self) {
-        let error = self.socket().and_then(|stream| stream.take_error().ok());
+        let error = self
+            .socket()
+            .and_then(|stream| sys::take_error(stream).ok());
         if let Some(Some(error)) = error {
-            Shared::with(&mut self.shared, |_, out| out.sender.fail(failure(&error)));
+            Shared::with(&mut self.shared, |_, out| out.fail(error));
         }
     }
 
     /// Somebody asked for it to be looked at: it began to wait, or to close.
     pub(crate) fn attend(&mut self, context: &mut Context) {
+        self.shared.core.wake.answered();
         if !self.calling {
             self.flush(context);
         }
@@ -383,18 +421,26 @@ impl Stream {
     /// Closes it if it took too long over something. What the kernel has for it counts
     /// first: this thread may have been held up by somebody else's callback.
     pub(crate) fn handle_timeout(&mut self, entry: usize, context: &mut Context) {
+        if self.calling {
+            self.try_establish(context);
+        }
         if !self.calling {
             self.flush(context);
-            self.read(entry, context);
+            if !self.in_line {
+                self.read(entry, context);
+            }
         }
         let now = context.now;
-        let limits = &context.common.limits;
         let late = match self.shared.core.state() {
-            State::Open => self.receiver.handle_timeout(now, limits),
+            // What has been read and not delivered is no silence.
+            State::Open if !self.in_line => {
+                let limits = self.shared.core.limits();
+                self.receiver.handle_timeout(now, limits)
+            }
             _ => None,
         };
-        Shared::with(&mut self.shared, |_, out| {
-            out.sender.handle_timeout(now, limits);
+        Shared::with(&mut self.shared, |core, out| {
+            out.sender.handle_timeout(now, core.limits());
             if let Some(late) = late {
                 out.sender.fail(CloseReason::Timeout(late));
             }
@@ -421,20 +467,22 @@ impl Stream {
         if self.shared.core.state() == State::Closed {
             return true;
         }
-        let deadline = self.poll_timeout(&context.common.limits);
+        let deadline = self.poll_timeout();
         context.timers.arm(entry, &mut self.armed, deadline);
         false
     }
 
-    pub(crate) fn poll_timeout(&mut self, limits: &Limits) -> Instant {
+    fn poll_timeout(&mut self) -> Instant {
         let core = &self.shared.core;
         let open = core.state() == State::Open;
         if open && core.queued() == 0 {
-            return self.receiver.poll_timeout(limits);
+            return self.receiver.poll_timeout(core.limits());
         }
-        let sender = Shared::with(&mut self.shared, |_, out| out.sender.poll_timeout(limits));
+        let sender = Shared::with(&mut self.shared, |core, out| {
+            out.sender.poll_timeout(core.limits())
+        });
         if open {
-            sender.min(self.receiver.poll_timeout(limits))
+            sender.min(self.receiver.poll_timeout(self.shared.core.limits()))
         } else {
             sender
         }
@@ -442,9 +490,9 @@ impl Stream {
 
     /// A connection that closes reads on, if it was paused, only to find the peer's end.
     fn stop_hearing(&mut self, entry: usize, context: &mut Context) {
-        let parked = std::mem::take(&mut self.parked);
+        let parked = self.parked;
         if parked {
-            context.parked.remove(&entry);
+            self.hold(entry, &[][..], context);
         }
         if std::mem::take(&mut self.paused) || parked {
             context.line_up(entry, &mut self.in_line);
@@ -453,10 +501,8 @@ impl Stream {
 
     /// What the callbacks sent has been handed over, so now it shows whether anything waits.
     fn finish_draining(&mut self, now: Instant) {
-        if self.shared.core.state() == State::Draining && self.shared.core.queued() == 0 {
-            Shared::with(&mut self.shared, |_, out| {
-                out.sender.handle_written(now, false, 0);
-            });
+        if self.shared.core.state() == State::Draining {
+            Shared::with(&mut self.shared, |core, out| out.finish_draining(core, now));
         }
     }
 
@@ -465,9 +511,20 @@ impl Stream {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let outcome = self.socket().map(|stream| stream.shutdown(Shutdown::Write));
+        let outcome = self.socket().map(sys::shutdown);
         if let Some(Err(error)) = outcome {
-            Shared::with(&mut self.shared, |_, out| out.sender.fail(failure(&error)));
+            Shared::with(&mut self.shared, |_, out| out.fail(error));
+        }
+    }
+
+    /// The network stops: once the peer's system has acknowledged everything, this side's end
+    /// included, there is nothing left to wait for.
+    pub(crate) fn end_if_acknowledged(&mut self) {
+        if self.ended
+            && self.shared.core.state() == State::Finishing
+            && self.socket().and_then(sys::unacknowledged) == Some(0)
+        {
+            Shared::with(&mut self.shared, |_, out| out.sender.handle_acknowledged());
         }
     }
 
@@ -490,17 +547,19 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, entry: usize, context: &mut Context) {
         let id = self.shared.core.id;
-        let (reason, in_order) = Shared::with(&mut self.shared, |core, out| {
+        let (reason, in_order, failed) = Shared::with(&mut self.shared, |core, out| {
             let in_order = out.sender.ends_in_order(core.queued());
             out.discard(core);
-            (out.sender.close_reason(), in_order)
+            (out.sender.close_reason(), in_order, out.take_error())
         });
         let reason = reason.unwrap_or(CloseReason::Io);
-        context.parked.remove(&entry);
-        context.closed(&self.shared.core, reason);
-        if let Some(stream) = self.socket().filter(|_| !in_order) {
-            let at_once = Some(std::time::Duration::ZERO);
-            let _ = socket2::SockRef::from(stream).set_linger(at_once);
+        if self.holds {
+            context.let_go(entry);
+        }
+        self.shared.leave();
+        context.closed(&self.shared.core, reason, failed.as_ref());
+        if !in_order {
+            self.shared.reset();
         }
         if let Some(mut handler) = self.handler.take() {
             let mut link = CallbackLink {
@@ -519,11 +578,27 @@ impl Stream {
                 transport: Transport::Tcp,
                 address: self.shared.core.peer(),
                 reason,
-                source: context.call_errors.remove(&id),
+                source: failed,
             };
             guarded("connected", id, &mut context.tally, || {
                 connected(Err(error));
             });
         }
+        context.tick();
+    }
+}
+
+/// Input that waits to be delivered.
+pub(crate) struct Parked(Bytes);
+
+impl From<&[u8]> for Parked {
+    fn from(input: &[u8]) -> Self {
+        Parked(Bytes::copy_from_slice(input))
+    }
+}
+
+impl From<Bytes> for Parked {
+    fn from(parked: Bytes) -> Self {
+        Parked(parked)
     }
 }

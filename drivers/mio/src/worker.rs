@@ -4,25 +4,24 @@
 use crate::common::Common;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
-use crate::link::guarded;
-use crate::mailbox::{AcceptFn, Command, ConnectFn, WAKER, WorkerHandle};
+use crate::log::{debug, warn_limited};
+use crate::mailbox::{Accepted, Command, ConnectFn, WAKER, WorkerHandle};
 use crate::metrics::Tally;
-use crate::output::Output;
+use crate::output::{Output, enter_network_thread};
 use crate::peers::Peers;
+use crate::seat::Permit;
 use crate::shared::{Core, Place, Shared};
 use crate::stream::{Readiness, Stream};
-use crate::sys::ReceiveBatch;
+use crate::sys::{self, ReceiveBatch};
 use crate::timers::Timers;
-use crate::trouble::warn_limited;
+use crate::user::guarded;
 use bytes::Bytes;
 use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Timeout, Transport};
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Poll};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -33,6 +32,8 @@ const POLL_CAPACITY: usize = 1024;
 /// Bytes read from a stream at once: the longest frame and as much again, so that long
 /// frames are seldom cut by the end of a read and put together elsewhere.
 const INPUT: usize = 1 << 17;
+/// How often a worker that stops asks whether what it sent has been acknowledged.
+const ACKNOWLEDGED: Duration = Duration::from_millis(10);
 
 /// What the connections of a worker have in common while one of them is dealt with.
 pub(crate) struct Context {
@@ -50,10 +51,18 @@ pub(crate) struct Context {
     line: VecDeque<u32>,
     /// The callbacks of those that are being called.
     pub(crate) calls: HashMap<ConnectionId, ConnectFn>,
-    /// What the system said to those calls that failed.
-    pub(crate) call_errors: HashMap<ConnectionId, io::Error>,
-    /// What was read of streams and not delivered, because they were paused.
-    pub(crate) parked: HashMap<usize, Bytes>,
+    /// Input that streams hold, by their entries.
+    pub(crate) held: HashMap<usize, Held>,
+}
+
+/// Input that a stream holds.
+pub(crate) struct Held {
+    /// Bytes that were read and not delivered, since the stream was paused or its turn was over.
+    pub(crate) parked: Bytes,
+    /// Those and the memory of a partial frame, as they are counted.
+    bytes: usize,
+    /// Since when something is held.
+    since: Instant,
 }
 
 impl Context {
@@ -64,31 +73,56 @@ impl Context {
         }
     }
 
-    /// There is a connection more, for which room was made.
-    pub(crate) fn taken(&mut self) {
-        self.handle.load.fetch_add(1, Relaxed);
+    /// Reads the clock: callbacks have run, and they may have taken any time.
+    pub(crate) fn tick(&mut self) {
+        self.now = self.common.now();
     }
 
-    /// A connection has closed: tells of it and counts it.
-    pub(crate) fn closed(&mut self, core: &Core, reason: CloseReason) {
+    /// A stream holds this much input, of which `parked` is to be delivered.
+    pub(crate) fn hold(&mut self, entry: usize, bytes: usize, parked: Bytes) {
+        let held = self.held.entry(entry).or_insert(Held {
+            parked: Bytes::new(),
+            bytes: 0,
+            since: self.now,
+        });
+        self.common.change_held(held.bytes, bytes);
+        held.bytes = bytes;
+        held.parked = parked;
+    }
+
+    /// A stream holds no input any more.
+    pub(crate) fn let_go(&mut self, entry: usize) {
+        if let Some(held) = self.held.remove(&entry) {
+            self.common.change_held(held.bytes, 0);
+        }
+    }
+
+    /// The stream that has held input longest, if all connections together hold more than they
+    /// may.
+    fn holds_too_long(&self) -> Option<usize> {
+        if self.common.held_total() <= self.common.limits.max_held_total {
+            return None;
+        }
+        let longest = self.held.iter().min_by_key(|(_, held)| held.since);
+        longest.map(|(entry, _)| *entry)
+    }
+
+    /// A connection has closed, with `error` if it failed: tells of it and counts it.
+    pub(crate) fn closed(&mut self, core: &Core, reason: CloseReason, error: Option<&io::Error>) {
         let (id, peer) = (core.id, core.peer());
+        let error = error.map(tracing::field::display);
         match reason {
             CloseReason::Protocol(_)
             | CloseReason::Overflow
             | CloseReason::Io
             | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {
-                warn_limited!(connection = %id, %peer, %reason, "closed in trouble");
+                warn_limited!(connection = %id, %peer, %reason, error, "closed in trouble");
             }
-            _ => tracing::debug!(connection = %id, %peer, %reason, "closed"),
+            _ => {
+                debug!(connection = %id, %peer, %reason, error, "closed");
+            }
         }
         self.common.totals.closed_by[reason.kind()].fetch_add(1, Relaxed);
-        self.dropped();
-    }
-
-    /// What was counted as a connection is none.
-    pub(crate) fn dropped(&mut self) {
-        self.common.release();
-        self.handle.load.fetch_sub(1, Relaxed);
     }
 }
 
@@ -135,8 +169,7 @@ impl Worker {
                 timers: Timers::default(),
                 line: VecDeque::new(),
                 calls: HashMap::new(),
-                call_errors: HashMap::new(),
-                parked: HashMap::new(),
+                held: HashMap::new(),
                 common,
             },
             stopping: None,
@@ -145,14 +178,16 @@ impl Worker {
 
     /// Works until the network stops.
     pub(crate) fn run(&mut self) {
+        enter_network_thread();
         let mut events = Events::with_capacity(POLL_CAPACITY);
         while self.stopping.is_none() || self.len > 0 {
             self.wait(&mut events, self.patience());
             self.turn(&events);
         }
-        // Who came just in time is closed like everybody else; who comes later is told so.
-        let last = self.context.handle.mailbox().take();
-        self.handle_commands(last.unwrap_or_default());
+        // The commands posted before the mailbox closed are still handled; their connections are
+        // closed too.
+        let last = self.context.handle.close_mailbox();
+        self.handle_commands(last);
         self.publish();
     }
 
@@ -185,7 +220,10 @@ impl Worker {
         if !self.context.line.is_empty() {
             return Some(Duration::ZERO);
         }
-        let stop = self.stopping.unwrap_or(Instant::NEVER);
+        let stop = match self.stopping {
+            Some(deadline) => deadline.min(self.context.now.after(ACKNOWLEDGED)),
+            None => Instant::NEVER,
+        };
         let next = self.context.timers.next().min(stop).if_ever()?;
         Some(next.since(self.context.common.now()))
     }
@@ -196,6 +234,7 @@ impl Worker {
             writable: event.is_writable(),
             ending: event.is_read_closed() || event.is_error(),
             error: event.is_error(),
+            urgent: sys::is_urgent(event),
         };
         self.handle_ready(event.token().0, readiness);
     }
@@ -206,15 +245,17 @@ impl Worker {
             Some(Entry::Stream(stream)) => stream.handle_ready(entry, readiness, context),
             Some(Entry::Datagrams(peers)) => {
                 if readiness.writable {
-                    peers.flush(context);
+                    peers.flush(entry, context);
                 }
-                if readiness.readable || readiness.ending {
+                // One that waits for its turn reads when that comes.
+                if (readiness.readable || readiness.ending) && !peers.in_line {
                     peers.read(entry, context);
                 }
             }
             None => return,
         }
         self.settle(entry);
+        self.relieve();
     }
 
     /// Sees whether what happened to an entry ended it, and when to look at it again.
@@ -253,23 +294,23 @@ impl Worker {
     }
 
     fn handle_mailbox(&mut self) {
-        let commands = self.context.handle.mailbox().replace(Vec::new());
-        self.handle_commands(commands.unwrap_or_default());
+        let commands = self.context.handle.take_commands();
+        self.handle_commands(commands);
     }
 
     fn handle_commands(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
                 Command::Attend(place, id) => self.attend(place, id),
-                Command::Accept(stream, peer, accept) => self.accept(stream, peer, &*accept),
-                Command::Call(shared, connected) => self.call(shared, connected),
-                Command::Listen(socket, accept) => {
+                Command::Accept(accepted) => self.accept(accepted),
+                Command::Call(shared, permit, connected) => self.call(shared, permit, connected),
+                Command::Listen(socket, listening) => {
                     let entry = socket.entry();
-                    let peers = Peers::listening(socket, accept);
+                    let peers = Peers::listening(socket, listening);
                     self.adopt(entry, Entry::Datagrams(Box::new(peers)));
                 }
-                Command::Connect(socket, shared, connected) => {
-                    self.connect(socket, shared, connected);
+                Command::Connect(socket, shared, permit, connected) => {
+                    self.connect(socket, shared, permit, connected);
                 }
                 Command::Stop(deadline) => self.stop(deadline),
             }
@@ -288,62 +329,79 @@ impl Worker {
     }
 
     /// A stream that was accepted: the application decides whether it becomes a connection.
-    fn accept(&mut self, stream: TcpStream, peer: SocketAddr, accept: &AcceptFn) {
-        let handle = Arc::clone(&self.context.handle);
-        let options = &handle.common.options;
+    fn accept(&mut self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            peer,
+            home,
+            listener,
+            permit,
+        } = accepted;
+        let context = &mut self.context;
         let sender = Sender::accepted(Transport::Tcp);
-        let shared = match options.adopt_stream(&stream) {
-            Ok(()) => handle.share_stream(stream, peer, sender),
+        let shared = match context.common.options.adopt_stream(&stream) {
+            Ok(()) => home.share_stream(stream, peer, sender),
             Err(error) => Err(error),
         };
         let shared = match shared {
-            Ok(shared) => shared,
+            Ok(shared) => permit.seat(shared),
             Err(error) => {
                 // Most often the peer is gone already.
-                tracing::debug!(%peer, %error, "cannot take over a connection");
-                self.context.tally.accept_failed += 1;
-                return self.context.dropped();
+                drop(permit);
+                context.tally.accept_failed += 1;
+                debug!(%peer, %error, "cannot take over a connection");
+                return;
             }
         };
-        let context = &mut self.context;
         let id = shared.core.id;
+        let entry = shared.core.place().entry;
         let connection = Connection::new(&shared);
         context.output.borrow_mut().begin(id.0);
-        let handler = guarded("accepted", id, &mut context.tally, || accept(&connection));
+        let handler = guarded("accepted", id, &mut context.tally, || {
+            listener.listening.accept(&connection)
+        });
         let mut output = context.output.borrow_mut();
         output.begin(0);
         let Some(handler) = handler.flatten() else {
-            output.discard_frames();
+            output.discard(&shared);
             drop(output);
             context.tally.refused += 1;
-            context.dropped();
-            shared.locked(|_, out| out.sender.abort(CloseReason::Local));
-            let entry = shared.core.place().entry;
+            shared.abort(CloseReason::Local);
+            if shared.core.queued() > 0 {
+                shared.reset();
+            }
+            // A handle that is used right now may keep the socket open a moment longer.
             drop(shared);
-            handle.release_entry(entry);
-            return;
+            context.handle.release_entry(entry);
+            return context.tick();
         };
         output.flush_frames(&shared);
         drop(output);
-        tracing::debug!(connection = %id, %peer, "accepted");
+        context.tick();
+        debug!(connection = %id, %peer, "accepted");
         context.tally.accepted += 1;
-        let entry = shared.core.place().entry;
-        let stream = Stream::accepted(shared, handler, &handle.common.limits, context.now);
+        let stream = Stream::accepted(shared, handler, context.now);
         self.adopt(entry, Entry::Stream(stream));
     }
 
-    fn call(&mut self, shared: Arc<Shared>, connected: ConnectFn) {
+    fn call(&mut self, shared: Arc<Shared>, permit: Permit, connected: ConnectFn) {
         let context = &mut self.context;
         context.calls.insert(shared.core.id, connected);
         let entry = shared.core.place().entry;
-        let stream = Stream::calling(shared, &context.common.limits, context.now);
+        let stream = Stream::calling(permit.seat(shared), context.now);
         self.adopt(entry, Entry::Stream(stream));
     }
 
-    fn connect(&mut self, socket: Arc<DatagramSocket>, shared: Arc<Shared>, connected: ConnectFn) {
+    fn connect(
+        &mut self,
+        socket: Arc<DatagramSocket>,
+        shared: Arc<Shared>,
+        permit: Permit,
+        connected: ConnectFn,
+    ) {
         let entry = socket.entry();
-        let context = &mut self.context;
-        let peers = Peers::connected(socket, shared, connected, context);
+        let seat = permit.seat(shared);
+        let peers = Peers::connected(socket, seat, connected, &mut self.context);
         self.adopt(entry, Entry::Datagrams(Box::new(peers)));
     }
 
@@ -361,6 +419,8 @@ impl Worker {
             writable: true,
             ending: true,
             error: false,
+            // An event may have told of some before.
+            urgent: false,
         };
         self.handle_ready(entry, everything);
         if self.stopping.is_some() {
@@ -381,13 +441,11 @@ impl Worker {
                     stream.in_line = false;
                     stream.resume_reading(entry, context);
                 }
-                Some(Entry::Datagrams(peers)) => {
-                    peers.in_line = false;
-                    peers.read(entry, context);
-                }
+                Some(Entry::Datagrams(peers)) => peers.resume(entry, context),
                 None => continue,
             }
             self.settle(entry);
+            self.relieve();
         }
     }
 
@@ -429,20 +487,38 @@ impl Worker {
     }
 
     fn handle_stop(&mut self) {
-        if self
-            .stopping
-            .is_some_and(|deadline| self.context.now >= deadline)
-        {
+        let Some(deadline) = self.stopping else {
+            return;
+        };
+        if self.context.now >= deadline {
             for entry in 0..self.entries.len() {
                 self.close(entry, true);
             }
+        }
+        for entry in 0..self.entries.len() {
+            if let Some(Some(Entry::Stream(stream))) = self.entries.get_mut(entry) {
+                stream.end_if_acknowledged();
+                self.settle(entry);
+            }
+        }
+    }
+
+    /// Gives up streams that hold input, those that have held some longest first, as long as all
+    /// together hold more than they may.
+    fn relieve(&mut self) {
+        while let Some(entry) = self.context.holds_too_long() {
+            match self.entries.get_mut(entry) {
+                Some(Some(Entry::Stream(stream))) => stream.shared.abort(CloseReason::Overflow),
+                _ => self.context.let_go(entry),
+            }
+            self.settle(entry);
         }
     }
 
     fn close(&mut self, entry: usize, abort: bool) {
         match self.entries.get_mut(entry).and_then(Option::as_mut) {
-            Some(Entry::Stream(stream)) if abort => stream.shared.abort(),
-            Some(Entry::Stream(stream)) => stream.shared.close_said(),
+            Some(Entry::Stream(stream)) if abort => stream.shared.abort(CloseReason::Local),
+            Some(Entry::Stream(stream)) => stream.shared.close(),
             Some(Entry::Datagrams(peers)) => peers.stop(abort, &mut self.context),
             None => return,
         }

@@ -11,6 +11,9 @@ pub struct Metrics {
     pub open: usize,
     /// Bytes accepted by `send` that wait to be sent now.
     pub queued_bytes: usize,
+    /// Bytes of input held now: partial frames, and what was read before a pause and has not
+    /// been delivered.
+    pub held_bytes: usize,
     /// Connections that peers opened and the application admitted.
     pub accepted: u64,
     /// Connections that this side opened.

@@ -112,6 +112,7 @@ impl Builder {
             host: self.host,
             limits: Arc::new(self.limits),
             metrics: Metrics::default(),
+            open_streams: 0,
             hash_key,
             stopping: None,
             crashed: false,
@@ -218,7 +219,7 @@ impl Network {
         let mut world = self.running(&shared)?;
         let network = &mut world.networks[self.id.0 as usize];
         let (host, limits) = (network.host, Arc::clone(&network.limits));
-        if !network.reserve() {
+        if !network.reserve(transport) {
             return Err(Error::TooManyConnections {
                 limit: limits.max_connections,
             });
@@ -238,7 +239,7 @@ impl Network {
         let (key, ends) = match called {
             Ok(called) => called,
             Err(refusal) => {
-                world.network(self.id).metrics.open -= 1;
+                world.network(self.id).release(transport);
                 // What the callback holds may use a connection as it is dropped.
                 drop(world);
                 drop(connect);

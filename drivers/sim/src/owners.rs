@@ -79,6 +79,19 @@ impl Owners {
         }
     }
 
+    /// The stream of a network that has held input longest, if one holds any.
+    pub(crate) fn longest_held(&self, network: NetworkId) -> Option<Key> {
+        let entries = self.entries.iter().flatten();
+        let held = entries.filter_map(|(key, owner)| match owner {
+            Owner::Stream(stream) if stream.network == network => {
+                Some((stream.held_since.if_ever()?, *key))
+            }
+            _ => None,
+        });
+        let oldest = held.min_by_key(|(since, _)| *since);
+        oldest.map(|(_, key)| key)
+    }
+
     /// All sockets of a network.
     pub(crate) fn keys_of(&self, network: NetworkId) -> Vec<Key> {
         let entries = self.entries.iter().flatten();

@@ -238,7 +238,9 @@ impl Simulation {
             if network.host == id {
                 network.crashed = true;
                 network.metrics.open = 0;
+                network.open_streams = 0;
                 network.metrics.queued_bytes = 0;
+                network.metrics.held_bytes = 0;
             }
         }
         let dropped: Vec<Option<Owner>> = keys
@@ -509,8 +511,15 @@ impl Simulation {
         }
         for network in &world.networks {
             let (metrics, limits) = (&network.metrics, &network.limits);
-            if metrics.open > limits.max_connections {
+            let datagrams = metrics.open - network.open_streams;
+            if network.open_streams.max(datagrams) > limits.max_connections {
                 return Err(format!("{} connections are over the limit", metrics.open));
+            }
+            if metrics.held_bytes > limits.max_held_total {
+                let held = metrics.held_bytes;
+                return Err(format!(
+                    "{held} bytes of held input are over the limit in all"
+                ));
             }
             if metrics.queued_bytes > limits.max_queued_total {
                 let queued = metrics.queued_bytes;

@@ -12,7 +12,9 @@ use crate::stream::Stream;
 use crate::timers::Timers;
 use crate::trace::Record;
 use cubenet_core::send::Backlog;
-use cubenet_core::{CloseReason, ConnectionId, Frame, Handler, Instant, Limits, SendError, State};
+use cubenet_core::{
+    CloseReason, ConnectionId, Frame, Handler, Instant, Limits, SendError, State, Transport,
+};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +57,8 @@ pub(crate) struct NetworkState {
     pub(crate) host: HostId,
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: Metrics,
+    /// Of the open connections, those that are streams.
+    pub(crate) open_streams: usize,
     /// Keys the tables of its datagram peers.
     pub(crate) hash_key: (u64, u64),
     /// When whatever is left is given up; set once it stops.
@@ -259,10 +263,15 @@ impl World {
     }
 
     /// Counts a connection that has closed.
-    pub(crate) fn count_closed(&mut self, network: NetworkId, reason: CloseReason) {
-        let metrics = &mut self.network(network).metrics;
-        metrics.open -= 1;
-        metrics.closed_by[reason.kind()] += 1;
+    pub(crate) fn count_closed(
+        &mut self,
+        network: NetworkId,
+        transport: Transport,
+        reason: CloseReason,
+    ) {
+        let network = self.network(network);
+        network.release(transport);
+        network.metrics.closed_by[reason.kind()] += 1;
     }
 }
 
@@ -272,11 +281,29 @@ impl NetworkState {
         self.crashed || (self.stopping.is_some() && self.metrics.open == 0)
     }
 
-    /// Makes room for a connection; `false` if there is none.
-    pub(crate) fn reserve(&mut self) -> bool {
-        let room = self.metrics.open < self.limits.max_connections;
-        self.metrics.open += usize::from(room);
+    /// Whether there is room for one connection more of this transport.
+    pub(crate) fn has_room(&self, transport: Transport) -> bool {
+        let open = match transport {
+            Transport::Tcp => self.open_streams,
+            Transport::Udp => self.metrics.open - self.open_streams,
+        };
+        open < self.limits.max_connections
+    }
+
+    /// Makes room for a connection; `false` if its transport has none.
+    pub(crate) fn reserve(&mut self, transport: Transport) -> bool {
+        let room = self.has_room(transport);
+        if room {
+            self.metrics.open += 1;
+            self.open_streams += usize::from(transport == Transport::Tcp);
+        }
         room
+    }
+
+    /// Gives the room of a connection back.
+    pub(crate) fn release(&mut self, transport: Transport) {
+        self.metrics.open -= 1;
+        self.open_streams -= usize::from(transport == Transport::Tcp);
     }
 
     pub(crate) fn backlog(&self, own: usize) -> Backlog {

@@ -3,7 +3,7 @@
 use crate::early::Early;
 use crate::error::ConnectError;
 use crate::id::{Place, Serial, Serials};
-use cubenet_core::{Instant, Limits, Link};
+use cubenet_core::{Instant, Limits, Link, Transport};
 
 /// Decides about a new connection: its handler, or `None` to turn it away. It may be called
 /// again and again, and shared by listeners. What [`Network::listen`](crate::Network::listen)
@@ -43,6 +43,8 @@ pub(crate) struct Common<'a> {
     pub(crate) now: Instant,
     /// Connections there are, calls included.
     pub(crate) open: usize,
+    /// Those that are streams.
+    pub(crate) open_streams: usize,
     pub(crate) serials: Serials,
     pub(crate) counts: Counts,
     /// Holds what a callback is lent, or what it sends meanwhile.
@@ -62,18 +64,32 @@ pub(crate) struct Common<'a> {
 }
 
 impl Common<'_> {
+    /// Whether there is room for one connection more of this transport.
+    pub(crate) fn has_room(&self, transport: Transport) -> bool {
+        let open = match transport {
+            Transport::Tcp => self.open_streams,
+            Transport::Udp => self.open - self.open_streams,
+        };
+        open < self.limits.max_connections
+    }
+
     /// Takes room for one connection more, if there is any.
-    pub(crate) fn reserve(&mut self) -> Option<Serial> {
-        if self.open >= self.limits.max_connections {
-            return None;
-        }
+    pub(crate) fn reserve(&mut self, transport: Transport) -> Option<Serial> {
+        let has_room = self.has_room(transport);
+        has_room.then(|| self.take_place(transport))
+    }
+
+    /// Takes the place of a connection that is about to make way.
+    pub(crate) fn take_place(&mut self, transport: Transport) -> Serial {
         self.open += 1;
-        Some(self.serials.next())
+        self.open_streams += usize::from(transport == Transport::Tcp);
+        self.serials.next()
     }
 
     /// Gives it back.
-    pub(crate) fn release(&mut self) {
+    pub(crate) fn release(&mut self, transport: Transport) {
         self.open -= 1;
+        self.open_streams -= usize::from(transport == Transport::Tcp);
     }
 
     /// The part of the network that a link needs.

@@ -117,6 +117,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 limits,
                 now: Instant::ZERO,
                 open: 0,
+                open_streams: 0,
                 serials: Serials::new(),
                 counts: Counts::default(),
                 scratch: memory.scratch,
@@ -257,7 +258,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let peer = endpoint(address).map_err(failed)?;
         self.common.now = now;
         let limit = self.common.limits.max_connections;
-        let serial = self.common.reserve();
+        let serial = self.common.reserve(transport);
         let serial = serial.ok_or(Error::TooManyConnections { limit })?;
         let place = match transport {
             Transport::Tcp => self.call(peer, connected, serial, now),
@@ -267,7 +268,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         match place {
             Ok(place) => Ok(serial.id(place)),
             Err(problem) => {
-                self.common.release();
+                self.common.release(transport);
                 Err(problem.map_or(Error::NoRoom { transport }, failed))
             }
         }

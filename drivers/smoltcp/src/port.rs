@@ -10,7 +10,7 @@ use core::time::Duration;
 use cubenet_core::demux::SliceTable;
 use cubenet_core::{
     Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
-    Timeout,
+    Timeout, Transport,
 };
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
@@ -407,10 +407,19 @@ impl<'a, H: Handler> Port<'a, H> {
         let Role::Listens(accepted, _) = self.role else {
             return None;
         };
-        let serial = common.reserve()?;
-        // What the application is shown must know its slot: a new one, or that of the evicted,
-        // which is the first to be given out again.
-        let slot = evicted.or_else(|| self.demux.insert(remote, common.now));
+        // Whoever makes way in the table leaves its place among all connections, too.
+        let evicted = evicted.or_else(|| match self.demux.make_way(common.now) {
+            Arrival::Evict(slot) if !common.has_room(Transport::Udp) => Some(slot),
+            _ => None,
+        });
+        let serial = match evicted {
+            Some(_) => common.take_place(Transport::Udp),
+            None => common.reserve(Transport::Udp)?,
+        };
+        // What the application is shown must know its slot: a new one or, in a full table, that
+        // of the evicted, which is the first to be given out again.
+        let inserted = self.demux.insert(remote, common.now);
+        let slot = inserted.or(evicted);
         let mut flags = Flags::default();
         let handler = slot.and_then(|slot| {
             let place = self.place(slot);
@@ -423,10 +432,10 @@ impl<'a, H: Handler> Port<'a, H> {
             })
         });
         let (Some(slot), Some(handler)) = (slot, handler) else {
-            if let (Some(slot), None) = (slot, evicted) {
+            if let Some(slot) = inserted {
                 self.demux.remove(slot);
             }
-            common.release();
+            common.release(Transport::Udp);
             return None;
         };
         if let Some(evicted) = evicted {
@@ -482,7 +491,7 @@ impl<'a, H: Handler> Port<'a, H> {
         self.peers[slot] = Peer::NOBODY;
         self.demux.remove(slot);
         common.counts.closed = common.counts.closed.wrapping_add(1);
-        common.release();
+        common.release(Transport::Udp);
     }
 
     /// Calls the handler in `slot`, if there is one.

@@ -81,7 +81,7 @@ impl Ends {
     ) -> Self {
         Ends {
             sender,
-            receiver: RingReceiver::new(now),
+            receiver: RingReceiver::accepted(now),
             queued: 0,
             serial,
             paused: false,
@@ -279,9 +279,11 @@ impl<'a, H: Handler> Stream<'a, H> {
         common: &mut Common<'a>,
     ) {
         let addresses = (socket.remote_endpoint(), socket.local_endpoint());
-        let wanted = if let ((Some(peer), Some(local)), Some(accepted), Some(serial)) =
-            (addresses, listeners.accepted(listener), common.reserve())
-        {
+        let wanted = if let ((Some(peer), Some(local)), Some(accepted), Some(serial)) = (
+            addresses,
+            listeners.accepted(listener),
+            common.reserve(Transport::Tcp),
+        ) {
             let sender = Sender::accepted(Transport::Tcp);
             let mut ends = Ends::new(sender, serial, peer, local, common.now);
             let mut link = StreamLink {
@@ -292,7 +294,7 @@ impl<'a, H: Handler> Stream<'a, H> {
             };
             let handler = accepted(&mut link);
             if handler.is_none() {
-                common.release();
+                common.release(Transport::Tcp);
             }
             handler.map(|handler| (handler, ends))
         } else {
@@ -323,7 +325,7 @@ impl<'a, H: Handler> Stream<'a, H> {
             return;
         };
         common.counts.closed = common.counts.closed.wrapping_add(1);
-        common.release();
+        common.release(Transport::Tcp);
         common.early.take(slot, |_| ());
         let place = Place::Stream(slot);
         match owner {
@@ -427,7 +429,7 @@ impl<'a, H: Handler> Live<'a, H> {
     ) {
         let ends = &mut self.ends;
         ends.sender.handle_connected();
-        ends.receiver = RingReceiver::new(common.now);
+        ends.receiver = RingReceiver::connecting(common.now);
         common.counts.connected = common.counts.connected.wrapping_add(1);
         let mut refused = 0;
         common.early.take(slot, |frame| {
@@ -503,9 +505,8 @@ impl<'a, H: Handler> Live<'a, H> {
                 }
                 Ok(Found::Nothing) => return false,
                 Err(error) => {
-                    let reason = CloseReason::Protocol(error);
                     let queued = socket.send_queue();
-                    ends.sender.handle_end(context.now, reason, queued);
+                    ends.sender.handle_violation(context.now, error, queued);
                     return false;
                 }
             };

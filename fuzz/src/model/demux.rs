@@ -51,6 +51,11 @@ impl Model {
         self.peers.is_empty()
     }
 
+    /// Whether there is room for nobody, recognised or not.
+    pub fn is_full(&self) -> bool {
+        self.peers.len() >= self.room
+    }
+
     /// Whether `peer` is one of them.
     pub fn has(&self, peer: u16) -> bool {
         self.peers.iter().any(|(other, _)| *other == peer)
@@ -68,19 +73,38 @@ impl Model {
             self.peers.remove(at);
             self.peers.push((peer, now));
         }
-        match (known, self.peers.first()) {
+        match known {
             _ if len > self.limits.max_datagram => Answer::TooLong(known.is_some()),
-            (Some(_), _) if len == 0 => Answer::Close,
-            (Some(_), _) => Answer::Deliver,
-            (None, _) if len == 0 => Answer::Ignore,
-            (None, _) if self.peers.len() < self.limits.max_peers => Answer::Admit,
-            (None, Some((oldest, heard))) => match self.limits.full_policy {
-                FullPolicy::EvictSilentFor(silence) if now >= heard.after(silence) => {
-                    Answer::Evict(*oldest)
-                }
-                _ => Answer::Refuse,
-            },
-            (None, None) => Answer::Refuse,
+            Some(_) if len == 0 && self.limits.empty_datagram_closes => Answer::Close,
+            _ if len == 0 => Answer::Ignore,
+            Some(_) => Answer::Deliver,
+            None => self.newcomer(false, now),
+        }
+    }
+
+    /// Somebody new speaks, whom the application recognises or not.
+    pub fn newcomer(&self, recognised: bool, now: Instant) -> Answer {
+        let kept = if recognised {
+            0
+        } else {
+            self.limits.reserved_peers
+        };
+        if self.peers.len() + kept < self.room {
+            Answer::Admit
+        } else {
+            self.make_way(now)
+        }
+    }
+
+    /// Somebody new speaks for whom there is no room.
+    pub fn make_way(&self, now: Instant) -> Answer {
+        match (self.limits.full_policy, self.peers.first()) {
+            (FullPolicy::EvictSilentFor(silence), Some((oldest, heard)))
+                if now >= heard.after(silence) =>
+            {
+                Answer::Evict(*oldest)
+            }
+            _ => Answer::Refuse,
         }
     }
 

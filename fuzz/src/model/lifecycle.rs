@@ -16,8 +16,12 @@ pub enum Kind {
     CloseQueued,
     /// [`Input::Ended`].
     Ended,
+    /// [`Input::Violated`].
+    Violated,
     /// [`Input::Flushed`].
     Flushed,
+    /// [`Input::Acknowledged`].
+    Acknowledged,
     /// [`Input::Failed`].
     Failed,
 }
@@ -70,9 +74,11 @@ const fn row(from: State, on: Kind, when: When, to: State, because: Because) -> 
 }
 
 /// The table: every state, every input. The rows that change nothing are in it too.
-pub const TABLE: [Row; 31] = {
+pub const TABLE: [Row; 41] = {
     use Because::{Given, Kept, Local};
-    use Kind::{CloseEmpty, CloseQueued, Connected, Ended, Failed, Flushed};
+    use Kind::{
+        Acknowledged, CloseEmpty, CloseQueued, Connected, Ended, Failed, Flushed, Violated,
+    };
     use State::{Closed, Connecting, Draining, Finishing, Open};
     use When::{Always, PeerIsNotOwed, PeerIsOwed};
     [
@@ -80,18 +86,24 @@ pub const TABLE: [Row; 31] = {
         row(Connecting, CloseEmpty, Always, Closed, Local),
         row(Connecting, CloseQueued, Always, Draining, Local),
         row(Connecting, Ended, Always, Connecting, Kept),
+        row(Connecting, Violated, Always, Connecting, Kept),
         row(Connecting, Flushed, Always, Connecting, Kept),
+        row(Connecting, Acknowledged, Always, Connecting, Kept),
         row(Connecting, Failed, Always, Closed, Given),
         row(Open, Connected, Always, Open, Kept),
         row(Open, CloseEmpty, Always, Draining, Local),
         row(Open, CloseQueued, Always, Draining, Local),
         row(Open, Ended, Always, Draining, Given),
+        row(Open, Violated, Always, Draining, Given),
         row(Open, Flushed, Always, Open, Kept),
+        row(Open, Acknowledged, Always, Open, Kept),
         row(Open, Failed, Always, Closed, Given),
         row(Draining, Connected, Always, Draining, Kept),
         row(Draining, CloseEmpty, Always, Draining, Kept),
         row(Draining, CloseQueued, Always, Draining, Kept),
         row(Draining, Ended, Always, Draining, Kept),
+        row(Draining, Violated, Always, Draining, Kept),
+        row(Draining, Acknowledged, Always, Draining, Kept),
         row(Draining, Flushed, PeerIsOwed, Finishing, Kept),
         row(Draining, Flushed, PeerIsNotOwed, Closed, Kept),
         row(Draining, Failed, Always, Closed, Given),
@@ -99,13 +111,17 @@ pub const TABLE: [Row; 31] = {
         row(Finishing, CloseEmpty, Always, Finishing, Kept),
         row(Finishing, CloseQueued, Always, Finishing, Kept),
         row(Finishing, Ended, Always, Closed, Kept),
+        row(Finishing, Violated, Always, Finishing, Kept),
         row(Finishing, Flushed, Always, Finishing, Kept),
+        row(Finishing, Acknowledged, Always, Closed, Kept),
         row(Finishing, Failed, Always, Closed, Kept),
         row(Closed, Connected, Always, Closed, Kept),
         row(Closed, CloseEmpty, Always, Closed, Kept),
         row(Closed, CloseQueued, Always, Closed, Kept),
         row(Closed, Ended, Always, Closed, Kept),
+        row(Closed, Violated, Always, Closed, Kept),
         row(Closed, Flushed, Always, Closed, Kept),
+        row(Closed, Acknowledged, Always, Closed, Kept),
         row(Closed, Failed, Always, Closed, Kept),
     ]
 };
@@ -116,7 +132,7 @@ impl fmt::Display for Row {
             from, on, when, to, ..
         } = self;
         let [from, on, to] = [format!("{from:?}"), format!("{on:?}"), format!("{to:?}")];
-        write!(f, "{from:<10} | {on:<11} | {to:<10}")?;
+        write!(f, "{from:<10} | {on:<12} | {to:<10}")?;
         match when {
             When::Always => Ok(()),
             When::PeerIsOwed => f.write_str(" | the peer is to end, too"),
@@ -178,6 +194,9 @@ impl Model {
             (Because::Given, Input::Ended(reason) | Input::Failed(reason)) => {
                 self.reason = Some(reason);
             }
+            (Because::Given, Input::Violated(error)) => {
+                self.reason = Some(CloseReason::Protocol(error));
+            }
             _ => {}
         }
         self.peer_ended |= kind == Kind::Ended;
@@ -192,32 +211,37 @@ fn kind(input: Input) -> Kind {
         Input::Close { queued: false } => Kind::CloseEmpty,
         Input::Close { queued: true } => Kind::CloseQueued,
         Input::Ended(_) => Kind::Ended,
+        Input::Violated(_) => Kind::Violated,
         Input::Flushed => Kind::Flushed,
+        Input::Acknowledged => Kind::Acknowledged,
         Input::Failed(_) => Kind::Failed,
     }
 }
 
-/// A way for the peer to end its direction.
+/// A way for the peer to say nothing more that can be understood.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum End {
-    /// Between two messages.
+    /// It ends its direction between two messages.
     Peer,
-    /// Inside a frame.
+    /// It ends its direction inside a frame.
     Truncated,
-    /// By breaking the framing.
+    /// It breaks the framing.
     Protocol,
 }
 
+/// What a peer does that breaks the framing.
+pub const VIOLATION: FrameError = FrameError::TooLong {
+    declared: 2,
+    limit: 1,
+};
+
 impl End {
-    /// The same as a reason.
-    pub fn reason(self) -> CloseReason {
+    /// The same as an input.
+    pub fn input(self) -> Input {
         match self {
-            End::Peer => CloseReason::Peer,
-            End::Truncated => CloseReason::Truncated,
-            End::Protocol => CloseReason::Protocol(FrameError::TooLong {
-                declared: 2,
-                limit: 1,
-            }),
+            End::Peer => Input::Ended(CloseReason::Peer),
+            End::Truncated => Input::Ended(CloseReason::Truncated),
+            End::Protocol => Input::Violated(VIOLATION),
         }
     }
 }

@@ -6,9 +6,11 @@
 //! that outlives the call; its length field is that array's length; and nothing keeps a
 //! pointer after the call. Each block says what is particular to it.
 
-use super::{Datagram, Run};
+use super::{Datagram, Run, Source};
 use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
-use mio::net::UdpSocket;
+use mio::Interest;
+use mio::event::Event;
+use mio::net::{TcpStream, UdpSocket};
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -44,7 +46,7 @@ struct Received {
     /// Which buffer it lies in.
     nth: usize,
     from: SocketAddr,
-    local: Option<IpAddr>,
+    local: Option<Source>,
     len: usize,
     /// The size of the datagrams in the buffer, if the kernel merged several.
     segment: usize,
@@ -228,12 +230,47 @@ pub(crate) fn offload(socket: &UdpSocket) -> bool {
     }
 }
 
-/// Whether a send failed because the way to the peer cannot carry segmented runs.
-pub(crate) fn segments_refused(error: &io::Error) -> bool {
+/// Whether a send failed because the device on the way to the peer, or the kind of its address,
+/// takes no segmented runs.
+pub(crate) fn cannot_segment(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+        Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP)
     )
+}
+
+/// Whether a send failed because the way to the peer carries no segments of that size.
+pub(crate) fn too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// What a stream is watched for. Urgent data is an event of its own, since a read stops there.
+pub(crate) const STREAM_INTEREST: Interest = Interest::READABLE
+    .add(Interest::WRITABLE)
+    .add(Interest::PRIORITY);
+
+/// Whether an event tells of urgent data.
+pub(crate) fn is_urgent(event: &Event) -> bool {
+    event.is_priority()
+}
+
+/// Bytes that the peer has not acknowledged, the end of the stream being one; `None` if the
+/// system does not say.
+pub(crate) fn unacknowledged(stream: &TcpStream) -> Option<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ, writes one `c_int`, and that is what it is given.
+    let result = unsafe {
+        libc::ioctl(
+            stream.as_raw_fd(),
+            libc::TIOCOUTQ,
+            ptr::from_mut(&mut bytes),
+        )
+    };
+    if result == 0 {
+        usize::try_from(bytes).ok()
+    } else {
+        None
+    }
 }
 
 fn check(result: c_int) -> io::Result<usize> {
@@ -269,7 +306,10 @@ fn write_controls(control: &mut Control, run: &Run) -> usize {
     }
     match run.route.source {
         None => len,
-        Some(IpAddr::V4(source)) => {
+        Some(Source {
+            ip: IpAddr::V4(source),
+            ..
+        }) => {
             let info = libc::in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: libc::in_addr {
@@ -279,12 +319,15 @@ fn write_controls(control: &mut Control, run: &Run) -> usize {
             };
             write_control(control, len, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
         }
-        Some(IpAddr::V6(source)) => {
+        Some(Source {
+            ip: IpAddr::V6(source),
+            scope,
+        }) => {
             let info = libc::in6_pktinfo {
                 ipi6_addr: libc::in6_addr {
                     s6_addr: source.octets(),
                 },
-                ipi6_ifindex: 0,
+                ipi6_ifindex: scope,
             };
             write_control(control, len, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
         }
@@ -326,7 +369,7 @@ fn write_control<T: Copy>(
 ///
 /// # Safety
 /// `message` must have been filled by a receiving call, and its control buffer be alive.
-unsafe fn read_controls(message: &msghdr) -> (usize, Option<IpAddr>) {
+unsafe fn read_controls(message: &msghdr) -> (usize, Option<Source>) {
     let (mut segment, mut local) = (0, None);
     // SAFETY: by the caller, the control buffer holds `msg_controllen` bytes of messages
     // that the kernel wrote, which is what these macros walk over. Each datum is of the type
@@ -343,11 +386,12 @@ unsafe fn read_controls(message: &msghdr) -> (usize, Option<IpAddr>) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = datum.cast::<libc::in_pktinfo>().read_unaligned();
                     let octets = info.ipi_spec_dst.s_addr.to_ne_bytes();
-                    local = Some(IpAddr::from(octets));
+                    local = Source::new(IpAddr::from(octets), 0);
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = datum.cast::<libc::in6_pktinfo>().read_unaligned();
-                    local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                    let ip = IpAddr::from(info.ipi6_addr.s6_addr);
+                    local = Source::new(ip, info.ipi6_ifindex);
                 }
                 _ => {}
             }
@@ -470,7 +514,8 @@ mod tests {
         let mut expected: Vec<&[u8]> = bytes.chunks(100).collect();
         let runs: Vec<Run> = if segmented {
             for datagram in &expected[1..] {
-                assert!(run.extend(to, datagram.len()));
+                let start = run.start + run.len;
+                assert!(run.extend(to, start, datagram.len(), 100));
             }
             vec![run]
         } else {

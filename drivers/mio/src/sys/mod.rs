@@ -1,8 +1,12 @@
-//! What differs between operating systems, and nothing else.
+//! Where the driver meets the operating system: every call on a socket that can fail goes
+//! through here (`calls`), and so does everything that differs between systems.
 //!
 //! Datagrams in batches: one system call for many where the system has such a call
 //! (`linux`), one for each otherwise (`portable`). Both have the same functions and one type.
 
+mod calls;
+#[cfg(cubenet_faults)]
+pub mod faults;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 mod linux;
@@ -10,23 +14,33 @@ mod linux;
 mod portable;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{ReceiveBatch, offload, segments_refused, send_runs, tell_destination};
+use linux as system;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{ReceiveBatch, offload, segments_refused, send_runs, tell_destination};
+use portable as system;
+
+pub(crate) use calls::{
+    accept, connect, peer_addr, read, receive, send_runs, shutdown, take_error, write,
+};
+pub(crate) use system::{
+    ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,
+    unacknowledged,
+};
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-/// Whether a read that did not fill its buffer has emptied the socket. It has under epoll
-/// and kqueue; on Windows mio arms a socket again only after `WouldBlock`.
-pub(crate) const SHORT_READ_DRAINS: bool = cfg!(unix);
+/// Whether a read that did not fill its buffer has emptied the socket. It has under epoll,
+/// unless the read stopped at urgent data, of which an event tells ([`is_urgent`]). Elsewhere it
+/// need not have: other systems tell of no urgent data, and on Windows mio arms a socket again
+/// only after `WouldBlock`.
+pub(crate) const SHORT_READ_DRAINS: bool = cfg!(target_os = "linux");
 
 /// Whether a listener may bind an address that still has connections in `TIME_WAIT`. On
 /// Windows the same option would let two sockets share an address.
 pub(crate) const REUSE_ADDRESS: bool = cfg!(unix);
 
 /// The largest piece of a run, in bytes: what fits an Ethernet frame over IPv6.
-pub(crate) const MAX_SEGMENT: usize = 1452;
+pub(crate) const MAX_SEGMENT: u16 = 1452;
 /// The most pieces of a run, and the most bytes; what Linux takes at once.
 const MAX_SEGMENTS: usize = 64;
 const MAX_RUN: usize = 65_000;
@@ -35,15 +49,50 @@ const MAX_RUN: usize = 65_000;
 pub(crate) struct Datagram<'a> {
     pub(crate) from: SocketAddr,
     /// To which of this machine's addresses it was sent, if the socket was told to tell.
-    pub(crate) local: Option<IpAddr>,
+    pub(crate) local: Option<Source>,
     pub(crate) bytes: &'a [u8],
+}
+
+/// One of this machine's addresses, from which an answer is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) ip: IpAddr,
+    /// The interface, if the address is one that several interfaces may have.
+    pub(crate) scope: u32,
+}
+
+impl Source {
+    /// One that a datagram can be sent from; `None` for what only receives: a multicast or a
+    /// broadcast address.
+    pub(crate) fn new(ip: IpAddr, interface: u32) -> Option<Self> {
+        // A dual-stack socket shows an IPv4 address as IPv6.
+        let (unicast, scope) = match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let unicast = !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified());
+                (unicast, 0)
+            }
+            IpAddr::V6(ip) => {
+                let unicast = !(ip.is_multicast() || ip.is_unspecified());
+                let local = ip.is_unicast_link_local();
+                (unicast, if local { interface } else { 0 })
+            }
+        };
+        unicast.then_some(Source { ip, scope })
+    }
+
+    pub(crate) fn with_port(self, port: u16) -> SocketAddr {
+        match self.ip {
+            IpAddr::V4(_) => SocketAddr::new(self.ip, port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope).into(),
+        }
+    }
 }
 
 /// Between which addresses a datagram goes; the system chooses the source, if it is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) to: SocketAddr,
-    pub(crate) source: Option<IpAddr>,
+    pub(crate) source: Option<Source>,
 }
 
 /// Datagrams to one peer that lie one behind another and go out together: all of `segment`
@@ -69,12 +118,20 @@ impl Run {
         }
     }
 
-    /// Adds a datagram of `len` bytes that lies behind it, if it can take one.
-    pub(crate) fn extend(&mut self, route: Route, len: usize) -> bool {
+    /// Adds a datagram of `len` bytes at `start`, if it can take one: the datagrams of a run are
+    /// `max_segment` bytes long at most.
+    pub(crate) fn extend(
+        &mut self,
+        route: Route,
+        start: usize,
+        len: usize,
+        max_segment: usize,
+    ) -> bool {
         let fits = self.route == route
+            && self.start + self.len == start
             && len > 0
             && len <= self.segment
-            && self.segment <= MAX_SEGMENT
+            && self.segment <= max_segment
             && self.len == self.segment * self.count
             && self.count < MAX_SEGMENTS
             && self.len + len <= MAX_RUN;
@@ -113,6 +170,14 @@ pub(crate) fn out_of_resources(error: &io::Error) -> bool {
         .is_some_and(|code| CODES.contains(&code))
 }
 
+/// Bounds what the system keeps of a stream beyond what is under way to its peer, where it can.
+pub(crate) fn limit_unsent(socket: &socket2::Socket, bytes: u32) {
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    let _ = socket.set_tcp_notsent_lowat(bytes);
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    let _ = (socket, bytes);
+}
+
 /// Whether a non-blocking `connect` has begun rather than failed.
 pub(crate) fn under_way(error: &io::Error) -> bool {
     // EINPROGRESS has no stable name in std: 115 on Linux, 36 on the BSDs. Windows says
@@ -126,6 +191,29 @@ pub(crate) fn under_way(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn an_answer_comes_from_an_address_that_one_can_be_sent_from() {
+        let source = |ip: &str| Source::new(ip.parse().unwrap(), 3);
+        for none in [
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.0",
+            "ff02::1",
+            "::",
+            "::ffff:224.0.0.1",
+        ] {
+            assert_eq!(source(none), None, "{none}");
+        }
+        for (ip, address) in [
+            ("192.0.2.1", "192.0.2.1:7"),
+            ("2001:db8::1", "[2001:db8::1]:7"),
+            ("fe80::1", "[fe80::1%3]:7"),
+        ] {
+            let with_port = source(ip).unwrap().with_port(7);
+            assert_eq!(with_port, address.parse().unwrap());
+        }
+    }
+
     fn route(to: &str) -> Route {
         Route {
             to: to.parse().unwrap(),
@@ -138,15 +226,18 @@ mod tests {
         let to = route("127.0.0.1:7");
         let other = route("127.0.0.1:8");
         let mut run = Run::single(to, 10, 100);
-        assert!(!run.extend(other, 100));
-        assert!(!run.extend(to, 101));
+        let mut extend = |to, start, len| run.extend(to, start, len, MAX_SEGMENT.into());
+        assert!(!extend(other, 110, 100));
+        assert!(!extend(to, 111, 100), "something lies between");
+        assert!(!extend(to, 110, 101));
         assert!(
-            !run.extend(to, 0),
+            !extend(to, 110, 0),
             "an empty datagram has a meaning of its own"
         );
-        assert!(run.extend(to, 100));
-        assert!(run.extend(to, 1));
-        assert!(!run.extend(to, 100), "the shorter one was the last");
+        assert!(extend(to, 110, 100));
+        assert!(extend(to, 210, 1));
+        assert!(!extend(to, 211, 100), "the shorter one was the last");
+        assert!(!Run::single(to, 0, 100).extend(to, 100, 100, 99));
         let pieces: Vec<_> = run.split().map(|piece| (piece.start, piece.len)).collect();
         assert_eq!(pieces, [(10, 100), (110, 100), (210, 1)]);
     }

@@ -1,7 +1,9 @@
 //! Datagrams one at a time, where the system has no call for many.
 
 use super::{Datagram, Run};
-use mio::net::UdpSocket;
+use mio::Interest;
+use mio::event::Event;
+use mio::net::{TcpStream, UdpSocket};
 use std::io;
 use std::net::SocketAddr;
 
@@ -66,6 +68,24 @@ pub(crate) fn offload(_socket: &UdpSocket) -> bool {
 }
 
 /// Nothing is segmented, so nothing is refused for it.
-pub(crate) fn segments_refused(_error: &io::Error) -> bool {
+pub(crate) fn cannot_segment(_error: &io::Error) -> bool {
     false
+}
+
+/// Nothing is segmented, so nothing is refused for it.
+pub(crate) fn too_large(_error: &io::Error) -> bool {
+    false
+}
+
+/// What a stream is watched for.
+pub(crate) const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// The system tells of no urgent data.
+pub(crate) fn is_urgent(_event: &Event) -> bool {
+    false
+}
+
+/// The system is not asked.
+pub(crate) fn unacknowledged(_stream: &TcpStream) -> Option<usize> {
+    None
 }

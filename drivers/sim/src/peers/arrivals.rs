@@ -101,19 +101,26 @@ fn admit<'a>(
         network.metrics.dropped_not_admitted += 1;
         return world;
     };
-    if !network.reserve() {
+    // Whoever makes way in the table leaves its place among all connections, too.
+    let evicted = evicted.or_else(|| match peers.demux.make_way(kernel.now) {
+        Arrival::Evict(slot) if !network.has_room(Transport::Udp) => Some(slot),
+        _ => None,
+    });
+    if evicted.is_none() && !network.reserve(Transport::Udp) {
         network.metrics.dropped_table_full += 1;
         return world;
     }
-    // The slot of the evicted is the first to be given out again.
-    let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
-        network.metrics.open -= 1;
+    // In a full table the slot of the evicted is the first to be given out again.
+    let inserted = peers.demux.insert(from, kernel.now);
+    let Some(slot) = inserted.or(evicted) else {
+        network.release(Transport::Udp);
         return world;
     };
-    let place = Place {
+    let at = |slot: usize| Place {
         key,
         slot: slot as u32,
     };
+    let place = at(slot);
     let ends = (local, from);
     // So that a handle works inside `accepted` already.
     peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), from));
@@ -128,24 +135,36 @@ fn admit<'a>(
     let Some(handler) = handler.flatten() else {
         network.metrics.refused += 1;
         network.metrics.dropped_not_admitted += 1;
-        network.metrics.open -= 1;
         peers.pending = None;
         if evicted.is_none() {
+            network.release(Transport::Udp);
+        }
+        if inserted.is_some() {
             peers.demux.remove(slot);
         }
         return arm_on(world, key);
     };
     network.metrics.accepted += 1;
-    if evicted.is_some() {
-        if let Some(Some(peer)) = peers.slots.get_mut(slot) {
+    if let Some(evicted) = evicted {
+        if let Some(Some(peer)) = peers.slots.get_mut(evicted) {
             peer.sender.fail(CloseReason::Overflow);
         }
-        world = settle(shared, world, place);
+        world = settle(shared, world, at(evicted));
     }
-    let Some((peers, kernel, ..)) = world.peers(key) else {
+    let Some((peers, kernel, network, _)) = world.peers(key) else {
         world.bury(handler);
         return world;
     };
+    if evicted.is_some() && !network.reserve(Transport::Udp) {
+        // Somebody else took the place while the evicted was told.
+        network.metrics.dropped_table_full += 1;
+        peers.pending = None;
+        if inserted.is_some() {
+            peers.demux.remove(slot);
+        }
+        world.bury(handler);
+        return arm_on(world, key);
+    }
     peers.demux.insert(from, kernel.now);
     if peers.slots.len() <= slot {
         peers.slots.resize_with(slot + 1, || None);

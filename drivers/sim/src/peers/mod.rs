@@ -517,7 +517,7 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'
         ..
     } = peer;
     let reason = sender.close_reason().unwrap_or(CloseReason::Io);
-    world.count_closed(network, reason);
+    world.count_closed(network, Transport::Udp, reason);
     let mut link = link(shared, &world, place, id, (local, address));
     if let Some(mut handler) = handler {
         let what = (Record::Closed, id);

@@ -39,6 +39,9 @@ pub(crate) struct Stream {
     ended: bool,
     /// What was read before a pause and not delivered.
     parked: Option<Box<Bytes>>,
+    /// Bytes of input held, as they were counted last, and since when.
+    held: usize,
+    pub(crate) held_since: Instant,
     armed: Instant,
     /// `None` while a callback runs.
     inside: Option<Inside>,
@@ -70,12 +73,30 @@ impl Stream {
             paused: false,
             ended: false,
             parked: None,
+            held: 0,
+            held_since: Instant::NEVER,
             armed: Instant::NEVER,
             inside: Some(Inside {
-                receiver: Receiver::new(Growing::new(), limits, now),
+                receiver: Receiver::connecting(Growing::new(), limits, now),
                 handler: None,
             }),
             connect: None,
+        }
+    }
+
+    pub(crate) fn accepted(
+        id: ConnectionId,
+        network: NetworkId,
+        sender: Sender,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        Stream {
+            inside: Some(Inside {
+                receiver: Receiver::accepted(Growing::new(), limits, now),
+                handler: None,
+            }),
+            ..Stream::new(id, network, sender, limits, now)
         }
     }
 
@@ -305,11 +326,48 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
         };
         if state == State::Open {
             world = deliver(shared, world, key, &bytes);
+            world = hold(shared, world, key);
             // A reply may have closed it, or the whole world have changed.
             world = settle(shared, world, key);
         }
     }
     settle(shared, world, key)
+}
+
+/// Counts what a stream holds of its input, and gives up whoever has held some longest while
+/// the sum of its network is over the bound.
+fn hold<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+    let now = world.now();
+    let Some((stream, _, network, _)) = world.stream(key) else {
+        return world;
+    };
+    let parked = stream.parked.as_ref().map_or(0, |parked| parked.len());
+    let partial = stream.footprint().unwrap_or(0);
+    let before = std::mem::replace(&mut stream.held, parked + partial);
+    if stream.held == 0 {
+        stream.held_since = Instant::NEVER;
+    } else if before == 0 {
+        stream.held_since = now;
+    }
+    network.metrics.held_bytes = network.metrics.held_bytes + stream.held - before;
+    let id = stream.network;
+    loop {
+        let network = world.network(id);
+        if network.metrics.held_bytes <= network.limits.max_held_total {
+            return world;
+        }
+        let Some(oldest) = world.owners.longest_held(id) else {
+            return world;
+        };
+        let Some((stream, _, network, _)) = world.stream(oldest) else {
+            return world;
+        };
+        stream.sender.abort(CloseReason::Overflow);
+        // A callback of it may run, so that it closes only later.
+        network.metrics.held_bytes -= std::mem::take(&mut stream.held);
+        stream.held_since = Instant::NEVER;
+        world = settle(shared, world, oldest);
+    }
 }
 
 /// Decodes what was read and hands each message to the handler.
@@ -358,8 +416,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
         Some(Ok(())) => {}
         Some(Err(error)) => {
             let queued = stream.queued();
-            let reason = CloseReason::Protocol(error);
-            stream.sender.handle_end(now, reason, queued);
+            stream.sender.handle_violation(now, error, queued);
         }
         None => stream.sender.abort(CloseReason::Panicked),
     }
@@ -479,7 +536,8 @@ fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
         return world;
     };
     world.network(network).metrics.queued_bytes -= queued;
-    world.count_closed(network, reason);
+    world.network(network).metrics.held_bytes -= stream.held;
+    world.count_closed(network, Transport::Tcp, reason);
     world.kernel.close(key, reset);
     if let Some(connect) = stream.connect.take() {
         world.network(network).metrics.connect_failed += 1;

@@ -19,7 +19,7 @@ pub(crate) fn accepted<'a>(
     accept: &AcceptFn,
     key: Key,
 ) -> Guard<'a> {
-    if !world.network(network).reserve() {
+    if !world.network(network).reserve(Transport::Tcp) {
         world.network(network).metrics.refused += 1;
         world.kernel.close(key, false);
         return world;
@@ -28,7 +28,7 @@ pub(crate) fn accepted<'a>(
     let now = world.now();
     let sender = Sender::accepted(Transport::Tcp);
     let limits = Arc::clone(&world.network(network).limits);
-    let stream = Stream::new(id, network, sender, &limits, now);
+    let stream = Stream::accepted(id, network, sender, &limits, now);
     world.owners.insert(key, Owner::Stream(Box::new(stream)));
     let connection = handle(shared, &mut world, key, id);
     let what = (Record::Accepted, id);
@@ -37,9 +37,13 @@ pub(crate) fn accepted<'a>(
     let Some(handler) = handler.flatten() else {
         metrics.refused += 1;
         // Unless its host crashed meanwhile.
-        if world.owners.remove(key).is_some() {
-            world.network(network).metrics.open -= 1;
-            world.kernel.close(key, false);
+        if let Some(Owner::Stream(stream)) = world.owners.remove(key) {
+            let network = world.network(network);
+            network.release(Transport::Tcp);
+            // What it sent is not delivered, and the peer must not think that it was.
+            let queued = stream.queued();
+            network.metrics.queued_bytes -= queued;
+            world.kernel.close(key, queued > 0);
         }
         return world;
     };

@@ -211,7 +211,11 @@ fn what_was_sent_before_a_close_is_delivered_and_nothing_is_left() {
             .faults(faults)
             .build()
             .unwrap();
-        let server = simulation.network(SERVER).start().unwrap();
+        let limits = Limits {
+            first_message_timeout: Duration::from_secs(100),
+            ..Limits::default()
+        };
+        let server = simulation.network(SERVER).limits(limits).start().unwrap();
         let heard = Client::default();
         let handler = heard.clone();
         let listening = server.listen(Transport::Tcp, "10.0.0.1:7000", move |_| {

@@ -1,0 +1,164 @@
+//! What belongs to a listener: the application's closures, its limits, and whether it is still
+//! open. Everything on which its connections may come in holds it in common.
+
+use crate::connection::Connection;
+use crate::mailbox::WorkerHandle;
+use crate::user::UserValue;
+use cubenet_core::demux::Admission;
+use cubenet_core::{Handler, Limits};
+use mio::net::TcpListener;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Asks the application about a new peer.
+pub(crate) type AcceptFn = dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync;
+/// Asks the application about a datagram from a new peer.
+pub(crate) type AdmitFn = dyn Fn(SocketAddr, &[u8]) -> Admission + Send + Sync;
+
+/// The worker and the limits of a connection: of each listener there is one for every worker,
+/// which its connections share.
+pub(crate) struct Home {
+    pub(crate) worker: Arc<WorkerHandle>,
+    pub(crate) limits: Arc<Limits>,
+}
+
+impl Home {
+    /// One for each of `workers`.
+    pub(crate) fn with_each(workers: &[Arc<WorkerHandle>], limits: &Arc<Limits>) -> Vec<Arc<Home>> {
+        let home = |worker: &Arc<WorkerHandle>| {
+            Arc::new(Home {
+                worker: Arc::clone(worker),
+                limits: Arc::clone(limits),
+            })
+        };
+        workers.iter().map(home).collect()
+    }
+}
+
+/// The application's side of a listener.
+pub(crate) struct Listening {
+    accept: UserValue<Box<AcceptFn>>,
+    admit: Option<UserValue<Box<AdmitFn>>>,
+    gate: Mutex<Gate>,
+    /// Told when the last call of `accept` has returned.
+    returned: Condvar,
+}
+
+/// Whether `accept` may be called, and how many calls are running.
+struct Gate {
+    open: bool,
+    running: usize,
+}
+
+/// A call of `accept` that is running.
+struct Running<'a>(&'a Listening);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut gate = self.0.gate();
+        gate.running -= 1;
+        if gate.running == 0 && !gate.open {
+            self.0.returned.notify_all();
+        }
+    }
+}
+
+impl Listening {
+    pub(crate) fn new(accept: Box<AcceptFn>, admit: Option<Box<AdmitFn>>) -> Arc<Self> {
+        Arc::new(Listening {
+            accept: UserValue::new(accept),
+            admit: admit.map(UserValue::new),
+            gate: Mutex::new(Gate {
+                open: true,
+                running: 0,
+            }),
+            returned: Condvar::new(),
+        })
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the application about a new peer; `None` if it does not want it, or the listener
+    /// was closed. A panic of the application's passes through.
+    pub(crate) fn accept(&self, connection: &Connection) -> Option<Box<dyn Handler + Send>> {
+        let running = self.enter()?;
+        let handler = (self.accept)(connection);
+        drop(running);
+        handler
+    }
+
+    fn enter(&self) -> Option<Running<'_>> {
+        let mut gate = self.gate();
+        gate.open.then(|| {
+            gate.running += 1;
+            Running(self)
+        })
+    }
+
+    /// Asks the admission hook, if there is one, about a datagram from a new peer. A panic of
+    /// the application's passes through.
+    pub(crate) fn admit(&self, peer: SocketAddr, datagram: &[u8]) -> Admission {
+        match &self.admit {
+            Some(admit) => admit(peer, datagram),
+            None => Admission::Admit,
+        }
+    }
+
+    pub(crate) fn has_hook(&self) -> bool {
+        self.admit.is_some()
+    }
+
+    /// From here on no call of `accept` begins.
+    pub(crate) fn close(&self) {
+        self.gate().open = false;
+    }
+
+    /// Waits until no call of `accept` is running. Not to be called on a thread on which one
+    /// may be.
+    pub(crate) fn wait(&self) {
+        let mut gate = self.gate();
+        while gate.running > 0 {
+            let waited = self.returned.wait(gate);
+            gate = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A socket that listens for streams. Whoever closes it closes the socket at once, on whatever
+/// thread that is; the acceptor forgets it later.
+pub(crate) struct StreamListener {
+    pub(crate) number: u64,
+    pub(crate) listening: Arc<Listening>,
+    pub(crate) homes: Vec<Arc<Home>>,
+    /// `None` once it is closed.
+    socket: Mutex<Option<TcpListener>>,
+}
+
+impl StreamListener {
+    pub(crate) fn new(
+        number: u64,
+        socket: TcpListener,
+        listening: Arc<Listening>,
+        homes: Vec<Arc<Home>>,
+    ) -> Arc<Self> {
+        Arc::new(StreamListener {
+            number,
+            listening,
+            homes,
+            socket: Mutex::new(Some(socket)),
+        })
+    }
+
+    /// The socket, while nobody closes it.
+    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<TcpListener>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts no more. Its address is free when this returns.
+    pub(crate) fn close(&self) {
+        self.listening.close();
+        drop(self.socket().take());
+    }
+}

@@ -1,0 +1,99 @@
+//! The calls on sockets that can fail or fall short, one function each. A build with
+//! `--cfg cubenet_faults` makes them fail and fall short as a seed says (`faults`); any other
+//! contains nothing of that.
+
+use super::{ReceiveBatch, Run, system};
+use mio::net::{TcpListener, TcpStream, UdpSocket};
+use socket2::{SockAddr, Socket};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+/// Fails with what the seed says, in a build with faults.
+macro_rules! may_fail {
+    ($call:ident, $socket:expr) => {
+        #[cfg(cubenet_faults)]
+        if let Some(error) = super::faults::fail(super::faults::Call::$call, $socket) {
+            return Err(error);
+        }
+    };
+}
+
+/// At most as many bytes as the seed says, in a build with faults.
+macro_rules! may_fall_short {
+    ($len:expr) => {{
+        #[cfg(cubenet_faults)]
+        let len = super::faults::shorten($len);
+        #[cfg(not(cubenet_faults))]
+        let len = $len;
+        len
+    }};
+}
+
+/// Accepts a stream.
+pub(crate) fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    may_fail!(Accept, listener);
+    listener.accept()
+}
+
+/// Begins to connect.
+pub(crate) fn connect(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    may_fail!(Connect, socket);
+    socket.connect(address)
+}
+
+/// Reads from a stream.
+pub(crate) fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    may_fail!(Read, stream);
+    #[cfg(cubenet_faults)]
+    let len = super::faults::shorten_read(buffer.len(), stream);
+    #[cfg(not(cubenet_faults))]
+    let len = buffer.len();
+    stream.read(&mut buffer[..len])
+}
+
+/// Writes to a stream.
+pub(crate) fn write(mut stream: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    may_fail!(Write, stream);
+    match pieces {
+        [piece] | [piece, ..] if pieces[1..].iter().all(|piece| piece.is_empty()) => {
+            let len = may_fall_short!(piece.len());
+            stream.write(&piece[..len])
+        }
+        _ => stream.write_vectored(pieces),
+    }
+}
+
+/// The error that is pending on a stream.
+pub(crate) fn take_error(stream: &TcpStream) -> io::Result<Option<io::Error>> {
+    may_fail!(TakeError, stream);
+    stream.take_error()
+}
+
+/// The address of a stream's peer; an error if it is not connected.
+pub(crate) fn peer_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
+    stream.peer_addr()
+}
+
+/// Ends this side's direction of a stream.
+pub(crate) fn shutdown(stream: &TcpStream) -> io::Result<()> {
+    may_fail!(Shutdown, stream);
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Receives datagrams; see [`ReceiveBatch::receive`].
+pub(crate) fn receive(batch: &mut ReceiveBatch, socket: &UdpSocket) -> io::Result<bool> {
+    may_fail!(Receive, socket);
+    batch.receive(socket)
+}
+
+/// Sends datagrams from the front of `runs`; see `send_runs` of the system.
+pub(crate) fn send_runs(
+    socket: &UdpSocket,
+    bytes: &[u8],
+    runs: &[Run],
+    connected: bool,
+) -> io::Result<usize> {
+    may_fail!(Send, socket);
+    let count = may_fall_short!(runs.len());
+    system::send_runs(socket, bytes, &runs[..count], connected)
+}

@@ -56,6 +56,15 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         "a frame over the limit is `Protocol`, and what was sent before is delivered",
         protocol,
     ),
+    (
+        "what was sent to a peer before it breaks the framing is delivered, however much it is",
+        protocol_delivers,
+    ),
+    (
+        "a peer that breaks the framing and never ends its direction is waited for no longer \
+         than the drain time",
+        protocol_waits,
+    ),
     ("a call to nobody is told `Refused`", refused),
     (
         "a call that is not answered is told `Timeout(Connect)`, at its time",
@@ -72,6 +81,10 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     (
         "who returns no handler from `accepted` turns the caller away",
         turned_away,
+    ),
+    (
+        "who sends in `accepted` and then turns the caller away leaves nothing queued",
+        turned_away_after_sending,
     ),
     (
         "who returns no handler from `connected` closes the connection",
@@ -324,6 +337,59 @@ fn protocol(harness: &dyn Harness) {
     scene.until("the answer arrives", || raw.received() == framed(&[1; 100]));
 }
 
+fn protocol_delivers(harness: &dyn Harness) {
+    let limits = Limits {
+        max_message: 60_000,
+        max_queued: 4 << 20,
+        drain_timeout: Duration::from_secs(20),
+        ..Limits::default()
+    };
+    let scene = Scene::with(harness, limits);
+    let (address, server) = scene.listen(Tcp, ignore);
+    let raw = harness.raw_connect(address);
+    raw.stop_reading();
+    scene.until("it is there", || server.handles().len() == 1);
+    let message = [7; 9_000];
+    let mut sent = 0;
+    while sent < 200 && server.handles()[0].send(&message).is_ok() {
+        sent += 1;
+    }
+    // What follows a broken frame is still on its way when the connection winds up.
+    raw.write(&[&[0xff; 2][..], &[1; 50_000]].concat());
+    scene.until("no more is accepted", || server.handles()[0].is_closed());
+    raw.write(&[2; 50_000]);
+    scene.a_while();
+    raw.read_on();
+    scene.until("it has ended", || raw.ended_in_order().is_some());
+    assert_eq!(raw.ended_in_order(), Some(true));
+    assert!(raw.received() == framed(&message).repeat(sent));
+    raw.close();
+    scene.until("there, too", || !server.closed().is_empty());
+    let too_long = FrameError::TooLong {
+        declared: 65_535,
+        limit: 60_000,
+    };
+    assert_eq!(server.closed(), [CloseReason::Protocol(too_long)]);
+}
+
+fn protocol_waits(harness: &dyn Harness) {
+    let time = Duration::from_millis(300);
+    let limits = Limits {
+        max_message: 100,
+        drain_timeout: time,
+        ..Limits::default()
+    };
+    let scene = Scene::with(harness, limits);
+    let (address, server) = scene.listen(Tcp, ignore);
+    let raw = harness.raw_connect(address);
+    scene.until("it is there", || server.handles().len() == 1);
+    let since = harness.now();
+    raw.write(&[0xff; 2]);
+    scene.at(since, time, "it is over", || !server.closed().is_empty());
+    let reason = server.closed()[0];
+    assert!(matches!(reason, CloseReason::Protocol(_)), "{reason}");
+}
+
 fn refused(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, _) = scene.listener(Tcp, ignore, |_| true);
@@ -385,6 +451,27 @@ fn turned_away(harness: &dyn Harness) {
     assert_eq!(server.events(), [Event::Opened]);
     assert!(server.handles()[0].is_closed());
     assert_eq!(scene.server.open(), 0);
+}
+
+fn turned_away_after_sending(harness: &dyn Harness) {
+    let scene = Scene::new(harness);
+    let (address, server) = scene.listen_first(Tcp, ignore, |connection| {
+        // More than any of the sockets takes.
+        (0..300).all(|_| connection.send(&[7; 9_000]).is_ok());
+        false
+    });
+    for nth in 1..=3 {
+        let raw = harness.raw_connect(address);
+        raw.stop_reading();
+        scene.until("it is asked about", || server.handles().len() == nth);
+        scene.until("nothing is left", || scene.server.open() == 0);
+        assert_eq!(scene.server.queued(), 0);
+        raw.read_on();
+        scene.until("it has ended", || {
+            raw.received();
+            raw.ended_in_order().is_some()
+        });
+    }
 }
 
 fn not_wanted(harness: &dyn Harness) {

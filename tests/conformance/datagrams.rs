@@ -2,10 +2,11 @@
 
 use crate::Behaviour;
 use cubenet_core::{
-    CloseReason, Exception, FullPolicy, Limits, SendError, Timeout, Transport::Udp,
+    CloseReason, Exception, FullPolicy, Limits, SendError, Timeout,
+    Transport::{Tcp, Udp},
 };
 use cubenet_tests::harness::{Event, Harness, Scene, echo, ignore};
-use cubenet_tests::pattern;
+use cubenet_tests::{framed, pattern};
 use std::time::Duration;
 
 pub(crate) const BEHAVIOURS: &[Behaviour] = &[
@@ -70,6 +71,18 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     (
         "a full table can let the longest silent make way, as `Overflow`",
         eviction,
+    ),
+    (
+        "the longest silent makes way, too, when there are as many connections as there may be",
+        eviction_of_connections,
+    ),
+    (
+        "an empty datagram closes nothing if it is not to",
+        empty_closes_nothing,
+    ),
+    (
+        "datagram peers take up no stream's place, and streams none of theirs",
+        places_apart,
     ),
     ("what arrives during a pause is dropped", pause),
     ("a call is connected at once, before anybody answers", call),
@@ -404,6 +417,77 @@ fn eviction(harness: &dyn Harness) {
     raws[1].send_to(address, b"still here");
     scene.until("the other goes on", || server.messages().len() == 4);
     assert_eq!(server.handles().len(), 3);
+}
+
+fn eviction_of_connections(harness: &dyn Harness) {
+    let limits = Limits {
+        max_connections: 2,
+        full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(50)),
+        ..Limits::default()
+    };
+    let scene = Scene::with(harness, limits);
+    let (address, server) = scene.listen(Udp, ignore);
+    let raws: Vec<_> = (0..3).map(|_| harness.raw_datagrams()).collect();
+    for (nth, raw) in raws[..2].iter().enumerate() {
+        raw.send_to(address, b"hello");
+        scene.until("it is heard", || server.messages().len() > nth);
+    }
+    harness.pass(Duration::from_millis(60));
+    raws[2].send_to(address, b"make way");
+    scene.until("it is heard", || server.messages().len() == 3);
+    assert_eq!(server.closed(), [CloseReason::Overflow]);
+    assert!(server.handles()[0].is_closed());
+    assert_eq!(scene.server.open(), 2);
+    for raw in &raws[1..] {
+        raw.send_to(address, b"still here");
+    }
+    scene.until("those go on", || server.messages().len() == 5);
+    assert_eq!(server.handles().len(), 3);
+}
+
+fn empty_closes_nothing(harness: &dyn Harness) {
+    let limits = Limits {
+        empty_datagram_closes: false,
+        ..Limits::default()
+    };
+    let scene = Scene::with(harness, limits);
+    let (address, server) = scene.listen(Udp, echo);
+    let raw = harness.raw_datagrams();
+    for message in [&b"before"[..], b"", b"", b"after"] {
+        raw.send_to(address, message);
+    }
+    scene.until("both are answered", || {
+        raw.received() == [&b"before"[..], b"after"]
+    });
+    assert!(server.closed().is_empty());
+    server.handles()[0].close();
+    scene.until("a close is told all the same", || {
+        raw.received().last().is_some_and(Vec::is_empty)
+    });
+}
+
+fn places_apart(harness: &dyn Harness) {
+    let limits = Limits {
+        max_connections: 1,
+        ..Limits::default()
+    };
+    let scene = Scene::with(harness, limits);
+    let (datagrams, datagram_peers) = scene.listen(Udp, echo);
+    let (streams, _) = scene.listen(Tcp, echo);
+    let peer = harness.raw_datagrams();
+    peer.send_to(datagrams, b"hello");
+    scene.until("it is heard", || datagram_peers.messages().len() == 1);
+    let stream = harness.raw_connect(streams);
+    stream.write(&framed(b"hello"));
+    scene.until("it is answered", || stream.received() == framed(b"hello"));
+    let late = harness.raw_datagrams();
+    late.send_to(datagrams, b"no room");
+    peer.send_to(datagrams, b"again");
+    scene.until("the first is heard", || {
+        datagram_peers.messages().len() == 2
+    });
+    assert_eq!(datagram_peers.handles().len(), 1);
+    assert_eq!(scene.server.open(), 2);
 }
 
 fn pause(harness: &dyn Harness) {

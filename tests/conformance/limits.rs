@@ -15,6 +15,18 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         "a peer that says nothing is given up as `Timeout(Idle)`, at its time",
         idle,
     ),
+    (
+        "a peer that connects and says nothing is given up as `Timeout(FirstMessage)`, at its time",
+        first_message,
+    ),
+    (
+        "a peer that has begun to speak has the idle time from then on",
+        first_message_begun,
+    ),
+    (
+        "a connection that this side opened need not be spoken to at once",
+        first_message_of_ours,
+    ),
     ("every message puts the idle time off", not_idle),
     (
         "what is sent does not put the idle time off",
@@ -82,6 +94,48 @@ fn idle(harness: &dyn Harness) {
     });
     assert_eq!(server.closed(), [CloseReason::Timeout(Timeout::Idle)]);
     scene.until("the peer is told", || raw.ended_in_order().is_some());
+}
+
+fn first_message_limits() -> Limits {
+    Limits {
+        first_message_timeout: TIME,
+        ..Limits::default()
+    }
+}
+
+fn first_message(harness: &dyn Harness) {
+    let scene = Scene::with(harness, first_message_limits());
+    let (address, server) = scene.listen(Tcp, ignore);
+    let since = harness.now();
+    let raw = harness.raw_connect(address);
+    scene.at(since, TIME, "it is given up", || {
+        !server.closed().is_empty()
+    });
+    let silent = CloseReason::Timeout(Timeout::FirstMessage);
+    assert_eq!(server.closed(), [silent]);
+    scene.until("the peer is told", || raw.ended_in_order().is_some());
+}
+
+fn first_message_begun(harness: &dyn Harness) {
+    let scene = Scene::with(harness, first_message_limits());
+    let (address, server) = scene.listen(Tcp, ignore);
+    let raw = harness.raw_connect(address);
+    scene.until("it is there", || server.handles().len() == 1);
+    raw.write(b"\0");
+    harness.pass(TIME * 2);
+    raw.write(b"\x02ok");
+    scene.until("it is heard", || server.messages() == [b"ok"]);
+    harness.pass(TIME * 2);
+    assert!(server.closed().is_empty());
+}
+
+fn first_message_of_ours(harness: &dyn Harness) {
+    let scene = Scene::calling_with(harness, first_message_limits());
+    let (address, _) = scene.listen(Tcp, ignore);
+    let (_, client) = scene.connect(Tcp, address, ignore);
+    scene.until("it is answered", || client.count(&Event::Opened) == 1);
+    harness.pass(TIME * 2);
+    assert!(client.closed().is_empty());
 }
 
 fn not_idle(harness: &dyn Harness) {

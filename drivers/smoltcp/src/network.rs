@@ -564,6 +564,7 @@ fn shortest_timeout(limits: &Limits) -> u64 {
     let timeouts = [
         limits.connect_timeout,
         limits.frame_timeout,
+        limits.first_message_timeout,
         limits.stream_idle_timeout,
         limits.datagram_idle_timeout,
         limits.write_stall_timeout,

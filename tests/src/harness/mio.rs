@@ -75,6 +75,10 @@ impl super::Net for At {
     fn open(&self) -> usize {
         super::Net::open(&self.0)
     }
+
+    fn queued(&self) -> usize {
+        super::Net::queued(&self.0)
+    }
 }
 
 impl Default for Harness {

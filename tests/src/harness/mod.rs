@@ -75,6 +75,8 @@ pub trait Net {
     fn stop(&self, deadline: Duration);
     /// Connections open now.
     fn open(&self) -> usize;
+    /// Bytes that wait to be sent on all connections now.
+    fn queued(&self) -> usize;
 }
 
 /// A driver's listener.
@@ -155,6 +157,10 @@ macro_rules! driver {
 
             fn open(&self) -> usize {
                 self.metrics().open as usize
+            }
+
+            fn queued(&self) -> usize {
+                self.metrics().queued_bytes as usize
             }
         }
 

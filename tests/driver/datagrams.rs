@@ -550,3 +550,98 @@ fn an_answer_comes_from_the_address_that_was_spoken_to() {
         }
     }
 }
+
+/// Sends, and then does as the message says.
+struct Regrets;
+impl Handler for Regrets {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        link.send(b"regretted").unwrap();
+        match &*message {
+            b"panic" => panic!("as it is told to"),
+            b"abort" => link.abort(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_a_callback_sends_before_it_panics_aborts_or_refuses_is_not_sent() {
+    let network = network(Limits::default());
+    let refuses = |connection: &Connection| {
+        connection.send(b"regretted").unwrap();
+        None::<Regrets>
+    };
+    let refusing = network.listen(Transport::Udp, "127.0.0.1:0", refuses);
+    let refusing = refusing.unwrap().local();
+    let panics = |connection: &Connection| -> Option<Regrets> {
+        connection.send(b"regretted").unwrap();
+        panic!("as it is told to");
+    };
+    let panicking = network.listen(Transport::Udp, "127.0.0.1:0", panics);
+    let panicking = panicking.unwrap().local();
+    let regretting = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Regrets));
+    let regretting = regretting.unwrap().local();
+    for (address, message) in [
+        (refusing, &b"hello"[..]),
+        (panicking, b"hello"),
+        (regretting, b"panic"),
+        (regretting, b"abort"),
+    ] {
+        let socket = client(address);
+        socket.send(message).unwrap();
+        hears_nothing(&socket);
+    }
+    // What the callback before it sent, of the same batch, is.
+    let socket = client(regretting);
+    socket.send(b"keep").unwrap();
+    assert_eq!(receive(&socket), b"regretted");
+    for message in [b"keep", b"keep", b"abort"] as [&[u8]; 3] {
+        socket.send(message).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(receive(&socket), b"regretted");
+    }
+    hears_nothing(&socket);
+}
+
+#[test]
+fn a_close_from_another_thread_goes_out_behind_everything_that_was_sent() {
+    struct Echo;
+    impl Handler for Echo {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            let _ = link.send(&message);
+        }
+    }
+    let network = network(Limits::default());
+    let (opened, is_opened) = std::sync::mpsc::channel();
+    // Once: what a client sends after the close is turned away.
+    let known = std::sync::Mutex::new(HashSet::new());
+    let accepted = move |connection: &Connection| {
+        let is_new = known.lock().unwrap().insert(connection.peer());
+        is_new.then(|| {
+            opened.send(connection.clone()).unwrap();
+            Echo
+        })
+    };
+    let listener = network.listen(Transport::Udp, "127.0.0.1:0", accepted);
+    let address = listener.unwrap().local();
+    for _ in 0..200 {
+        let socket = client(address);
+        for _ in 0..20 {
+            socket.send(b"answered in a callback").unwrap();
+        }
+        let connection = is_opened.recv_timeout(PATIENCE).unwrap();
+        let sending = std::thread::spawn({
+            let connection = connection.clone();
+            move || while connection.send(b"sent from outside").is_ok() {}
+        });
+        connection.close();
+        sending.join().unwrap();
+        while !receive(&socket).is_empty() {}
+        // What follows the close would make a new connection at a peer of ours.
+        socket
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        assert!(socket.recv(&mut [0; 100]).is_err());
+    }
+}

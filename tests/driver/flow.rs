@@ -399,3 +399,255 @@ fn a_slow_callback_does_not_make_others_look_silent() {
         assert_eq!(client.receive(), b"in time");
     }
 }
+
+/// Takes its time over a message, if it is told to.
+struct Takes(Duration);
+impl Handler for Takes {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        if message.starts_with(b"slow") {
+            thread::sleep(self.0);
+        }
+        link.send(&message).unwrap();
+    }
+}
+
+#[test]
+fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
+    let limits = Limits {
+        stream_idle_timeout: Duration::from_millis(500),
+        datagram_idle_timeout: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let takes = |_: &Connection| Some(Takes(Duration::from_millis(900)));
+    let streams = network
+        .listen(Transport::Tcp, "127.0.0.1:0", takes)
+        .unwrap();
+    let mut client = RawClient::connect(streams.local());
+    for _ in 0..2 {
+        client.send(b"slow");
+        assert_eq!(client.receive(), b"slow");
+        thread::sleep(Duration::from_millis(200));
+    }
+    client.send(b"quick");
+    assert_eq!(client.receive(), b"quick");
+    let datagrams = network
+        .listen(Transport::Udp, "127.0.0.1:0", takes)
+        .unwrap();
+    let peers: Vec<_> = (0..20)
+        .map(|_| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.connect(datagrams.local()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.send(b"hello").unwrap();
+            socket.recv(&mut [0; 10]).unwrap();
+            socket
+        })
+        .collect();
+    // All while the worker is held up; the last of them holds up the answers of those in its
+    // batch. Eight are answered in a batch of their own, before, and so is the stream: those
+    // nine are silent for too long.
+    client.send(b"slow");
+    thread::sleep(Duration::from_millis(100));
+    for (nth, socket) in peers.iter().enumerate() {
+        let message: &[u8] = if nth == 19 { b"slow" } else { b"quick" };
+        socket.send(message).unwrap();
+    }
+    for socket in &peers {
+        socket.recv(&mut [0; 10]).unwrap();
+    }
+    assert_eq!(client.receive(), b"slow");
+    thread::sleep(Duration::from_millis(200));
+    assert!(
+        network.metrics().closed_total() <= 9,
+        "{}",
+        network.metrics()
+    );
+}
+
+#[test]
+fn a_call_that_was_answered_in_time_is_connected_however_late_that_is_seen() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let limits = Limits {
+        connect_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let takes = |_: &Connection| Some(Takes(Duration::from_millis(700)));
+    let server = network
+        .listen(Transport::Tcp, "127.0.0.1:0", takes)
+        .unwrap();
+    // More connections than a worker takes events at once, so that the call's own event is not
+    // among the first.
+    raise_descriptors();
+    let mut others: Vec<_> = (0..1_200)
+        .map(|_| RawClient::connect(server.local()))
+        .collect();
+    for other in &mut others {
+        other.send(b"hello");
+        assert_eq!(other.receive(), b"hello");
+    }
+    others[0].send(b"slow");
+    thread::sleep(Duration::from_millis(100));
+    for other in &mut others[1..] {
+        other.send(b"at once");
+    }
+    let client = Reports::default();
+    client.connect(
+        &network,
+        Transport::Tcp,
+        listener.local_addr().unwrap(),
+        ignore,
+    );
+    assert!(matches!(client.next(), Event::Opened(_)));
+}
+
+#[test]
+fn empty_messages_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
+    struct Works;
+    impl Handler for Works {
+        fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+            if message.is_empty() {
+                let until = Instant::now() + Duration::from_micros(20);
+                while Instant::now() < until {}
+            } else {
+                link.send(&message).unwrap();
+            }
+        }
+    }
+    let network = Network::builder().workers(1).start().unwrap();
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Works))
+        .unwrap();
+    let mut other = RawClient::connect(listener.local());
+    other.send(b"ping");
+    assert_eq!(other.receive(), b"ping");
+    // 400,000 callbacks: eight seconds of work.
+    let mut busy = std::net::TcpStream::connect(listener.local()).unwrap();
+    let flooding = thread::spawn(move || {
+        let _ = std::io::Write::write_all(&mut busy, &[0; 800_000]);
+        busy
+    });
+    thread::sleep(Duration::from_millis(100));
+    let mut longest = Duration::ZERO;
+    for _ in 0..20 {
+        let start = Instant::now();
+        other.send(b"ping");
+        assert_eq!(other.receive(), b"ping");
+        longest = longest.max(start.elapsed());
+    }
+    // A turn of the busy one is about a millisecond; the rest is room for slow machines.
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    drop(flooding.join().unwrap());
+}
+
+#[test]
+fn datagrams_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
+    let network = Network::builder().workers(1).start().unwrap();
+    let takes = |_: &Connection| Some(Takes(Duration::from_micros(500)));
+    let streams = network
+        .listen(Transport::Tcp, "127.0.0.1:0", takes)
+        .unwrap();
+    let datagrams = network
+        .listen(Transport::Udp, "127.0.0.1:0", takes)
+        .unwrap();
+    let mut other = RawClient::connect(streams.local());
+    other.send(b"ping");
+    assert_eq!(other.receive(), b"ping");
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(datagrams.local()).unwrap();
+    // A second of work, at least: what the socket's buffer holds.
+    for _ in 0..3_000 {
+        socket.send(b"slow").unwrap();
+    }
+    let start = Instant::now();
+    other.send(b"ping");
+    assert_eq!(other.receive(), b"ping");
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(300), "{took:?}");
+}
+
+#[test]
+fn a_read_takes_no_more_than_its_budget() {
+    let limits = Limits {
+        read_budget: 1_000,
+        ..Limits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, |link, message| {
+        if message == b"pause" {
+            link.pause();
+        }
+    });
+    let mut client = RawClient::connect(address);
+    server.opened();
+    client.write(&[framed(b"pause"), framed(&[1; 60_000])].concat());
+    assert_eq!(server.received(), b"pause");
+    thread::sleep(Duration::from_millis(50));
+    let held = network.metrics().held_bytes;
+    assert!(held <= 1_000, "{held} bytes are held of what one read took");
+}
+
+#[test]
+fn an_idle_client_does_not_hold_up_a_stop_and_loses_nothing() {
+    let network = Network::builder().workers(2).start().unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut clients: Vec<_> = (0..20).map(|_| RawClient::connect(address)).collect();
+    for client in &mut clients {
+        client.send(b"hello");
+    }
+    let mut connections = Vec::new();
+    while connections.len() < clients.len() {
+        if let Event::Opened(connection) = server.next() {
+            connections.push(connection);
+        }
+    }
+    for connection in &connections {
+        connection.send(b"bye").unwrap();
+    }
+    let start = Instant::now();
+    network.stop(Duration::from_secs(20));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for client in &mut clients {
+        assert_eq!(client.receive(), b"bye");
+        assert_eq!(client.rest(), (vec![], true));
+    }
+}
+
+#[test]
+fn a_stop_waits_for_a_client_that_has_not_taken_everything() {
+    let network = Network::builder().workers(1).start().unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    for _ in 0..20 {
+        connection.send(pattern(50_000)).unwrap();
+    }
+    let stopping = thread::spawn(move || {
+        network.stop(Duration::from_secs(20));
+        Instant::now()
+    });
+    thread::sleep(Duration::from_millis(300));
+    let reads_from = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.receive(), pattern(50_000));
+    }
+    assert_eq!(client.rest(), (vec![], true));
+    assert!(stopping.join().unwrap() > reads_from);
+}

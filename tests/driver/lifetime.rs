@@ -214,3 +214,43 @@ struct Deaf;
 impl Handler for Deaf {
     fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
 }
+
+#[test]
+fn once_a_listener_is_closed_nobody_is_asked_any_more() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    for transport in [Transport::Tcp, Transport::Udp] {
+        for _ in 0..20 {
+            let network = Network::builder().workers(2).start().unwrap();
+            let closed = Arc::new(AtomicBool::new(false));
+            let late = Arc::new(AtomicBool::new(false));
+            let (is_closed, was_late) = (Arc::clone(&closed), Arc::clone(&late));
+            let listener = network
+                .listen(transport, "127.0.0.1:0", move |_| {
+                    thread::sleep(Duration::from_micros(200));
+                    was_late.fetch_or(is_closed.load(SeqCst), SeqCst);
+                    Some(Deaf)
+                })
+                .unwrap();
+            let address = listener.local();
+            let calling = thread::spawn(move || {
+                for _ in 0..100 {
+                    match transport {
+                        Transport::Tcp => drop(std::net::TcpStream::connect(address)),
+                        Transport::Udp => {
+                            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                            let _ = socket.send_to(b"hello", address);
+                        }
+                    }
+                }
+            });
+            thread::sleep(Duration::from_millis(5));
+            listener.close();
+            closed.store(true, SeqCst);
+            calling.join().unwrap();
+            thread::sleep(Duration::from_millis(10));
+            network.stop(Duration::ZERO);
+            assert!(!late.load(SeqCst), "{transport}");
+        }
+    }
+}

@@ -1,12 +1,14 @@
 //! What an application hears and sends on stream connections of the mio driver.
 
 use cubenet_mio::{
-    CloseReason, Connection, Frame, Handler, Limits, Link, Message, SendError, Transport,
+    CloseReason, Connection, Frame, Handler, Limits, Link, Message, Network, SendError, Transport,
 };
 use cubenet_tests::system::{RESETS, open_descriptors, wine_cannot};
 use cubenet_tests::{
-    PATIENCE, RawClient, Reports, echo, framed, ignore, network, network_with, pattern,
+    PATIENCE, RawClient, Reports, echo, eventually, framed, ignore, network, network_with, pattern,
 };
+use std::io::Write;
+use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -327,5 +329,70 @@ fn a_callback_of_one_network_sends_on_a_connection_of_another() {
         client.send(b"through");
         assert_eq!(client.receive(), b"forwarded");
         assert_eq!(behind.received(), b"through");
+    }
+}
+
+#[test]
+fn what_was_sent_to_a_peer_that_breaks_the_framing_arrives_whatever_it_still_sends() {
+    // With buffers of the system's own choice, so that the kernel may hold all of it.
+    let limits = Limits {
+        max_message: 60_000,
+        max_queued: 4 << 20,
+        ..Limits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, ignore);
+    let mut client = RawClient::connect(address);
+    let connection = server.opened();
+    let message = pattern(9_000);
+    for _ in 0..200 {
+        connection.send(&message).unwrap();
+    }
+    let mut writes = client.stream.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        let junk = vec![0xff; 100_000];
+        // It ends when the server has closed.
+        while writes.write_all(&junk).is_ok() {}
+    });
+    eventually("no more is accepted", || connection.is_closed());
+    let (received, in_order) = client.rest();
+    assert_eq!(received.len(), 200 * 9_002);
+    assert!(received == framed(&message).repeat(200));
+    assert!(in_order);
+    client.stream.shutdown(Shutdown::Both).unwrap();
+    writing.join().unwrap();
+    assert!(matches!(server.closed(), CloseReason::Protocol(_)));
+}
+
+/// Bytes that are out of band for the system are part of the stream, and reading goes on behind
+/// them.
+#[cfg(target_os = "linux")]
+#[test]
+fn urgent_data_neither_leaves_the_stream_nor_stops_it() {
+    let network = network();
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, echo);
+    let mut client = RawClient::connect(address);
+    server.opened();
+    let socket = socket2::SockRef::from(&client.stream).try_clone().unwrap();
+    for round in 0..50_u8 {
+        // The mark lies in the middle of what arrives at once.
+        let bytes = [
+            framed(&[round; 300]),
+            framed(b"urgent"),
+            framed(&[round; 20]),
+        ]
+        .concat();
+        client.write(&bytes[..303]);
+        assert_eq!(socket.send_out_of_band(&bytes[303..304]).unwrap(), 1);
+        client.write(&bytes[304..]);
+        assert_eq!(client.receive(), [round; 300]);
+        assert_eq!(client.receive(), b"urgent");
+        assert_eq!(client.receive(), [round; 20]);
     }
 }

@@ -190,11 +190,14 @@ fn a_connection_can_be_used_in_the_destructor_of_a_thread_local() {
     let mut other = RawClient::connect(address);
     let connection = server.opened();
     thread::spawn(move || {
+        let used_before = connection.clone();
         LAST.with_borrow_mut(|last| {
             last.push(OnDrop(Box::new(move || {
                 let _ = told.send(connection.send(b"from a destructor").is_ok());
             })));
         });
+        // What the library keeps for this thread is made after that, and destroyed before it.
+        let _ = used_before.queued();
     })
     .join()
     .unwrap();

@@ -273,6 +273,13 @@ impl RawClient {
         message
     }
 
+    /// The next bytes, or nothing if the stream ends before there are any.
+    pub fn some(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 1_000];
+        let len = self.stream.read(&mut buffer).unwrap_or(0);
+        buffer[..len].to_vec()
+    }
+
     /// Everything up to the end of the stream, and whether that was an orderly end.
     pub fn rest(&mut self) -> (Vec<u8>, bool) {
         let mut rest = Vec::new();

@@ -1,0 +1,120 @@
+//! What peers can make the mio driver hold, in its own memory and in the kernel's.
+
+use cubenet_mio::{CloseReason, Connection, Handler, Limits, Link, Message, Network, Transport};
+use cubenet_tests::{Event, RawClient, Reports, echo, eventually, framed, network_with, pattern};
+use std::io::Write;
+use std::time::Duration;
+
+#[test]
+fn all_partial_frames_together_are_bounded_and_the_oldest_give_way() {
+    let limits = Limits {
+        max_held_total: 1 << 20,
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, echo);
+    // Each one byte short of the longest frame: 100 of them are six times what may be held.
+    let frame = framed(&pattern(65_535));
+    let mut greedy = Vec::new();
+    for _ in 0..100 {
+        let mut client = RawClient::connect(address);
+        client.write(&frame[..frame.len() - 1]);
+        greedy.push(client);
+        let held = network.metrics().held_bytes;
+        // What a worker has just read counts before it gives anybody up.
+        assert!(held <= (1 << 20) + 2 * (128 << 10), "{held} bytes are held");
+    }
+    let overflow = || network.metrics().closed(CloseReason::Overflow);
+    eventually("enough are given up", || {
+        network.metrics().held_bytes <= 1 << 20 && overflow() >= 80
+    });
+    // Whoever sends whole frames is served all the while.
+    let mut honest = RawClient::connect(address);
+    for _ in 0..20 {
+        honest.write(&frame[..30_000]);
+        honest.write(&frame[30_000..]);
+        assert_eq!(honest.receive(), pattern(65_535));
+    }
+    // The last of the greedy is among those that stayed.
+    let last = greedy.last_mut().unwrap();
+    last.write(&frame[frame.len() - 1..]);
+    assert_eq!(last.receive(), pattern(65_535));
+    drop((greedy, honest));
+    eventually("nothing is held", || network.metrics().held_bytes == 0);
+}
+
+#[test]
+fn input_of_paused_connections_is_counted_and_bounded() {
+    let limits = Limits {
+        max_held_total: 256 << 10,
+        ..Limits::default()
+    };
+    let network = network_with(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, |link, _| link.pause());
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = RawClient::connect(address);
+        client.stream.set_nonblocking(true).unwrap();
+        let bytes = [framed(b"pause"), framed(&[1; 1_000]).repeat(60)].concat();
+        let _ = client.stream.write(&bytes);
+        clients.push(client);
+    }
+    eventually("all have paused, or been given up", || {
+        let metrics = network.metrics();
+        let paused = metrics.messages_in;
+        paused == 40 && metrics.held_bytes <= 256 << 10
+    });
+    let held = network.metrics().held_bytes;
+    assert!(held > 0, "what was read is counted");
+    for _ in 0..200 {
+        if let Some(Event::Opened(connection)) = server.next_within(Duration::from_millis(1)) {
+            connection.abort();
+        }
+    }
+    eventually("nothing is held", || network.metrics().held_bytes == 0);
+}
+
+/// Sends as much as it is let when it is told to.
+struct Floods(usize);
+impl Handler for Floods {
+    fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {
+        while self.0 > 0 && link.send(&pattern(10_000)).is_ok() {
+            self.0 -= 1;
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_reads_nothing_holds_little_of_the_kernels_memory() {
+    let limits = Limits {
+        max_queued: 16 << 20,
+        ..Limits::default()
+    };
+    // Buffers of the system's own choice, which grow.
+    let network = Network::builder()
+        .workers(1)
+        .limits(limits)
+        .start()
+        .unwrap();
+    let accepted = |_: &Connection| Some(Floods(800));
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", accepted)
+        .unwrap();
+    let mut client = RawClient::connect(listener.local());
+    client.send(b"go");
+    eventually("all is accepted", || network.metrics().messages_out == 800);
+    std::thread::sleep(Duration::from_millis(200));
+    let queued = network.metrics().queued_bytes as usize;
+    let of_the_kernel = 800 * 10_002 - queued;
+    // The client's own buffer, what is under way, and the 128 KiB that are not; the rest is room
+    // for how the kernel counts.
+    assert!(
+        of_the_kernel < 1 << 20,
+        "the kernel holds {of_the_kernel} bytes"
+    );
+    for _ in 0..800 {
+        assert_eq!(client.receive(), pattern(10_000));
+    }
+}

@@ -8,7 +8,7 @@ mod linux;
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::{device_and_kernel, have_taps};
 #[cfg(target_os = "linux")]
-pub use linux::{device_and_kernel, have_taps, tap};
+pub use linux::{device_and_kernel, have_taps, in_namespace, ip, tap, tc};
 
 use std::io::{Error, ErrorKind, Write};
 use std::time::Duration;

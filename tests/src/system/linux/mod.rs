@@ -1,8 +1,10 @@
 //! Network namespaces, where the kernel's network stack meets a device.
 
 mod kernel;
+mod namespace;
 pub mod tap;
 
+pub use namespace::{in_namespace, ip, tc};
 pub use tap::have_taps;
 
 use super::Device;

@@ -143,6 +143,10 @@ impl Peers {
     }
 
     pub(crate) fn poll_timeout(&self) -> Instant {
+        if self.in_line {
+            // While it waits for its turn, nothing is known of anybody's silence.
+            return Instant::NEVER;
+        }
         self.demux.poll_timeout()
     }
 
@@ -620,9 +624,11 @@ impl Peers {
             output: &context.output,
             now: context.now,
         };
-        guarded("closed", id, &mut context.tally, move || {
+        guarded("closed", id, &mut context.tally, || {
             handler.closed(&mut link, reason);
         });
+        // By itself: a destructor that panics while another panic unwinds would abort.
+        guarded("drop", id, &mut context.tally, || drop(handler));
     }
 }
 

@@ -474,18 +474,18 @@ impl Stream {
 
     fn poll_timeout(&mut self) -> Instant {
         let core = &self.shared.core;
-        let open = core.state() == State::Open;
-        if open && core.queued() == 0 {
-            return self.receiver.poll_timeout(core.limits());
+        let receiver = match core.state() {
+            // While it waits for its turn, nothing is known of the peer's silence.
+            State::Open if !self.in_line => self.receiver.poll_timeout(core.limits()),
+            _ => Instant::NEVER,
+        };
+        if core.state() == State::Open && core.queued() == 0 {
+            return receiver;
         }
         let sender = Shared::with(&mut self.shared, |core, out| {
             out.sender.poll_timeout(core.limits())
         });
-        if open {
-            sender.min(self.receiver.poll_timeout(self.shared.core.limits()))
-        } else {
-            sender
-        }
+        sender.min(receiver)
     }
 
     /// A connection that closes reads on, if it was paused, only to find the peer's end.
@@ -567,10 +567,11 @@ impl Stream {
                 output: &context.output,
                 now: context.now,
             };
-            // The handler is dropped inside, since that may panic too.
-            guarded("closed", id, &mut context.tally, move || {
+            guarded("closed", id, &mut context.tally, || {
                 handler.closed(&mut link, reason);
             });
+            // By itself: a destructor that panics while another panic unwinds would abort.
+            guarded("drop", id, &mut context.tally, || drop(handler));
         }
         if let Some(connected) = context.calls.remove(&id) {
             context.tally.connect_failed += 1;

@@ -24,8 +24,8 @@ pub(crate) fn is_alive(world: &World, network: &Network) {
         Ok(listener) => listener,
         Err(error) => return world.violated(format!("it no longer listens: {error}")),
     };
-    // There may be as many connections as there may be, until some of them give up; so this is
-    // tried until there is room.
+    // There may be as many connections as there may be, and some are paused for ever: if need
+    // be, they make room.
     let start = Instant::now();
     let mut answered = 0;
     while answered < 6 {
@@ -36,7 +36,7 @@ pub(crate) fn is_alive(world: &World, network: &Network) {
         if echoes(listener.local()) {
             answered += 1;
         } else {
-            for connection in lock(&world.connections).iter() {
+            for connection in lock(&world.every).iter() {
                 connection.abort();
             }
             thread::sleep(Duration::from_millis(2));

@@ -11,6 +11,7 @@
 
 mod checks;
 mod peers;
+mod subscriber;
 mod user;
 mod world;
 
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         .seconds
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     world::watch_panics();
+    subscriber::install();
     let mut process = checks::Process::new();
     let (mut runs, mut faults) = (0_u64, 0);
     for seed in (first..).take(usize::try_from(count).unwrap_or(usize::MAX)) {

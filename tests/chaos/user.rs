@@ -7,6 +7,7 @@ use cubenet_mio::{
 };
 use fastrand::Rng;
 use std::panic::panic_any;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -79,8 +80,9 @@ impl Actor {
                 // One of each stays, so that there is always something to connect to.
                 let taken = (nth > 4 && nth < listeners.len()).then(|| listeners.remove(nth));
                 drop(listeners);
-                if let Some(listener) = taken {
+                if let Some((listener, is_closed)) = taken {
                     listener.close();
+                    is_closed.store(true, SeqCst);
                 }
             }
             200..206 => {
@@ -176,6 +178,7 @@ impl Actor {
         transport: Transport,
     ) -> Option<User> {
         let end = world.new_end(transport == Transport::Tcp);
+        lock(&world.every).push(connection.clone());
         let keeps = self.rng.bool();
         let own = Sends {
             end,
@@ -209,15 +212,20 @@ pub(crate) fn listen(world: &Arc<World>, network: &Network, transport: Transport
     let at_the_end = AtTheEnd(Actor::new(world, seed ^ 1));
     let actor = std::sync::Mutex::new(actor);
     let of_closure = Arc::downgrade(world);
+    let is_closed = Arc::new(AtomicBool::new(false));
+    let was_closed = Arc::clone(&is_closed);
     let accepted = move |connection: &Connection| {
         let _ = &at_the_end;
         let world = of_closure.upgrade()?;
+        if was_closed.load(SeqCst) {
+            world.violated("`accepted` after the listener was closed");
+        }
         let mut actor = lock(&actor).fork(&world);
         actor.open(&world, connection, transport)
     };
     if let Ok(listener) = network.listen(transport, "127.0.0.1:0", accepted) {
         lock(&world.addresses).push((transport, listener.local()));
-        lock(&world.listeners).push(listener);
+        lock(&world.listeners).push((listener, is_closed));
     }
 }
 
@@ -239,12 +247,32 @@ impl Sends {
     /// Sends the next message of this end: its number, that of the message, and filling.
     fn send(&self, world: &World, rng: &mut Rng) {
         if let Some(connection) = &self.connection {
-            let frame = rng.bool();
-            send(world, self.end, rng, |message| match Frame::new(message) {
-                Some(shared) if frame => connection.send_frame(&shared),
-                _ => connection.send(message),
+            let how = rng.u8(0..3);
+            send(world, self.end, rng, |message| {
+                match (how, Frame::new(message)) {
+                    (0, Some(frame)) => connection.send_frame(&frame),
+                    (1, _) => connection.send(Looks {
+                        message,
+                        connection,
+                    }),
+                    _ => connection.send(message),
+                }
             });
         }
+    }
+}
+
+/// A message that uses its connection as it is read.
+struct Looks<'a> {
+    message: &'a [u8],
+    connection: &'a Connection,
+}
+
+impl AsRef<[u8]> for Looks<'_> {
+    fn as_ref(&self) -> &[u8] {
+        let _ = (self.connection.queued(), self.connection.is_closed());
+        self.connection.resume();
+        self.message
     }
 }
 

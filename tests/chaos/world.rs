@@ -7,7 +7,7 @@ use cubenet_mio::{CloseReason, Connection, Limits, Listener, Network, Transport}
 use fastrand::Rng;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,7 +67,10 @@ pub(crate) struct Call {
 pub(crate) struct World {
     pub(crate) networks: Mutex<Vec<Network>>,
     pub(crate) connections: Mutex<Vec<Connection>>,
-    pub(crate) listeners: Mutex<Vec<Listener>>,
+    /// Every connection there has been, which user code does not reach.
+    pub(crate) every: Mutex<Vec<Connection>>,
+    /// The listeners, and what is set once they are closed.
+    pub(crate) listeners: Mutex<Vec<(Listener, Arc<AtomicBool>)>>,
     pub(crate) addresses: Mutex<Vec<(Transport, SocketAddr)>>,
     pub(crate) ends: Mutex<HashMap<u32, Arc<Mutex<End>>>>,
     pub(crate) calls: Mutex<Vec<Call>>,
@@ -83,6 +86,7 @@ impl World {
         Arc::new(World {
             networks: Mutex::default(),
             connections: Mutex::default(),
+            every: Mutex::default(),
             listeners: Mutex::default(),
             addresses: Mutex::default(),
             ends: Mutex::default(),
@@ -204,6 +208,7 @@ fn end_faults() -> u64 {
 pub(crate) fn run(seed: u64) -> Ran {
     let mut rng = Rng::with_seed(seed);
     let world = World::new(&mut rng);
+    crate::subscriber::listen(&world, rng.u64(..));
     set_faults(seed, &mut rng);
     let networks = [network(&mut rng), network(&mut rng)];
     lock(&world.networks).extend(networks.iter().cloned());
@@ -268,13 +273,16 @@ pub(crate) fn run(seed: u64) -> Ran {
     drop(kept);
     let kept = std::mem::take(&mut *lock(&world.networks));
     drop(kept);
-    let kept = std::mem::take(&mut *lock(&world.connections));
+    lock(&world.connections).clear();
+    let kept = std::mem::take(&mut *lock(&world.every));
     for connection in &kept {
         if !connection.is_closed() || connection.queued() != 0 {
             world.violated("a connection outlives its network");
         }
     }
     crate::checks::ends(&world);
+    #[cfg(cubenet_faults)]
+    cubenet_mio::faults::forget();
     let mut violations = std::mem::take(&mut *lock(&world.violations));
     violations.append(&mut lock(&STRAY_PANICS));
     Ran { violations, faults }

@@ -510,9 +510,10 @@ impl Out {
         }
     }
 
-    /// The socket failed. The worker reports the error when it closes the connection.
+    /// The socket failed. The worker reports the error when it closes the connection. What was
+    /// being sent is lost, so it must not end in order.
     pub(crate) fn fail(&mut self, error: io::Error) {
-        self.sender.fail(failure(&error));
+        self.sender.abort(failure(&error));
         self.error.get_or_insert(error);
     }
 

@@ -363,11 +363,12 @@ impl Worker {
         let mut output = context.output.borrow_mut();
         output.begin(0);
         let Some(handler) = handler.flatten() else {
+            let undelivered = output.has_frames() || shared.core.queued() > 0;
             output.discard(&shared);
             drop(output);
             context.tally.refused += 1;
             shared.abort(CloseReason::Local);
-            if shared.core.queued() > 0 {
+            if undelivered {
                 shared.reset();
             }
             // A handle that is used right now may keep the socket open a moment longer.

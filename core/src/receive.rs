@@ -204,11 +204,13 @@ impl<S: Storage> Receiver<S> {
 #[derive(Debug)]
 pub struct RingReceiver {
     clock: Clock,
-    /// Bytes that lay in the ring after the last look, and belong to a frame that has begun.
+    /// Bytes that lay in the ring after the last look, and belong to a frame that has begun; or
+    /// [`SILENT`]. One number for both costs nothing beside a message.
     partial: u32,
-    /// See [`Progress::is_silent`].
-    is_silent: bool,
 }
+
+/// The peer connected to this side and has not sent a byte. More than a ring can hold.
+const SILENT: u32 = u32::MAX;
 
 impl RingReceiver {
     /// See [`Receiver::connecting`].
@@ -216,14 +218,13 @@ impl RingReceiver {
         RingReceiver {
             clock: Clock::new(now),
             partial: 0,
-            is_silent: false,
         }
     }
 
     /// See [`Receiver::accepted`].
     pub fn accepted(now: Instant) -> Self {
         RingReceiver {
-            is_silent: true,
+            partial: SILENT,
             ..RingReceiver::connecting(now)
         }
     }
@@ -231,7 +232,7 @@ impl RingReceiver {
     fn progress(&self) -> Progress {
         Progress {
             in_frame: self.in_frame(),
-            is_silent: self.is_silent,
+            is_silent: self.partial == SILENT,
         }
     }
 
@@ -253,15 +254,18 @@ impl RingReceiver {
         if len == partial {
             return Ok(None);
         }
-        self.clock.heard = now;
-        self.is_silent = false;
         if let Some(declared) = frame::declared(front, limits.max_message)?
             && len >= HEADER_LEN + declared
         {
+            self.clock.heard = now;
             self.partial = 0;
             return Ok(Some(declared));
         }
-        if partial == 0 {
+        if len == 0 {
+            return Ok(None);
+        }
+        self.clock.heard = now;
+        if !self.in_frame() {
             self.clock.frame_began = now;
         }
         self.partial = len as u32;
@@ -294,7 +298,7 @@ impl RingReceiver {
     }
 
     fn in_frame(&self) -> bool {
-        self.partial > 0
+        self.partial > 0 && self.partial != SILENT
     }
 }
 

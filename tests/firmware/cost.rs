@@ -183,11 +183,13 @@ fn the_cost_is_what_the_documentation_says() {
         );
         assert!(
             100 * of.tcp[1] <= 105 * of.tcp[0],
-            "a round trip over TCP costs too much"
+            "a round trip over TCP costs too much: {:?}",
+            of.tcp
         );
         assert!(
             100 * of.udp[1] <= 105 * of.udp[0],
-            "a round trip over UDP costs too much"
+            "a round trip over UDP costs too much: {:?}",
+            of.udp
         );
     }
     let page = page(&costs);

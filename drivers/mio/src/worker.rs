@@ -363,12 +363,14 @@ impl Worker {
         let mut output = context.output.borrow_mut();
         output.begin(0);
         let Some(handler) = handler.flatten() else {
-            let undelivered = output.has_frames() || shared.core.queued() > 0;
+            // It may have sent something that is not delivered now, or aborted by itself.
+            let in_order = shared.locked(|core, out| out.sender.ends_in_order(core.queued()));
+            let in_order = in_order && !output.has_frames();
             output.discard(&shared);
             drop(output);
             context.tally.refused += 1;
             shared.abort(CloseReason::Local);
-            if undelivered {
+            if !in_order {
                 shared.reset();
             }
             // A handle that is used right now may keep the socket open a moment longer.

@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release --example demo`
 
+#[macro_use]
 mod support;
 
 use clap::Parser;
@@ -53,22 +54,22 @@ fn main() -> ExitCode {
     system::log();
     let options = Options::parse();
     if options.tcp + options.udp == 0 || options.window == 0 || options.seconds == 0 {
-        eprintln!("there must be a connection, a window and a second at least");
+        complain!("there must be a connection, a window and a second at least");
         return ExitCode::from(2);
     }
     if options.window > 65_536 {
-        eprintln!("--window must be at most 65,536");
+        complain!("--window must be at most 65,536");
         return ExitCode::from(2);
     }
     if !(1..=65_507).contains(&options.size) {
-        eprintln!("--size must be 1 to 65,507 bytes");
+        complain!("--size must be 1 to 65,507 bytes");
         return ExitCode::from(2);
     }
     match run(&options) {
-        Ok(true) => ExitCode::SUCCESS,
+        Ok(true) => support::print::ended(ExitCode::SUCCESS),
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -80,7 +81,7 @@ fn run(options: &Options) -> Result<bool, Error> {
     let (server, listeners) = serve()?;
     let clients = Network::builder().start()?;
     let memory_before = system::resident_bytes();
-    eprintln!("connecting {tcp} TCP and {udp} UDP clients ...");
+    complain!("connecting {tcp} TCP and {udp} UDP clients ...");
     let mut loads = Vec::new();
     for (listener, connections) in listeners.iter().zip([tcp, udp]) {
         let plan = Plan {
@@ -96,21 +97,21 @@ fn run(options: &Options) -> Result<bool, Error> {
     }
     let memory = memory_before.zip(system::resident_bytes());
     let outcomes = run_together(loads, Duration::from_secs(options.seconds), &end);
-    println!("{}", report::table(&outcomes));
+    say!("{}", report::table(&outcomes));
     if let Some((before, after)) = memory {
         let each = after.saturating_sub(before) / (tcp + udp) as u64;
-        println!("memory: {each} bytes per connection, both ends and the load's own books");
+        say!("memory: {each} bytes per connection, both ends and the load's own books");
     }
     let served = server.metrics();
     let dropped = served.dropped_total();
-    println!(
+    say!(
         "the server dropped {dropped} datagrams and closed {} connections in trouble",
         { served.closed_total() - served.closed(cubenet_mio::CloseReason::Peer) }
     );
     clients.stop(Duration::from_secs(5));
     server.stop(Duration::from_secs(5));
     let good = outcomes.iter().all(Outcome::is_good) && dropped == 0;
-    println!(
+    say!(
         "{}",
         if good {
             "all is well"
@@ -128,7 +129,7 @@ fn bounded(options: &Options) -> [usize; 2] {
     if wanted <= allowed {
         return [options.tcp, options.udp];
     }
-    eprintln!("{wanted} descriptors are wanted and {allowed} allowed: fewer connections, then");
+    complain!("{wanted} descriptors are wanted and {allowed} allowed: fewer connections, then");
     [options.tcp, options.udp].map(|count| count * allowed / wanted)
 }
 

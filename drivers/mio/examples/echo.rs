@@ -2,10 +2,12 @@
 //!
 //! `cargo run --release --example echo -- --listen 127.0.0.1:7000`
 
+#[macro_use]
 mod support;
 
 use clap::{Parser, ValueEnum};
 use cubenet_mio::{Error, Network, Transport};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use support::{echo::Echo, kept::OnHeap, system};
@@ -14,8 +16,8 @@ use support::{echo::Echo, kept::OnHeap, system};
 #[derive(Parser)]
 struct Options {
     /// The address to listen on; port 0 lets the system choose one.
-    #[arg(long, default_value = "127.0.0.1:7000")]
-    listen: String,
+    #[arg(long, default_value = "127.0.0.1:7000", value_parser = system::address)]
+    listen: SocketAddr,
     /// On which transport.
     #[arg(long, value_enum, default_value = "both")]
     transport: Choice,
@@ -35,9 +37,9 @@ fn main() -> ExitCode {
     system::log();
     system::descriptors();
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => support::print::ended(ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -52,14 +54,14 @@ fn run(options: &Options) -> Result<(), Error> {
     let network = builder.start()?;
     for (transport, choice) in [(Transport::Tcp, Choice::Tcp), (Transport::Udp, Choice::Udp)] {
         if options.transport == choice || options.transport == Choice::Both {
-            let listener = network.listen(transport, &options.listen, |_connection| {
+            let listener = network.listen(transport, options.listen, |_connection| {
                 Some(Echo::<OnHeap>::default())
             })?;
-            println!("listening on {transport} {}", listener.local());
+            say!("listening on {transport} {}", listener.local());
         }
     }
     end.wait();
     network.stop(Duration::from_secs(5));
-    println!("{}", network.metrics());
+    say!("{}", network.metrics());
     Ok(())
 }

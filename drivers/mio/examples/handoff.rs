@@ -7,6 +7,7 @@
 //!
 //! `cargo run --release --example handoff`
 
+#[macro_use]
 mod support;
 
 use bytes::Bytes;
@@ -86,7 +87,7 @@ fn work(ready: &Mutex<Receiver<Job>>, job_time: Duration) {
         // The client may have gone meanwhile; that is no trouble of this thread's.
         match connection.send(&request) {
             Ok(()) | Err(SendError::Closed) => {}
-            Err(error) => eprintln!("{connection:?}: {error}"),
+            Err(error) => complain!("{connection:?}: {error}"),
         }
     }
 }
@@ -116,18 +117,18 @@ fn main() -> ExitCode {
         options.seconds as usize,
     ];
     if counts.contains(&0) {
-        eprintln!("there must be a client of each kind, a thread and a second at least");
+        complain!("there must be a client of each kind, a thread and a second at least");
         return ExitCode::from(2);
     }
     let allowed = system::descriptors().saturating_sub(32) / 2;
     if (options.slow + options.quick) as u64 > allowed {
-        eprintln!("there can be {allowed} clients at most: each takes two descriptors");
+        complain!("there can be {allowed} clients at most: each takes two descriptors");
         return ExitCode::from(2);
     }
     match run(&options) {
-        Ok(good) => ExitCode::from(u8::from(!good)),
+        Ok(good) => support::print::ended(ExitCode::from(u8::from(!good))),
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -159,7 +160,7 @@ fn run(options: &Options) -> Result<bool, Error> {
         let asked = Instant::now();
         let took = took.clone();
         let connected = move |outcome: Result<&Connection, ConnectError>| {
-            let connection = outcome.inspect_err(|error| eprintln!("{error}")).ok()?;
+            let connection = outcome.inspect_err(|error| complain!("{error}")).ok()?;
             connection.send(request).ok()?;
             Some(Asks {
                 request,
@@ -186,7 +187,7 @@ fn run(options: &Options) -> Result<bool, Error> {
         histogram.saturating_record(took.as_micros() as u64);
     }
     for (name, histogram) in [("slow", &slow), ("quick", &quick)] {
-        println!(
+        say!(
             "{name}: {} answers, p50 {} µs, p99 {} µs",
             histogram.len(),
             histogram.value_at_quantile(0.5),
@@ -200,6 +201,6 @@ fn run(options: &Options) -> Result<bool, Error> {
     } else {
         "waited"
     };
-    println!("the quick {verdict} for the slow");
+    say!("the quick {verdict} for the slow");
     Ok(independent)
 }

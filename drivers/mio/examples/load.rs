@@ -2,11 +2,12 @@
 //!
 //! `cargo run --release --example load -- --connect 127.0.0.1:7000 --transport tcp`
 
+#[macro_use]
 mod support;
 
 use clap::{Parser, ValueEnum};
 use cubenet_mio::{Error, Limits, Network, Transport};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use support::load::{Load, Outcome, Plan};
@@ -18,7 +19,7 @@ use support::{report, system};
 #[derive(Parser)]
 struct Options {
     /// The server's address.
-    #[arg(long, value_parser = address)]
+    #[arg(long, value_parser = system::address)]
     connect: SocketAddr,
     /// On which transport.
     #[arg(long, value_enum, default_value = "tcp")]
@@ -57,25 +58,25 @@ fn main() -> ExitCode {
         Choice::Udp => (1, Limits::default().max_datagram),
     };
     if !(smallest..=largest).contains(&options.size) {
-        eprintln!("--size must be {smallest} to {largest} bytes on this transport");
+        complain!("--size must be {smallest} to {largest} bytes on this transport");
         return ExitCode::from(2);
     }
     let allowed = system::descriptors().saturating_sub(32);
     if options.connections as u64 > allowed {
-        eprintln!("--connections can be {allowed} at most: that many descriptors are allowed");
+        complain!("--connections can be {allowed} at most: that many descriptors are allowed");
         return ExitCode::from(2);
     }
     match run(&options) {
         Ok(outcome) => {
             if options.json {
-                println!("{}", report::as_json(&outcome));
+                say!("{}", report::as_json(&outcome));
             } else {
-                println!("{}", report::table(std::slice::from_ref(&outcome)));
+                say!("{}", report::table(std::slice::from_ref(&outcome)));
             }
-            ExitCode::from(u8::from(!outcome.is_good()))
+            support::print::ended(ExitCode::from(u8::from(!outcome.is_good())))
         }
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -103,13 +104,6 @@ fn run(options: &Options) -> Result<Outcome, Error> {
     progress.finish();
     network.stop(Duration::from_secs(2));
     Ok(outcome)
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses
-        .next()
-        .ok_or_else(|| String::from("the name has no address"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -63,15 +63,23 @@ pub fn answer(zone: &Zone, transport: Transport, query: &[u8]) -> Option<Vec<u8>
         Some(OptRcode::BADVERS) => Reply::empty(Rcode::NOERROR),
         _ => reply(zone, &query),
     };
-    let whole = compose(&query, &reply, limit, edns_rcode, false);
-    let composed = whole.or_else(|_| {
+    // Over UDP, where the source of a query can be forged, everything there is of a name would be
+    // sent to whoever is to be flooded: such a query has to be asked over TCP (RFC 8482, 4.4).
+    let asks_for_all = query
+        .sole_question()
+        .is_ok_and(|question| question.qtype() == Rtype::ANY);
+    let whole = if asks_for_all && transport == Transport::Udp && reply.rcode == Rcode::NOERROR {
+        None
+    } else {
+        compose(&query, &reply, limit, edns_rcode, false).ok()
+    };
+    whole.or_else(|| {
         let truncated = Reply {
             authoritative: reply.authoritative,
             ..Reply::empty(reply.rcode)
         };
-        compose(&query, &truncated, limit, edns_rcode, true)
-    });
-    composed.ok()
+        compose(&query, &truncated, limit, edns_rcode, true).ok()
+    })
 }
 
 fn reply<'a>(zone: &'a Zone, query: &Message<&[u8]>) -> Reply<'a> {

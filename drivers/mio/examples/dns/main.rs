@@ -5,14 +5,18 @@
 
 #![allow(unreachable_pub)] // An example is no library.
 
-mod answer;
+#[macro_use]
 #[path = "../support/mod.rs"]
 mod support;
+mod answer;
 mod zone;
 
 use clap::Parser;
-use cubenet_mio::{Error, Handler, Link, Message, Network, SendError, Transport};
+use cubenet_mio::{
+    Error, FullPolicy, Handler, Limits, Link, ListenOptions, Message, Network, SendError, Transport,
+};
 use domain::base::Name;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,8 +28,8 @@ use zone::Zone;
 #[derive(Parser)]
 struct Options {
     /// The address to listen on; port 0 lets the system choose one for each transport.
-    #[arg(long, default_value = "127.0.0.1:5353")]
-    listen: String,
+    #[arg(long, default_value = "127.0.0.1:5353", value_parser = system::address)]
+    listen: SocketAddr,
     /// The zone's master file; its times are numbers of seconds.
     #[arg(long)]
     zone: PathBuf,
@@ -73,14 +77,14 @@ fn main() -> ExitCode {
     let zone = match zone::load(&options.zone, options.origin.clone()) {
         Ok(zone) => Arc::new(zone),
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             return ExitCode::FAILURE;
         }
     };
     match run(&options, &zone) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => support::print::ended(ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -95,17 +99,26 @@ fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
     let network = builder.start()?;
     for transport in [Transport::Udp, Transport::Tcp] {
         let zone = Arc::clone(zone);
-        let listener = network.listen(transport, &options.listen, move |connection| {
-            Some(Dns {
-                zone: Arc::clone(&zone),
-                transport: connection.transport(),
-                refused: None,
-            })
-        })?;
-        println!("listening on {transport} {}", listener.local());
+        // A resolver asks from a new port every time: the port that has been silent longest
+        // makes way for it.
+        let limits = Limits {
+            full_policy: FullPolicy::EvictSilentFor(Duration::ZERO),
+            datagram_idle_timeout: Duration::from_secs(5),
+            ..Limits::default()
+        };
+        let of_listener = ListenOptions::new().limits(limits);
+        let listener =
+            network.listen_with(of_listener, transport, options.listen, move |connection| {
+                Some(Dns {
+                    zone: Arc::clone(&zone),
+                    transport: connection.transport(),
+                    refused: None,
+                })
+            })?;
+        say!("listening on {transport} {}", listener.local());
     }
     end.wait();
     network.stop(Duration::from_secs(5));
-    println!("{}", network.metrics());
+    say!("{}", network.metrics());
     Ok(())
 }

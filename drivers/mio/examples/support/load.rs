@@ -51,6 +51,8 @@ pub struct Counts {
     unanswered_calls: AtomicU64,
     answered_calls: AtomicU64,
     ending: AtomicBool,
+    /// It was said that nobody listens there.
+    unreachable: AtomicBool,
     histograms: Mutex<Vec<SharedHistogram>>,
 }
 
@@ -135,7 +137,7 @@ impl Load {
                     }
                     Err(error) => {
                         if called.unanswered_calls.fetch_add(1, Relaxed) == 0 {
-                            eprintln!("{error}");
+                            complain!("{error}");
                         }
                         None
                     }
@@ -358,9 +360,8 @@ impl Handler for Client {
     }
 
     fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
-        if exception == Exception::Unreachable && lock(&self.state).lost == 0 {
-            eprintln!("{}: {exception}", link.peer());
-            lock(&self.state).lost += 1;
+        if exception == Exception::Unreachable && !self.counts.unreachable.swap(true, Relaxed) {
+            complain!("{}: {exception}", link.peer());
         }
     }
 

@@ -3,6 +3,9 @@
 // No example uses all of it, and none is a library.
 #![allow(dead_code, unreachable_pub)]
 
+#[macro_use]
+pub mod print;
+
 pub mod echo;
 pub mod kept;
 pub mod load;

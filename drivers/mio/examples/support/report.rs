@@ -37,7 +37,7 @@ impl Progress {
             .set_position(elapsed.min(self.total).as_millis() as u64);
         if !std::io::stderr().is_terminal() && elapsed.as_secs() > self.told {
             self.told = elapsed.as_secs();
-            eprintln!("{} of {} s: {text}", self.told, self.total.as_secs());
+            complain!("{} of {} s: {text}", self.told, self.total.as_secs());
         }
         self.bar.set_message(text);
     }
@@ -47,40 +47,30 @@ impl Progress {
     }
 }
 
-/// One row a load.
+/// One column a load, so that it fits any terminal.
 pub fn table(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    let header = [
-        "",
-        "connections",
-        "window",
-        "bytes",
-        "messages/s",
-        "p50",
-        "p99",
-        "p99.9",
-        "max",
-        "lost",
-        "damaged",
-        "broken",
+    let transports = outcomes.iter().map(|one| one.plan.transport.to_string());
+    table.set_header(std::iter::once(String::new()).chain(transports));
+    type Row = (&'static str, fn(&Outcome) -> String);
+    let rows: [Row; 11] = [
+        ("connections", |one| one.connected.to_string()),
+        ("window", |one| one.plan.window.to_string()),
+        ("bytes", |one| one.plan.size.to_string()),
+        ("messages/s", |one| {
+            format!("{:.0}", one.messages_per_second())
+        }),
+        ("p50", |one| micros(one.latency_at(0.5))),
+        ("p99", |one| micros(one.latency_at(0.99))),
+        ("p99.9", |one| micros(one.latency_at(0.999))),
+        ("max", |one| micros(one.latency_at(1.0))),
+        ("lost", |one| one.lost.to_string()),
+        ("damaged", |one| one.damaged.to_string()),
+        ("broken", |one| one.broken.to_string()),
     ];
-    table.set_header(header);
-    for outcome in outcomes {
-        table.add_row([
-            outcome.plan.transport.to_string(),
-            outcome.connected.to_string(),
-            outcome.plan.window.to_string(),
-            outcome.plan.size.to_string(),
-            format!("{:.0}", outcome.messages_per_second()),
-            micros(outcome.latency_at(0.5)),
-            micros(outcome.latency_at(0.99)),
-            micros(outcome.latency_at(0.999)),
-            micros(outcome.latency_at(1.0)),
-            outcome.lost.to_string(),
-            outcome.damaged.to_string(),
-            outcome.broken.to_string(),
-        ]);
+    for (name, value) in rows {
+        table.add_row(std::iter::once(name.to_owned()).chain(outcomes.iter().map(value)));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

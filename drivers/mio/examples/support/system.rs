@@ -1,7 +1,9 @@
 //! What the operating system allows and reports.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tracing_subscriber::EnvFilter;
 
 /// Raises the limit on open descriptors as far as it goes and returns it.
 pub fn descriptors() -> u64 {
@@ -38,7 +40,7 @@ impl End {
             changed.notify_all();
         };
         if let Err(error) = ctrlc::set_handler(handler) {
-            eprintln!("cannot wait for signals: {error}");
+            complain!("cannot wait for signals: {error}");
         }
         end
     }
@@ -67,12 +69,36 @@ fn lock(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
     flag.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes the library's events to stderr, as `RUST_LOG` asks; warnings, if it does not.
+/// Writes the library's events to stderr, as `RUST_LOG` asks; warnings, if it does not, or asks
+/// for something that does not exist.
 pub fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    let filter = filter.unwrap_or_else(|_| "warn".into());
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(asked) => asked.parse::<EnvFilter>().unwrap_or_else(|error| {
+            complain!("RUST_LOG={asked}: {error}; write, for instance, RUST_LOG=cubenet_mio=debug");
+            "warn".into()
+        }),
+        Err(_) => "warn".into(),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+}
+
+/// An address as it is given on the command line: a host and a port.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        // An IPv6 address without one ends in a number, too.
+        let whole = !host.contains(':') || host.ends_with(']');
+        whole && port.parse::<u16>().is_ok()
+    });
+    if !has_port {
+        return Err(String::from(
+            "write a host and a port, for instance 127.0.0.1:7000 or [::1]:7000",
+        ));
+    }
+    let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses
+        .next()
+        .ok_or_else(|| String::from("the name has no address"))
 }

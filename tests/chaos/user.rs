@@ -277,13 +277,13 @@ impl AsRef<[u8]> for Looks<'_> {
 }
 
 fn send(world: &World, end: u32, rng: &mut Rng, send: impl FnOnce(&[u8]) -> Result<(), SendError>) {
-    let longest = *rng.choice(&[12, 100, 1_400, 9_000, 65_535]).unwrap_or(&12);
-    let mut message = vec![0; rng.usize(12..=longest)];
-    message[..4].copy_from_slice(OURS);
-    message[4..8].copy_from_slice(&end.to_be_bytes());
+    let longest = *rng.choice(&[16, 100, 1_400, 9_000, 65_535]).unwrap_or(&16);
+    let mut message = vec![0; rng.usize(16..=longest)];
+    message[..8].copy_from_slice(&world.tag);
+    message[8..12].copy_from_slice(&end.to_be_bytes());
     // Numbered and sent under one lock, so that the numbers are in the order of the messages.
     world.end(end, |known| {
-        message[8..12].copy_from_slice(&known.accepted.to_be_bytes());
+        message[12..16].copy_from_slice(&known.accepted.to_be_bytes());
         if send(&message).is_ok() {
             known.accepted += 1;
         }
@@ -337,7 +337,7 @@ impl Handler for User {
         let Some(world) = self.world() else {
             return;
         };
-        if let Some((from, number)) = numbers(&message) {
+        if let Some((from, number)) = numbers(&world, &message) {
             let violation = world.end(self.own.end, |end| {
                 if !end.is_stream {
                     return None;
@@ -386,12 +386,10 @@ impl Drop for User {
     }
 }
 
-/// What messages of ours begin with; raw peers send others.
-const OURS: &[u8; 4] = b"ours";
-
-/// Which end sent a message, and its number, if it is one of ours.
-fn numbers(message: &[u8]) -> Option<(u32, u32)> {
-    let rest = message.strip_prefix(OURS)?;
+/// Which end of this run sent a message, and its number. Raw peers send others, and so may
+/// another process that has got the port of a listener that was closed.
+fn numbers(world: &World, message: &[u8]) -> Option<(u32, u32)> {
+    let rest = message.strip_prefix(&world.tag)?;
     let (from, rest) = rest.split_first_chunk()?;
     let (number, _) = rest.split_first_chunk()?;
     Some((u32::from_be_bytes(*from), u32::from_be_bytes(*number)))

@@ -79,6 +79,8 @@ pub(crate) struct World {
     /// What may still be done: each act takes one.
     acts: AtomicUsize,
     pub(crate) may_panic: bool,
+    /// What messages of this run begin with.
+    pub(crate) tag: [u8; 8],
 }
 
 impl World {
@@ -95,6 +97,7 @@ impl World {
             next_end: AtomicU32::new(0),
             acts: AtomicUsize::new(rng.usize(100..3_000)),
             may_panic: rng.bool(),
+            tag: tag(),
         })
     }
 
@@ -135,6 +138,13 @@ impl World {
         let known = Arc::clone(lock(&self.ends).entry(end).or_default());
         change(&mut lock(&known))
     }
+}
+
+/// A number that no other run, of this process or another, has.
+fn tag() -> [u8; 8] {
+    let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    let time = since_epoch.map_or(0, |time| time.as_nanos() as u64);
+    (time ^ u64::from(std::process::id()) << 40).to_be_bytes()
 }
 
 fn limits(rng: &mut Rng) -> Limits {
@@ -256,8 +266,11 @@ pub(crate) fn run(seed: u64) -> Ran {
         let world = Arc::clone(&world);
         let deadline = Duration::from_millis(rng.u64(0..300));
         move || {
-            for network in networks {
+            for network in &networks {
                 network.stop(deadline);
+            }
+            // Only then, since handlers of one use the other.
+            for network in networks {
                 let metrics = network.metrics();
                 let left = (metrics.open, metrics.queued_bytes, metrics.held_bytes);
                 if left != (0, 0, 0) {

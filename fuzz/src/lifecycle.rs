@@ -185,12 +185,11 @@ impl Half {
     }
 
     fn ended(&mut self, end: End) {
-        match end.input() {
-            Input::Ended(reason) => self.sender.handle_end(self.now, reason, self.queued),
-            _ => {
-                let error = VIOLATION;
-                self.sender.handle_violation(self.now, error, self.queued);
-            }
+        if let Input::Ended(reason) = end.input() {
+            self.sender.handle_end(self.now, reason, self.queued);
+        } else {
+            self.sender
+                .handle_violation(self.now, VIOLATION, self.queued);
         }
         let was = self.model.state;
         self.model.handle(end.input());

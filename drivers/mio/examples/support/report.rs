@@ -47,13 +47,15 @@ impl Progress {
     }
 }
 
+/// The name of a row, and what it says of a load.
+type Row = (&'static str, fn(&Outcome) -> String);
+
 /// One column a load, so that it fits any terminal.
 pub fn table(outcomes: &[Outcome]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     let transports = outcomes.iter().map(|one| one.plan.transport.to_string());
     table.set_header(std::iter::once(String::new()).chain(transports));
-    type Row = (&'static str, fn(&Outcome) -> String);
     let rows: [Row; 11] = [
         ("connections", |one| one.connected.to_string()),
         ("window", |one| one.plan.window.to_string()),

@@ -435,6 +435,10 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
     }
     client.send(b"quick");
     assert_eq!(client.receive(), b"quick");
+    if !cfg!(target_os = "linux") {
+        // Elsewhere there are no batches, in which one peer holds up the answers of others.
+        return;
+    }
     let datagrams = network
         .listen(Transport::Udp, "127.0.0.1:0", takes)
         .unwrap();
@@ -609,6 +613,8 @@ fn a_read_takes_no_more_than_its_budget() {
     assert!(held <= 1_000, "{held} bytes are held of what one read took");
 }
 
+/// Elsewhere the system is not asked what has been acknowledged.
+#[cfg(target_os = "linux")]
 #[test]
 fn an_idle_client_does_not_hold_up_a_stop_and_loses_nothing() {
     let network = Network::builder().workers(2).start().unwrap();

@@ -67,8 +67,8 @@ pub struct Limits {
     /// 17 kbit/s.
     pub frame_timeout: Duration,
     /// How long the peer of an accepted stream may take to begin its first message. Default
-    /// 30 s, so that peers which connect and say nothing cannot hold all places for the idle
-    /// time. Raise it for a protocol in which clients listen before they speak.
+    /// 2 minutes, so that peers which connect and say nothing cannot hold all places for the idle
+    /// time. Lower it where clients speak at once, and raise it where they only listen.
     pub first_message_timeout: Duration,
     /// How long a stream's peer may say nothing. Default 10 minutes, so that peers that
     /// vanished without a word do not pile up. Applications that are silent longer send
@@ -124,7 +124,7 @@ impl Default for Limits {
             empty_datagram_closes: true,
             connect_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
-            first_message_timeout: Duration::from_secs(30),
+            first_message_timeout: Duration::from_secs(120),
             stream_idle_timeout: Duration::from_secs(600),
             datagram_idle_timeout: Duration::from_secs(60),
             write_stall_timeout: Duration::from_secs(30),

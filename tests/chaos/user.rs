@@ -82,7 +82,14 @@ impl Actor {
                 drop(listeners);
                 if let Some((listener, is_closed)) = taken {
                     listener.close();
-                    is_closed.store(true, SeqCst);
+                    // On a network's own thread it does not wait for calls that are running.
+                    let thread = thread::current();
+                    if !thread
+                        .name()
+                        .is_some_and(|name| name.starts_with("cubenet"))
+                    {
+                        is_closed.store(true, SeqCst);
+                    }
                 }
             }
             200..206 => {

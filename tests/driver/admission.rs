@@ -8,8 +8,7 @@ use cubenet_mio::{
 use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, framed};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 struct Echo;
@@ -231,92 +230,99 @@ fn listeners_of_one_network_have_limits_of_their_own() {
     assert!(matches!(listened, Err(Error::Limits(_))));
 }
 
-/// Datagrams from thousands of addresses nobody has heard of, as fast as this machine makes
-/// them, up to 100,000 a second.
-fn flood(server: SocketAddr, stop: &AtomicBool) -> usize {
-    let sockets: Vec<UdpSocket> = (0..1_000_u32)
-        .map(|nth| {
-            let [_, _, high, low] = nth.to_be_bytes();
-            let address = SocketAddr::from(([127, 1, high, low], 0));
-            let socket = UdpSocket::bind(address).unwrap();
-            socket.connect(server).unwrap();
-            socket
-        })
-        .collect();
-    let start = Instant::now();
-    let mut sent = 0;
-    while !stop.load(Relaxed) {
-        for socket in &sockets {
-            let _ = socket.send(b"forged");
-            sent += 1;
-        }
-        // No faster than that: a machine with two cores has to serve it, too.
-        let due = Duration::from_micros(10 * sent as u64);
-        thread::sleep(due.saturating_sub(start.elapsed()));
-    }
-    sent
-}
-
+/// Loopback has as many addresses as a flood needs only on Linux.
 #[cfg(target_os = "linux")]
-#[test]
-fn a_flood_from_unknown_addresses_costs_those_who_are_there_nothing() {
-    cubenet_tests::system::raise_descriptors();
-    let limits = Limits {
-        max_peers: 500,
-        reserved_peers: 100,
-        ..Limits::default()
-    };
-    let network = Network::builder().workers(1).start().unwrap();
-    let options = ListenOptions::new()
-        .limits(limits)
-        .admit(|_, datagram| match datagram {
-            [b'k', ..] => Admission::Recognise,
-            _ => Admission::Admit,
-        });
-    let (listener, _) = listen(&network, options, Transport::Udp);
-    let server = listener.local();
-    let there: Vec<_> = (0..20).map(|_| client(server)).collect();
-    for socket in &there {
-        answers(socket, b"known");
+mod floods {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    /// Datagrams from thousands of addresses nobody has heard of, as fast as this machine makes
+    /// them, up to 100,000 a second.
+    fn flood(server: SocketAddr, stop: &AtomicBool) -> usize {
+        let sockets: Vec<UdpSocket> = (0..1_000_u32)
+            .map(|nth| {
+                let [_, _, high, low] = nth.to_be_bytes();
+                let address = SocketAddr::from(([127, 1, high, low], 0));
+                let socket = UdpSocket::bind(address).unwrap();
+                socket.connect(server).unwrap();
+                socket
+            })
+            .collect();
+        let start = Instant::now();
+        let mut sent = 0;
+        while !stop.load(Relaxed) {
+            for socket in &sockets {
+                let _ = socket.send(b"forged");
+                sent += 1;
+            }
+            // No faster than that: a machine with two cores has to serve it, too.
+            let due = Duration::from_micros(10 * sent as u64);
+            thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+        sent
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let flooding = thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || flood(server, &stop)
-    });
-    eventually("the table is full", || {
-        network.metrics().dropped_table_full > 1_000
-    });
-    let begin = Instant::now();
-    let (mut asked, mut lost) = (0, 0);
-    while begin.elapsed() < Duration::from_secs(2) {
+
+    #[test]
+    fn a_flood_from_unknown_addresses_costs_those_who_are_there_nothing() {
+        cubenet_tests::system::raise_descriptors();
+        let limits = Limits {
+            max_peers: 500,
+            reserved_peers: 100,
+            ..Limits::default()
+        };
+        let network = Network::builder().workers(1).start().unwrap();
+        let options = ListenOptions::new()
+            .limits(limits)
+            .admit(|_, datagram| match datagram {
+                [b'k', ..] => Admission::Recognise,
+                _ => Admission::Admit,
+            });
+        let (listener, _) = listen(&network, options, Transport::Udp);
+        let server = listener.local();
+        let there: Vec<_> = (0..20).map(|_| client(server)).collect();
         for socket in &there {
-            socket
+            answers(socket, b"known");
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let flooding = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || flood(server, &stop)
+        });
+        eventually("the table is full", || {
+            network.metrics().dropped_table_full > 1_000
+        });
+        let begin = Instant::now();
+        let (mut asked, mut lost) = (0, 0);
+        while begin.elapsed() < Duration::from_secs(2) {
+            for socket in &there {
+                socket
+                    .set_read_timeout(Some(Duration::from_millis(500)))
+                    .unwrap();
+                socket.send(b"are you there").unwrap();
+                asked += 1;
+                // A datagram can be lost before it reaches the server: the kernel's buffer is full.
+                lost += usize::from(socket.recv(&mut [0; 100]).is_err());
+            }
+            // A newcomer that is recognised gets in at once.
+            let newcomer = client(server);
+            newcomer
                 .set_read_timeout(Some(Duration::from_millis(500)))
                 .unwrap();
-            socket.send(b"are you there").unwrap();
+            newcomer.send(b"known").unwrap();
             asked += 1;
-            // A datagram can be lost before it reaches the server: the kernel's buffer is full.
-            lost += usize::from(socket.recv(&mut [0; 100]).is_err());
+            lost += usize::from(newcomer.recv(&mut [0; 100]).is_err());
+            newcomer.send(b"").unwrap();
         }
-        // A newcomer that is recognised gets in at once.
-        let newcomer = client(server);
-        newcomer
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        newcomer.send(b"known").unwrap();
-        asked += 1;
-        lost += usize::from(newcomer.recv(&mut [0; 100]).is_err());
-        newcomer.send(b"").unwrap();
-    }
-    stop.store(true, Relaxed);
-    let sent = flooding.join().unwrap();
-    let dropped = network.metrics().dropped_total();
-    println!("{sent} sent, {dropped} dropped, {lost} of {asked} lost");
-    assert!(asked > 100, "{asked} rounds");
-    assert!(lost * 50 < asked, "{lost} of {asked} lost");
-    assert_eq!(network.metrics().closed(CloseReason::Overflow), 0);
-    for socket in &there {
-        answers(socket, b"still here");
+        stop.store(true, Relaxed);
+        let sent = flooding.join().unwrap();
+        let dropped = network.metrics().dropped_total();
+        println!("{sent} sent, {dropped} dropped, {lost} of {asked} lost");
+        assert!(asked > 100, "{asked} rounds");
+        assert!(lost * 50 < asked, "{lost} of {asked} lost");
+        assert_eq!(network.metrics().closed(CloseReason::Overflow), 0);
+        for socket in &there {
+            answers(socket, b"still here");
+        }
     }
 }

@@ -22,7 +22,6 @@ fn dns() -> Command {
 }
 
 /// Neither a reader that has gone nor a full device makes them panic.
-#[cfg(target_os = "linux")]
 #[test]
 fn an_output_that_cannot_be_written_is_reported_without_a_panic() {
     let (_echo, address) = echo_server();
@@ -135,7 +134,6 @@ fn query(number: u16, all: bool) -> Vec<u8> {
 }
 
 /// More ports than the table of a listener holds, within the time that a silent one would stay.
-#[cfg(target_os = "linux")]
 #[test]
 fn more_resolver_ports_than_there_are_places_are_answered() {
     let mut server = Server::start(&mut dns());

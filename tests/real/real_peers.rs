@@ -4,6 +4,7 @@
 //! A tool that is absent is said to be, and its test passes; with `CUBENET_REQUIRE_TOOLS`
 //! set it fails.
 
+#[cfg(target_os = "linux")]
 mod examples;
 mod process;
 mod server;

@@ -64,6 +64,7 @@ pub(crate) struct Source {
 impl Source {
     /// One that a datagram can be sent from; `None` for what only receives: a multicast or a
     /// broadcast address.
+    #[cfg(any(test, target_os = "linux"))]
     pub(crate) fn new(ip: IpAddr, interface: u32) -> Option<Self> {
         // A dual-stack socket shows an IPv4 address as IPv6.
         let (unicast, scope) = match ip.to_canonical() {

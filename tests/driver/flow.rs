@@ -558,7 +558,7 @@ fn empty_messages_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
         longest = longest.max(start.elapsed());
     }
     // A turn of the busy one is about a millisecond; the rest is room for slow machines.
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    assert!(longest < Duration::from_millis(1_200), "{longest:?}");
     drop(flooding.join().unwrap());
 }
 
@@ -585,7 +585,7 @@ fn datagrams_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
     other.send(b"ping");
     assert_eq!(other.receive(), b"ping");
     let took = start.elapsed();
-    assert!(took < Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_millis(900), "{took:?}");
 }
 
 #[test]
@@ -640,7 +640,7 @@ fn an_idle_client_does_not_hold_up_a_stop_and_loses_nothing() {
     let start = Instant::now();
     network.stop(Duration::from_secs(20));
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
     for client in &mut clients {
         assert_eq!(client.receive(), b"bye");
         assert_eq!(client.rest(), (vec![], true));

@@ -604,6 +604,8 @@ fn what_a_callback_sends_before_it_panics_aborts_or_refuses_is_not_sent() {
     hears_nothing(&socket);
 }
 
+/// Elsewhere a socket's buffer is too small for what is sent before the close.
+#[cfg(target_os = "linux")]
 #[test]
 fn a_close_from_another_thread_goes_out_behind_everything_that_was_sent() {
     struct Echo;
@@ -615,9 +617,10 @@ fn a_close_from_another_thread_goes_out_behind_everything_that_was_sent() {
     let network = network(Limits::default());
     let (opened, is_opened) = std::sync::mpsc::channel();
     // Once: what a client sends after the close is turned away.
-    let known = std::sync::Mutex::new(HashSet::new());
+    let known = std::sync::Arc::new(std::sync::Mutex::new(HashSet::new()));
+    let of_listener = std::sync::Arc::clone(&known);
     let accepted = move |connection: &Connection| {
-        let is_new = known.lock().unwrap().insert(connection.peer());
+        let is_new = of_listener.lock().unwrap().insert(connection.peer());
         is_new.then(|| {
             opened.send(connection.clone()).unwrap();
             Echo
@@ -626,6 +629,8 @@ fn a_close_from_another_thread_goes_out_behind_everything_that_was_sent() {
     let listener = network.listen(Transport::Udp, "127.0.0.1:0", accepted);
     let address = listener.unwrap().local();
     for _ in 0..200 {
+        // The system may give a port out again.
+        known.lock().unwrap().clear();
         let socket = client(address);
         for _ in 0..20 {
             socket.send(b"answered in a callback").unwrap();

@@ -44,6 +44,7 @@
 mod acceptor;
 mod address;
 mod budget;
+mod callback;
 mod common;
 mod connection;
 mod datagram;

@@ -3,6 +3,7 @@
 
 use crate::acceptor::refused;
 use crate::budget::Budget;
+use crate::callback::guarded;
 use crate::common::NoRoom;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
@@ -14,7 +15,7 @@ use crate::seat::{Permit, Seat};
 use crate::shared::{OnSocket, Place, Shared, Wire, canonical};
 use crate::sync::atomic::AtomicU16;
 use crate::sys::{self, Datagram, ReceiveBatch, Source};
-use crate::user::{catch_panic, guarded};
+use crate::user::catch_panic;
 use crate::worker::Context;
 use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::lifecycle::State;

@@ -2,6 +2,7 @@
 //! its life.
 
 use crate::budget::Budget;
+use crate::callback::guarded;
 use crate::connection::Connection;
 use crate::error::ConnectError;
 use crate::link::CallbackLink;
@@ -9,7 +10,6 @@ use crate::log::debug;
 use crate::seat::Seat;
 use crate::shared::{Shared, Wire, failure};
 use crate::sys;
-use crate::user::guarded;
 use crate::worker::Context;
 use bytes::Bytes;
 use cubenet_core::lifecycle::State;

@@ -3,9 +3,6 @@
 //! Such code may panic, block, and use any connection or network. So it never runs while a lock
 //! or a borrow of the library's is held, and a panic in it ends here.
 
-use crate::log::error_limited;
-use crate::metrics::Tally;
-use cubenet_core::ConnectionId;
 use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,25 +31,6 @@ impl PanicPayload {
 pub(crate) fn drop_user<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         std::mem::forget(panic);
-    }
-}
-
-/// Runs a callback of a connection. A panic in it is counted and reported, and ends there:
-/// `None`.
-pub(crate) fn guarded<R>(
-    what: &str,
-    id: ConnectionId,
-    tally: &mut Tally,
-    callback: impl FnOnce() -> R,
-) -> Option<R> {
-    match catch_panic(callback) {
-        Ok(answer) => Some(answer),
-        Err(panic) => {
-            tally.panics += 1;
-            let text = panic.text();
-            error_limited!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
-            None
-        }
     }
 }
 

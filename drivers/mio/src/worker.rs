@@ -1,6 +1,7 @@
 //! A worker: a thread with a poll of its own, which runs the callbacks of the connections
 //! that were given to it for life.
 
+use crate::callback::guarded;
 use crate::common::Common;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
@@ -14,7 +15,6 @@ use crate::shared::{Core, Place, Shared};
 use crate::stream::{Readiness, Stream};
 use crate::sys::{self, ReceiveBatch};
 use crate::timers::Timers;
-use crate::user::guarded;
 use bytes::Bytes;
 use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Timeout, Transport};
 use mio::event::Event;

@@ -1,0 +1,25 @@
+//! Running a callback of a connection: a panic in it is counted, reported, and ends there.
+
+use crate::log::error_limited;
+use crate::metrics::Tally;
+use crate::user::catch_panic;
+use cubenet_core::ConnectionId;
+
+/// Runs a callback of a connection. A panic in it is counted and reported, and ends there:
+/// `None`.
+pub(crate) fn guarded<R>(
+    what: &str,
+    id: ConnectionId,
+    tally: &mut Tally,
+    callback: impl FnOnce() -> R,
+) -> Option<R> {
+    match catch_panic(callback) {
+        Ok(answer) => Some(answer),
+        Err(panic) => {
+            tally.panics += 1;
+            let text = panic.text();
+            error_limited!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
+            None
+        }
+    }
+}

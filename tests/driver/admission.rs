@@ -5,7 +5,7 @@ use cubenet_mio::{
     AddressLimits, Admission, CloseReason, Connection, Error, Handler, Limits, Link, ListenOptions,
     Listener, Message, Network, Timeout, Transport,
 };
-use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, framed};
+use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, framed, one_worker};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,10 +16,6 @@ impl Handler for Echo {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         let _ = link.send(&message);
     }
-}
-
-fn one_worker() -> Network {
-    Network::builder().workers(1).start().unwrap()
 }
 
 /// Listens with these options. Returns how often `accepted` was called, too.
@@ -63,7 +59,7 @@ fn hook(_peer: SocketAddr, datagram: &[u8]) -> Admission {
 
 #[test]
 fn a_hook_sees_the_first_datagram_before_anything_is_built() {
-    let network = one_worker();
+    let network = one_worker(Limits::default());
     let options = ListenOptions::new().admit(|peer, datagram| {
         assert!(peer.ip().is_loopback() && peer.port() != 0);
         hook(peer, datagram)
@@ -90,7 +86,7 @@ fn places_are_kept_for_peers_that_are_recognised() {
         reserved_peers: 2,
         ..Limits::default()
     };
-    let network = one_worker();
+    let network = one_worker(Limits::default());
     let options = ListenOptions::new().limits(limits).admit(hook);
     let (listener, _) = listen(&network, options, Transport::Udp);
     let admitted: Vec<_> = (0..4).map(|_| client(listener.local())).collect();
@@ -140,7 +136,7 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
     });
     // What this side opens does not count.
     let caller = Reports::default();
-    let other = Network::builder().workers(1).start().unwrap();
+    let other = one_worker(Limits::default());
     let away = Reports::default().listen(&other, Transport::Tcp, echo);
     for _ in 0..5 {
         caller.connect(&network, Transport::Tcp, away, |_, _| {});
@@ -184,7 +180,7 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
 
 #[test]
 fn listeners_of_one_network_have_limits_of_their_own() {
-    let network = one_worker();
+    let network = one_worker(Limits::default());
     let chat = Limits {
         max_message: 100,
         ..Limits::default()
@@ -271,7 +267,7 @@ mod floods {
             reserved_peers: 100,
             ..Limits::default()
         };
-        let network = Network::builder().workers(1).start().unwrap();
+        let network = one_worker(Limits::default());
         let options = ListenOptions::new()
             .limits(limits)
             .admit(|_, datagram| match datagram {

@@ -1,26 +1,18 @@
 //! What bad input gets, and that nobody else notices.
 
 use cubenet_mio::{
-    CloseReason, Connection, FrameError, Handler, Limits, Link, Message, Network, SendError,
-    Timeout, Transport,
+    CloseReason, Connection, FrameError, Handler, Limits, Link, Message, SendError, Timeout,
+    Transport,
 };
 use cubenet_tests::system::{RESETS, wine_cannot};
-use cubenet_tests::{RawClient, Reports, echo, eventually, ignore, pattern};
+use cubenet_tests::{RawClient, Reports, echo, eventually, ignore, one_worker, pattern};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-fn network(limits: Limits) -> Network {
-    Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap()
-}
-
 #[test]
 fn a_frame_declared_too_long_closes_with_what_was_declared_and_allowed() {
-    let network = network(Limits {
+    let network = one_worker(Limits {
         max_message: 1_000,
         ..Limits::default()
     });
@@ -48,7 +40,7 @@ fn a_frame_declared_too_long_closes_with_what_was_declared_and_allowed() {
 #[test]
 fn a_connection_that_ends_inside_a_frame_is_truncated_and_the_part_is_not_delivered() {
     for part in [&b"\0"[..], b"\0\x05", b"\0\x05abcd"] {
-        let network = network(Limits::default());
+        let network = one_worker(Limits::default());
         let server = Reports::default();
         let address = server.listen(&network, Transport::Tcp, ignore);
         let mut client = RawClient::connect(address);
@@ -64,7 +56,7 @@ fn a_connection_that_ends_inside_a_frame_is_truncated_and_the_part_is_not_delive
 #[test]
 fn a_header_and_then_silence_or_a_drip_is_closed_after_the_frame_time() {
     let frame_timeout = Duration::from_millis(300);
-    let network = network(Limits {
+    let network = one_worker(Limits {
         frame_timeout,
         ..Limits::default()
     });
@@ -88,7 +80,7 @@ fn a_header_and_then_silence_or_a_drip_is_closed_after_the_frame_time() {
 
 #[test]
 fn random_bytes_give_messages_or_a_close_and_the_server_serves_on() {
-    let network = network(Limits {
+    let network = one_worker(Limits {
         max_message: 5_000,
         ..Limits::default()
     });
@@ -119,7 +111,7 @@ fn random_bytes_give_messages_or_a_close_and_the_server_serves_on() {
 
 #[test]
 fn a_message_over_the_limit_is_refused_at_send_and_the_connection_lives() {
-    let network = network(Limits {
+    let network = one_worker(Limits {
         max_message: 100,
         ..Limits::default()
     });
@@ -140,7 +132,7 @@ fn a_reset_closes_once_and_frees_the_connection() {
     if wine_cannot(RESETS) {
         return;
     }
-    let network = network(Limits::default());
+    let network = one_worker(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     for moment in 0..4 {
@@ -193,7 +185,7 @@ impl Drop for Panics {
 
 #[test]
 fn a_handler_that_panics_closes_its_own_connection_and_harms_no_other() {
-    let network = network(Limits::default());
+    let network = one_worker(Limits::default());
     let sane = Reports::default();
     let address = sane.listen(&network, Transport::Tcp, echo);
     let mut bystander = RawClient::connect(address);
@@ -227,7 +219,7 @@ fn an_accepted_that_panics_turns_its_peer_away() {
     fn accepted(_: &Connection) -> Option<Panics> {
         panic!("as it was told")
     }
-    let network = network(Limits::default());
+    let network = one_worker(Limits::default());
     let tcp = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();

@@ -1,13 +1,13 @@
 //! What happens when the process runs out of descriptors: `accept` waits and goes on.
 
-use cubenet_mio::{Network, Transport};
+use cubenet_mio::{Limits, Network, Transport};
 use cubenet_tests::system::limit_descriptors;
-use cubenet_tests::{RawClient, Reports, echo, eventually};
+use cubenet_tests::{RawClient, Reports, echo, eventually, one_worker};
 use std::fs::File;
 
 #[test]
 fn an_acceptor_without_descriptors_serves_who_is_there_and_accepts_again_later() {
-    let network = Network::builder().workers(1).start().unwrap();
+    let network = one_worker(Limits::default());
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let mut served = RawClient::connect(address);
     served.send(b"before");

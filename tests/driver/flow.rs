@@ -6,7 +6,8 @@ use cubenet_mio::{
 };
 use cubenet_tests::system::raise_descriptors;
 use cubenet_tests::{
-    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with, pattern,
+    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with,
+    one_worker, pattern,
 };
 use std::io::Read;
 use std::sync::mpsc::channel;
@@ -231,7 +232,7 @@ impl Handler for Sink {
 
 #[test]
 fn a_busy_connection_does_not_keep_others_of_its_worker_waiting() {
-    let network = Network::builder().workers(1).start().unwrap();
+    let network = one_worker(Limits::default());
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Sink))
         .unwrap();
@@ -315,11 +316,7 @@ fn the_end_that_came_with_more_than_a_turn_of_input_is_heard() {
         read_budget: 1_000,
         ..Limits::default()
     };
-    let network = Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap();
+    let network = one_worker(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     for _ in 0..20 {
@@ -375,11 +372,7 @@ fn a_slow_callback_does_not_make_others_look_silent() {
         ..Limits::default()
     };
     // One worker, and more connections than it takes events at once.
-    let network = Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap();
+    let network = one_worker(limits);
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Slow))
         .unwrap();
@@ -419,11 +412,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
         datagram_idle_timeout: Duration::from_millis(500),
         ..Limits::default()
     };
-    let network = Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap();
+    let network = one_worker(limits);
     let takes = |_: &Connection| Some(Takes(Duration::from_millis(900)));
     let streams = network
         .listen(Transport::Tcp, "127.0.0.1:0", takes)
@@ -483,11 +472,7 @@ fn a_call_that_was_answered_in_time_is_connected_however_late_that_is_seen() {
         connect_timeout: Duration::from_millis(1_700),
         ..Limits::default()
     };
-    let network = Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap();
+    let network = one_worker(limits);
     let takes = |_: &Connection| Some(Takes(Duration::from_millis(2_200)));
     let server = network
         .listen(Transport::Tcp, "127.0.0.1:0", takes)
@@ -536,7 +521,7 @@ fn empty_messages_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
             }
         }
     }
-    let network = Network::builder().workers(1).start().unwrap();
+    let network = one_worker(Limits::default());
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Works))
         .unwrap();
@@ -564,7 +549,7 @@ fn empty_messages_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
 
 #[test]
 fn datagrams_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
-    let network = Network::builder().workers(1).start().unwrap();
+    let network = one_worker(Limits::default());
     let takes = |_: &Connection| Some(Takes(Duration::from_micros(500)));
     let streams = network
         .listen(Transport::Tcp, "127.0.0.1:0", takes)
@@ -594,11 +579,7 @@ fn a_read_takes_no_more_than_its_budget() {
         read_budget: 1_000,
         ..Limits::default()
     };
-    let network = Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap();
+    let network = one_worker(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, |link, message| {
         if message == b"pause" {
@@ -649,7 +630,7 @@ fn an_idle_client_does_not_hold_up_a_stop_and_loses_nothing() {
 
 #[test]
 fn a_stop_waits_for_a_client_that_has_not_taken_everything() {
-    let network = Network::builder().workers(1).start().unwrap();
+    let network = one_worker(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     let mut client = RawClient::connect(address);

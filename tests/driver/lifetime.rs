@@ -3,7 +3,7 @@
 use cubenet_mio::{
     CloseReason, Connection, Error, Handler, Limits, Link, Message, Network, SendError, Transport,
 };
-use cubenet_tests::{RawClient, Reports, ignore, pattern};
+use cubenet_tests::{RawClient, Reports, ignore, one_worker, pattern};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -178,7 +178,7 @@ fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     for _ in 0..20 {
-        let server = Network::builder().workers(1).start().unwrap();
+        let server = one_worker(Limits::default());
         let listener = server
             .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Deaf))
             .unwrap();

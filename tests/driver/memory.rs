@@ -1,9 +1,9 @@
 //! What messages and idle connections cost in memory, counted at the allocator.
 
-use cubenet_mio::{Handler, Link, Message, Network, Transport};
+use cubenet_mio::{Handler, Limits, Link, Message, Transport};
 use cubenet_tests::allocation::{self, Counting};
 use cubenet_tests::system::BYTES_OF_WATCHED;
-use cubenet_tests::{RawClient, eventually, framed};
+use cubenet_tests::{RawClient, eventually, framed, one_worker};
 use std::net::UdpSocket;
 
 #[global_allocator]
@@ -22,7 +22,7 @@ impl Handler for Echo {
 // One test, so that nothing else allocates meanwhile.
 #[test]
 fn small_messages_allocate_nothing_and_idle_connections_next_to_nothing() {
-    let network = Network::builder().workers(1).start().unwrap();
+    let network = one_worker(Limits::default());
     let streams = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Echo))
         .unwrap();

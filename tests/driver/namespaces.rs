@@ -5,7 +5,7 @@
 
 use cubenet_mio::{Connection, Handler, Limits, Link, Message, Network, Transport};
 use cubenet_tests::system::{in_namespace, ip};
-use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, ignore};
+use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, ignore, one_worker};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
@@ -50,7 +50,7 @@ fn bound(address: SocketAddr) -> UdpSocket {
 fn a_link_local_address_keeps_its_scope() {
     alone_in_namespace(|| {
         wire();
-        let network = Network::builder().workers(1).start().unwrap();
+        let network = one_worker(Limits::default());
         let server = Reports::default();
         for transport in [Transport::Tcp, Transport::Udp] {
             for address in [link_local("fe80::a", 0, "v0"), "[::]:0".parse().unwrap()] {
@@ -94,7 +94,7 @@ impl Handler for Echo {
 fn a_datagram_to_a_multicast_address_is_answered_from_an_address_that_can_send() {
     alone_in_namespace(|| {
         wire();
-        let network = Network::builder().workers(1).start().unwrap();
+        let network = one_worker(Limits::default());
         let [v6, v4] = ["[::]:0", "0.0.0.0:0"].map(|address| {
             let listener = network.listen(Transport::Udp, address, |_: &Connection| Some(Echo));
             listener.unwrap().local().port()
@@ -154,7 +154,7 @@ impl Handler for Forty {
 fn a_peer_behind_a_small_mtu_is_sent_single_datagrams_and_others_runs() {
     alone_in_namespace(|| {
         ip("route add local 127.9.0.0/16 dev lo table local mtu 600");
-        let network = Network::builder().workers(1).start().unwrap();
+        let network = one_worker(Limits::default());
         let listener = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Forty));
         let server = listener.unwrap().local();
         let (small, large) = (merging("127.9.0.1:0"), merging("127.0.0.1:0"));

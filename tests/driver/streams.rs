@@ -1,11 +1,12 @@
 //! What an application hears and sends on stream connections of the mio driver.
 
 use cubenet_mio::{
-    CloseReason, Connection, Frame, Handler, Limits, Link, Message, Network, SendError, Transport,
+    CloseReason, Connection, Frame, Handler, Limits, Link, Message, SendError, Transport,
 };
 use cubenet_tests::system::{RESETS, open_descriptors, wine_cannot};
 use cubenet_tests::{
-    PATIENCE, RawClient, Reports, echo, eventually, framed, ignore, network, network_with, pattern,
+    PATIENCE, RawClient, Reports, echo, eventually, framed, ignore, network, network_with,
+    one_worker, pattern,
 };
 use std::io::Write;
 use std::net::Shutdown;
@@ -340,11 +341,7 @@ fn what_was_sent_to_a_peer_that_breaks_the_framing_arrives_whatever_it_still_sen
         max_queued: 4 << 20,
         ..Limits::default()
     };
-    let network = Network::builder()
-        .workers(1)
-        .limits(limits)
-        .start()
-        .unwrap();
+    let network = one_worker(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     let mut client = RawClient::connect(address);

@@ -4,7 +4,7 @@
 use cubenet_mio::{
     Connection, Handler, Limits, Link, Listener, Message, Network, SendError, Transport,
 };
-use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, ignore, network};
+use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, ignore, network, one_worker};
 use std::cell::RefCell;
 use std::panic::panic_any;
 use std::sync::mpsc::{Sender, channel};
@@ -242,11 +242,7 @@ fn messages_of_a_connection_that_is_asked_to_pause_a_million_times_cost_no_memor
             let _ = self.0.recv();
         }
     }
-    let network = Network::builder()
-        .workers(1)
-        .limits(Limits::default())
-        .start()
-        .unwrap();
+    let network = one_worker(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     let _paused = RawClient::connect(address);

@@ -218,7 +218,13 @@ pub fn network_with(limits: Limits) -> Network {
     try_network_with(limits).expect("the network starts")
 }
 
-/// The same, or why it does not start.
+/// A network of one worker whose streams have buffers of the system's own choice, which grow.
+pub fn one_worker(limits: Limits) -> Network {
+    let builder = Network::builder().workers(1).limits(limits);
+    builder.start().expect("the network starts")
+}
+
+/// What [`network_with`] returns, or why it does not start.
 pub fn try_network_with(limits: Limits) -> Result<Network, cubenet_mio::Error> {
     let builder = Network::builder().workers(2).limits(limits);
     builder.stream_buffer(16 << 10).start()

@@ -107,8 +107,8 @@ fn run<T: Table<u16>>(mut demux: Demux<u16, T>, mut model: Model, steps: &[Step]
             let answer = Model::answer(demux.newcomer(recognised, now), |slot| demux.peer(slot));
             assert_eq!(answer, model.newcomer(recognised, now));
         }
-        let answer = Model::answer(demux.make_way(now), |slot| demux.peer(slot));
-        assert_eq!(answer, model.make_way(now));
+        let evictable = demux.evictable(now).map(|slot| demux.peer(slot));
+        assert_eq!(evictable, model.evictable(now).map(Some));
     }
     // Whatever is there can be taken out again, and nothing is left.
     let peers: Vec<u16> = model.peers().collect();

@@ -137,21 +137,20 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         if self.len < self.max_peers.saturating_sub(kept) {
             Arrival::Admit
         } else {
-            self.make_way(now)
+            self.evictable(now).map_or(Arrival::Refuse, Arrival::Evict)
         }
     }
 
-    /// What to do with a new peer at `now` for which there is no room, in the table or in the
-    /// driver: [`Arrival::Evict`], if a peer has been silent long enough to make way, or
-    /// [`Arrival::Refuse`].
-    pub fn make_way(&self, now: Instant) -> Arrival {
+    /// The peer to evict at `now` for a new one, if there is no room for it, in the table or in
+    /// the driver: the one that has been idle longest, if [`FullPolicy`] lets it be evicted.
+    pub fn evictable(&self, now: Instant) -> Option<usize> {
         match self.policy {
             FullPolicy::EvictSilentFor(silence)
                 if self.oldest != NIL && now >= self.oldest_heard().after(silence) =>
             {
-                Arrival::Evict(self.oldest as usize)
+                Some(self.oldest as usize)
             }
-            _ => Arrival::Refuse,
+            _ => None,
         }
     }
 
@@ -431,11 +430,11 @@ mod tests {
     #[test]
     fn a_driver_without_room_can_let_the_longest_silent_make_way_before_the_table_is_full() {
         let mut demux = small(FullPolicy::EvictSilentFor(Duration::from_secs(10)));
-        assert_eq!(demux.make_way(Instant::NEVER), Arrival::Refuse, "nobody");
+        assert_eq!(demux.evictable(Instant::NEVER), None, "nobody");
         let slot = demux.insert(1, second(1)).unwrap();
         assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Admit);
-        assert_eq!(demux.make_way(second(10)), Arrival::Refuse);
-        assert_eq!(demux.make_way(second(11)), Arrival::Evict(slot));
+        assert_eq!(demux.evictable(second(10)), None);
+        assert_eq!(demux.evictable(second(11)), Some(slot));
     }
 
     #[test]

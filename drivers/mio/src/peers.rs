@@ -396,10 +396,10 @@ impl Peers {
             Some(evicted) => evicted,
             None => match Permit::take(home, Transport::Udp, Some(ip)) {
                 Ok(permit) => return Ok((permit, None)),
-                Err(NoRoom::Connections) => match self.demux.make_way(context.now) {
-                    Arrival::Evict(evicted) => evicted,
-                    _ => return Err(NoRoom::Connections),
-                },
+                Err(NoRoom::Connections) => {
+                    let evictable = self.demux.evictable(context.now);
+                    evictable.ok_or(NoRoom::Connections)?
+                }
                 Err(reason) => return Err(reason),
             },
         };

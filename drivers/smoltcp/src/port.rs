@@ -408,9 +408,9 @@ impl<'a, H: Handler> Port<'a, H> {
             return None;
         };
         // Whoever makes way in the table leaves its place among all connections, too.
-        let evicted = evicted.or_else(|| match self.demux.make_way(common.now) {
-            Arrival::Evict(slot) if !common.has_room(Transport::Udp) => Some(slot),
-            _ => None,
+        let evicted = evicted.or_else(|| {
+            let evictable = self.demux.evictable(common.now);
+            evictable.filter(|_| !common.has_room(Transport::Udp))
         });
         let serial = match evicted {
             Some(_) => common.take_place(Transport::Udp),

@@ -92,19 +92,19 @@ impl Model {
         if self.peers.len() + kept < self.room {
             Answer::Admit
         } else {
-            self.make_way(now)
+            self.evictable(now).map_or(Answer::Refuse, Answer::Evict)
         }
     }
 
-    /// Somebody new speaks for whom there is no room.
-    pub fn make_way(&self, now: Instant) -> Answer {
+    /// The peer to evict for a new one.
+    pub fn evictable(&self, now: Instant) -> Option<u16> {
         match (self.limits.full_policy, self.peers.first()) {
             (FullPolicy::EvictSilentFor(silence), Some((oldest, heard)))
                 if now >= heard.after(silence) =>
             {
-                Answer::Evict(*oldest)
+                Some(*oldest)
             }
-            _ => Answer::Refuse,
+            _ => None,
         }
     }
 

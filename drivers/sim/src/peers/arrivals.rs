@@ -102,9 +102,9 @@ fn admit<'a>(
         return world;
     };
     // Whoever makes way in the table leaves its place among all connections, too.
-    let evicted = evicted.or_else(|| match peers.demux.make_way(kernel.now) {
-        Arrival::Evict(slot) if !network.has_room(Transport::Udp) => Some(slot),
-        _ => None,
+    let evicted = evicted.or_else(|| {
+        let evictable = peers.demux.evictable(kernel.now);
+        evictable.filter(|_| !network.has_room(Transport::Udp))
     });
     if evicted.is_none() && !network.reserve(Transport::Udp) {
         network.metrics.dropped_table_full += 1;

@@ -36,9 +36,10 @@ pub struct Limits {
     pub max_queued_total: usize,
     /// Bytes of input that all connections together may hold: frames of which a part has
     /// arrived, and bytes read before a pause and not yet delivered. Default 256 MiB: some
-    /// 4,000 frames of the longest kind that have all but arrived. When the sum would exceed
-    /// it, the connection of the same worker that has held input longest is aborted
-    /// (`Overflow`), then the next. A device holds input in its sockets' rings, whose size is
+    /// 4,000 frames of the longest kind that have all but arrived. When the sum exceeds
+    /// it, workers whose connections hold more than an equal share of it abort those that have
+    /// held input longest (`Overflow`); while a callback keeps such a worker busy, the sum may
+    /// reach twice the bound. A device holds input in its sockets' rings, whose size is
     /// fixed, and needs no such bound.
     pub max_held_total: usize,
     /// Open connections on each transport, of all listeners and connects together. Streams and

@@ -110,7 +110,7 @@ impl Scene {
             permit,
         };
         assert!(handle.post(Command::Accept(accepted)).is_ok());
-        let mut worker = Worker::new(poll, handle);
+        let mut worker = Worker::new(poll, Arc::clone(&handle), Arc::new([handle]));
         let mut events = Events::with_capacity(8);
         turn(&mut worker, &mut events, QUIET);
         Scene {

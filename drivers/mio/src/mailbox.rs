@@ -8,7 +8,7 @@ use crate::error::ConnectError;
 use crate::listening::{Home, Listening, StreamListener};
 use crate::seat::Permit;
 use crate::shared::{Place, Shared, Wire};
-use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard};
 use crate::timers::MAX_INDEX;
 use cubenet_core::{ConnectionId, Handler, Instant, Sender};
@@ -34,6 +34,10 @@ pub(crate) struct WorkerHandle {
     entries: Mutex<EntryNumbers>,
     /// Connections it has or will have.
     pub(crate) load: AtomicUsize,
+    /// Bytes of input that its connections hold.
+    held: AtomicUsize,
+    /// [`Command::Relieve`] is in the mailbox.
+    relieving: AtomicBool,
 }
 
 struct Mailbox {
@@ -56,6 +60,9 @@ pub(crate) enum Command {
     Listen(Arc<DatagramSocket>, Arc<Listening>),
     /// A datagram socket that was connected to a peer.
     Connect(Arc<DatagramSocket>, Arc<Shared>, Permit, ConnectFn),
+    /// All connections together hold more input than they may, and those of this worker more
+    /// than its share.
+    Relieve,
     /// Close everything, abort at this moment what has not closed by then, and end.
     Stop(Instant),
 }
@@ -97,6 +104,8 @@ impl WorkerHandle {
             }),
             entries: Mutex::default(),
             load: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            relieving: AtomicBool::new(false),
         }))
     }
 
@@ -119,6 +128,33 @@ impl WorkerHandle {
     pub(crate) fn attend(&self, place: Place, id: ConnectionId) {
         // A worker that has ended has closed everything.
         let _ = self.post(Command::Attend(place, id));
+    }
+
+    /// A connection that held `before` bytes of its input holds `after`.
+    pub(crate) fn change_held(&self, before: usize, after: usize) {
+        // Only its own thread writes it.
+        let held = self.held.load(Relaxed) + after - before;
+        self.held.store(held, Relaxed);
+        self.common.change_held(before, after);
+    }
+
+    /// Whether its connections hold more than the part of `max_held_total` that is a worker's,
+    /// where there are so many workers. Where the sum is over the bound, at least one worker is
+    /// over its share.
+    pub(crate) fn is_over_share(&self, workers: usize) -> bool {
+        self.held.load(Relaxed) > self.common.limits.max_held_total / workers
+    }
+
+    /// Asks the worker to give up connections that hold input.
+    pub(crate) fn relieve(&self) {
+        if !self.relieving.swap(true, Relaxed) {
+            let _ = self.post(Command::Relieve);
+        }
+    }
+
+    /// The worker has taken that out of its mailbox.
+    pub(crate) fn relieved(&self) {
+        self.relieving.store(false, Relaxed);
     }
 
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {

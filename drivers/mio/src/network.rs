@@ -156,12 +156,18 @@ impl Builder {
 fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
     let mut threads = Vec::new();
     let started = (|| {
-        for nth in 0..workers {
+        let mut polls = Vec::new();
+        for _ in 0..workers {
             let poll = Poll::new()?;
             let handle = WorkerHandle::new(Arc::clone(&inner.common), &poll)?;
-            inner.workers.push(Arc::clone(&handle));
+            polls.push((poll, Arc::clone(&handle)));
+            inner.workers.push(handle);
+        }
+        let all: Arc<[_]> = inner.workers.clone().into();
+        for (nth, (poll, handle)) in polls.into_iter().enumerate() {
             let name = format!("cubenet-worker-{nth}");
-            let run = move || Worker::new(poll, handle).run();
+            let all = Arc::clone(&all);
+            let run = move || Worker::new(poll, handle, all).run();
             threads.push(thread::Builder::new().name(name).spawn(run)?);
         }
         let poll = Poll::new()?;

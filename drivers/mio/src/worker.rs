@@ -39,6 +39,8 @@ const ACKNOWLEDGED: Duration = Duration::from_millis(10);
 pub(crate) struct Context {
     pub(crate) common: Arc<Common>,
     handle: Arc<WorkerHandle>,
+    /// All workers of the network.
+    workers: Arc<[Arc<WorkerHandle>]>,
     pub(crate) now: Instant,
     /// What streams are read into; every one in turn.
     pub(crate) input: Box<[u8]>,
@@ -85,7 +87,7 @@ impl Context {
             bytes: 0,
             since: self.now,
         });
-        self.common.change_held(held.bytes, bytes);
+        self.handle.change_held(held.bytes, bytes);
         held.bytes = bytes;
         held.parked = parked;
     }
@@ -93,14 +95,22 @@ impl Context {
     /// A stream holds no input any more.
     pub(crate) fn let_go(&mut self, entry: usize) {
         if let Some(held) = self.held.remove(&entry) {
-            self.common.change_held(held.bytes, 0);
+            self.handle.change_held(held.bytes, 0);
         }
     }
 
     /// The stream that has held input longest, if all connections together hold more than they
-    /// may.
+    /// may, and those of this worker more than its share. Other workers that do are asked to give
+    /// up some of theirs.
     fn holds_too_long(&self) -> Option<usize> {
         if self.common.held_total() <= self.common.limits.max_held_total {
+            return None;
+        }
+        let workers = self.workers.len();
+        if !self.handle.is_over_share(workers) {
+            for other in self.workers.iter().filter(|one| one.is_over_share(workers)) {
+                other.relieve();
+            }
             return None;
         }
         let longest = self.held.iter().min_by_key(|(_, held)| held.since);
@@ -153,7 +163,11 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// To be made on the worker's own thread.
-    pub(crate) fn new(poll: Poll, handle: Arc<WorkerHandle>) -> Self {
+    pub(crate) fn new(
+        poll: Poll,
+        handle: Arc<WorkerHandle>,
+        workers: Arc<[Arc<WorkerHandle>]>,
+    ) -> Self {
         let common = Arc::clone(&handle.common);
         Worker {
             poll,
@@ -162,6 +176,7 @@ impl Worker {
             context: Context {
                 now: common.now(),
                 handle,
+                workers,
                 input: vec![0; INPUT].into_boxed_slice(),
                 datagrams_in: None,
                 output: Output::of_worker(Arc::clone(&common)),
@@ -311,6 +326,10 @@ impl Worker {
                 }
                 Command::Connect(socket, shared, permit, connected) => {
                     self.connect(socket, shared, permit, connected);
+                }
+                Command::Relieve => {
+                    self.context.handle.relieved();
+                    self.relieve();
                 }
                 Command::Stop(deadline) => self.stop(deadline),
             }
@@ -507,7 +526,7 @@ impl Worker {
     }
 
     /// Gives up streams that hold input, those that have held some longest first, as long as all
-    /// together hold more than they may.
+    /// together hold more than they may and those of this worker more than its share.
     fn relieve(&mut self) {
         while let Some(entry) = self.context.holds_too_long() {
             match self.entries.get_mut(entry) {

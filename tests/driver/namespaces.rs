@@ -229,7 +229,7 @@ fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
 #[test]
 fn datagrams_that_waited_arrive_once_there_is_room_and_the_worker_serves_others() {
     alone_in_namespace(|| {
-        if !cubenet_tests::system::tc("qdisc add dev lo root tbf rate 20mbit burst 3k latency 600s")
+        if !cubenet_tests::system::tc("qdisc add dev lo root tbf rate 2mbit burst 3k latency 600s")
         {
             return cubenet_tests::system::skipped("the kernel has no token bucket filter");
         }

@@ -4,182 +4,202 @@
 mod strangers;
 mod world;
 
-use crate::world::{MOMENT, RING, limits, start};
+use crate::world::{MOMENT, RING, limits, start, with_each_family};
 use cubenet_smoltcp::{Error, FullPolicy, Instant, Limits, Link, SendError, Transport};
 use std::time::Duration;
 
 #[test]
 fn messages_of_every_length_go_round_the_rings() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Tcp);
-    let id = world.call(Transport::Tcp).unwrap();
-    for len in (0..RING - 2).chain([RING - 2]) {
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Tcp);
+        let id = world.call(Transport::Tcp).unwrap();
+        for len in (0..RING - 2).chain([RING - 2]) {
+            world.pass(MOMENT);
+            assert_eq!(world.send(id, &vec![7; len]), Some(Ok(())));
+        }
         world.pass(MOMENT);
-        assert_eq!(world.send(id, &vec![7; len]), Some(Ok(())));
-    }
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("received"), 2 * (RING - 1));
-    assert_eq!(world.log.count("received 254"), 2);
-    let refused = world.send(id, &[7; RING - 1]);
-    let (len, limit) = (RING - 1, RING - 2);
-    assert_eq!(refused, Some(Err(SendError::TooLong { len, limit })));
+        assert_eq!(world.log.count("received"), 2 * (RING - 1));
+        assert_eq!(world.log.count("received 254"), 2);
+        let refused = world.send(id, &[7; RING - 1]);
+        let (len, limit) = (RING - 1, RING - 2);
+        assert_eq!(refused, Some(Err(SendError::TooLong { len, limit })));
+    });
 }
 
 #[test]
 fn a_stream_that_waits_for_late_segments_keeps_nobody_awake() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Tcp);
-    let id = world.call(Transport::Tcp).unwrap();
-    world.pass(MOMENT);
-    world
-        .network
-        .with(id, world.now, |link| link.close())
-        .unwrap();
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("closed"), 2);
-    let before = world.polls;
-    world.pass(Duration::from_mins(1));
-    assert!(world.polls - before < 40, "{} polls", world.polls - before);
-    assert_eq!(world.network.poll_at(world.now), Instant::NEVER);
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Tcp);
+        let id = world.call(Transport::Tcp).unwrap();
+        world.pass(MOMENT);
+        world
+            .network
+            .with(id, world.now, |link| link.close())
+            .unwrap();
+        world.pass(MOMENT);
+        assert_eq!(world.log.count("closed"), 2);
+        let before = world.polls;
+        world.pass(Duration::from_mins(1));
+        assert!(world.polls - before < 40, "{} polls", world.polls - before);
+        assert_eq!(world.network.poll_at(world.now), Instant::NEVER);
+    });
 }
 
 #[test]
 fn datagrams_that_keep_leaving_are_not_given_up() {
-    let limits = Limits {
-        write_stall_timeout: Duration::from_secs(1),
-        ..limits()
-    };
-    let mut world = start(limits).unwrap();
-    world.listen(Transport::Udp);
-    let id = world.call(Transport::Udp).unwrap();
-    for _ in 0..300 {
-        assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
-        world.pass(Duration::from_millis(10));
-    }
-    assert_eq!(world.network.counts().stalled, 0);
-    assert_eq!(world.log.count("received"), 600);
+    with_each_family(|family| {
+        let limits = Limits {
+            write_stall_timeout: Duration::from_secs(1),
+            ..limits()
+        };
+        let mut world = start(family, limits).unwrap();
+        world.listen(Transport::Udp);
+        let id = world.call(Transport::Udp).unwrap();
+        for _ in 0..300 {
+            assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
+            world.pass(Duration::from_millis(10));
+        }
+        assert_eq!(world.network.counts().stalled, 0);
+        assert_eq!(world.log.count("received"), 600);
+    });
 }
 
 #[test]
 fn datagrams_sent_before_every_poll_are_not_given_up() {
-    let limits = Limits {
-        write_stall_timeout: Duration::from_secs(1),
-        ..limits()
-    };
-    let mut world = start(limits).unwrap();
-    let id = world.call(Transport::Udp).unwrap();
-    for _ in 0..1_000 {
-        assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
-        world.network.poll(world.now);
-        world.now = world.now.after(Duration::from_millis(5));
-    }
-    assert_eq!(world.network.counts().stalled, 0);
+    with_each_family(|family| {
+        let limits = Limits {
+            write_stall_timeout: Duration::from_secs(1),
+            ..limits()
+        };
+        let mut world = start(family, limits).unwrap();
+        let id = world.call(Transport::Udp).unwrap();
+        for _ in 0..1_000 {
+            assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
+            world.network.poll(world.now);
+            world.now = world.now.after(Duration::from_millis(5));
+        }
+        assert_eq!(world.network.counts().stalled, 0);
+    });
 }
 
 #[test]
 fn a_port_that_was_freed_keeps_nobody_awake() {
-    let mut world = start(limits()).unwrap();
-    let id = world.call(Transport::Udp).unwrap();
-    let ask = |link: &mut dyn Link| {
-        link.send(b"x").unwrap();
-        link.abort();
-    };
-    world.network.with(id, world.now, ask).unwrap();
-    world.pass(Duration::from_mins(2));
-    assert_eq!(world.network.poll_at(world.now), Instant::NEVER);
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        let id = world.call(Transport::Udp).unwrap();
+        let ask = |link: &mut dyn Link| {
+            link.send(b"x").unwrap();
+            link.abort();
+        };
+        world.network.with(id, world.now, ask).unwrap();
+        world.pass(Duration::from_mins(2));
+        assert_eq!(world.network.poll_at(world.now), Instant::NEVER);
+    });
 }
 
 #[test]
 fn a_port_with_little_memory_lets_the_longest_silent_make_way() {
-    let limits = Limits {
-        full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(100)),
-        ..limits()
-    };
-    let mut world = start(limits).unwrap();
-    world.listen(Transport::Udp);
-    // There is room for two peers; the first caller goes without a word.
-    for _ in 0..3 {
-        let id = world.call(Transport::Udp).unwrap();
-        world.send(id, b"hello").unwrap().unwrap();
-        world.pass(MOMENT);
-        world
-            .network
-            .with(id, world.now, |link| link.abort())
-            .unwrap();
-        world.pass(MOMENT);
-    }
-    assert_eq!(world.log.count("closed Overflow"), 1);
-    assert_eq!(world.log.count("received 5"), 6);
+    with_each_family(|family| {
+        let limits = Limits {
+            full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(100)),
+            ..limits()
+        };
+        let mut world = start(family, limits).unwrap();
+        world.listen(Transport::Udp);
+        // There is room for two peers; the first caller goes without a word.
+        for _ in 0..3 {
+            let id = world.call(Transport::Udp).unwrap();
+            world.send(id, b"hello").unwrap().unwrap();
+            world.pass(MOMENT);
+            world
+                .network
+                .with(id, world.now, |link| link.abort())
+                .unwrap();
+            world.pass(MOMENT);
+        }
+        assert_eq!(world.log.count("closed Overflow"), 1);
+        assert_eq!(world.log.count("received 5"), 6);
+    });
 }
 
 #[test]
 fn a_port_is_free_again_once_its_call_has_ended() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Udp);
-    for _ in 0..10 {
-        let first = world.call(Transport::Udp).unwrap();
-        let second = world.call(Transport::Udp).unwrap();
-        let none = world.call(Transport::Udp).unwrap_err();
-        assert!(none.to_string().contains("add_port"), "{none}");
-        for id in [first, second] {
-            world
-                .network
-                .with(id, world.now, |link| link.close())
-                .unwrap();
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Udp);
+        for _ in 0..10 {
+            let first = world.call(Transport::Udp).unwrap();
+            let second = world.call(Transport::Udp).unwrap();
+            let none = world.call(Transport::Udp).unwrap_err();
+            assert!(none.to_string().contains("add_port"), "{none}");
+            for id in [first, second] {
+                world
+                    .network
+                    .with(id, world.now, |link| link.close())
+                    .unwrap();
+            }
+            world.pass(Duration::from_millis(1));
+            assert!(world.network.with(first, world.now, |_| ()).is_none());
         }
-        world.pass(Duration::from_millis(1));
-        assert!(world.network.with(first, world.now, |_| ()).is_none());
-    }
+    });
 }
 
 #[test]
 fn after_full_there_is_a_writable() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Tcp);
-    let id = world.call(Transport::Tcp).unwrap();
-    // Before the answer, too.
-    while world.send(id, &[7; 20]) == Some(Ok(())) {}
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("writable"), 1);
-    while world.send(id, &[7; 100]) == Some(Ok(())) {}
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("writable"), 2);
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Tcp);
+        let id = world.call(Transport::Tcp).unwrap();
+        // Before the answer, too.
+        while world.send(id, &[7; 20]) == Some(Ok(())) {}
+        world.pass(MOMENT);
+        assert_eq!(world.log.count("writable"), 1);
+        while world.send(id, &[7; 100]) == Some(Ok(())) {}
+        world.pass(MOMENT);
+        assert_eq!(world.log.count("writable"), 2);
+    });
 }
 
 #[test]
 fn it_stops_soon() {
-    let mut world = start(limits()).unwrap();
-    for transport in [Transport::Tcp, Transport::Udp] {
-        world.listen(transport);
-        let id = world.call(transport).unwrap();
-        world.send(id, b"hello").unwrap().unwrap();
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        for transport in [Transport::Tcp, Transport::Udp] {
+            world.listen(transport);
+            let id = world.call(transport).unwrap();
+            world.send(id, b"hello").unwrap().unwrap();
+            world.pass(MOMENT);
+        }
+        world.network.stop(Duration::from_secs(5), world.now);
         world.pass(MOMENT);
-    }
-    world.network.stop(Duration::from_secs(5), world.now);
-    world.pass(MOMENT);
-    assert!(world.network.is_stopped());
-    assert_eq!(world.log.count("closed"), 4);
-    assert!(matches!(world.call(Transport::Tcp), Err(Error::Stopped)));
+        assert!(world.network.is_stopped());
+        assert_eq!(world.log.count("closed"), 4);
+        assert!(matches!(world.call(Transport::Tcp), Err(Error::Stopped)));
+    });
 }
 
 #[test]
 fn memory_that_does_not_fit_is_refused_with_a_reason() {
-    let long = Limits {
-        max_message: RING - 1,
-        ..limits()
-    };
-    let error = start(long).err().unwrap().to_string();
-    assert!(
-        error.contains("max_message") && error.contains("receive ring"),
-        "{error}"
-    );
-    let long = Limits {
-        max_datagram: RING + 1,
-        ..limits()
-    };
-    let error = start(long).err().unwrap().to_string();
-    assert!(
-        error.contains("max_datagram") && error.contains("scratch"),
-        "{error}"
-    );
+    with_each_family(|family| {
+        let long = Limits {
+            max_message: RING - 1,
+            ..limits()
+        };
+        let error = start(family, long).err().unwrap().to_string();
+        assert!(
+            error.contains("max_message") && error.contains("receive ring"),
+            "{error}"
+        );
+        let long = Limits {
+            max_datagram: RING + 1,
+            ..limits()
+        };
+        let error = start(family, long).err().unwrap().to_string();
+        assert!(
+            error.contains("max_datagram") && error.contains("scratch"),
+            "{error}"
+        );
+    });
 }

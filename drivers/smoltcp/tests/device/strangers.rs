@@ -1,10 +1,11 @@
 //! Those who speak and are not to be found, who speak too much, or of whom there are too many.
 
-use crate::world::{MOMENT, World, limits, start};
+use crate::world::{MOMENT, World, limits, start, with_each_family};
 use cubenet_smoltcp::{Limits, Transport};
 use std::time::Duration;
 
-const SILENT: ([u8; 4], u16) = ([10, 0, 0, 99], 99);
+/// The host that is asked in vain where it is.
+const SILENT: u8 = 99;
 
 /// A datagram of `payload` to `port`.
 fn datagram(world: &mut World, from: u16, payload: &[u8]) {
@@ -14,7 +15,7 @@ fn datagram(world: &mut World, from: u16, payload: &[u8]) {
         datagram.extend(number.to_be_bytes());
     }
     datagram.extend(payload);
-    world.hear(17, &datagram);
+    world.hear(SILENT, 17, &datagram);
 }
 
 /// The first segment of a stream.
@@ -22,145 +23,161 @@ fn begin_stream(world: &mut World, from: u16) {
     let mut segment = Vec::new();
     segment.extend([from.to_be_bytes(), 7_u16.to_be_bytes()].concat());
     segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
-    world.hear(6, &segment);
+    world.hear(SILENT, 6, &segment);
 }
 
 #[test]
 fn a_peer_that_is_not_to_be_found_silences_the_others_for_seconds_only() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Udp);
-    let id = world.call(Transport::Udp).unwrap();
-    assert_eq!(world.send(id, b"hello"), Some(Ok(())));
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("received 5"), 2);
-    datagram(&mut world, 99, b"who am I?");
-    world.pass(MOMENT);
-    // It is asked, and asked again, where the other is; nothing passes it.
-    let _ = world.send(id, b"hello");
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("received 5"), 3);
-    world.pass(Duration::from_secs(3));
-    assert_eq!(world.network.counts().stalled, 1);
-    let _ = world.send(id, b"hello");
-    world.pass(MOMENT);
-    assert_eq!(world.log.count("received 5"), 5);
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Udp);
+        let id = world.call(Transport::Udp).unwrap();
+        assert_eq!(world.send(id, b"hello"), Some(Ok(())));
+        world.pass(MOMENT);
+        assert_eq!(world.log.count("received 5"), 2);
+        datagram(&mut world, 99, b"who am I?");
+        world.pass(MOMENT);
+        // It is asked, and asked again, where the other is; nothing passes it.
+        let _ = world.send(id, b"hello");
+        world.pass(MOMENT);
+        assert_eq!(world.log.count("received 5"), 3);
+        world.pass(Duration::from_secs(3));
+        assert_eq!(world.network.counts().stalled, 1);
+        let _ = world.send(id, b"hello");
+        world.pass(MOMENT);
+        assert_eq!(world.log.count("received 5"), 5);
+    });
 }
 
 #[test]
 fn streams_of_callers_that_are_not_to_be_found_are_had_again() {
-    for connect_timeout in [Duration::from_secs(2), Duration::MAX] {
-        let limits = Limits {
-            connect_timeout,
-            drain_timeout: Duration::from_secs(1),
-            ..limits()
-        };
-        let mut world = start(limits).unwrap();
-        world.listen(Transport::Tcp);
-        for from in 1..=8 {
-            begin_stream(&mut world, from);
+    with_each_family(|family| {
+        for connect_timeout in [Duration::from_secs(2), Duration::MAX] {
+            let limits = Limits {
+                connect_timeout,
+                drain_timeout: Duration::from_secs(1),
+                ..limits()
+            };
+            let mut world = start(family, limits).unwrap();
+            world.listen(Transport::Tcp);
+            for from in 1..=8 {
+                begin_stream(&mut world, from);
+            }
+            world.pass(MOMENT);
+            // Nobody is left who waits. Whoever calls now is not refused.
+            assert!(world.call(Transport::Tcp).is_err());
+            world.pass(Duration::from_secs(4));
+            if connect_timeout == Duration::MAX {
+                continue;
+            }
+            let id = world.call(Transport::Tcp).unwrap();
+            world.send(id, b"hello").unwrap().unwrap();
+            world.pass(MOMENT);
+            assert_eq!(world.log.count("received 5"), 2);
         }
-        world.pass(MOMENT);
-        // Nobody is left who waits. Whoever calls now is not refused.
-        assert!(world.call(Transport::Tcp).is_err());
-        world.pass(Duration::from_secs(4));
-        if connect_timeout == Duration::MAX {
-            continue;
-        }
-        let id = world.call(Transport::Tcp).unwrap();
-        world.send(id, b"hello").unwrap().unwrap();
-        world.pass(MOMENT);
-        assert_eq!(world.log.count("received 5"), 2);
-    }
+    });
 }
 
 #[test]
 fn a_flood_leaves_time_for_everything_else() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Udp);
-    for _ in 0..1_000 {
-        datagram(&mut world, 99, b"flood");
-    }
-    let mut before = 0;
-    while before < 1_000 {
-        world.network.poll(world.now);
-        let counts = world.network.counts();
-        let seen = counts.received + counts.dropped;
-        let now = seen - before;
-        assert!(0 < now && now <= 32, "{now} frames in one poll");
-        // What is left in the device is to be seen at once.
-        if seen < 1_000 {
-            assert_eq!(world.network.poll_at(world.now), world.now);
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Udp);
+        for _ in 0..1_000 {
+            datagram(&mut world, 99, b"flood");
         }
-        before = seen;
-    }
+        let mut before = 0;
+        while before < 1_000 {
+            world.network.poll(world.now);
+            let counts = world.network.counts();
+            let seen = counts.received + counts.dropped;
+            let now = seen - before;
+            assert!(0 < now && now <= 32, "{now} frames in one poll");
+            // What is left in the device is to be seen at once.
+            if seen < 1_000 {
+                assert_eq!(world.network.poll_at(world.now), world.now);
+            }
+            before = seen;
+        }
+    });
 }
 
 #[test]
 fn what_arrived_in_time_counts_though_nobody_looked_in_time() {
-    let limits = Limits {
-        datagram_idle_timeout: Duration::from_secs(1),
-        stream_idle_timeout: Duration::from_secs(1),
-        ..limits()
-    };
-    let mut world = start(limits).unwrap();
-    world.listen(Transport::Udp);
-    datagram(&mut world, 99, b"first");
-    world.pass(MOMENT);
-    datagram(&mut world, 99, b"second");
-    // The application does something else.
-    world.now = world.now.after(Duration::from_secs(5));
-    world.network.poll(world.now);
-    assert_eq!(world.log.count("closed"), 0);
-    assert_eq!(world.log.count("received 6"), 1);
-    assert_eq!(world.network.counts().accepted, 1);
+    with_each_family(|family| {
+        let limits = Limits {
+            datagram_idle_timeout: Duration::from_secs(1),
+            stream_idle_timeout: Duration::from_secs(1),
+            ..limits()
+        };
+        let mut world = start(family, limits).unwrap();
+        world.listen(Transport::Udp);
+        datagram(&mut world, 99, b"first");
+        world.pass(MOMENT);
+        datagram(&mut world, 99, b"second");
+        // The application does something else.
+        world.now = world.now.after(Duration::from_secs(5));
+        world.network.poll(world.now);
+        assert_eq!(world.log.count("closed"), 0);
+        assert_eq!(world.log.count("received 6"), 1);
+        assert_eq!(world.network.counts().accepted, 1);
+    });
 }
 
 #[test]
 fn a_listener_whose_pool_runs_dry_gets_what_another_can_spare() {
-    let mut world = start(limits()).unwrap();
-    world.listen_at(Transport::Tcp, 7);
-    world.listen_at(Transport::Tcp, 8);
-    // Each call takes two of eight streams, and all come to one of two listeners.
-    for _ in 0..3 {
-        let id = world.call(Transport::Tcp).unwrap();
-        world.send(id, b"hello").unwrap().unwrap();
-        world.pass(MOMENT);
-    }
-    assert_eq!(world.log.count("received 5"), 6);
-    assert_eq!(world.network.open(), 6);
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen_at(Transport::Tcp, 7);
+        world.listen_at(Transport::Tcp, 8);
+        // Each call takes two of eight streams, and all come to one of two listeners.
+        for _ in 0..3 {
+            let id = world.call(Transport::Tcp).unwrap();
+            world.send(id, b"hello").unwrap().unwrap();
+            world.pass(MOMENT);
+        }
+        assert_eq!(world.log.count("received 5"), 6);
+        assert_eq!(world.network.open(), 6);
+    });
 }
 
 #[test]
 fn whoever_waits_for_room_is_told_though_another_takes_it_all() {
-    let mut world = start(limits()).unwrap();
-    world.listen(Transport::Udp);
-    for _ in 0..2 {
-        let id = world.call(Transport::Udp).unwrap();
-        world.send(id, b"hello").unwrap().unwrap();
-    }
-    world.pass(MOMENT);
-    // Those who were accepted have the ids of the listener's port.
-    let accepted = world.log.accepted();
-    assert_eq!(accepted.len(), 2);
-    for id in &accepted {
-        while world.send(*id, b"on and on") == Some(Ok(())) {}
-    }
-    for _ in 0..20 {
-        world.network.poll(world.now);
-    }
-    let told: Vec<_> = world.log.all("writable");
-    let distinct: std::collections::HashSet<_> = told.iter().collect();
-    assert_eq!(distinct.len(), 2, "{told:?}");
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Udp);
+        for _ in 0..2 {
+            let id = world.call(Transport::Udp).unwrap();
+            world.send(id, b"hello").unwrap().unwrap();
+        }
+        world.pass(MOMENT);
+        // Those who were accepted have the ids of the listener's port.
+        let accepted = world.log.accepted();
+        assert_eq!(accepted.len(), 2);
+        for id in &accepted {
+            while world.send(*id, b"on and on") == Some(Ok(())) {}
+        }
+        for _ in 0..20 {
+            world.network.poll(world.now);
+        }
+        let told: Vec<_> = world.log.all("writable");
+        let distinct: std::collections::HashSet<_> = told.iter().collect();
+        assert_eq!(distinct.len(), 2, "{told:?}");
+    });
 }
 
 #[test]
 fn a_stop_waits_for_datagrams_until_they_cannot_leave() {
-    let mut world = start(limits()).unwrap();
-    let id = world.call_to(Transport::Udp, SILENT).unwrap();
-    world.send(id, b"hello").unwrap().unwrap();
-    world.network.stop(Duration::from_secs(10), world.now);
-    world.pass(MOMENT);
-    assert!(!world.network.is_stopped());
-    world.pass(Duration::from_secs(4));
-    assert!(world.network.is_stopped());
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        let id = world
+            .call_to(Transport::Udp, (family.host(SILENT), 99))
+            .unwrap();
+        world.send(id, b"hello").unwrap().unwrap();
+        world.network.stop(Duration::from_secs(10), world.now);
+        world.pass(MOMENT);
+        assert!(!world.network.is_stopped());
+        world.pass(Duration::from_secs(4));
+        assert!(world.network.is_stopped());
+    });
 }

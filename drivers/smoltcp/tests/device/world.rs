@@ -7,7 +7,7 @@ use cubenet_smoltcp::{
     Bytes, CloseReason, ConnectionId, Error, Handler, Instant, Limits, Link, Memory, Message,
     Network, PortMemory, SendError, StreamMemory, Transport,
 };
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ impl Handler for Echo {
 pub(crate) const RING: usize = 256;
 
 pub(crate) struct World {
+    pub(crate) family: Family,
     pub(crate) network: Network<'static, Loopback, Echo>,
     pub(crate) now: Instant,
     pub(crate) log: &'static Log,
@@ -87,22 +88,74 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
-/// Our addresses. Nobody else answers in their networks.
-pub(crate) const OWN: [[u8; 4]; 2] = [[127, 0, 0, 1], [10, 0, 0, 1]];
-
-/// The one of ours, on the wire.
+/// The device's address on the wire.
 const OWN_HARDWARE: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
 
-pub(crate) fn start(limits: Limits) -> Result<World, Error> {
+/// Of which family the addresses of a world are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    #[cfg(feature = "ipv4")]
+    V4,
+    #[cfg(feature = "ipv6")]
+    V6,
+}
+
+impl Family {
+    pub(crate) const ALL: &[Family] = &[
+        #[cfg(feature = "ipv4")]
+        Family::V4,
+        #[cfg(feature = "ipv6")]
+        Family::V6,
+    ];
+
+    /// An address of a network in which only the device answers.
+    pub(crate) fn host(self, number: u8) -> IpAddr {
+        match self {
+            #[cfg(feature = "ipv4")]
+            Family::V4 => [10, 0, 0, number].into(),
+            #[cfg(feature = "ipv6")]
+            Family::V6 => [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)].into(),
+        }
+    }
+
+    /// The addresses of the device.
+    pub(crate) fn own(self) -> [IpAddr; 2] {
+        [self.host(1), self.host(2)]
+    }
+
+    fn any(self) -> IpAddr {
+        match self {
+            #[cfg(feature = "ipv4")]
+            Family::V4 => [0; 4].into(),
+            #[cfg(feature = "ipv6")]
+            Family::V6 => [0_u16; 8].into(),
+        }
+    }
+
+    fn prefix_len(self) -> u8 {
+        match self.host(0) {
+            IpAddr::V4(_) => 24,
+            IpAddr::V6(_) => 64,
+        }
+    }
+}
+
+/// Runs a test with each family of addresses.
+pub(crate) fn with_each_family(test: impl Fn(Family)) {
+    for family in Family::ALL {
+        test(*family);
+    }
+}
+
+pub(crate) fn start(family: Family, limits: Limits) -> Result<World, Error> {
     let mut device = Loopback::new(Medium::Ethernet);
     let config = Config::new(HardwareAddress::Ethernet(OWN_HARDWARE));
     let now = cubenet_smoltcp::smoltcp::time::Instant::ZERO;
     let mut interface = Interface::new(config, &mut device, now);
     interface.update_ip_addrs(|addresses| {
-        for own in OWN {
-            addresses
-                .push(IpCidr::new(Ipv4Addr::from(own).into(), 24))
-                .unwrap();
+        for own in family.own() {
+            let own = format!("{own}/{}", family.prefix_len());
+            addresses.push(own.parse::<IpCidr>().unwrap()).unwrap();
         }
     });
     let receive = leak(Bytes::<{ 8 * RING }>::new()).lend();
@@ -125,6 +178,7 @@ pub(crate) fn start(limits: Limits) -> Result<World, Error> {
         network.add_port(port.lend(receive, transmit))?;
     }
     Ok(World {
+        family,
         network,
         now: Instant::from_micros(1),
         log: leak(Log::default()),
@@ -143,12 +197,12 @@ impl World {
             log.accepted.lock().unwrap().push(link.id());
             Some(Echo(log))
         });
-        let any = SocketAddr::from(([0, 0, 0, 0], port));
+        let any = SocketAddr::new(self.family.any(), port);
         self.network.listen(transport, any, accepted).unwrap();
     }
 
     pub(crate) fn call(&mut self, transport: Transport) -> Result<ConnectionId, Error> {
-        self.call_to(transport, (OWN[0], 7))
+        self.call_to(transport, (self.family.own()[0], 7))
     }
 
     pub(crate) fn call_to(
@@ -177,15 +231,28 @@ impl World {
         self.network.with(id, self.now, |link| link.send(message))
     }
 
-    /// Lets somebody whom no question reaches speak: this segment or datagram of `protocol`
-    /// arrives from 10.0.0.99. Nobody looks at checksums here.
-    pub(crate) fn hear(&mut self, protocol: u8, segment: &[u8]) {
+    /// A frame arrives: this segment or datagram of `protocol`, from a host of that number, which
+    /// is asked in vain where it is. Checksums are not looked at here.
+    pub(crate) fn hear(&mut self, number: u8, protocol: u8, segment: &[u8]) {
         let mut frame = Vec::new();
         frame.extend(OWN_HARDWARE.0);
-        frame.extend([2, 0, 0, 0, 0, 99, 0x08, 0x00, 0x45, 0]);
-        frame.extend((20 + segment.len() as u16).to_be_bytes());
-        frame.extend([0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 99]);
-        frame.extend(OWN[1]);
+        frame.extend([2, 0, 0, 0, 0, number]);
+        let len = segment.len() as u16;
+        match (self.family.host(number), self.family.own()[0]) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                frame.extend([0x08, 0x00, 0x45, 0]);
+                frame.extend((20 + len).to_be_bytes());
+                frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+                frame.extend([from.octets(), to.octets()].concat());
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                frame.extend(len.to_be_bytes());
+                frame.extend([protocol, 64]);
+                frame.extend([from.octets(), to.octets()].concat());
+            }
+            _ => unreachable!("addresses of one family"),
+        }
         frame.extend(segment);
         let now = cubenet_smoltcp::smoltcp::time::Instant::ZERO;
         let device = &mut self.network.stack().device;

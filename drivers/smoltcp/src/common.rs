@@ -64,6 +64,11 @@ pub(crate) struct Common<'a> {
 }
 
 impl Common<'_> {
+    /// It is `now`, or still the moment that it was, if the clock was set back.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
     /// Whether there is room for one connection more of this transport.
     pub(crate) fn has_room(&self, transport: Transport) -> bool {
         let open = match transport {

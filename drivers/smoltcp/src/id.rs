@@ -74,6 +74,11 @@ impl Serials {
         Serials(u64::from(network as u8) << 40)
     }
 
+    /// The number of the network, which other networks of the process do not have.
+    pub(crate) fn network(&self) -> u8 {
+        (self.0 >> 40) as u8
+    }
+
     pub(crate) fn next(&mut self) -> Serial {
         let serial = self.0;
         self.0 += 1;

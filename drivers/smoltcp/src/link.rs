@@ -209,7 +209,7 @@ impl Link for PeerLink<'_, '_> {
     }
 
     fn is_closed(&self) -> bool {
-        self.flags.has(Flags::CLOSING | Flags::ABORTED)
+        self.flags.is_closed()
     }
 
     fn peer(&self) -> SocketAddr {

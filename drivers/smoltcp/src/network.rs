@@ -33,9 +33,14 @@ pub struct Network<'a, D, H> {
     ports: &'a mut [Option<Port<'a, H>>],
     common: Common<'a>,
     key: (u64, u64),
+    /// Of the next listener: the number of the network, then that of the listener.
     generation: u32,
+    /// The interface was lent to the application since the last poll.
+    lent: bool,
     /// When it is to have stopped; `None` while it runs.
     stops_at: Option<Instant>,
+    /// When the stack has something to send, after the last poll.
+    sends_at: Instant,
     /// No clock strikes before. Looking at all of them takes longer than a message does.
     strikes_at: Instant,
     /// Of the limits, in microseconds.
@@ -104,6 +109,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
         let shortest_timeout = shortest_timeout(&limits);
         let stack = Stack::new(interface, device, sockets, capacity, key.1);
+        let serials = Serials::new();
+        let generation = u32::from(serials.network()) << 24;
         Ok(Network {
             stack,
             streams: streams.slots,
@@ -118,7 +125,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 now: Instant::ZERO,
                 open: 0,
                 open_streams: 0,
-                serials: Serials::new(),
+                serials,
                 counts: Counts::default(),
                 scratch: memory.scratch,
                 early: Early::new(memory.early),
@@ -129,8 +136,10 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 to_do: false,
             },
             key,
-            generation: 0,
+            generation,
+            lent: true,
             stops_at: None,
+            sends_at: Instant::ZERO,
             strikes_at: Instant::ZERO,
             shortest_timeout,
         })
@@ -210,7 +219,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                     .map_err(|_| failed("the socket cannot be bound"))?;
             }
         }
-        self.generation = generation.wrapping_add(1);
+        self.generation = generation & 0xff00_0000 | (generation + 1) & 0x00ff_ffff;
         Ok(Listener {
             local: SocketAddr::new(address.ip(), endpoint.port),
             transport,
@@ -256,7 +265,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             problem,
         };
         let peer = endpoint(address).map_err(failed)?;
-        self.common.now = now;
+        self.common.advance(now);
         let limit = self.common.limits.max_connections;
         let serial = self.common.reserve(transport);
         let serial = serial.ok_or(Error::TooManyConnections { limit })?;
@@ -291,6 +300,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     ) -> Result<Place, Option<&'static str>> {
         let sockets = &mut self.stack.sockets;
         let slot = pool::take(self.streams, sockets).ok_or(None)?;
+        self.pooled = pool::pooled(self.streams);
         let stream = &mut self.streams[slot];
         let handle = stream.handle.ok_or(None)?;
         let local = self.stack.connect(handle, peer)?;
@@ -329,7 +339,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         now: Instant,
         reach: impl FnOnce(&mut dyn Link) -> R,
     ) -> Option<R> {
-        self.common.now = now;
+        self.common.advance(now);
         self.common.to_do = true;
         match Place::of(id) {
             Place::Stream(slot) => {
@@ -346,8 +356,15 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
     /// Takes what arrived, delivers it, sends what there is to send, and lets clocks strike. A
     /// bounded amount of work, whatever arrives.
+    ///
+    /// The clock must be monotonic. If `now` is before the time of an earlier call, it is taken
+    /// for that: no deadline passes until the clock has caught up.
     pub fn poll(&mut self, now: Instant) {
+        let now = now.max(self.common.now);
         self.common.now = now;
+        if self.lent {
+            self.check_addresses();
+        }
         let mut frames = 0;
         while frames < FRAMES_PER_POLL && self.ingress() {
             frames += 1;
@@ -366,7 +383,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             self.strikes_at = self.poll_timeout();
             self.common.strikes = false;
         }
-        let all_sent = self.stack.egress(now, FRAMES_PER_POLL);
+        self.sends_at = self.stack.egress(now, FRAMES_PER_POLL);
         if core::mem::take(&mut self.common.datagrams) {
             for port in self.ports.iter_mut().flatten() {
                 port.see_what_left(&self.stack.sockets, &mut self.common);
@@ -375,14 +392,41 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if self.common.unsent {
             // Whoever waited for that.
             self.serve();
+            self.sends_at = self.stack.poll_at(now);
         }
-        self.common.to_do |= frames == FRAMES_PER_POLL || !all_sent;
+        self.common.to_do |= frames == FRAMES_PER_POLL;
         // A clock that was set since the last look strikes no earlier than this.
         if self.common.open > 0 || self.common.clock_set || self.common.unsent {
             self.common.clock_set = false;
             let soonest = now.as_micros().saturating_add(self.shortest_timeout);
             self.strikes_at = self.strikes_at.min(Instant::from_micros(soonest));
         }
+    }
+
+    /// Whether the interface has lost the local address of a connection.
+    #[cold]
+    #[inline(never)]
+    fn has_lost_an_address(&self) -> bool {
+        let interface = &self.stack.interface;
+        let mut streams = self.streams.iter();
+        let mut ports = self.ports.iter().flatten();
+        streams.any(|stream| stream.has_lost_its_address(interface))
+            || ports.any(|port| port.has_lost_an_address(interface))
+    }
+
+    /// Ends the connections whose local addresses the interface has lost.
+    #[cold]
+    #[inline(never)]
+    fn check_addresses(&mut self) {
+        self.lent = false;
+        let interface = &self.stack.interface;
+        for stream in &mut *self.streams {
+            stream.check_address(interface);
+        }
+        for port in self.ports.iter_mut().flatten() {
+            port.check_addresses(interface, &mut self.stack.sockets, &mut self.common);
+        }
+        self.common.to_do = true;
     }
 
     /// Takes one frame from the device, if there is one.
@@ -447,7 +491,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             .map(|stream| stream.poll_timeout(limits));
         let ports = self.ports.iter().flatten();
         let ports = ports.map(|port| port.poll_timeout(limits));
-        let stops_at = self.stops_at.filter(|_| self.common.open > 0);
+        let stops_at = self.stops_at.filter(|at| *at > self.common.now);
+        let stops_at = stops_at.filter(|_| !self.is_stopped());
         streams
             .chain(ports)
             .chain(stops_at)
@@ -460,7 +505,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if self.common.to_do {
             return now;
         }
-        self.strikes_at.min(self.stack.poll_at(now)).max(now)
+        if self.lent {
+            self.sends_at = self.stack.poll_at(now);
+            if self.has_lost_an_address() {
+                return now;
+            }
+        }
+        self.strikes_at.min(self.sends_at).max(now)
     }
 
     /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers
@@ -470,7 +521,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if self.stops_at.is_some() {
             return;
         }
-        self.common.now = now;
+        self.common.advance(now);
         let stops_at = now.after(deadline);
         self.stops_at = Some(stops_at);
         self.strikes_at = self.strikes_at.min(stops_at);
@@ -553,8 +604,10 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         &self.common.limits
     }
 
-    /// The interface, the device and the sockets.
+    /// The interface, the device and the sockets. Connections whose local address is taken from
+    /// the interface end at the next poll, for which it is time at once.
     pub fn stack(&mut self) -> &mut Stack<'a, D> {
+        self.lent = true;
         &mut self.stack
     }
 }

@@ -120,6 +120,12 @@ fn waiting<H>(streams: &[Stream<'_, H>], place: usize) -> usize {
     there.count()
 }
 
+/// The places for whose callers a stream waits, a bit for each.
+pub(crate) fn pooled<H>(streams: &[Stream<'_, H>]) -> u32 {
+    let places = streams.iter().filter_map(Stream::waits_at);
+    places.fold(0, |bits, place| bits | 1 << place)
+}
+
 /// Takes a stream for a call.
 pub(crate) fn take<'a, H>(
     streams: &mut [Stream<'a, H>],

@@ -76,6 +76,11 @@ impl Flags {
         self.0 &= !flags;
     }
 
+    /// Whether the application has closed it.
+    pub(crate) fn is_closed(self) -> bool {
+        self.has(Flags::CLOSING | Flags::ABORTED)
+    }
+
     /// Whether they ask for something to be done.
     fn ask(self) -> bool {
         self.has(Flags::STARVED | Flags::CLOSING | Flags::ABORTED)
@@ -127,8 +132,9 @@ pub struct Port<'a, H> {
     said_goodbye: bool,
     /// The slot of the peer that was told last that there is room.
     told_last: usize,
-    /// Bytes in the transmit ring after the last round of sending, and since when none has left it.
+    /// Bytes in the transmit ring after the last round of sending, and those put there since.
     queued: usize,
+    /// Since when none has left it.
     stuck_since: Instant,
 }
 
@@ -187,6 +193,7 @@ impl<'a, H: Handler> Port<'a, H> {
         self.stuck_since = Instant::NEVER;
         self.queued = 0;
         self.said_goodbye = false;
+        self.attend = false;
     }
 
     /// How many peers it has room for, if it is not in use.
@@ -340,17 +347,24 @@ impl<'a, H: Handler> Port<'a, H> {
     ) {
         match self.demux.handle_datagram(&remote, len, common.now) {
             Arrival::Deliver(slot) => return self.deliver(slot, len, socket, common),
-            Arrival::Close(slot) => return self.finish(slot, CloseReason::Peer, socket, common),
+            Arrival::Close(slot) => {
+                let reason = if self.peers[slot].flags.is_closed() {
+                    CloseReason::Local
+                } else {
+                    CloseReason::Peer
+                };
+                return self.finish(slot, reason, socket, common);
+            }
             Arrival::Admit => return self.admit(remote, len, None, socket, common),
             Arrival::Evict(slot) => return self.admit(remote, len, Some(slot), socket, common),
-            Arrival::TooLong(Some(slot)) => {
+            Arrival::TooLong(Some(slot)) if !self.peers[slot].flags.is_closed() => {
                 let limit = common.limits.max_datagram;
                 let too_long = Exception::DatagramTooLong { len, limit };
                 self.call(slot, socket, common, |handler, link| {
                     handler.excepted(link, too_long);
                 });
             }
-            Arrival::TooLong(None) | Arrival::Refuse | Arrival::Ignore => {}
+            Arrival::TooLong(_) | Arrival::Refuse | Arrival::Ignore => {}
         }
         common.counts.dropped = common.counts.dropped.wrapping_add(1);
     }
@@ -362,8 +376,8 @@ impl<'a, H: Handler> Port<'a, H> {
         socket: &mut udp::Socket<'a>,
         common: &mut Common<'a>,
     ) {
-        let deaf = Flags::PAUSED | Flags::CLOSING | Flags::ABORTED;
-        if self.peers[slot].flags.has(deaf) {
+        let flags = self.peers[slot].flags;
+        if flags.is_closed() || flags.has(Flags::PAUSED) {
             common.counts.dropped = common.counts.dropped.wrapping_add(1);
             return;
         }
@@ -423,13 +437,16 @@ impl<'a, H: Handler> Port<'a, H> {
         let mut flags = Flags::default();
         let handler = slot.and_then(|slot| {
             let place = self.place(slot);
-            accepted(&mut PeerLink {
+            let before = socket.send_queue();
+            let handler = accepted(&mut PeerLink {
                 socket,
                 remote,
                 id: serial.id(place),
                 flags: &mut flags,
                 context: common.context(place),
-            })
+            });
+            self.queued += socket.send_queue() - before;
+            handler
         });
         let (Some(slot), Some(handler)) = (slot, handler) else {
             if let Some(slot) = inserted {
@@ -448,6 +465,38 @@ impl<'a, H: Handler> Port<'a, H> {
             handler: Some(handler),
         };
         Some(slot)
+    }
+
+    /// Whether the interface has lost the local address of the connection in `slot`.
+    fn has_lost(&self, slot: usize, interface: &Interface) -> bool {
+        let remote = self.demux.peer(slot);
+        remote.is_some_and(|remote| !interface.has_ip_addr(remote.local))
+    }
+
+    /// Whether the interface has lost the local address of a connection.
+    pub(crate) fn has_lost_an_address(&self, interface: &Interface) -> bool {
+        (0..self.peers.len()).any(|slot| self.has_lost(slot, interface))
+    }
+
+    /// Closes the connections whose local address the interface has lost. What they have sent is
+    /// dropped, and what waits behind it: it would leave in another device's name.
+    pub(crate) fn check_addresses(
+        &mut self,
+        interface: &Interface,
+        sockets: &mut SocketSet<'a>,
+        common: &mut Common<'a>,
+    ) {
+        let socket = sockets.get_mut::<udp::Socket>(self.handle);
+        let mut lost = false;
+        for slot in 0..self.peers.len() {
+            if self.has_lost(slot, interface) {
+                self.finish(slot, CloseReason::Io, socket, common);
+                lost = true;
+            }
+        }
+        if lost && socket.send_queue() > 0 {
+            self.give_up(socket, common);
+        }
     }
 
     /// Closes whoever is to be closed, and tells those who waited for room.
@@ -485,9 +534,12 @@ impl<'a, H: Handler> Port<'a, H> {
         common: &mut Common<'a>,
     ) {
         self.peers[slot].flags.set(Flags::ABORTED);
+        let attend = self.attend;
         self.call(slot, socket, common, |handler, link| {
             handler.closed(link, reason);
         });
+        // Nothing is left to be done for this peer.
+        self.attend = attend;
         self.peers[slot] = Peer::NOBODY;
         self.demux.remove(slot);
         common.counts.closed = common.counts.closed.wrapping_add(1);
@@ -520,6 +572,7 @@ impl<'a, H: Handler> Port<'a, H> {
         let place = self.place(slot);
         let remote = self.demux.peer(slot)?;
         let peer = self.peers.get_mut(slot)?;
+        let before = socket.send_queue();
         let result = callback(
             peer.handler.as_mut(),
             &mut PeerLink {
@@ -531,6 +584,7 @@ impl<'a, H: Handler> Port<'a, H> {
             },
         );
         self.attend |= peer.flags.ask();
+        self.queued += socket.send_queue() - before;
         Some(result)
     }
 

@@ -67,8 +67,8 @@ impl<'a, D: Device> Stack<'a, D> {
     }
 
     /// Sends what the sockets have to send, a frame of each at a time, in at most `rounds`
-    /// rounds. Returns whether that was all.
-    pub(crate) fn egress(&mut self, now: Instant, rounds: usize) -> bool {
+    /// rounds. Returns when there is more to send: `now`, if the device takes no more.
+    pub(crate) fn egress(&mut self, now: Instant, rounds: usize) -> Instant {
         let Stack {
             interface,
             device,
@@ -76,16 +76,20 @@ impl<'a, D: Device> Stack<'a, D> {
             ..
         } = self;
         interface.poll_maintenance(moment(now));
-        (0..rounds).any(|_| interface.poll_egress(moment(now), device, sockets) == PollResult::None)
+        let mut at = now;
+        for _ in 0..rounds {
+            let sent = interface.poll_egress(moment(now), device, sockets);
+            at = next(interface, sockets, now);
+            if at > now || sent == PollResult::None {
+                break;
+            }
+        }
+        at
     }
 
     /// When the stack has to be polled next.
     pub(crate) fn poll_at(&mut self, now: Instant) -> Instant {
-        let at = self.interface.poll_at(moment(now), &self.sockets);
-        // It says "at once" with the origin of time.
-        at.map_or(Instant::NEVER, |at| {
-            Instant::from_micros(at.total_micros().cast_unsigned()).max(now)
-        })
+        next(&mut self.interface, &self.sockets, now)
     }
 
     /// Calls `peer` from a port of our own. Returns our address.
@@ -147,6 +151,15 @@ impl<'a, D: Device> Stack<'a, D> {
     pub(crate) fn has_room(&self) -> bool {
         self.sockets.iter().count() < self.capacity
     }
+}
+
+/// When an interface has to be polled next.
+fn next(interface: &mut Interface, sockets: &SocketSet<'_>, now: Instant) -> Instant {
+    let at = interface.poll_at(moment(now), sockets);
+    // It says "at once" with the origin of time.
+    at.map_or(Instant::NEVER, |at| {
+        Instant::from_micros(at.total_micros().cast_unsigned()).max(now)
+    })
 }
 
 /// The longest datagram that the device can carry to a peer of either kind.

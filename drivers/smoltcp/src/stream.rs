@@ -13,7 +13,7 @@ use cubenet_core::{
     CloseReason, ConnectionId, FrameError, Handler, Instant, Limits, Link, Message, RingReceiver,
     Sender, Transport,
 };
-use smoltcp::iface::SocketHandle;
+use smoltcp::iface::{Interface, SocketHandle};
 use smoltcp::socket::tcp;
 use smoltcp::wire::IpEndpoint;
 
@@ -255,11 +255,8 @@ impl<'a, H: Handler> Stream<'a, H> {
                     *deadline = Instant::NEVER;
                 } else if common.now >= *deadline {
                     if socket.state() == tcp::State::Closed {
-                        // Not even the reset can be delivered: it is forgotten, which smoltcp does
-                        // when it listens.
-                        let _ = socket.listen(1);
-                        socket.close();
-                        self.stage = Stage::Free;
+                        // Not even the reset can be delivered.
+                        self.forget(socket);
                     } else {
                         self.end(socket, false, common);
                     }
@@ -351,14 +348,47 @@ impl<'a, H: Handler> Stream<'a, H> {
         self.end(socket, in_order, common);
     }
 
+    /// Gives the stream back although the peer has not been told.
+    #[cold]
+    #[inline(never)]
+    fn forget(&mut self, socket: &mut tcp::Socket<'_>) {
+        // smoltcp forgets the peer when it listens.
+        socket.abort();
+        let _ = socket.listen(1);
+        socket.close();
+        self.stage = Stage::Free;
+    }
+
+    /// Whether the interface has lost the local address of the connection.
+    pub(crate) fn has_lost_its_address(&self, interface: &Interface) -> bool {
+        match &self.stage {
+            Stage::Live(live) => !interface.has_ip_addr(live.ends.local.addr),
+            _ => false,
+        }
+    }
+
+    /// Ends a connection whose local address the interface has lost.
+    pub(crate) fn check_address(&mut self, interface: &Interface) {
+        if self.has_lost_its_address(interface)
+            && let Stage::Live(live) = &mut self.stage
+        {
+            live.ends.sender.fail(CloseReason::Io);
+            live.ends.attend = true;
+        }
+    }
+
     /// Lets the socket end, in order or with a reset.
     fn end(&mut self, socket: &mut tcp::Socket<'_>, in_order: bool, common: &mut Common<'a>) {
+        common.to_do = true;
+        if socket.state() == tcp::State::SynSent {
+            // A peer that answers all the same is refused.
+            return self.forget(socket);
+        }
         if in_order {
             socket.close();
         } else {
             socket.abort();
         }
-        common.to_do = true;
         let deadline = common.now.after(common.limits.drain_timeout);
         self.stage = Stage::Ending { deadline };
     }

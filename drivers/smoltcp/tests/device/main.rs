@@ -1,7 +1,9 @@
 //! What is the smoltcp driver's own: memory, ports, clocks, and when it wants to be polled. One
 //! network, which talks to itself over smoltcp's loopback, in virtual time.
 
+mod lifetime;
 mod strangers;
+mod wire;
 mod world;
 
 use crate::world::{MOMENT, RING, limits, start, with_each_family};

@@ -1,30 +1,11 @@
 //! Those who speak and are not to be found, who speak too much, or of whom there are too many.
 
-use crate::world::{MOMENT, World, limits, start, with_each_family};
+use crate::world::{MOMENT, limits, start, with_each_family};
 use cubenet_smoltcp::{Limits, Transport};
 use std::time::Duration;
 
 /// The host that is asked in vain where it is.
 const SILENT: u8 = 99;
-
-/// A datagram of `payload` to `port`.
-fn datagram(world: &mut World, from: u16, payload: &[u8]) {
-    let mut datagram = Vec::new();
-    let len = 8 + payload.len() as u16;
-    for number in [from, 7, len, 0] {
-        datagram.extend(number.to_be_bytes());
-    }
-    datagram.extend(payload);
-    world.hear(SILENT, 17, &datagram);
-}
-
-/// The first segment of a stream.
-fn begin_stream(world: &mut World, from: u16) {
-    let mut segment = Vec::new();
-    segment.extend([from.to_be_bytes(), 7_u16.to_be_bytes()].concat());
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
-    world.hear(SILENT, 6, &segment);
-}
 
 #[test]
 fn a_peer_that_is_not_to_be_found_silences_the_others_for_seconds_only() {
@@ -35,7 +16,7 @@ fn a_peer_that_is_not_to_be_found_silences_the_others_for_seconds_only() {
         assert_eq!(world.send(id, b"hello"), Some(Ok(())));
         world.pass(MOMENT);
         assert_eq!(world.log.count("received 5"), 2);
-        datagram(&mut world, 99, b"who am I?");
+        world.hear_datagram(SILENT, 99, 7, b"who am I?");
         world.pass(MOMENT);
         // It is asked, and asked again, where the other is; nothing passes it.
         let _ = world.send(id, b"hello");
@@ -61,7 +42,7 @@ fn streams_of_callers_that_are_not_to_be_found_are_had_again() {
             let mut world = start(family, limits).unwrap();
             world.listen(Transport::Tcp);
             for from in 1..=8 {
-                begin_stream(&mut world, from);
+                world.hear_syn(SILENT, from);
             }
             world.pass(MOMENT);
             // Nobody is left who waits. Whoever calls now is not refused.
@@ -84,7 +65,7 @@ fn a_flood_leaves_time_for_everything_else() {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Udp);
         for _ in 0..1_000 {
-            datagram(&mut world, 99, b"flood");
+            world.hear_datagram(SILENT, 99, 7, b"flood");
         }
         let mut before = 0;
         while before < 1_000 {
@@ -112,9 +93,9 @@ fn what_arrived_in_time_counts_though_nobody_looked_in_time() {
         };
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
-        datagram(&mut world, 99, b"first");
+        world.hear_datagram(SILENT, 99, 7, b"first");
         world.pass(MOMENT);
-        datagram(&mut world, 99, b"second");
+        world.hear_datagram(SILENT, 99, 7, b"second");
         // The application does something else.
         world.now = world.now.after(Duration::from_secs(5));
         world.network.poll(world.now);

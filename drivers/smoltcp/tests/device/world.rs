@@ -1,11 +1,11 @@
 //! A network that talks to itself, and what happens in it.
 
+use crate::wire::{OWN_HARDWARE, Wire};
 use cubenet_smoltcp::smoltcp::iface::{Config, Interface, SocketStorage};
-use cubenet_smoltcp::smoltcp::phy::{Device, Loopback, Medium, TxToken};
 use cubenet_smoltcp::smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use cubenet_smoltcp::{
-    Bytes, CloseReason, ConnectionId, Error, Handler, Instant, Limits, Link, Memory, Message,
-    Network, PortMemory, SendError, StreamMemory, Transport,
+    Bytes, CloseReason, ConnectionId, Error, Exception, Handler, Instant, Limits, Link, Listener,
+    Memory, Message, Network, PortMemory, SendError, StreamMemory, Transport,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -60,6 +60,10 @@ impl Handler for Echo {
         while link.local().port() < 10 && link.send(b"on and on").is_ok() {}
     }
 
+    fn excepted(&mut self, _link: &mut dyn Link, exception: Exception) {
+        self.0.add(format!("excepted {exception:?}"));
+    }
+
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
         self.0.add(format!("closed {reason:?}"));
     }
@@ -69,7 +73,7 @@ pub(crate) const RING: usize = 256;
 
 pub(crate) struct World {
     pub(crate) family: Family,
-    pub(crate) network: Network<'static, Loopback, Echo>,
+    pub(crate) network: Network<'static, Wire, Echo>,
     pub(crate) now: Instant,
     pub(crate) log: &'static Log,
     /// Polls so far.
@@ -87,9 +91,6 @@ pub(crate) fn limits() -> Limits {
         ..Limits::default()
     }
 }
-
-/// The device's address on the wire.
-const OWN_HARDWARE: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
 
 /// Of which family the addresses of a world are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +149,9 @@ pub(crate) fn with_each_family(test: impl Fn(Family)) {
 }
 
 pub(crate) fn start(family: Family, limits: Limits) -> Result<World, Error> {
-    let mut device = Loopback::new(Medium::Ethernet);
-    let config = Config::new(HardwareAddress::Ethernet(OWN_HARDWARE));
+    let mut device = Wire::new(family);
+    let hardware = HardwareAddress::Ethernet(EthernetAddress(OWN_HARDWARE));
+    let config = Config::new(hardware);
     let now = cubenet_smoltcp::smoltcp::time::Instant::ZERO;
     let mut interface = Interface::new(config, &mut device, now);
     interface.update_ip_addrs(|addresses| {
@@ -187,18 +189,18 @@ pub(crate) fn start(family: Family, limits: Limits) -> Result<World, Error> {
 }
 
 impl World {
-    pub(crate) fn listen(&mut self, transport: Transport) {
-        self.listen_at(transport, 7);
+    pub(crate) fn listen(&mut self, transport: Transport) -> Listener {
+        self.listen_at(transport, 7)
     }
 
-    pub(crate) fn listen_at(&mut self, transport: Transport, port: u16) {
+    pub(crate) fn listen_at(&mut self, transport: Transport, port: u16) -> Listener {
         let log = self.log;
         let accepted = leak(move |link: &mut dyn Link| {
             log.accepted.lock().unwrap().push(link.id());
             Some(Echo(log))
         });
         let any = SocketAddr::new(self.family.any(), port);
-        self.network.listen(transport, any, accepted).unwrap();
+        self.network.listen(transport, any, accepted).unwrap()
     }
 
     pub(crate) fn call(&mut self, transport: Transport) -> Result<ConnectionId, Error> {
@@ -231,33 +233,26 @@ impl World {
         self.network.with(id, self.now, |link| link.send(message))
     }
 
-    /// A frame arrives: this segment or datagram of `protocol`, from a host of that number, which
-    /// is asked in vain where it is. Checksums are not looked at here.
-    pub(crate) fn hear(&mut self, number: u8, protocol: u8, segment: &[u8]) {
-        let mut frame = Vec::new();
-        frame.extend(OWN_HARDWARE.0);
-        frame.extend([2, 0, 0, 0, 0, number]);
-        let len = segment.len() as u16;
-        match (self.family.host(number), self.family.own()[0]) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                frame.extend([0x08, 0x00, 0x45, 0]);
-                frame.extend((20 + len).to_be_bytes());
-                frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
-                frame.extend([from.octets(), to.octets()].concat());
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-                frame.extend(len.to_be_bytes());
-                frame.extend([protocol, 64]);
-                frame.extend([from.octets(), to.octets()].concat());
-            }
-            _ => unreachable!("addresses of one family"),
+    /// The link.
+    pub(crate) fn wire(&mut self) -> &mut Wire {
+        &mut self.network.stack().device
+    }
+
+    /// A datagram arrives from `port` of a host, for port `to` of the device.
+    pub(crate) fn hear_datagram(&mut self, number: u8, port: u16, to: u16, payload: &[u8]) {
+        let mut datagram = Vec::new();
+        for number in [port, to, 8 + payload.len() as u16, 0] {
+            datagram.extend(number.to_be_bytes());
         }
-        frame.extend(segment);
-        let now = cubenet_smoltcp::smoltcp::time::Instant::ZERO;
-        let device = &mut self.network.stack().device;
-        let token = device.transmit(now).unwrap();
-        token.consume(frame.len(), |sent| sent.copy_from_slice(&frame));
+        datagram.extend(payload);
+        self.wire().hear(number, 17, &datagram);
+    }
+
+    /// The first segment of a stream arrives from `port` of a host, for port 7 of the device.
+    pub(crate) fn hear_syn(&mut self, number: u8, port: u16) {
+        let mut segment = [port.to_be_bytes(), 7_u16.to_be_bytes()].concat();
+        segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
+        self.wire().hear(number, 6, &segment);
     }
 
     /// Polls when the network wants to be, for so long.
@@ -271,10 +266,10 @@ impl World {
             if at > end {
                 break;
             }
-            // The loopback says nothing of what lies in it.
+            // The link says nothing of what lies in it.
             self.now = at.max(self.now.after(Duration::from_micros(50)));
         }
-        // What the loopback holds by then.
+        // What the link holds by then.
         for _ in 0..20 {
             self.network.poll(self.now);
         }

@@ -6,6 +6,7 @@
 //! limited.
 
 use crate::time::Instant;
+use crate::transport::Transport;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
@@ -26,10 +27,11 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressLimits {
-    /// Connections that one host may have open at once, on both transports together. Default:
-    /// no limit.
+    /// Connections that one host may have open at once, of streams and of datagram connections
+    /// each: whoever forges datagrams in a host's name does not use up its streams. Default: no
+    /// limit.
     pub max_connections: usize,
-    /// Connections that one host may open in a second. As many may come at once, and then one
+    /// Connections that one host may open in a second, of either kind. As many may come at once, and then one
     /// more whenever a place has become free. Default: no limit.
     pub connections_per_second: u32,
     /// Hosts that are not limited. Default: none.
@@ -158,7 +160,7 @@ const SWEEP_FROM: usize = 1_024;
 #[derive(Debug)]
 pub struct AddressTable {
     limits: AddressLimits,
-    hosts: BTreeMap<Host, Entry>,
+    hosts: BTreeMap<(Host, Transport), Entry>,
     sweep_at: usize,
 }
 
@@ -184,11 +186,16 @@ impl AddressTable {
 
     /// A host opens a connection at `now`. If it may, [`AddressTable::handle_close`] must
     /// follow.
-    pub fn handle_open(&mut self, address: IpAddr, now: Instant) -> Result<(), AddressRefusal> {
+    pub fn handle_open(
+        &mut self,
+        address: IpAddr,
+        transport: Transport,
+        now: Instant,
+    ) -> Result<(), AddressRefusal> {
         if self.is_exempt(address) {
             return Ok(());
         }
-        let host = Host::from(address);
+        let host = (Host::from(address), transport);
         let (open, due) = match self.hosts.get(&host) {
             Some(entry) => (entry.open, entry.due),
             None => (0, Instant::ZERO),
@@ -211,8 +218,11 @@ impl AddressTable {
     }
 
     /// A connection that was let in has closed.
-    pub fn handle_close(&mut self, address: IpAddr, now: Instant) {
-        let host = Host::from(address);
+    pub fn handle_close(&mut self, address: IpAddr, transport: Transport, now: Instant) {
+        if self.is_exempt(address) {
+            return;
+        }
+        let host = (Host::from(address), transport);
         let Some(entry) = self.hosts.get_mut(&host) else {
             return;
         };
@@ -256,16 +266,16 @@ mod tests {
             ..AddressLimits::default()
         });
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
-        assert_eq!(table.handle_open(one, at(0)), Ok(()));
-        assert_eq!(table.handle_open(one, at(0)), Ok(()));
+        assert_eq!(table.handle_open(one, Transport::Tcp, at(0)), Ok(()));
+        assert_eq!(table.handle_open(one, Transport::Tcp, at(0)), Ok(()));
         let mapped = address("::ffff:192.0.2.1");
-        let refused = table.handle_open(mapped, at(0));
+        let refused = table.handle_open(mapped, Transport::Tcp, at(0));
         assert_eq!(refused, Err(AddressRefusal::TooMany));
-        assert_eq!(table.handle_open(other, at(0)), Ok(()));
-        table.handle_close(one, at(0));
-        assert_eq!(table.handle_open(mapped, at(0)), Ok(()));
+        assert_eq!(table.handle_open(other, Transport::Tcp, at(0)), Ok(()));
+        table.handle_close(one, Transport::Tcp, at(0));
+        assert_eq!(table.handle_open(mapped, Transport::Tcp, at(0)), Ok(()));
         for address in [one, one, other] {
-            table.handle_close(address, at(2_000));
+            table.handle_close(address, Transport::Tcp, at(2_000));
         }
         assert!(table.is_empty(), "{table:?}");
     }
@@ -276,10 +286,16 @@ mod tests {
             max_connections: 1,
             ..AddressLimits::default()
         });
-        assert_eq!(table.handle_open(address("2001:db8::1"), at(0)), Ok(()));
-        let same = table.handle_open(address("2001:db8::ffff"), at(0));
+        assert_eq!(
+            table.handle_open(address("2001:db8::1"), Transport::Tcp, at(0)),
+            Ok(())
+        );
+        let same = table.handle_open(address("2001:db8::ffff"), Transport::Tcp, at(0));
         assert_eq!(same, Err(AddressRefusal::TooMany));
-        assert_eq!(table.handle_open(address("2001:db8:0:1::1"), at(0)), Ok(()));
+        assert_eq!(
+            table.handle_open(address("2001:db8:0:1::1"), Transport::Tcp, at(0)),
+            Ok(())
+        );
         assert_eq!(table.len(), 2);
     }
 
@@ -291,15 +307,15 @@ mod tests {
         });
         let one = address("192.0.2.1");
         for _ in 0..4 {
-            assert_eq!(table.handle_open(one, at(1_000)), Ok(()));
+            assert_eq!(table.handle_open(one, Transport::Tcp, at(1_000)), Ok(()));
         }
-        let fifth = table.handle_open(one, at(1_249));
+        let fifth = table.handle_open(one, Transport::Tcp, at(1_249));
         assert_eq!(fifth, Err(AddressRefusal::TooFast));
-        assert_eq!(table.handle_open(one, at(1_250)), Ok(()));
-        let sixth = table.handle_open(one, at(1_499));
+        assert_eq!(table.handle_open(one, Transport::Tcp, at(1_250)), Ok(()));
+        let sixth = table.handle_open(one, Transport::Tcp, at(1_499));
         assert_eq!(sixth, Err(AddressRefusal::TooFast));
         for _ in 0..4 {
-            assert_eq!(table.handle_open(one, at(9_000)), Ok(()));
+            assert_eq!(table.handle_open(one, Transport::Tcp, at(9_000)), Ok(()));
         }
     }
 
@@ -310,11 +326,11 @@ mod tests {
             exempt: std::vec!["10.0.0.0/8".parse().unwrap()],
             ..AddressLimits::default()
         });
-        let refused = table.handle_open(address("11.0.0.1"), at(0));
+        let refused = table.handle_open(address("11.0.0.1"), Transport::Tcp, at(0));
         assert_eq!(refused, Err(AddressRefusal::TooFast));
         let exempt = address("10.1.2.3");
-        assert_eq!(table.handle_open(exempt, at(0)), Ok(()));
-        table.handle_close(exempt, at(0));
+        assert_eq!(table.handle_open(exempt, Transport::Tcp, at(0)), Ok(()));
+        table.handle_close(exempt, Transport::Tcp, at(0));
         assert!(table.is_empty());
     }
 
@@ -327,8 +343,11 @@ mod tests {
         for nth in 0..100_000_u32 {
             // A thousand a second.
             let host = IpAddr::V4(nth.into());
-            assert_eq!(table.handle_open(host, at(u64::from(nth))), Ok(()));
-            table.handle_close(host, at(u64::from(nth)));
+            assert_eq!(
+                table.handle_open(host, Transport::Tcp, at(u64::from(nth))),
+                Ok(())
+            );
+            table.handle_close(host, Transport::Tcp, at(u64::from(nth)));
             assert!(table.len() <= 2 * SWEEP_FROM);
         }
     }
@@ -359,5 +378,36 @@ mod tests {
             ..AddressLimits::default()
         };
         assert!(limits.limits_anything());
+    }
+
+    #[test]
+    fn streams_and_datagram_connections_are_counted_apart() {
+        let mut table = AddressTable::new(AddressLimits {
+            max_connections: 1,
+            connections_per_second: 1,
+            ..AddressLimits::default()
+        });
+        let one = address("192.0.2.1");
+        for transport in [Transport::Udp, Transport::Tcp] {
+            assert_eq!(table.handle_open(one, transport, at(0)), Ok(()));
+            let second = table.handle_open(one, transport, at(0));
+            assert_eq!(second, Err(AddressRefusal::TooMany));
+        }
+    }
+
+    #[test]
+    fn an_exempt_host_that_closes_leaves_its_neighbours_counted() {
+        let mut table = AddressTable::new(AddressLimits {
+            max_connections: 1,
+            exempt: std::vec!["2001:db8::1/128".parse().unwrap()],
+            ..AddressLimits::default()
+        });
+        let (exempt, other) = (address("2001:db8::1"), address("2001:db8::2"));
+        let tcp = Transport::Tcp;
+        assert_eq!(table.handle_open(other, tcp, at(0)), Ok(()));
+        assert_eq!(table.handle_open(exempt, tcp, at(0)), Ok(()));
+        table.handle_close(exempt, tcp, at(0));
+        let second = table.handle_open(other, tcp, at(0));
+        assert_eq!(second, Err(AddressRefusal::TooMany));
     }
 }

@@ -194,8 +194,9 @@ impl Limits {
             ("time_budget", self.time_budget),
         ];
         for (limit, duration) in durations {
-            if duration.is_zero() {
-                return error(limit, "it must be longer than zero");
+            // The core counts time in microseconds.
+            if duration.as_micros() == 0 {
+                return error(limit, "it must be at least a microsecond");
             }
         }
         Ok(())
@@ -261,7 +262,10 @@ mod tests {
             ("read_budget", with(|limits| limits.read_budget = 0)),
             ("message_budget", with(|limits| limits.message_budget = 0)),
             ("datagram_budget", with(|limits| limits.datagram_budget = 0)),
-            ("time_budget", with(|limits| limits.time_budget = zero)),
+            (
+                "time_budget",
+                with(|limits| limits.time_budget = Duration::from_nanos(999)),
+            ),
             (
                 "max_held_total",
                 with(|limits| limits.max_held_total = 65_534),

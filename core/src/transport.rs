@@ -3,7 +3,7 @@
 use core::fmt;
 
 /// What carries a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// A stream of frames; messages arrive whole, in order, once.
     Tcp,

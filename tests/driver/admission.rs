@@ -110,6 +110,58 @@ fn places_are_kept_for_peers_that_are_recognised() {
 }
 
 #[test]
+fn a_hook_is_not_asked_once_its_listener_is_closed() {
+    let network = one_worker(Limits::default());
+    let hooked = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&hooked);
+    let options = ListenOptions::new().admit(move |_, _| {
+        seen.fetch_add(1, Relaxed);
+        Admission::Admit
+    });
+    let (listener, _) = listen(&network, options, Transport::Udp);
+    let server = listener.local();
+    let socket = client(server);
+    answers(&socket, b"hello");
+    listener.close();
+    for _ in 0..5 {
+        client(server).send(b"too late").unwrap();
+    }
+    eventually("they are dropped", || {
+        network.metrics().dropped_not_admitted == 5
+    });
+    // The connection stays, and keeps the socket.
+    answers(&socket, b"still here");
+    assert_eq!(hooked.load(Relaxed), 1);
+}
+
+#[test]
+fn datagrams_in_a_hosts_name_do_not_use_up_its_streams_nor_those_that_are_recognised() {
+    let limits = AddressLimits {
+        max_connections: 5,
+        connections_per_second: 5,
+        ..AddressLimits::default()
+    };
+    let network = Network::builder()
+        .workers(1)
+        .address_limits(limits)
+        .start()
+        .unwrap();
+    let (datagrams, _) = listen(&network, ListenOptions::new().admit(hook), Transport::Udp);
+    let (streams, _) = listen(&network, ListenOptions::new(), Transport::Tcp);
+    let forged: Vec<_> = (0..6).map(|_| client(datagrams.local())).collect();
+    for socket in &forged {
+        socket.send(b"admit me").unwrap();
+    }
+    eventually("one is refused", || {
+        network.metrics().refused_by_address == 1
+    });
+    let mut honest = RawClient::connect(streams.local());
+    honest.send(b"hello");
+    assert_eq!(honest.receive(), b"hello");
+    answers(&client(datagrams.local()), b"known");
+}
+
+#[test]
 fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
     let start = |addresses| {
         let network = Network::builder().workers(2).address_limits(addresses);
@@ -122,13 +174,15 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
     let network = start(few.clone());
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let datagrams = Reports::default().listen(&network, Transport::Udp, echo);
-    let mut clients: Vec<_> = (0..2).map(|_| RawClient::connect(address)).collect();
+    let mut clients: Vec<_> = (0..3).map(|_| RawClient::connect(address)).collect();
     for client in &mut clients {
         client.send(b"in");
         assert_eq!(client.receive(), b"in");
     }
-    let peer = client(datagrams);
-    answers(&peer, b"in");
+    let peers = [(); 3].map(|()| client(datagrams));
+    for peer in &peers {
+        answers(peer, b"in");
+    }
     assert_eq!(RawClient::connect(address).rest().0, b"");
     client(datagrams).send(b"one too many").unwrap();
     eventually("both are counted", || {
@@ -142,8 +196,10 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
         caller.connect(&network, Transport::Tcp, away, |_, _| {});
         caller.opened();
     }
-    peer.send(b"").unwrap();
-    eventually("there is room again", || network.metrics().open == 7);
+    peers[0].send(b"").unwrap();
+    drop(clients.pop());
+    eventually("there is room again", || network.metrics().open == 9);
+    answers(&client(datagrams), b"next");
     let mut next = RawClient::connect(address);
     next.send(b"next");
     assert_eq!(next.receive(), b"next");

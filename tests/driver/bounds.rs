@@ -76,6 +76,36 @@ fn partial_frames_on_one_worker_do_not_cost_the_connections_of_another() {
 }
 
 #[test]
+fn a_busy_stream_is_not_the_one_that_has_held_input_longest() {
+    let limits = Limits {
+        max_held_total: 1 << 20,
+        ..Limits::default()
+    };
+    let network = one_worker(limits);
+    let server = Reports::default();
+    let address = server.listen(&network, Transport::Tcp, echo);
+    let frame = framed(&pattern(65_535));
+    let mut busy = RawClient::connect(address);
+    // Always in the middle of a frame.
+    let begun = &framed(&pattern(10_000))[..5_000];
+    let rest = &framed(&pattern(10_000))[5_000..];
+    busy.write(begun);
+    let mut greedy = Vec::new();
+    for _ in 0..30 {
+        busy.write(&[rest, begun].concat());
+        assert_eq!(busy.receive(), pattern(10_000));
+        let mut client = RawClient::connect(address);
+        client.write(&frame[..65_000]);
+        greedy.push(client);
+    }
+    eventually("some are given up", || {
+        network.metrics().closed(CloseReason::Overflow) >= 10
+    });
+    busy.write(rest);
+    assert_eq!(busy.receive(), pattern(10_000));
+}
+
+#[test]
 fn input_of_paused_connections_is_counted_and_bounded() {
     let limits = Limits {
         max_held_total: 256 << 10,

@@ -5,7 +5,7 @@
 
 use cubenet_mio::{Connection, Handler, Limits, Link, Message, Network, Transport};
 use cubenet_tests::system::{in_namespace, ip};
-use cubenet_tests::{PATIENCE, RawClient, Reports, echo, eventually, ignore, one_worker};
+use cubenet_tests::{Event, PATIENCE, RawClient, Reports, echo, eventually, ignore, one_worker};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
@@ -263,6 +263,55 @@ fn datagrams_that_waited_arrive_once_there_is_room_and_the_worker_serves_others(
             assert_eq!(buffer[..4], number.to_be_bytes());
         }
         eventually("nothing waits", || connection.queued() == 0);
+    });
+}
+
+#[test]
+fn what_waits_of_an_aborted_connection_is_neither_sent_nor_counted() {
+    alone_in_namespace(|| {
+        if !cubenet_tests::system::tc(
+            "qdisc add dev lo root tbf rate 100kbit burst 3k latency 600s",
+        ) {
+            return cubenet_tests::system::skipped("the kernel has no token bucket filter");
+        }
+        let network = Network::builder()
+            .workers(1)
+            .datagram_buffer(4_608)
+            .start()
+            .unwrap();
+        let server = Reports::default();
+        let address = server.listen(&network, Transport::Udp, ignore);
+        let sockets = [(); 2].map(|()| bound("127.0.0.1:0".parse().unwrap()));
+        let connections = sockets.each_ref().map(|socket| {
+            socket.send_to(b"hello", address).unwrap();
+            let connection = server.opened();
+            assert!(matches!(server.next(), Event::Received(_)));
+            connection
+        });
+        let [aborted, kept] = &connections;
+        // By turns, so that one's lie between the other's.
+        for number in 0..200_u32 {
+            for connection in [aborted, kept] {
+                connection.send(number.to_be_bytes()).unwrap();
+            }
+        }
+        let others = kept.queued();
+        assert!(others > 0, "something waits");
+        aborted.abort();
+        eventually("it is counted no more", || {
+            network.metrics().queued_bytes <= others as u64
+        });
+        assert_eq!(aborted.queued(), 0);
+        for number in 0..200_u32 {
+            let mut buffer = [0; 100];
+            assert_eq!(sockets[1].recv(&mut buffer).expect("all arrive"), 4);
+            assert_eq!(buffer[..4], number.to_be_bytes());
+        }
+        sockets[0].set_nonblocking(true).unwrap();
+        let arrived = std::iter::repeat_with(|| sockets[0].recv(&mut [0; 100]));
+        let arrived = arrived.take_while(Result::is_ok).count();
+        assert!(arrived < 100, "{arrived} were sent");
+        assert_eq!(network.metrics().queued_bytes, 0);
     });
 }
 

@@ -44,6 +44,13 @@ impl Budget {
         self.since_look >= self.stride && self.look(common)
     }
 
+    /// The last callback of a read has returned, and it is `now`: the clock is looked at after it
+    /// in any case.
+    pub(crate) fn spend_last(&mut self, now: Instant) {
+        self.messages = self.messages.saturating_sub(1);
+        self.now = now;
+    }
+
     /// Looks at the clock. Returns whether the callbacks since the last look were slow.
     pub(crate) fn look(&mut self, common: &Common) -> bool {
         let before = std::mem::replace(&mut self.now, common.now());

@@ -96,19 +96,19 @@ impl Common {
     }
 
     /// Counts a connection that `peer` opens. To be [released](Common::release_address).
-    pub(crate) fn reserve_address(&self, peer: IpAddr) -> Result<(), NoRoom> {
+    pub(crate) fn reserve_address(&self, peer: IpAddr, transport: Transport) -> Result<(), NoRoom> {
         match self.addresses() {
             Some(mut addresses) => addresses
-                .handle_open(peer, self.now())
+                .handle_open(peer, transport, self.now())
                 .map_err(NoRoom::Address),
             None => Ok(()),
         }
     }
 
     /// A connection that `peer` opened has closed.
-    pub(crate) fn release_address(&self, peer: IpAddr) {
+    pub(crate) fn release_address(&self, peer: IpAddr, transport: Transport) {
         if let Some(mut addresses) = self.addresses() {
-            addresses.handle_close(peer, self.now());
+            addresses.handle_close(peer, transport, self.now());
         }
     }
 

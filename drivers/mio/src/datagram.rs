@@ -52,6 +52,25 @@ struct Queue {
     datagrams: VecDeque<Waiting>,
     /// Their bytes, one behind another.
     bytes: BytesMut,
+    /// What those count that are of connections that were aborted, and are not to be sent.
+    lost: usize,
+}
+
+impl Queue {
+    /// Takes out what is not to be sent.
+    fn compact(&mut self) {
+        let mut kept = Queue::default();
+        let mut start = 0;
+        for one in self.datagrams.drain(..) {
+            let end = start + one.len;
+            if !one.is_lost() {
+                kept.bytes.extend_from_slice(&self.bytes[start..end]);
+                kept.datagrams.push_back(one);
+            }
+            start = end;
+        }
+        *self = kept;
+    }
 }
 
 struct Waiting {
@@ -64,11 +83,18 @@ impl Waiting {
     fn size(len: usize) -> usize {
         len + WAITING_OVERHEAD
     }
+
+    /// Whether its connection was aborted, and what waited is counted no more.
+    fn is_lost(&self) -> bool {
+        self.shared.core.seat.is_lost()
+    }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.shared.core.sub_queued(Waiting::size(self.len));
+        if !self.is_lost() {
+            self.shared.core.sub_queued(Waiting::size(self.len));
+        }
     }
 }
 
@@ -295,6 +321,23 @@ impl DatagramSocket {
         drop(forgotten);
     }
 
+    /// Forgets what waits of a connection that was aborted. To be called on its worker's thread.
+    pub(crate) fn forget(&self, shared: &Shared) {
+        let mut waiting = self.waiting();
+        let queued = shared.core.queued();
+        let Some(queue) = waiting.as_mut().filter(|_| queued > 0) else {
+            return;
+        };
+        queue.lost += queued;
+        shared.core.seat.lose();
+        shared.core.sub_queued(queued);
+        // Not each time: connections may be aborted one after the other.
+        if 2 * queue.lost > queue.bytes.len() + WAITING_OVERHEAD * queue.datagrams.len() {
+            queue.compact();
+            self.waiting_count.store(queue.datagrams.len(), Relaxed);
+        }
+    }
+
     /// Forgets what waits, and whatever comes.
     pub(crate) fn finish(&self) {
         let forgotten = self.waiting().take();
@@ -315,6 +358,9 @@ impl DatagramSocket {
                 done => done,
             };
             budget -= done;
+            let gone = queue.datagrams.iter().take(done);
+            let lost = gone.filter(|one| one.is_lost());
+            queue.lost -= lost.map(|one| Waiting::size(one.len)).sum::<usize>();
             let len = queue.datagrams.iter().take(done).map(|one| one.len).sum();
             queue.bytes.advance(len);
             senders.extend(
@@ -336,9 +382,15 @@ impl DatagramSocket {
 
     /// Sends datagrams from the front of the queue in one call. Returns how many are done with.
     fn flush_some(&self, queue: &Queue, most: usize) -> usize {
+        let lost = queue.datagrams.iter().take(most);
+        let lost = lost.take_while(|one| one.is_lost()).count();
+        if lost > 0 {
+            return lost;
+        }
         let mut start = 0;
         let datagrams = queue.datagrams.iter().take(most);
         let runs: Vec<Run> = datagrams
+            .take_while(|one| !one.is_lost())
             .map(|one| {
                 let run = Run::single(one.shared.core.route(), start, one.len);
                 start += one.len;

@@ -44,13 +44,13 @@ pub(crate) struct Listening {
     returned: Condvar,
 }
 
-/// Whether `accept` may be called, and how many calls are running.
+/// Whether the closures may be called, and how many calls are running.
 struct Gate {
     open: bool,
     running: usize,
 }
 
-/// A call of `accept` that is running.
+/// A call of a closure that is running.
 struct Running<'a>(&'a Listening);
 
 impl Drop for Running<'_> {
@@ -97,12 +97,15 @@ impl Listening {
         })
     }
 
-    /// Asks the admission hook, if there is one, about a datagram from a new peer. A panic of
-    /// the application's passes through.
+    /// Asks the admission hook, if there is one, about a datagram from a new peer. Once the
+    /// listener was closed, none is admitted. A panic of the application's passes through.
     pub(crate) fn admit(&self, peer: SocketAddr, datagram: &[u8]) -> Admission {
-        match &self.admit {
-            Some(admit) => admit(peer, datagram),
-            None => Admission::Admit,
+        let Some(admit) = &self.admit else {
+            return Admission::Admit;
+        };
+        match self.enter() {
+            Some(_running) => admit(peer, datagram),
+            None => Admission::Refuse,
         }
     }
 
@@ -110,12 +113,12 @@ impl Listening {
         self.admit.is_some()
     }
 
-    /// From here on no call of `accept` begins.
+    /// From here on no call of a closure begins.
     pub(crate) fn close(&self) {
         self.gate().open = false;
     }
 
-    /// Waits until no call of `accept` is running. Not to be called on a thread on which one
+    /// Waits until no call of a closure is running. Not to be called on a thread on which one
     /// may be.
     pub(crate) fn wait(&self) {
         let mut gate = self.gate();

@@ -24,8 +24,9 @@ use cubenet_core::{
     Timeout, Transport,
 };
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The most errors in a row a socket is read past before the others get their turn.
 const MAX_ERRORS: usize = 64;
@@ -144,11 +145,17 @@ impl Peers {
     }
 
     pub(crate) fn poll_timeout(&self) -> Instant {
+        self.demux.poll_timeout().after(self.grace())
+    }
+
+    /// How much longer than the idle timeout a peer may be silent: while datagrams wait in the
+    /// socket, some of them may be its own, but none that came so long ago.
+    fn grace(&self) -> Duration {
         if self.in_line {
-            // While it waits for its turn, nothing is known of anybody's silence.
-            return Instant::NEVER;
+            self.socket.home.limits.datagram_idle_timeout
+        } else {
+            Duration::ZERO
         }
-        self.demux.poll_timeout()
     }
 
     /// Its turn has come again.
@@ -270,6 +277,7 @@ impl Peers {
         let from = datagram.from;
         let len = datagram.bytes.len();
         let mut arrival = self.demux.handle_datagram(&from, len, context.now);
+        let mut recognised = false;
         if let Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse = arrival
             && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
         {
@@ -279,14 +287,17 @@ impl Peers {
                     return;
                 }
                 Admission::Admit => {}
-                Admission::Recognise => arrival = self.demux.newcomer(true, context.now),
+                Admission::Recognise => {
+                    recognised = true;
+                    arrival = self.demux.newcomer(true, context.now);
+                }
             }
         }
         match arrival {
             Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, context),
             Arrival::Close(slot) => self.peer_closed(slot, context),
-            Arrival::Admit => self.admit(datagram, None, context),
-            Arrival::Evict(slot) => self.admit(datagram, Some(slot), context),
+            Arrival::Admit => self.admit(datagram, recognised, None, context),
+            Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), context),
             Arrival::Refuse => {
                 context.tally.dropped_table_full += 1;
                 warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
@@ -320,7 +331,13 @@ impl Peers {
 
     /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
     /// to make way for it, once the application wants it.
-    fn admit(&mut self, datagram: &Datagram<'_>, evicted: Option<usize>, context: &mut Context) {
+    fn admit(
+        &mut self,
+        datagram: &Datagram<'_>,
+        recognised: bool,
+        evicted: Option<usize>,
+        context: &mut Context,
+    ) {
         let from = datagram.from;
         let listening = match &self.listening {
             Some(listening) if self.socket.is_open() => Arc::clone(listening),
@@ -329,7 +346,9 @@ impl Peers {
                 return;
             }
         };
-        let (mut permit, evicted) = match self.permit(from, evicted, context) {
+        // The address of a peer that the application recognises is not forged, nor limited.
+        let limited = (!recognised).then(|| from.ip());
+        let (mut permit, evicted) = match self.permit(limited, evicted, context) {
             Ok(permit) => permit,
             Err(reason) => {
                 context.tally.dropped_table_full += 1;
@@ -359,6 +378,7 @@ impl Peers {
                 self.demux.remove(slot);
             }
             shared.abort(CloseReason::Local);
+            self.socket.forget(&shared);
             return;
         };
         if let Some(evicted) = evicted {
@@ -387,14 +407,14 @@ impl Peers {
     /// among all connections, of whoever may be evicted. Returns who is to be evicted.
     fn permit(
         &self,
-        from: SocketAddr,
+        limited: Option<IpAddr>,
         evicted: Option<usize>,
         context: &Context,
     ) -> Result<(Permit, Option<usize>), NoRoom> {
-        let (home, ip) = (&self.socket.home, from.ip());
+        let home = &self.socket.home;
         let evicted = match evicted {
             Some(evicted) => evicted,
-            None => match Permit::take(home, Transport::Udp, Some(ip)) {
+            None => match Permit::take(home, Transport::Udp, limited) {
                 Ok(permit) => return Ok((permit, None)),
                 Err(NoRoom::Connections) => {
                     let evictable = self.demux.evictable(context.now);
@@ -403,7 +423,7 @@ impl Peers {
                 Err(reason) => return Err(reason),
             },
         };
-        let permit = Permit::without_place(home, Transport::Udp, ip)?;
+        let permit = Permit::without_place(home, Transport::Udp, limited)?;
         Ok((permit, Some(evicted)))
     }
 
@@ -493,17 +513,22 @@ impl Peers {
     /// Closes whoever was silent too long. What the kernel has counts first: this thread may
     /// have been held up by somebody's callback.
     pub(crate) fn handle_timeout(&mut self, entry: usize, context: &mut Context) {
-        if self.in_line {
-            // What has been received and not delivered is no silence.
-            return;
+        if !self.in_line {
+            self.read(entry, context);
         }
-        self.read(entry, context);
-        while let Some(slot) = self.demux.handle_timeout(context.now) {
-            if self.in_line {
-                return;
+        let limits = &context.common.limits;
+        let mut budget = Budget::new(limits, limits.datagram_budget, context.now);
+        let grace = Instant::ZERO.after(self.grace());
+        while budget.is_left()
+            && let Some(slot) = {
+                let heard_by = context.now.since(grace);
+                self.demux.handle_timeout(Instant::ZERO.after(heard_by))
             }
+        {
             self.fail(slot, CloseReason::Timeout(Timeout::Idle), context);
+            budget.spend(&context.common);
         }
+        context.now = context.now.max(budget.now());
     }
 
     /// Asks every connection to close; `abort`: at once.
@@ -615,8 +640,12 @@ impl Peers {
             mut handler,
             ..
         } = peer;
-        let reason = shared.locked(|_, out| out.sender.close_reason());
+        let (reason, in_order) =
+            shared.locked(|_, out| (out.sender.close_reason(), out.sender.ends_in_order(0)));
         let reason = reason.unwrap_or(CloseReason::Io);
+        if !in_order {
+            self.socket.forget(&shared);
+        }
         let id = shared.core.id;
         shared.leave();
         context.closed(&shared.core, reason, None);

@@ -23,7 +23,7 @@ struct Taken {
 }
 
 impl Permit {
-    /// A place at `home`; `peer` is the address that opens the connection, if a peer does.
+    /// A place at `home`; `peer` is the address that opens the connection, if that is limited.
     pub(crate) fn take(
         home: &Arc<Home>,
         transport: Transport,
@@ -41,25 +41,26 @@ impl Permit {
             peer: None,
         }));
         if let (Some(peer), Some(taken)) = (peer, &mut permit.0) {
-            common.reserve_address(peer)?;
+            common.reserve_address(peer, transport)?;
             taken.peer = Some(peer);
         }
         Ok(permit)
     }
 
-    /// One that counts for its peer's address, and is to [take the
-    /// place](Permit::take_place_of) of another connection.
+    /// One that is to [take the place](Permit::take_place_of) of another connection.
     pub(crate) fn without_place(
         home: &Arc<Home>,
         transport: Transport,
-        peer: IpAddr,
+        peer: Option<IpAddr>,
     ) -> Result<Self, NoRoom> {
-        home.worker.common.reserve_address(peer)?;
+        if let Some(peer) = peer {
+            home.worker.common.reserve_address(peer, transport)?;
+        }
         Ok(Permit(Some(Taken {
             home: Arc::clone(home),
             transport,
             has_place: false,
-            peer: Some(peer),
+            peer,
         })))
     }
 
@@ -96,7 +97,7 @@ fn release(home: &Home, transport: Transport, has_place: bool, peer: Option<IpAd
         worker.common.release(transport);
     }
     if let Some(peer) = peer {
-        worker.common.release_address(peer);
+        worker.common.release_address(peer, transport);
     }
 }
 
@@ -108,6 +109,8 @@ impl SeatState {
     const PLACE: u8 = 1;
     /// Its peer's address is counted.
     const ADDRESS: u8 = 2;
+    /// It was aborted; what waits of it is not to be sent, and is counted no more.
+    const LOST: u8 = 4;
 
     pub(crate) fn new() -> Self {
         SeatState(AtomicU8::new(0))
@@ -117,6 +120,15 @@ impl SeatState {
         let place = if place { SeatState::PLACE } else { 0 };
         let address = if address { SeatState::ADDRESS } else { 0 };
         self.0.store(place | address, Relaxed);
+    }
+
+    /// What waits of it is not to be sent.
+    pub(crate) fn lose(&self) {
+        self.0.fetch_or(SeatState::LOST, Relaxed);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.load(Relaxed) & SeatState::LOST != 0
     }
 
     /// Returns whether it had a place.
@@ -132,7 +144,7 @@ impl Seat {
     /// Gives the place back, now and not when this is dropped.
     pub(crate) fn leave(&self) {
         let core = &self.0.core;
-        let taken = core.seat.0.swap(0, Relaxed);
+        let taken = core.seat.0.fetch_and(SeatState::LOST, Relaxed);
         let counted = taken & SeatState::ADDRESS != 0;
         let peer = counted.then(|| core.raw_peer().ip());
         let has_place = taken & SeatState::PLACE != 0;

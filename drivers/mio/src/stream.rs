@@ -47,6 +47,8 @@ pub(crate) struct Stream {
     parked: bool,
     /// Input is held, parked or as a part of a frame, and counted in the worker's context.
     holds: bool,
+    /// A message was delivered since what is held was counted last.
+    progressed: bool,
     /// An event told of the peer's end, and it has not been read. There is no other.
     peer_ending: bool,
     /// The peer has sent urgent data: a short read does not mean that there is no more.
@@ -80,6 +82,7 @@ impl Stream {
             paused: false,
             parked: false,
             holds: false,
+            progressed: false,
             peer_ending: false,
             urgent: false,
             ended: false,
@@ -225,6 +228,7 @@ impl Stream {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {
                         self.peer_ending = false;
+                        self.urgent = false;
                         break;
                     }
                     io::ErrorKind::Interrupted => {}
@@ -266,6 +270,10 @@ impl Stream {
             }
             return;
         }
+        // What is held now is not what was held before a message was whole.
+        if std::mem::take(&mut self.progressed) && self.holds {
+            context.let_go(entry);
+        }
         self.holds = true;
         let Parked(parked) = rest.into();
         context.hold(entry, held, parked);
@@ -293,6 +301,7 @@ impl Stream {
         let common = &*context.common;
         let mut rest = input;
         let (mut messages, mut bytes) = (0, 0);
+        let mut owes_last = false;
         let done = guarded("received", core.id, &mut context.tally, || {
             while core.is_heard() && budget.is_left() {
                 let Some(message) = receiver.handle_input(&mut rest, now)? else {
@@ -301,7 +310,8 @@ impl Stream {
                 messages += 1;
                 bytes += message.len() as u64;
                 handler.received(&mut link, message);
-                if !rest.is_empty() {
+                owes_last = rest.is_empty();
+                if !owes_last {
                     budget.spend(common);
                     link.now = budget.now();
                 }
@@ -314,6 +324,10 @@ impl Stream {
             Some(Ok(())) => {
                 self.flush_output(context);
                 context.tick();
+                if owes_last {
+                    budget.spend_last(context.now);
+                }
+                self.progressed |= messages > 0;
                 if self.shared.core.state() != State::Open {
                     return 0;
                 }

@@ -20,7 +20,7 @@ use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Timeout, Transpor
 use mio::event::Event;
 use mio::{Events, Poll};
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) calls: HashMap<ConnectionId, ConnectFn>,
     /// Input that streams hold, by their entries.
     pub(crate) held: HashMap<usize, Held>,
+    /// Those streams, in the order in which they began to hold it.
+    holders: BTreeSet<(Instant, usize)>,
 }
 
 /// Input that a stream holds.
@@ -82,10 +84,13 @@ impl Context {
 
     /// A stream holds this much input, of which `parked` is to be delivered.
     pub(crate) fn hold(&mut self, entry: usize, bytes: usize, parked: Bytes) {
-        let held = self.held.entry(entry).or_insert(Held {
-            parked: Bytes::new(),
-            bytes: 0,
-            since: self.now,
+        let held = self.held.entry(entry).or_insert_with(|| {
+            self.holders.insert((self.now, entry));
+            Held {
+                parked: Bytes::new(),
+                bytes: 0,
+                since: self.now,
+            }
         });
         self.handle.change_held(held.bytes, bytes);
         held.bytes = bytes;
@@ -95,6 +100,7 @@ impl Context {
     /// A stream holds no input any more.
     pub(crate) fn let_go(&mut self, entry: usize) {
         if let Some(held) = self.held.remove(&entry) {
+            self.holders.remove(&(held.since, entry));
             self.handle.change_held(held.bytes, 0);
         }
     }
@@ -113,8 +119,7 @@ impl Context {
             }
             return None;
         }
-        let longest = self.held.iter().min_by_key(|(_, held)| held.since);
-        longest.map(|(entry, _)| *entry)
+        self.holders.first().map(|(_, entry)| *entry)
     }
 
     /// A connection has closed, with `error` if it failed: tells of it and counts it.
@@ -157,6 +162,8 @@ pub(crate) struct Worker {
     /// How many entries there are.
     len: usize,
     context: Context,
+    /// Commands that were taken out of the mailbox and have not been handled.
+    backlog: VecDeque<Command>,
     /// When what is left is aborted, once the network stops.
     stopping: Option<Instant>,
 }
@@ -185,8 +192,10 @@ impl Worker {
                 line: VecDeque::new(),
                 calls: HashMap::new(),
                 held: HashMap::new(),
+                holders: BTreeSet::new(),
                 common,
             },
+            backlog: VecDeque::new(),
             stopping: None,
         }
     }
@@ -202,7 +211,10 @@ impl Worker {
         // The commands posted before the mailbox closed are still handled; their connections are
         // closed too.
         let last = self.context.handle.close_mailbox();
-        self.handle_commands(last);
+        self.backlog.extend(last);
+        while let Some(command) = self.backlog.pop_front() {
+            self.handle_command(command);
+        }
         self.publish();
     }
 
@@ -232,7 +244,7 @@ impl Worker {
 
     /// How long to wait for events.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        if !self.context.line.is_empty() {
+        if !self.context.line.is_empty() || !self.backlog.is_empty() {
             return Some(Duration::ZERO);
         }
         let stop = match self.stopping {
@@ -282,7 +294,8 @@ impl Worker {
         let done = match place {
             Some(Entry::Stream(stream)) => stream.settle(entry, context),
             Some(Entry::Datagrams(peers)) => {
-                let deadline = peers.poll_timeout();
+                // If more peers are due than its turn allowed to close, the others come first.
+                let deadline = peers.poll_timeout().max(context.now);
                 context.timers.arm(entry, &mut peers.armed, deadline);
                 peers.is_done()
             }
@@ -308,31 +321,39 @@ impl Worker {
         self.context.handle.release_entry(entry as u32);
     }
 
+    /// Does what other threads asked for, in order, for no longer than the time budget: each
+    /// command may run a callback.
     fn handle_mailbox(&mut self) {
         let commands = self.context.handle.take_commands();
-        self.handle_commands(commands);
+        self.backlog.extend(commands);
+        let budget = self.context.common.limits.time_budget;
+        let until = self.context.now.after(budget);
+        while let Some(command) = self.backlog.pop_front() {
+            self.handle_command(command);
+            if self.context.now >= until {
+                break;
+            }
+        }
     }
 
-    fn handle_commands(&mut self, commands: Vec<Command>) {
-        for command in commands {
-            match command {
-                Command::Attend(place, id) => self.attend(place, id),
-                Command::Accept(accepted) => self.accept(accepted),
-                Command::Call(shared, permit, connected) => self.call(shared, permit, connected),
-                Command::Listen(socket, listening) => {
-                    let entry = socket.entry();
-                    let peers = Peers::listening(socket, listening);
-                    self.adopt(entry, Entry::Datagrams(Box::new(peers)));
-                }
-                Command::Connect(socket, shared, permit, connected) => {
-                    self.connect(socket, shared, permit, connected);
-                }
-                Command::Relieve => {
-                    self.context.handle.relieved();
-                    self.relieve();
-                }
-                Command::Stop(deadline) => self.stop(deadline),
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Attend(place, id) => self.attend(place, id),
+            Command::Accept(accepted) => self.accept(accepted),
+            Command::Call(shared, permit, connected) => self.call(shared, permit, connected),
+            Command::Listen(socket, listening) => {
+                let entry = socket.entry();
+                let peers = Peers::listening(socket, listening);
+                self.adopt(entry, Entry::Datagrams(Box::new(peers)));
             }
+            Command::Connect(socket, shared, permit, connected) => {
+                self.connect(socket, shared, permit, connected);
+            }
+            Command::Relieve => {
+                self.context.handle.relieved();
+                self.relieve();
+            }
+            Command::Stop(deadline) => self.stop(deadline),
         }
     }
 

@@ -2,10 +2,11 @@
 
 use crate::world::{Call, World, lock};
 use cubenet_mio::{
-    CloseReason, Connection, Exception, Frame, Handler, Link, Message, Network, SendError,
-    Transport,
+    Admission, CloseReason, Connection, Exception, Frame, Handler, Link, ListenOptions, Message,
+    Network, SendError, Transport,
 };
 use fastrand::Rng;
+use std::net::SocketAddr;
 use std::panic::panic_any;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
@@ -230,9 +231,44 @@ pub(crate) fn listen(world: &Arc<World>, network: &Network, transport: Transport
         let mut actor = lock(&actor).fork(&world);
         actor.open(&world, connection, transport)
     };
-    if let Ok(listener) = network.listen(transport, "127.0.0.1:0", accepted) {
+    let mut rng = Rng::with_seed(seed ^ 2);
+    let mut options = ListenOptions::new();
+    if rng.bool() {
+        options = options.limits(crate::world::limits(&mut rng));
+    }
+    if rng.bool() {
+        options = options.admit(hook(world, &is_closed, rng.u64(..)));
+    }
+    if let Ok(listener) = network.listen_with(options, transport, "127.0.0.1:0", accepted) {
         lock(&world.addresses).push((transport, listener.local()));
         lock(&world.listeners).push((listener, is_closed));
+    }
+}
+
+/// An admission hook that does things and admits whom it likes.
+fn hook(
+    world: &Arc<World>,
+    is_closed: &Arc<AtomicBool>,
+    seed: u64,
+) -> impl Fn(SocketAddr, &[u8]) -> Admission + Send + Sync + use<> {
+    let actor = std::sync::Mutex::new(Actor::new(world, seed));
+    let at_the_end = AtTheEnd(Actor::new(world, seed ^ 1));
+    let (world, is_closed) = (Arc::downgrade(world), Arc::clone(is_closed));
+    move |_peer, _datagram| {
+        let _ = &at_the_end;
+        let Some(world) = world.upgrade() else {
+            return Admission::Refuse;
+        };
+        if is_closed.load(SeqCst) {
+            world.violated("the hook was asked after the listener was closed");
+        }
+        let mut actor = lock(&actor).fork(&world);
+        actor.act_some(None);
+        match actor.rng.u8(..) {
+            0..40 => Admission::Refuse,
+            40..200 => Admission::Admit,
+            _ => Admission::Recognise,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::peers;
 use crate::user::{self, Actor, Chaos};
-use cubenet_mio::{CloseReason, Connection, Limits, Listener, Network, Transport};
+use cubenet_mio::{AddressLimits, CloseReason, Connection, Limits, Listener, Network, Transport};
 use fastrand::Rng;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -147,7 +147,7 @@ fn tag() -> [u8; 8] {
     (time ^ u64::from(std::process::id()) << 40).to_be_bytes()
 }
 
-fn limits(rng: &mut Rng) -> Limits {
+pub(crate) fn limits(rng: &mut Rng) -> Limits {
     let max_message = *rng.choice(&[100, 5_000, 65_535]).unwrap_or(&100);
     let max_queued = max_message.max(2_000) + 2 + rng.usize(0..100_000);
     Limits {
@@ -159,6 +159,7 @@ fn limits(rng: &mut Rng) -> Limits {
         max_held_total: max_message + rng.usize(0..300_000),
         max_connections: rng.usize(3..60),
         max_peers: rng.usize(2..30),
+        reserved_peers: rng.usize(0..2),
         full_policy: if rng.bool() {
             cubenet_mio::FullPolicy::Refuse
         } else {
@@ -177,7 +178,6 @@ fn limits(rng: &mut Rng) -> Limits {
         datagram_idle_timeout: Duration::from_millis(rng.u64(20..2_000)),
         write_stall_timeout: Duration::from_millis(rng.u64(20..2_000)),
         drain_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        ..Limits::default()
     }
 }
 
@@ -190,7 +190,25 @@ fn network(rng: &mut Rng) -> Network {
     } else {
         builder
     };
+    let builder = if rng.bool() {
+        builder.address_limits(address_limits(rng))
+    } else {
+        builder
+    };
     builder.start().expect("a network starts")
+}
+
+fn address_limits(rng: &mut Rng) -> AddressLimits {
+    let exempt = if rng.u8(..) < 50 {
+        vec!["127.0.0.0/8".parse().expect("it is a prefix")]
+    } else {
+        Vec::new()
+    };
+    AddressLimits {
+        max_connections: rng.usize(2..40),
+        connections_per_second: rng.u32(500..5_000),
+        exempt,
+    }
 }
 
 #[cfg(cubenet_faults)]

@@ -10,6 +10,7 @@ pub enum Admission {
     Admit,
     /// Go on; the peer is known to be welcome, for instance by a token in the datagram, and may
     /// take one of the places that are kept for such peers
-    /// ([`reserved_peers`](crate::Limits::reserved_peers)).
+    /// ([`reserved_peers`](crate::Limits::reserved_peers)). Limits of its address do not hold
+    /// for it.
     Recognise,
 }

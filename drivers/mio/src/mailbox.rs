@@ -10,6 +10,7 @@ use crate::seat::Permit;
 use crate::shared::{Place, Shared, Wire};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard};
+use crate::sys::{self, Pollable};
 use crate::timers::MAX_INDEX;
 use cubenet_core::{ConnectionId, Handler, Instant, Sender};
 use mio::net::{TcpStream, UdpSocket};
@@ -83,14 +84,6 @@ struct EntryNumbers {
     free: Vec<u32>,
     next: u32,
 }
-
-/// What can be registered.
-#[cfg(not(cubenet_faults))]
-use mio::event::Source as Socket;
-#[cfg(cubenet_faults)]
-trait Socket: mio::event::Source + std::os::fd::AsRawFd {}
-#[cfg(cubenet_faults)]
-impl<S: mio::event::Source + std::os::fd::AsRawFd> Socket for S {}
 
 impl WorkerHandle {
     pub(crate) fn new(common: Arc<Common>, poll: &Poll) -> io::Result<Arc<Self>> {
@@ -187,9 +180,7 @@ impl WorkerHandle {
     }
 
     /// Registers a socket, for life, and returns the number it will have.
-    fn register(&self, socket: &mut impl Socket, interest: Interest) -> io::Result<u32> {
-        #[cfg(cubenet_faults)]
-        let raw = socket.as_raw_fd();
+    fn register(&self, socket: &mut impl Pollable, interest: Interest) -> io::Result<u32> {
         let entry = {
             let mut entries = self.entries();
             match entries.free.pop() {
@@ -203,14 +194,11 @@ impl WorkerHandle {
                 }
             }
         };
-        let registered = self
-            .registry
-            .register(socket, Token(entry as usize), interest);
+        let token = Token(entry as usize);
+        let registered = sys::register(&self.registry, socket, token, interest);
         if registered.is_err() {
             self.entries().free.push(entry);
         }
-        #[cfg(cubenet_faults)]
-        crate::sys::faults::registered(raw, &self.registry, Token(entry as usize), interest);
         registered.map(|()| entry)
     }
 }

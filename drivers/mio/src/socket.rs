@@ -65,14 +65,14 @@ impl SocketOptions {
     pub(crate) fn listen_stream(&self, address: SocketAddr) -> io::Result<TcpListener> {
         let socket = self.socket(Transport::Tcp, address)?;
         socket.set_reuse_address(sys::REUSE_ADDRESS)?;
-        socket.bind(&SockAddr::from(address))?;
-        socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+        sys::bind(&socket, &SockAddr::from(address))?;
+        sys::listen(&socket, i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
         Ok(TcpListener::from_std(socket.into()))
     }
 
     pub(crate) fn listen_datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.socket(Transport::Udp, address)?;
-        socket.bind(&SockAddr::from(address))?;
+        sys::bind(&socket, &SockAddr::from(address))?;
         Ok(UdpSocket::from_std(socket.into()))
     }
 
@@ -94,13 +94,13 @@ impl SocketOptions {
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
         };
         let socket = self.socket(Transport::Udp, address)?;
-        socket.bind(&SockAddr::from(any))?;
+        sys::bind(&socket, &SockAddr::from(any))?;
         socket.connect(&SockAddr::from(address))?;
         Ok(UdpSocket::from_std(socket.into()))
     }
 
     /// What an accepted stream does not take over from its listener on every system.
     pub(crate) fn adopt_stream(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(self.nodelay)
+        sys::set_nodelay(stream, self.nodelay)
     }
 }

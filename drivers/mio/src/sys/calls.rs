@@ -4,9 +4,18 @@
 
 use super::{ReceiveBatch, Run, system};
 use mio::net::{TcpListener, TcpStream, UdpSocket};
+use mio::{Interest, Registry, Token};
 use socket2::{SockAddr, Socket};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+
+/// What can be registered.
+#[cfg(not(cubenet_faults))]
+pub(crate) use mio::event::Source as Pollable;
+#[cfg(cubenet_faults)]
+pub(crate) trait Pollable: mio::event::Source + std::os::fd::AsRawFd {}
+#[cfg(cubenet_faults)]
+impl<S: mio::event::Source + std::os::fd::AsRawFd> Pollable for S {}
 
 /// Fails with what the seed says, in a build with faults.
 macro_rules! may_fail {
@@ -78,6 +87,38 @@ pub(crate) fn peer_addr(stream: &TcpStream) -> io::Result<SocketAddr> {
 pub(crate) fn shutdown(stream: &TcpStream) -> io::Result<()> {
     may_fail!(Shutdown, stream);
     stream.shutdown(Shutdown::Write)
+}
+
+/// Sets whether a stream sends small segments at once.
+pub(crate) fn set_nodelay(stream: &TcpStream, nodelay: bool) -> io::Result<()> {
+    may_fail!(SetOption, stream);
+    stream.set_nodelay(nodelay)
+}
+
+/// Registers a socket with a poll, for life.
+pub(crate) fn register(
+    registry: &Registry,
+    socket: &mut impl Pollable,
+    token: Token,
+    interest: Interest,
+) -> io::Result<()> {
+    may_fail!(Register, socket);
+    registry.register(socket, token, interest)?;
+    #[cfg(cubenet_faults)]
+    super::faults::registered(socket.as_raw_fd(), registry, token, interest);
+    Ok(())
+}
+
+/// Binds a socket.
+pub(crate) fn bind(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    may_fail!(Bind, socket);
+    socket.bind(address)
+}
+
+/// Lets a socket listen.
+pub(crate) fn listen(socket: &Socket, backlog: i32) -> io::Result<()> {
+    may_fail!(Listen, socket);
+    socket.listen(backlog)
 }
 
 /// Receives datagrams; see [`ReceiveBatch::receive`].

@@ -50,6 +50,10 @@ pub(crate) enum Call {
     Write,
     TakeError,
     Shutdown,
+    SetOption,
+    Register,
+    Bind,
+    Listen,
     Receive,
     Send,
 }
@@ -75,6 +79,10 @@ impl Call {
             ],
             Call::TakeError => &[libc::ENOBUFS],
             Call::Shutdown => &[libc::ENOTCONN],
+            // That of a peer that has reset the connection, on some systems.
+            Call::SetOption => &[libc::EINVAL],
+            Call::Register => &[libc::ENOMEM, libc::ENOSPC],
+            Call::Bind | Call::Listen => &[libc::EADDRINUSE],
             Call::Receive => &[libc::EINTR, libc::EAGAIN, libc::ECONNREFUSED, libc::ENOMEM],
             Call::Send => &[
                 libc::EINTR,

@@ -19,7 +19,8 @@ use linux as system;
 use portable as system;
 
 pub(crate) use calls::{
-    accept, connect, peer_addr, read, receive, send_runs, shutdown, take_error, write,
+    Pollable, accept, bind, connect, listen, peer_addr, read, receive, register, send_runs,
+    set_nodelay, shutdown, take_error, write,
 };
 pub(crate) use system::{
     ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,

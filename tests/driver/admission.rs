@@ -369,8 +369,16 @@ mod floods {
         stop.store(true, Relaxed);
         let sent = flooding.join().unwrap();
         let dropped = network.metrics().dropped_total();
-        println!("{sent} sent, {dropped} dropped, {lost} of {asked} lost");
+        let kernels = cubenet_tests::system::datagrams_lost(server.port());
+        println!("{sent} sent, {dropped} dropped by the network, {kernels} by the kernel");
+        println!("{lost} of {asked} questions lost");
+        assert!(sent > 20_000, "no flood: {sent} datagrams");
         assert!(asked > 100, "{asked} rounds");
+        // What the kernel delivered was answered.
+        assert!(
+            lost <= kernels,
+            "{lost} of {asked} lost, {kernels} by the kernel"
+        );
         assert!(lost * 50 < asked, "{lost} of {asked} lost");
         assert_eq!(network.metrics().closed(CloseReason::Overflow), 0);
         for socket in &there {

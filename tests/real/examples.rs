@@ -2,9 +2,10 @@
 //! a server that is not there.
 
 use crate::process::{Server, echo_server, example, text};
+use cubenet_tests::system::skipped;
 use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -180,4 +181,20 @@ fn a_query_for_all_there_is_is_answered_over_udp_by_no_more_than_it_was() {
     assert!(len <= asked.len() + 11, "{len} bytes for {}", asked.len());
     assert_eq!(answer[2] & 2, 2, "it is to be asked over TCP");
     server.interrupt();
+}
+
+/// The README's client is this example, to the letter.
+#[test]
+fn the_client_of_the_readme_ends_when_there_is_no_server() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let source = std::fs::read_to_string(root.join("drivers/mio/examples/client.rs")).unwrap();
+    let (_, code) = source.split_once("\n\n").expect("a comment, then the code");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    assert!(readme.contains(code), "the README has another client");
+    if TcpListener::bind("127.0.0.1:7000").is_err() {
+        return skipped("something listens on port 7000");
+    }
+    let ran = example("client").output().expect("it runs and ends");
+    let said = text(&ran);
+    assert!(said.contains("127.0.0.1:7000"), "{said}");
 }

@@ -52,6 +52,22 @@ pub fn own_processor_time() -> Option<Duration> {
     Some(Duration::from_nanos(used.sum()))
 }
 
+/// How many datagrams the kernel had no room for in the buffers of the sockets that are bound to
+/// this port. Linux tells; elsewhere it may be any number.
+pub fn datagrams_lost(port: u16) -> usize {
+    let port = format!(":{port:04X}");
+    let Ok(sockets) = std::fs::read_to_string("/proc/net/udp") else {
+        return usize::MAX;
+    };
+    let fields = sockets.lines().map(str::split_whitespace);
+    let lost = fields.filter_map(|mut fields| {
+        let local = fields.nth(1)?;
+        let lost = fields.last()?.parse::<usize>().ok()?;
+        local.ends_with(&port).then_some(lost)
+    });
+    lost.sum()
+}
+
 /// Allows this process as many descriptors as the system lets it.
 pub fn raise_descriptors() {
     #[cfg(unix)]

@@ -43,10 +43,8 @@ pub(crate) struct Stream {
     calling: bool,
     /// What `receiver` was told; the application's wish is in `shared`.
     paused: bool,
-    /// Input that was read and not delivered waits in the worker's context.
-    parked: bool,
-    /// Input is held, parked or as a part of a frame, and counted in the worker's context.
-    holds: bool,
+    /// What the worker's context keeps of its input.
+    holds: Holds,
     /// A message was delivered since what is held was counted last.
     progressed: bool,
     /// An event told of the peer's end, and it has not been read. There is no other.
@@ -55,6 +53,16 @@ pub(crate) struct Stream {
     urgent: bool,
     /// Our end was sent.
     ended: bool,
+}
+
+/// What the worker's context keeps of a stream's input.
+#[derive(Clone, Copy, PartialEq)]
+enum Holds {
+    Nothing,
+    /// The count of what has arrived of a frame.
+    Partial,
+    /// That, and what was read and not delivered.
+    Parked,
 }
 
 impl Stream {
@@ -80,8 +88,7 @@ impl Stream {
             in_line: false,
             calling: true,
             paused: false,
-            parked: false,
-            holds: false,
+            holds: Holds::Nothing,
             progressed: false,
             peer_ending: false,
             urgent: false,
@@ -184,7 +191,7 @@ impl Stream {
         let limits = &context.common.limits;
         let mut left = limits.read_budget;
         let mut budget = Budget::new(limits, limits.message_budget, context.now);
-        if self.parked && !self.unpark(entry, &mut budget, context) {
+        if self.holds == Holds::Parked && !self.unpark(entry, &mut budget, context) {
             return;
         }
         let mut input = std::mem::take(&mut context.input);
@@ -262,19 +269,22 @@ impl Stream {
     /// frame.
     fn hold(&mut self, entry: usize, rest: impl AsRef<[u8]> + Into<Parked>, context: &mut Context) {
         let partial = self.receiver.footprint();
-        self.parked = !rest.as_ref().is_empty();
         let held = partial + rest.as_ref().len();
         if held == 0 {
-            if std::mem::take(&mut self.holds) {
+            if std::mem::replace(&mut self.holds, Holds::Nothing) != Holds::Nothing {
                 context.let_go(entry);
             }
             return;
         }
         // What is held now is not what was held before a message was whole.
-        if std::mem::take(&mut self.progressed) && self.holds {
+        if std::mem::take(&mut self.progressed) && self.holds != Holds::Nothing {
             context.let_go(entry);
         }
-        self.holds = true;
+        self.holds = if rest.as_ref().is_empty() {
+            Holds::Partial
+        } else {
+            Holds::Parked
+        };
         let Parked(parked) = rest.into();
         context.hold(entry, held, parked);
     }
@@ -504,7 +514,7 @@ impl Stream {
 
     /// A connection that closes reads on, if it was paused, only to find the peer's end.
     fn stop_hearing(&mut self, entry: usize, context: &mut Context) {
-        let parked = self.parked;
+        let parked = self.holds == Holds::Parked;
         if parked {
             self.hold(entry, &[][..], context);
         }
@@ -552,7 +562,7 @@ impl Stream {
             self.receiver.resume(context.now);
         }
         self.paused = paused;
-        if !paused && (resumed || self.parked) {
+        if !paused && (resumed || self.holds == Holds::Parked) {
             context.line_up(entry, &mut self.in_line);
         }
     }
@@ -567,7 +577,7 @@ impl Stream {
             (out.sender.close_reason(), in_order, out.take_error())
         });
         let reason = reason.unwrap_or(CloseReason::Io);
-        if self.holds {
+        if self.holds != Holds::Nothing {
             context.let_go(entry);
         }
         self.shared.leave();

@@ -325,7 +325,11 @@ impl Worker {
     /// command may run a callback.
     fn handle_mailbox(&mut self) {
         let commands = self.context.handle.take_commands();
-        self.backlog.extend(commands);
+        if self.backlog.is_empty() {
+            self.backlog = commands.into();
+        } else {
+            self.backlog.extend(commands);
+        }
         let budget = self.context.common.limits.time_budget;
         let until = self.context.now.after(budget);
         while let Some(command) = self.backlog.pop_front() {
@@ -333,6 +337,10 @@ impl Worker {
             if self.context.now >= until {
                 break;
             }
+        }
+        if self.backlog.is_empty() {
+            // There may have been many.
+            self.backlog = VecDeque::new();
         }
     }
 

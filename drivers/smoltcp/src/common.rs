@@ -45,6 +45,8 @@ pub(crate) struct Common<'a> {
     pub(crate) open: usize,
     /// Those that are streams.
     pub(crate) open_streams: usize,
+    /// Accepted streams that one address may have.
+    pub(crate) streams_per_address: usize,
     pub(crate) serials: Serials,
     pub(crate) counts: Counts,
     /// Holds what a callback is lent, or what it sends meanwhile.

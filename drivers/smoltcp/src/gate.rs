@@ -1,19 +1,25 @@
-//! A device that does not hear some callers.
+//! The device as smoltcp sees it: it does not hear some callers, and what passes is looked at.
 //!
 //! smoltcp refuses the caller of a port on which no socket listens. Where one will listen
 //! again soon, it is better not to answer: the caller tries again after a second.
 
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, PacketMeta, RxToken};
+#[cfg(feature = "ipv6")]
+use crate::neighbours;
+use crate::neighbours::Watch;
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 /// Whether callers of a port are not heard; `None` if all are.
-type Deaf<'g> = Option<&'g dyn Fn(u16) -> bool>;
+pub(crate) type Deaf<'g> = Option<&'g dyn Fn(u16) -> bool>;
 
-/// A device, some of whose callers are not heard.
+/// A device, some of whose callers are not heard, and whose frames are looked at.
 pub(crate) struct Gate<'g, D> {
     pub(crate) device: &'g mut D,
     pub(crate) medium: Medium,
     pub(crate) deaf: Deaf<'g>,
+    pub(crate) watch: &'g Watch,
+    /// A frame that arrives as if the device had received it.
+    pub(crate) injected: Option<&'g [u8]>,
 }
 
 impl<'g, D: Device> Device for Gate<'g, D> {
@@ -22,7 +28,7 @@ impl<'g, D: Device> Device for Gate<'g, D> {
     where
         Self: 'a;
     type TxToken<'a>
-        = D::TxToken<'a>
+        = Watched<'g, D::TxToken<'a>>
     where
         Self: 'a;
 
@@ -31,35 +37,74 @@ impl<'g, D: Device> Device for Gate<'g, D> {
     }
 
     fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let (token, transmit) = self.device.receive(now)?;
-        let guarded = Guarded {
-            token,
-            medium: self.medium,
-            deaf: self.deaf,
+        let (medium, deaf, watch) = (self.medium, self.deaf, self.watch);
+        let (frame, token) = if let Some(frame) = self.injected {
+            let token = self.device.transmit(now)?;
+            self.injected = None;
+            (Frame::Injected(frame), token)
+        } else {
+            let (frame, token) = self.device.receive(now)?;
+            (Frame::Received(frame), token)
         };
-        Some((guarded, transmit))
+        let guarded = Guarded {
+            frame,
+            medium,
+            deaf,
+            watch,
+        };
+        let watched = Watched {
+            token,
+            medium,
+            watch,
+        };
+        Some((guarded, watched))
     }
 
     fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
-        self.device.transmit(now)
+        let (medium, watch) = (self.medium, self.watch);
+        let Some(token) = self.device.transmit(now) else {
+            watch.exhausted.set(true);
+            return None;
+        };
+        Some(Watched {
+            token,
+            medium,
+            watch,
+        })
     }
+}
+
+enum Frame<'g, T> {
+    Received(T),
+    Injected(&'g [u8]),
 }
 
 /// A frame that may have to be left out.
 pub(crate) struct Guarded<'g, T> {
-    token: T,
+    frame: Frame<'g, T>,
     medium: Medium,
     deaf: Deaf<'g>,
+    watch: &'g Watch,
 }
 
 impl<T: RxToken> RxToken for Guarded<'_, T> {
     fn consume<R, C: FnOnce(&[u8]) -> R>(self, read: C) -> R {
         let Guarded {
-            token,
+            frame,
             medium,
             deaf,
+            watch,
         } = self;
-        token.consume(|frame| {
+        let look = |frame: &[u8]| {
+            if medium == Medium::Ethernet {
+                watch.arrives(frame);
+            }
+            #[cfg(feature = "ipv6")]
+            let overriding = neighbours::overriding(medium, frame);
+            #[cfg(feature = "ipv6")]
+            let frame = overriding
+                .as_ref()
+                .map_or(frame, |copy| &copy[..frame.len()]);
             let unheard = |deaf: &dyn Fn(u16) -> bool| called(medium, frame).is_some_and(deaf);
             // smoltcp takes an empty frame for none.
             read(if deaf.is_some_and(unheard) {
@@ -67,11 +112,46 @@ impl<T: RxToken> RxToken for Guarded<'_, T> {
             } else {
                 frame
             })
-        })
+        };
+        match frame {
+            Frame::Received(token) => token.consume(look),
+            Frame::Injected(frame) => look(frame),
+        }
     }
 
     fn meta(&self) -> PacketMeta {
-        self.token.meta()
+        match &self.frame {
+            Frame::Received(token) => token.meta(),
+            Frame::Injected(_) => PacketMeta::default(),
+        }
+    }
+}
+
+/// Room for a frame that is looked at as it leaves.
+pub(crate) struct Watched<'g, T> {
+    token: T,
+    medium: Medium,
+    watch: &'g Watch,
+}
+
+impl<T: TxToken> TxToken for Watched<'_, T> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        let Watched {
+            token,
+            medium,
+            watch,
+        } = self;
+        token.consume(len, |frame| {
+            let result = write(frame);
+            if medium == Medium::Ethernet {
+                watch.leaves(frame);
+            }
+            result
+        })
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.token.set_meta(meta);
     }
 }
 

@@ -39,6 +39,7 @@
 //!     sockets: &mut [SocketStorage::EMPTY; 5],
 //!     streams: streams.lend(receive.lend(), transmit.lend()),
 //!     ports: &mut [const { None }; 1],
+//!     hosts: 8,
 //!     scratch: scratch.lend(),
 //!     early: &mut [],
 //! };
@@ -87,6 +88,7 @@ mod gate;
 mod id;
 mod link;
 mod memory;
+mod neighbours;
 mod network;
 mod pool;
 mod port;

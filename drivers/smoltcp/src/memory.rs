@@ -8,7 +8,9 @@ use crate::stream::Stream;
 use cubenet_core::demux::Slot;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{LimitError, Limits};
+use smoltcp::config::IFACE_NEIGHBOR_CACHE_COUNT;
 use smoltcp::iface::SocketStorage;
+use smoltcp::phy::Medium;
 use smoltcp::socket::udp::PacketMetadata;
 
 /// Everything that a [`Network`](crate::Network) keeps outside of itself.
@@ -21,6 +23,12 @@ pub struct Memory<'a, H> {
     /// A place for each port that will be added with
     /// [`Network::add_port`](crate::Network::add_port).
     pub ports: &'a mut [Option<Port<'a, H>>],
+    /// How many hosts of an Ethernet link it talks with at once; all those behind a router count
+    /// as one, the router. smoltcp's cache must have a place for each, or they push each other out
+    /// of it, and each is asked for again and again: it has 8, unless the environment variable
+    /// `SMOLTCP_IFACE_NEIGHBOR_CACHE_COUNT`, or smoltcp's feature for it, says otherwise when it is
+    /// built. Of no meaning on other links.
+    pub hosts: usize,
     /// Holds one message while a callback has it, or what it sends meanwhile. At least as
     /// long as a transmit ring, as the longest message and its header, and as the longest
     /// datagram. See [`Bytes`].
@@ -37,7 +45,12 @@ const MAX_LISTENERS: usize = 32;
 impl<H> Memory<'_, H> {
     /// Whether it fits together, and the limits fit it, over a device that carries datagrams of
     /// this length.
-    pub(crate) fn check(&self, limits: &Limits, max_datagram: usize) -> Result<(), Error> {
+    pub(crate) fn check(
+        &self,
+        limits: &Limits,
+        medium: Medium,
+        max_datagram: usize,
+    ) -> Result<(), Error> {
         let wrong = |problem| Err(Error::Memory(problem));
         let over = |limit, problem| Err(Error::Limits(LimitError { limit, problem }));
         let streams = self.streams.slots.len();
@@ -45,6 +58,12 @@ impl<H> Memory<'_, H> {
         let frame = HEADER_LEN + limits.max_message;
         // A window over 64 KB is told in larger steps than bytes, and the rest of one is lost.
         let step = 1 << (usize::BITS - receive.leading_zeros()).saturating_sub(16);
+        if medium == Medium::Ethernet && self.hosts > IFACE_NEIGHBOR_CACHE_COUNT {
+            return wrong(
+                "`hosts` is more than smoltcp's neighbour cache has places for: build it with a \
+                 larger SMOLTCP_IFACE_NEIGHBOR_CACHE_COUNT",
+            );
+        }
         if streams > MAX_STREAMS || self.ports.len() > MAX_PORTS {
             return wrong("there are 32,768 streams and 16 ports at most");
         }

@@ -12,13 +12,17 @@ use crate::stream::{Stage, Stream};
 use core::net::SocketAddr;
 use core::time::Duration;
 use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, Transport};
-use smoltcp::iface::{Interface, SocketSet};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp;
 use smoltcp::wire::IpEndpoint;
 
 /// Frames that a poll takes from its device, or sends of each socket, at most.
 const FRAMES_PER_POLL: usize = 32;
+
+/// Polls in a row in which clocks do not strike because frames wait in the device: as many frames
+/// as a device's queue may hold, times this.
+const MAX_POSTPONED: u8 = 8;
 
 /// Listeners, calls and connections over one smoltcp interface.
 ///
@@ -39,6 +43,11 @@ pub struct Network<'a, D, H> {
     lent: bool,
     /// When it is to have stopped; `None` while it runs.
     stops_at: Option<Instant>,
+    /// The socket that smoltcp serves first, and which stream or port has it, ports after streams.
+    first_socket: Option<SocketHandle>,
+    served_first: usize,
+    /// Polls in a row in which clocks were not looked at.
+    postponed: u8,
     /// When the stack has something to send, after the last poll.
     sends_at: Instant,
     /// No clock strikes before. Looking at all of them takes longer than a message does.
@@ -85,7 +94,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         key: (u64, u64),
     ) -> Result<Self, Error> {
         limits.validate()?;
-        memory.check(&limits, stack::max_datagram(&device))?;
+        let max_datagram = stack::max_datagram(&device);
+        memory.check(&limits, device.capabilities().medium, max_datagram)?;
         let (receive, transmit) = memory.streams.rings();
         if transmit > 0 {
             limits.max_queued = limits.max_queued.min(transmit);
@@ -107,8 +117,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             socket.set_nagle_enabled(false);
             stream.handle = Some(sockets.add(socket));
         }
+        let first_socket = streams.slots.first().and_then(|stream| stream.handle);
         let shortest_timeout = shortest_timeout(&limits);
-        let stack = Stack::new(interface, device, sockets, capacity, key.1);
+        let stack = Stack::new(interface, device, sockets, capacity, key);
         let serials = Serials::new();
         let generation = u32::from(serials.network()) << 24;
         Ok(Network {
@@ -125,6 +136,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 now: Instant::ZERO,
                 open: 0,
                 open_streams: 0,
+                streams_per_address: usize::MAX,
                 serials,
                 counts: Counts::default(),
                 scratch: memory.scratch,
@@ -139,6 +151,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             generation,
             lent: true,
             stops_at: None,
+            first_socket,
+            served_first: 0,
+            postponed: 0,
             sends_at: Instant::ZERO,
             strikes_at: Instant::ZERO,
             shortest_timeout,
@@ -161,6 +176,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let port = port.ok_or(Error::Memory(
             "a port needs room for one peer, and for one datagram each way",
         ))?;
+        self.first_socket.get_or_insert(port.handle());
         self.ports[place] = Some(port);
         Ok(())
     }
@@ -207,7 +223,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 // To be shared out anew.
                 self.disarm(None);
                 self.listeners.count();
-                self.pooled = pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
+                self.arm();
             }
             Transport::Udp => {
                 let ports = self.ports.iter_mut().flatten();
@@ -227,6 +243,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         })
     }
 
+    /// Lets one address have this many accepted streams at once; a caller that has as many is
+    /// refused. At first there is no limit, and one host can hold every stream: behind one address
+    /// there may be many.
+    pub fn set_streams_per_address(&mut self, limit: usize) {
+        self.common.streams_per_address = limit;
+    }
+
     /// Admits nobody any more. The connections that are there stay.
     pub fn close_listener(&mut self, listener: Listener) {
         let generation = listener.generation;
@@ -241,7 +264,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             self.listeners.places[place] = None;
             self.listeners.count();
             self.disarm(Some(place));
-            self.pooled = pool::arm(self.streams, &mut self.stack.sockets, &self.listeners);
+            self.arm();
         }
         self.common.to_do = true;
     }
@@ -283,6 +306,12 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
+    /// Shares out the streams that are free.
+    fn arm(&mut self) {
+        let (sockets, now) = (&mut self.stack.sockets, self.common.now);
+        self.pooled = pool::arm(self.streams, sockets, &self.listeners, now);
+    }
+
     /// Takes the streams out of the pool of the listener at `place`, or of all.
     fn disarm(&mut self, place: Option<usize>) {
         let deadline = self.common.now.after(self.common.limits.drain_timeout);
@@ -304,6 +333,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let stream = &mut self.streams[slot];
         let handle = stream.handle.ok_or(None)?;
         let local = self.stack.connect(handle, peer)?;
+        self.stack.call_begins(now);
         stream.call(connected, serial, peer, local, now);
         Ok(Place::Stream(slot))
     }
@@ -316,7 +346,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
-        let local = self.stack.source(peer.addr).ok_or("it has no route")?;
+        let local = self.stack.source(peer.addr, now).ok_or("it has no route")?;
         self.hurry(false);
         let remote = Remote {
             endpoint: peer,
@@ -371,12 +401,18 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             // At once, since the rings are small.
             self.serve();
         }
-        // Not before, or whoever was polled late would close those who have spoken in time.
-        self.common.strikes = now >= self.strikes_at;
+        // Not before what waits in the device has been looked at, or a poll that comes late would
+        // close those who have spoken in time. Who floods does not put it off for ever.
+        let due = now >= self.strikes_at;
+        let more = frames == FRAMES_PER_POLL;
+        self.postponed = if due && more { self.postponed + 1 } else { 0 };
+        self.common.strikes = due && (!more || self.postponed > MAX_POSTPONED);
         if self.common.strikes {
+            self.postponed = 0;
             self.stop_in_time();
         }
-        if self.common.strikes || self.common.to_do {
+        let asked = core::mem::take(&mut self.common.to_do);
+        if self.common.strikes || asked {
             self.serve();
         }
         if self.common.strikes {
@@ -384,6 +420,12 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             self.common.strikes = false;
         }
         self.sends_at = self.stack.egress(now, FRAMES_PER_POLL);
+        if self.stack.was_exhausted() {
+            self.serve_another_first();
+        }
+        if now >= self.stack.neighbours_timeout() {
+            self.find_neighbours();
+        }
         if core::mem::take(&mut self.common.datagrams) {
             for port in self.ports.iter_mut().flatten() {
                 port.see_what_left(&self.stack.sockets, &mut self.common);
@@ -394,24 +436,89 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             self.serve();
             self.sends_at = self.stack.poll_at(now);
         }
-        self.common.to_do |= frames == FRAMES_PER_POLL;
-        // A clock that was set since the last look strikes no earlier than this.
-        if self.common.open > 0 || self.common.clock_set || self.common.unsent {
+        self.common.to_do |= more;
+        // A clock that was set since the last look strikes no earlier than this. Where nothing has
+        // happened none was set.
+        let lives = self.common.open > 0 || self.common.unsent;
+        if lives && (frames > 0 || asked) || self.common.clock_set {
             self.common.clock_set = false;
             let soonest = now.as_micros().saturating_add(self.shortest_timeout);
             self.strikes_at = self.strikes_at.min(Instant::from_micros(soonest));
         }
     }
 
-    /// Whether the interface has lost the local address of a connection.
+    /// The device takes no more frames. smoltcp serves the sockets in their order, so that the
+    /// first might be served alone: another that may have something to send takes its place.
     #[cold]
     #[inline(never)]
-    fn has_lost_an_address(&self) -> bool {
-        let interface = &self.stack.interface;
+    fn serve_another_first(&mut self) {
+        let (streams, ports) = (self.streams.len(), self.ports.len());
+        let Some(first) = self.first_socket else {
+            return;
+        };
+        for _ in 0..streams + ports {
+            self.served_first = (self.served_first + 1) % (streams + ports);
+            let handle = match self.served_first.checked_sub(streams) {
+                None => self.streams[self.served_first].sends(&self.stack.sockets),
+                Some(port) => {
+                    let port = self.ports[port].as_ref();
+                    port.and_then(|port| port.sends(&self.stack.sockets))
+                }
+            };
+            let Some(second) = handle.filter(|handle| *handle != first) else {
+                continue;
+            };
+            self.stack.swap(first, second);
+            for stream in &mut *self.streams {
+                stream.swap(first, second);
+            }
+            for port in self.ports.iter_mut().flatten() {
+                port.swap(first, second);
+            }
+            return;
+        }
+    }
+
+    /// Asks for hosts that smoltcp does not ask for, and takes those for missing that have not
+    /// answered.
+    #[cold]
+    #[inline(never)]
+    fn find_neighbours(&mut self) {
+        let now = self.common.now;
+        // What waited for it can leave.
+        self.common.to_do |= self.stack.give_up_missing(now);
+        if !self.stack.begin_round(now) {
+            return;
+        }
+        let mut calls = false;
+        for stream in &*self.streams {
+            let handle = stream.handle;
+            let socket = handle.map(|handle| self.stack.sockets.get::<tcp::Socket>(handle));
+            if let Some((host, called)) = socket.and_then(|socket| stream.seeks(socket)) {
+                self.stack.ask(host, now);
+                calls |= called;
+            }
+        }
+        for port in self.ports.iter().flatten() {
+            if let Some(host) = port.seeks() {
+                self.stack.ask(host, now);
+            }
+        }
+        if calls {
+            self.stack.call_begins(now);
+        }
+    }
+
+    /// Whether the interface has lost the local address of a connection, or the way to a datagram
+    /// peer.
+    #[cold]
+    #[inline(never)]
+    fn has_lost_an_address(&mut self) -> bool {
+        let (interface, now) = (&mut self.stack.interface, self.common.now);
         let mut streams = self.streams.iter();
         let mut ports = self.ports.iter().flatten();
         streams.any(|stream| stream.has_lost_its_address(interface))
-            || ports.any(|port| port.has_lost_an_address(interface))
+            || ports.any(|port| port.has_lost_an_address(interface, now))
     }
 
     /// Ends the connections whose local addresses the interface has lost.
@@ -419,7 +526,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     #[inline(never)]
     fn check_addresses(&mut self) {
         self.lent = false;
-        let interface = &self.stack.interface;
+        let interface = &mut self.stack.interface;
         for stream in &mut *self.streams {
             stream.check_address(interface);
         }
@@ -455,30 +562,36 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             ..
         } = self;
         *pooled = 0;
-        let mut free = false;
+        let (mut free, mut half_open) = (false, false);
         common.to_do = false;
         common.unsent = false;
-        for (slot, stream) in streams.iter_mut().enumerate() {
-            let Some(handle) = stream.handle else {
+        for slot in 0..streams.len() {
+            let Some(handle) = streams[slot].handle else {
                 continue;
             };
             let socket = stack.sockets.get_mut::<tcp::Socket>(handle);
+            let limit = common.streams_per_address;
+            if limit < usize::MAX && pool::is_one_too_many(streams, slot, socket, limit) {
+                streams[slot].refuse(socket, common);
+            }
+            let stream = &mut streams[slot];
             stream.turn(slot, socket, listeners, common);
             match stream.stage {
                 Stage::Live(_) => {}
                 Stage::Free => free = true,
                 Stage::Ending { .. } => common.unsent = true,
-                Stage::Pooled { .. } => {
-                    *pooled |= stream.waits_at().map_or(0, |place| 1 << place);
-                }
+                Stage::Pooled { .. } => match stream.waits_at() {
+                    Some(place) => *pooled |= 1 << place,
+                    None => half_open = true,
+                },
             }
         }
-        let some_may_be_spared = *pooled != 0 || common.unsent;
+        let some_may_be_spared = *pooled != 0 || common.unsent || half_open;
         if *pooled != listeners.used && some_may_be_spared || free {
-            *pooled |= pool::arm(streams, &mut stack.sockets, listeners);
+            *pooled |= pool::arm(streams, &mut stack.sockets, listeners, common.now);
         }
         for port in ports.iter_mut().flatten() {
-            port.turn(&stack.interface, &mut stack.sockets, common);
+            port.turn(&mut stack.interface, &mut stack.sockets, common);
         }
     }
 
@@ -511,7 +624,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 return now;
             }
         }
-        self.strikes_at.min(self.sends_at).max(now)
+        let at = self.strikes_at.min(self.sends_at);
+        at.min(self.stack.neighbours_timeout()).max(now)
     }
 
     /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers

@@ -8,7 +8,8 @@
 use crate::common::Accepted;
 use crate::stack::overlap;
 use crate::stream::{Stage, Stream};
-use cubenet_core::Instant;
+use core::time::Duration;
+use cubenet_core::{Handler, Instant};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp;
 use smoltcp::wire::IpListenEndpoint;
@@ -73,18 +74,25 @@ pub(crate) fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bo
         && matches!(state, tcp::State::FinWait2 | tcp::State::TimeWait)
 }
 
+/// How long a caller may take to go on once it has begun, while no stream waits for others. A
+/// peer on the same link takes a millisecond.
+const HALF_OPEN: Duration = Duration::from_secs(1);
+
 /// Puts the streams that are free into the pools of the listeners. A listener whose pool is
-/// empty gets one of those for which another could do without, too. Returns a bit for each
+/// empty gets one of those for which another could do without, too, or that of a caller that has
+/// begun and not gone on. Returns a bit for each
 /// place that got one.
 pub(crate) fn arm<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
     listeners: &Listeners<'a, H>,
+    now: Instant,
 ) -> u32 {
     let mut armed = 0;
+    let long_ago = Instant::ZERO.after(now.since(Instant::ZERO.after(HALF_OPEN)));
     while let Some((place, waiting)) = poorest(streams, listeners) {
         let most = if waiting == 0 {
-            Use::Needless
+            Use::HalfOpen(long_ago)
         } else {
             Use::None
         };
@@ -99,7 +107,7 @@ pub(crate) fn arm<'a, H>(
         }
         stream.stage = Stage::Pooled {
             listener: place as u8,
-            deadline: None,
+            called_at: None,
         };
         armed |= 1 << place;
     }
@@ -118,6 +126,20 @@ fn poorest<H>(streams: &[Stream<'_, H>], listeners: &Listeners<'_, H>) -> Option
 fn waiting<H>(streams: &[Stream<'_, H>], place: usize) -> usize {
     let there = streams.iter().filter(|one| one.waits_at() == Some(place));
     there.count()
+}
+
+/// Whether the stream in `slot` has a new caller whose address has `limit` streams already.
+pub(crate) fn is_one_too_many<H: Handler>(
+    streams: &[Stream<'_, H>],
+    slot: usize,
+    socket: &tcp::Socket<'_>,
+    limit: usize,
+) -> bool {
+    let Some(caller) = streams[slot].caller(socket) else {
+        return false;
+    };
+    let others = streams.iter().filter_map(Stream::accepted_from);
+    others.filter(|address| *address == caller).count() >= limit
 }
 
 /// The places for whose callers a stream waits, a bit for each.
@@ -144,6 +166,8 @@ enum Use {
     OneOfPool(usize),
     /// All is told; it would only wait for the peer's end, or for late segments.
     Needless,
+    /// Its caller has begun and not gone on; the one that began first, first.
+    HalfOpen(Instant),
     /// The only one that waits for a listener.
     LastOfPool,
 }
@@ -156,14 +180,19 @@ fn spare<'s, 'a, H>(
 ) -> Option<(usize, &'s mut tcp::Socket<'a>)> {
     let of = |stream: &Stream<'a, H>| match stream.stage {
         Stage::Free => Some(Use::None),
-        Stage::Pooled { listener, .. } => {
-            let socket = sockets.get::<tcp::Socket>(stream.handle?);
-            let waits = socket.state() == tcp::State::Listen;
-            waits.then(|| match waiting(streams, usize::from(listener)) {
-                0 | 1 => Use::LastOfPool,
-                // Of the largest pool first.
-                many => Use::OneOfPool(streams.len() - many),
-            })
+        Stage::Pooled {
+            listener,
+            called_at,
+        } => {
+            match sockets.get::<tcp::Socket>(stream.handle?).state() {
+                tcp::State::Listen => Some(match waiting(streams, usize::from(listener)) {
+                    0 | 1 => Use::LastOfPool,
+                    // Of the largest pool first.
+                    many => Use::OneOfPool(streams.len() - many),
+                }),
+                tcp::State::SynReceived => called_at.map(Use::HalfOpen),
+                _ => None,
+            }
         }
         Stage::Ending { .. } => is_spent(stream, sockets).then_some(Use::Needless),
         Stage::Live(_) => None,

@@ -5,6 +5,7 @@ use crate::common::{Accepted, Common, Connected};
 use crate::id::{Place, Serial};
 use crate::link::PeerLink;
 use crate::memory::PortParts;
+use crate::stack::{has_route, swapped};
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use cubenet_core::demux::SliceTable;
@@ -16,8 +17,8 @@ use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
 use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
 
-/// So long a port waits for a peer's hardware address, which smoltcp asks for once a second, or
-/// for a device that takes nothing: datagrams for others wait behind it.
+/// So long a port waits for its first datagram to leave: for a device that takes nothing, or for a
+/// way that has been lost. Those behind it wait, too.
 pub(crate) const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A peer's address, and the one of ours that it spoke to.
@@ -134,6 +135,8 @@ pub struct Port<'a, H> {
     told_last: usize,
     /// Bytes in the transmit ring after the last round of sending, and those put there since.
     queued: usize,
+    /// The host that the first of them is for, if that is known.
+    first: Option<IpAddress>,
     /// Since when none has left it.
     stuck_since: Instant,
 }
@@ -170,6 +173,7 @@ impl<'a, H: Handler> Port<'a, H> {
             said_goodbye: false,
             told_last: 0,
             queued: 0,
+            first: None,
             stuck_since: Instant::NEVER,
         })
     }
@@ -260,7 +264,7 @@ impl<'a, H: Handler> Port<'a, H> {
     /// Receives and delivers what arrived, and sees to who is to be closed or waits for room.
     pub(crate) fn turn(
         &mut self,
-        interface: &Interface,
+        interface: &mut Interface,
         sockets: &mut SocketSet<'a>,
         common: &mut Common<'a>,
     ) {
@@ -287,7 +291,8 @@ impl<'a, H: Handler> Port<'a, H> {
             if let Some(scratch) = common.scratch.get_mut(..len) {
                 scratch.copy_from_slice(datagram);
             }
-            self.datagram(Remote { endpoint, local }, len, socket, common);
+            let remote = Remote { endpoint, local };
+            self.datagram(remote, len, interface, socket, common);
         }
         if self.attend {
             self.settle(socket, common);
@@ -342,10 +347,15 @@ impl<'a, H: Handler> Port<'a, H> {
         &mut self,
         remote: Remote,
         len: usize,
+        interface: &mut Interface,
         socket: &mut udp::Socket<'a>,
         common: &mut Common<'a>,
     ) {
-        match self.demux.handle_datagram(&remote, len, common.now) {
+        let arrival = self.demux.handle_datagram(&remote, len, common.now);
+        match arrival {
+            // An answer would stay in the ring, before all others.
+            Arrival::Admit | Arrival::Evict(_)
+                if !has_route(interface, remote.endpoint.addr, common.now) => {}
             Arrival::Deliver(slot) => return self.deliver(slot, len, socket, common),
             Arrival::Close(slot) => {
                 let reason = if self.peers[slot].flags.is_closed() {
@@ -467,29 +477,32 @@ impl<'a, H: Handler> Port<'a, H> {
         Some(slot)
     }
 
-    /// Whether the interface has lost the local address of the connection in `slot`.
-    fn has_lost(&self, slot: usize, interface: &Interface) -> bool {
+    /// Whether the interface has lost the local address of the connection in `slot`, or the way to
+    /// its peer.
+    fn has_lost(&self, slot: usize, interface: &mut Interface, now: Instant) -> bool {
         let remote = self.demux.peer(slot);
-        remote.is_some_and(|remote| !interface.has_ip_addr(remote.local))
+        remote.is_some_and(|remote| {
+            !interface.has_ip_addr(remote.local) || !has_route(interface, remote.endpoint.addr, now)
+        })
     }
 
-    /// Whether the interface has lost the local address of a connection.
-    pub(crate) fn has_lost_an_address(&self, interface: &Interface) -> bool {
-        (0..self.peers.len()).any(|slot| self.has_lost(slot, interface))
+    /// Whether the interface has lost the local address of a connection, or the way to its peer.
+    pub(crate) fn has_lost_an_address(&self, interface: &mut Interface, now: Instant) -> bool {
+        (0..self.peers.len()).any(|slot| self.has_lost(slot, interface, now))
     }
 
-    /// Closes the connections whose local address the interface has lost. What they have sent is
+    /// Closes the connections whose local address, or way, the interface has lost. What they have sent is
     /// dropped, and what waits behind it: it would leave in another device's name.
     pub(crate) fn check_addresses(
         &mut self,
-        interface: &Interface,
+        interface: &mut Interface,
         sockets: &mut SocketSet<'a>,
         common: &mut Common<'a>,
     ) {
         let socket = sockets.get_mut::<udp::Socket>(self.handle);
         let mut lost = false;
         for slot in 0..self.peers.len() {
-            if self.has_lost(slot, interface) {
+            if self.has_lost(slot, interface, common.now) {
                 self.finish(slot, CloseReason::Io, socket, common);
                 lost = true;
             }
@@ -516,7 +529,8 @@ impl<'a, H: Handler> Port<'a, H> {
                 continue;
             }
             let has_room = 2 * socket.send_queue() <= socket.payload_send_capacity();
-            if flags.has(Flags::STARVED) && !goodbye && has_room && socket.can_send() {
+            let has_room = has_room && socket.can_send();
+            if flags.has(Flags::STARVED) && !goodbye && has_room {
                 self.peers[slot].flags.clear(Flags::STARVED);
                 self.told_last = slot;
                 self.call(slot, socket, common, |handler, link| handler.writable(link));
@@ -584,7 +598,11 @@ impl<'a, H: Handler> Port<'a, H> {
             },
         );
         self.attend |= peer.flags.ask();
-        self.queued += socket.send_queue() - before;
+        let put = socket.send_queue() - before;
+        if before == 0 && put > 0 {
+            self.first = Some(remote.endpoint.addr);
+        }
+        self.queued += put;
         Some(result)
     }
 
@@ -629,6 +647,9 @@ impl<'a, H: Handler> Port<'a, H> {
         if queued == 0 {
             self.stuck_since = Instant::NEVER;
         } else if queued < self.queued || self.stuck_since == Instant::NEVER {
+            if queued < self.queued {
+                self.first = None;
+            }
             self.stuck_since = common.now;
             common.clock_set = true;
         }
@@ -636,8 +657,28 @@ impl<'a, H: Handler> Port<'a, H> {
         common.datagrams |= queued > 0;
     }
 
-    /// Gives up what is stuck. smoltcp sends nothing past a datagram whose receiver it cannot
-    /// find, so one peer that is gone would silence all others.
+    pub(crate) fn handle(&self) -> SocketHandle {
+        self.handle
+    }
+
+    /// Its socket, if that has something to send.
+    pub(crate) fn sends(&self, sockets: &SocketSet<'_>) -> Option<SocketHandle> {
+        let queued = sockets.get::<udp::Socket>(self.handle).send_queue();
+        (queued > 0).then_some(self.handle)
+    }
+
+    /// Two sockets have changed places.
+    pub(crate) fn swap(&mut self, first: SocketHandle, second: SocketHandle) {
+        swapped(&mut self.handle, first, second);
+    }
+
+    /// The host that has to be found for its datagrams to leave.
+    pub(crate) fn seeks(&self) -> Option<IpAddress> {
+        self.first.filter(|_| self.queued > 0)
+    }
+
+    /// Gives up what is stuck. smoltcp sends nothing past a datagram that it cannot send, so one
+    /// peer that cannot be reached would silence all others.
     fn give_up(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
         let address = socket.endpoint();
         socket.close();

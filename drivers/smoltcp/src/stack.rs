@@ -1,7 +1,8 @@
 //! The seam to smoltcp: its interface, device and sockets, and its way to write a time and an
 //! address. The rest of the driver calls smoltcp only on the sockets that it is handed here.
 
-use crate::gate::Gate;
+use crate::gate::{Deaf, Gate};
+use crate::neighbours::{self, Neighbours};
 use core::net::{IpAddr, SocketAddr};
 use cubenet_core::{Instant, Transport};
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
@@ -22,6 +23,7 @@ pub struct Stack<'a, D> {
     /// The sockets: those of the network and the application's.
     pub sockets: SocketSet<'a>,
     medium: Medium,
+    neighbours: Neighbours,
     /// Places for sockets.
     capacity: usize,
     /// The port of the next call, if nobody has it.
@@ -34,35 +36,36 @@ impl<'a, D: Device> Stack<'a, D> {
         device: D,
         sockets: SocketSet<'a>,
         capacity: usize,
-        seed: u64,
+        key: (u64, u64),
     ) -> Self {
         Stack {
             medium: device.capabilities().medium,
+            neighbours: Neighbours::new(),
             interface,
             device,
             sockets,
             capacity,
-            next_port: FIRST_EPHEMERAL | seed as u16,
+            next_port: first_port(key),
         }
     }
 
     /// Takes one frame from the device, if there is one. Who calls a port that is to be `deaf`
     /// is not heard; `None` is none.
-    pub(crate) fn ingress(&mut self, now: Instant, deaf: Option<&dyn Fn(u16) -> bool>) -> bool {
-        let Stack {
-            interface,
-            device,
-            sockets,
-            medium,
-            ..
-        } = self;
-        let medium = *medium;
+    pub(crate) fn ingress(&mut self, now: Instant, deaf: Deaf<'_>) -> bool {
+        self.ingress_of(now, deaf, None)
+    }
+
+    /// The same, or takes the frame that is `injected`.
+    fn ingress_of(&mut self, now: Instant, deaf: Deaf<'_>, injected: Option<&[u8]>) -> bool {
         let device = &mut Gate {
-            device,
-            medium,
+            device: &mut self.device,
+            medium: self.medium,
             deaf,
+            watch: &self.neighbours.watch,
+            injected,
         };
-        let taken = interface.poll_ingress_single(moment(now), device, sockets);
+        let interface = &mut self.interface;
+        let taken = interface.poll_ingress_single(moment(now), device, &mut self.sockets);
         taken != PollIngressSingleResult::None
     }
 
@@ -73,8 +76,17 @@ impl<'a, D: Device> Stack<'a, D> {
             interface,
             device,
             sockets,
+            medium,
+            neighbours,
             ..
         } = self;
+        let device = &mut Gate {
+            device,
+            medium: *medium,
+            deaf: None,
+            watch: &neighbours.watch,
+            injected: None,
+        };
         interface.poll_maintenance(moment(now));
         let mut at = now;
         for _ in 0..rounds {
@@ -84,7 +96,67 @@ impl<'a, D: Device> Stack<'a, D> {
                 break;
             }
         }
+        neighbours.look(interface, now);
         at
+    }
+
+    /// Lets two sockets of the network change places. They have each other's handles from here on.
+    pub(crate) fn swap(&mut self, first: SocketHandle, second: SocketHandle) {
+        let mut sockets = self.sockets.iter_mut();
+        let mut ours = sockets
+            .by_ref()
+            .filter(|(handle, _)| *handle == first || *handle == second);
+        if let (Some((_, one)), Some((_, other))) = (ours.next(), ours.next()) {
+            core::mem::swap(one, other);
+        }
+    }
+
+    /// Whether the device had no room for a frame since this was last asked.
+    pub(crate) fn was_exhausted(&self) -> bool {
+        self.neighbours.watch.exhausted.take()
+    }
+
+    /// When a host has to be asked for, or has not answered for too long.
+    pub(crate) fn neighbours_timeout(&self) -> Instant {
+        self.neighbours.poll_timeout()
+    }
+
+    /// A call has begun: if it is not answered at once, its host has to be found.
+    pub(crate) fn call_begins(&mut self, now: Instant) {
+        if self.medium == Medium::Ethernet {
+            self.neighbours.want_round(now);
+        }
+    }
+
+    /// Takes a host for missing that has not answered in time, if there is one. Returns whether
+    /// frames for it can leave now.
+    pub(crate) fn give_up_missing(&mut self, now: Instant) -> bool {
+        let Some(host) = self.neighbours.missing(now) else {
+            return false;
+        };
+        let (frame, len) = neighbours::missing(&self.interface, host);
+        let injected = self.ingress_of(now, None, Some(&frame[..len]));
+        if injected {
+            self.neighbours.given_up();
+        }
+        injected
+    }
+
+    /// Begins a round of questions, if it is time, with the host to which a frame was lost.
+    pub(crate) fn begin_round(&mut self, now: Instant) -> bool {
+        let begun = self.neighbours.begin_round(now);
+        if begun && let Some(lost) = self.neighbours.take_lost() {
+            self.ask(lost, now);
+        }
+        begun
+    }
+
+    /// Asks for the host through which `peer` is reached.
+    pub(crate) fn ask(&mut self, peer: IpAddress, now: Instant) {
+        let now = moment(now);
+        if let Some(host) = neighbours::next_hop(&mut self.interface, peer, now) {
+            neighbours::ask(&self.interface, &mut self.device, host, now);
+        }
     }
 
     /// When the stack has to be polled next.
@@ -107,8 +179,10 @@ impl<'a, D: Device> Stack<'a, D> {
     }
 
     /// The address from which `peer` would be reached.
-    pub(crate) fn source(&self, peer: IpAddress) -> Option<IpAddress> {
-        self.interface.get_source_address(&peer)
+    pub(crate) fn source(&mut self, peer: IpAddress, now: Instant) -> Option<IpAddress> {
+        let reached = has_route(&mut self.interface, peer, now);
+        let source = self.interface.get_source_address(&peer);
+        source.filter(|_| reached)
     }
 
     /// Whether a socket, of whomever, has this address now.
@@ -160,6 +234,28 @@ fn next(interface: &mut Interface, sockets: &SocketSet<'_>, now: Instant) -> Ins
     at.map_or(Instant::NEVER, |at| {
         Instant::from_micros(at.total_micros().cast_unsigned()).max(now)
     })
+}
+
+/// The port of the first call: it differs from network to network, and shows no bits of the key as
+/// they are.
+fn first_port((one, other): (u64, u64)) -> u16 {
+    // The multiplier is that of splitmix64.
+    let mixed = (one ^ other.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    FIRST_EPHEMERAL | (mixed >> 48) as u16
+}
+
+/// What a handle is after two sockets have changed places.
+pub(crate) fn swapped(handle: &mut SocketHandle, first: SocketHandle, second: SocketHandle) {
+    if *handle == first {
+        *handle = second;
+    } else if *handle == second {
+        *handle = first;
+    }
+}
+
+/// Whether there is a way to `peer`.
+pub(crate) fn has_route(interface: &mut Interface, peer: IpAddress, now: Instant) -> bool {
+    neighbours::next_hop(interface, peer, moment(now)).is_some()
 }
 
 /// The longest datagram that the device can carry to a peer of either kind.

@@ -6,16 +6,16 @@ use crate::error::ConnectError;
 use crate::id::{Place, Serial};
 use crate::link::{Held, Output, StreamLink};
 use crate::pool::Listeners;
-use crate::stack::address;
+use crate::stack::{address, swapped};
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
     CloseReason, ConnectionId, FrameError, Handler, Instant, Limits, Link, Message, RingReceiver,
     Sender, Transport,
 };
-use smoltcp::iface::{Interface, SocketHandle};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
-use smoltcp::wire::IpEndpoint;
+use smoltcp::wire::{IpAddress, IpEndpoint};
 
 /// A place for one stream, in [`StreamMemory`](crate::StreamMemory).
 pub struct Stream<'a, H> {
@@ -28,11 +28,11 @@ pub struct Stream<'a, H> {
 pub(crate) enum Stage<'a, H> {
     /// Nothing.
     Free,
-    /// In the pool of a listener. It has a deadline once it has a caller, who may have begun
+    /// In the pool of a listener, with the moment at which it got a caller, who may have begun
     /// and not go on.
     Pooled {
         listener: u8,
-        deadline: Option<Instant>,
+        called_at: Option<Instant>,
     },
     /// It carries a connection.
     Live(Live<'a, H>),
@@ -67,6 +67,8 @@ pub(crate) struct Ends {
     paused: bool,
     /// Somebody outside has asked for something.
     pub(crate) attend: bool,
+    /// The peer has opened it.
+    accepted: bool,
     pub(crate) peer: IpEndpoint,
     pub(crate) local: IpEndpoint,
 }
@@ -86,6 +88,7 @@ impl Ends {
             serial,
             paused: false,
             attend: true,
+            accepted: false,
             peer,
             local,
         }
@@ -130,7 +133,7 @@ impl<H> Stream<'_, H> {
         match self.stage {
             Stage::Pooled {
                 listener,
-                deadline: None,
+                called_at: None,
             } => Some(usize::from(listener)),
             _ => None,
         }
@@ -206,19 +209,25 @@ impl<'a, H: Handler> Stream<'a, H> {
         listeners: &Listeners<'a, H>,
         common: &mut Common<'a>,
     ) {
-        if let Stage::Pooled { listener, deadline } = &mut self.stage {
+        if let Stage::Pooled {
+            listener,
+            called_at,
+        } = &mut self.stage
+        {
             match socket.state() {
                 tcp::State::Listen => {
-                    *deadline = None;
+                    *called_at = None;
                     return;
                 }
                 tcp::State::SynReceived => {
-                    match *deadline {
+                    match *called_at {
                         None => {
                             common.clock_set = true;
-                            *deadline = Some(common.now.after(common.limits.connect_timeout));
+                            *called_at = Some(common.now);
                         }
-                        Some(deadline) if common.now >= deadline => {
+                        Some(called_at)
+                            if common.now >= called_at.after(common.limits.connect_timeout) =>
+                        {
                             self.end(socket, false, common);
                         }
                         Some(_) => {}
@@ -283,6 +292,7 @@ impl<'a, H: Handler> Stream<'a, H> {
         ) {
             let sender = Sender::accepted(Transport::Tcp);
             let mut ends = Ends::new(sender, serial, peer, local, common.now);
+            ends.accepted = true;
             let mut link = StreamLink {
                 ends: &mut ends,
                 output: Output::Ring(socket),
@@ -298,8 +308,7 @@ impl<'a, H: Handler> Stream<'a, H> {
             None
         };
         let Some((handler, ends)) = wanted else {
-            common.counts.refused = common.counts.refused.wrapping_add(1);
-            return self.end(socket, false, common);
+            return self.refuse(socket, common);
         };
         common.counts.accepted = common.counts.accepted.wrapping_add(1);
         self.stage = Stage::Live(Live {
@@ -359,6 +368,55 @@ impl<'a, H: Handler> Stream<'a, H> {
         self.stage = Stage::Free;
     }
 
+    /// Its socket, if that may have something to send.
+    pub(crate) fn sends(&self, sockets: &SocketSet<'_>) -> Option<SocketHandle> {
+        let handle = self.handle?;
+        sockets
+            .get::<tcp::Socket>(handle)
+            .is_active()
+            .then_some(handle)
+    }
+
+    /// Two sockets have changed places.
+    pub(crate) fn swap(&mut self, first: SocketHandle, second: SocketHandle) {
+        if let Some(handle) = &mut self.handle {
+            swapped(handle, first, second);
+        }
+    }
+
+    /// The address of the peer that has opened it.
+    pub(crate) fn accepted_from(&self) -> Option<IpAddress> {
+        match &self.stage {
+            Stage::Live(live) if live.ends.accepted => Some(live.ends.peer.addr),
+            _ => None,
+        }
+    }
+
+    /// The address of a caller about which the application has not been asked.
+    pub(crate) fn caller(&self, socket: &tcp::Socket<'_>) -> Option<IpAddress> {
+        let called = matches!(self.stage, Stage::Pooled { .. }) && socket.may_recv();
+        socket
+            .remote_endpoint()
+            .filter(|_| called)
+            .map(|peer| peer.addr)
+    }
+
+    /// Turns a caller away.
+    pub(crate) fn refuse(&mut self, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+        common.counts.refused = common.counts.refused.wrapping_add(1);
+        self.end(socket, false, common);
+    }
+
+    /// The host that has to be found for it to go on, and whether it is being called.
+    pub(crate) fn seeks(&self, socket: &tcp::Socket<'_>) -> Option<(IpAddress, bool)> {
+        match &self.stage {
+            Stage::Live(live) if live.is_called() || socket.send_queue() > 0 => {
+                Some((live.ends.peer.addr, live.is_called()))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the interface has lost the local address of the connection.
     pub(crate) fn has_lost_its_address(&self, interface: &Interface) -> bool {
         match &self.stage {
@@ -397,7 +455,9 @@ impl<'a, H: Handler> Stream<'a, H> {
     pub(crate) fn poll_timeout(&self, limits: &Limits) -> Instant {
         match &self.stage {
             Stage::Free => Instant::NEVER,
-            Stage::Pooled { deadline, .. } => deadline.unwrap_or(Instant::NEVER),
+            Stage::Pooled { called_at, .. } => {
+                called_at.map_or(Instant::NEVER, |at| at.after(limits.connect_timeout))
+            }
             Stage::Ending { deadline } => *deadline,
             Stage::Live(Live { ends, .. }) => {
                 let sends = ends.sender.poll_timeout(limits);

@@ -54,6 +54,33 @@ fn a_device_that_stops_does_not_sleep_before_it_has_stopped() {
 }
 
 #[test]
+fn close_datagrams_to_missing_hosts_do_not_silence_a_port() {
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.wire().living.insert(LIVING);
+        // Nothing is sent back from here but close datagrams.
+        world.listen_at(Transport::Udp, 17);
+        for round in 0..20 {
+            world.hear_datagram(MISSING, 100 + round, 17, b"hello");
+            world.hear_datagram(LIVING, 200 + round, 17, b"hello");
+            world.pass(MOMENT);
+            let accepted = world.log.accepted();
+            let [.., missing, living] = accepted[..] else {
+                panic!("{accepted:?}")
+            };
+            close(&mut world, &[missing]);
+            world.pass(Duration::from_secs(4));
+            assert_eq!(world.send(living, b"still here"), Some(Ok(())));
+            world.pass(MOMENT);
+            close(&mut world, &[living]);
+            world.pass(MOMENT);
+        }
+        // A message and a close datagram each.
+        assert_eq!(world.wire().datagrams(LIVING), 40);
+    });
+}
+
+#[test]
 fn a_call_that_failed_gives_its_stream_back_at_once() {
     with_each_family(|family| {
         let limits = Limits {

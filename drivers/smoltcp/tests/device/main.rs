@@ -2,11 +2,13 @@
 //! network, which talks to itself over smoltcp's loopback, in virtual time.
 
 mod lifetime;
+mod neighbours;
 mod strangers;
 mod wire;
 mod world;
 
-use crate::world::{MOMENT, RING, limits, start, with_each_family};
+use crate::world::{MOMENT, RING, limits, start, start_among, with_each_family};
+use cubenet_smoltcp::smoltcp::config::IFACE_NEIGHBOR_CACHE_COUNT;
 use cubenet_smoltcp::{Error, FullPolicy, Instant, Limits, Link, SendError, Transport};
 use std::time::Duration;
 
@@ -98,6 +100,32 @@ fn a_port_that_was_freed_keeps_nobody_awake() {
         world.network.with(id, world.now, ask).unwrap();
         world.pass(Duration::from_mins(2));
         assert_eq!(world.network.poll_at(world.now), Instant::NEVER);
+    });
+}
+
+#[test]
+fn open_connections_let_the_device_sleep() {
+    with_each_family(|family| {
+        let hour = Duration::from_hours(1);
+        let limits = Limits {
+            stream_idle_timeout: hour,
+            datagram_idle_timeout: hour,
+            first_message_timeout: hour,
+            ..limits()
+        };
+        let mut world = start(family, limits).unwrap();
+        for transport in [Transport::Tcp, Transport::Udp] {
+            world.listen(transport);
+            let id = world.call(transport).unwrap();
+            world.send(id, b"hello").unwrap().unwrap();
+            world.pass(MOMENT);
+        }
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.log.count("received"), 4);
+        let before = world.polls;
+        world.pass(Duration::from_mins(10));
+        assert!(world.polls - before < 10, "{} polls", world.polls - before);
+        assert_eq!(world.network.open(), 4);
     });
 }
 
@@ -201,6 +229,13 @@ fn memory_that_does_not_fit_is_refused_with_a_reason() {
         let error = start(family, long).err().unwrap().to_string();
         assert!(
             error.contains("max_datagram") && error.contains("scratch"),
+            "{error}"
+        );
+        let many = IFACE_NEIGHBOR_CACHE_COUNT + 1;
+        let error = start_among(family, limits(), many).err().unwrap();
+        let error = error.to_string();
+        assert!(
+            error.contains("SMOLTCP_IFACE_NEIGHBOR_CACHE_COUNT"),
             "{error}"
         );
     });

@@ -63,9 +63,14 @@ impl Wire {
 
     /// A packet of `protocol` arrives from a host.
     pub(crate) fn hear(&mut self, number: u8, protocol: u8, segment: &[u8]) {
+        self.hear_from(self.family.host(number), number, protocol, segment);
+    }
+
+    /// A packet of `protocol` arrives by way of a host.
+    pub(crate) fn hear_from(&mut self, from: IpAddr, number: u8, protocol: u8, segment: &[u8]) {
         let mut frame = [OWN_HARDWARE, hardware(number)].concat();
         let len = segment.len() as u16;
-        match (self.family.host(number), self.family.own()[0]) {
+        match (from, self.family.own()[0]) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 frame.extend([0x08, 0x00, 0x45, 0]);
                 frame.extend((20 + len).to_be_bytes());

@@ -119,6 +119,16 @@ impl Family {
         }
     }
 
+    /// An address to which no way leads.
+    pub(crate) fn far(self) -> IpAddr {
+        match self {
+            #[cfg(feature = "ipv4")]
+            Family::V4 => [192, 0, 2, 1].into(),
+            #[cfg(feature = "ipv6")]
+            Family::V6 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+        }
+    }
+
     /// The addresses of the device.
     pub(crate) fn own(self) -> [IpAddr; 2] {
         [self.host(1), self.host(2)]
@@ -149,6 +159,11 @@ pub(crate) fn with_each_family(test: impl Fn(Family)) {
 }
 
 pub(crate) fn start(family: Family, limits: Limits) -> Result<World, Error> {
+    start_among(family, limits, 8)
+}
+
+/// The same, on a link of so many hosts.
+pub(crate) fn start_among(family: Family, limits: Limits, hosts: usize) -> Result<World, Error> {
     let mut device = Wire::new(family);
     let hardware = HardwareAddress::Ethernet(EthernetAddress(OWN_HARDWARE));
     let config = Config::new(hardware);
@@ -166,6 +181,7 @@ pub(crate) fn start(family: Family, limits: Limits) -> Result<World, Error> {
         sockets: leak([const { SocketStorage::EMPTY }; 11]),
         streams: leak(StreamMemory::<Echo, 8, 2>::new()).lend(receive, transmit),
         ports: leak([const { None }; 3]),
+        hosts,
         scratch: leak(Bytes::<RING>::new()).lend(),
         early: leak([0; 64]),
     };

@@ -81,6 +81,7 @@ impl<D: Device + Send + 'static> Shared<D> {
                 leak_with(|| None, LISTENERS),
             ),
             ports: leak_with(|| None, PORTS),
+            hosts: 8,
             scratch: leak(0, TRANSMIT),
             early: leak(0, TRANSMIT),
         };

@@ -185,6 +185,7 @@ fn measure() -> Result<(), Error> {
             .take()
             .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
         ports: PORTS.take(),
+        hosts: 2,
         scratch: SCRATCH.take().lend(),
         early: &mut [],
     };

@@ -84,6 +84,12 @@ impl Ethernet {
         self.registers.read(RX_FIFO_INF) >> STATUSES & 0xff
     }
 
+    /// Whether a frame can be sent now: it, and the two words before it.
+    fn has_room(&self) -> bool {
+        let free = self.registers.read(TX_FIFO_INF) as usize & 0xffff;
+        free >= MAX_FRAME + 12
+    }
+
     /// Reads the next frame; 0 if it is damaged or too long.
     fn read(&mut self) -> usize {
         let status = self.registers.read(RX_STATUS);
@@ -115,7 +121,8 @@ impl Device for Ethernet {
     }
 
     fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, TxToken<'_>)> {
-        if self.frames() == 0 {
+        // The answer to a frame needs room.
+        if self.frames() == 0 || !self.has_room() {
             return None;
         }
         let len = self.read();
@@ -128,9 +135,7 @@ impl Device for Ethernet {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
-        let free = self.registers.read(TX_FIFO_INF) as usize & 0xffff;
-        // A frame, and the two words before it.
-        (free >= MAX_FRAME + 12).then_some(TxToken {
+        self.has_room().then_some(TxToken {
             registers: self.registers,
             frame: &mut self.transmit,
         })

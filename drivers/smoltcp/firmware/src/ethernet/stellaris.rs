@@ -18,6 +18,8 @@ const PACKETS: usize = 0x34;
 const TRANSMIT_REQUEST: usize = 0x38;
 
 const RECEIVED: u32 = 1;
+/// A frame found no room; from then on the FIFO cannot be trusted.
+const OVERRUN: u32 = 1 << 3;
 /// Receive, nothing with a wrong check sequence, from an empty FIFO.
 const RECEIVE_ON: u32 = 0x01 | 0x08 | 0x10;
 /// Transmit, pad, append a check sequence, both ways at once.
@@ -64,6 +66,20 @@ impl Ethernet {
         self.registers.read(PACKETS) & 0x3f
     }
 
+    /// Whether a frame can be sent now.
+    fn has_room(&self) -> bool {
+        self.registers.read(TRANSMIT_REQUEST) & 1 == 0
+    }
+
+    /// After an overrun begins with an empty FIFO again, as the data sheet asks.
+    fn recover(&self) {
+        if self.registers.read(INTERRUPTS) & OVERRUN != 0 {
+            self.registers.write(RECEIVE_CONTROL, 0);
+            self.registers.write(INTERRUPTS, OVERRUN);
+            self.registers.write(RECEIVE_CONTROL, RECEIVE_ON);
+        }
+    }
+
     /// Reads the next frame; 0 if it is too long.
     fn read(&mut self) -> usize {
         let first = self.registers.read(DATA).to_le_bytes();
@@ -95,7 +111,9 @@ impl Device for Ethernet {
     }
 
     fn receive(&mut self, _now: Instant) -> Option<(Received<'_>, TxToken<'_>)> {
-        if self.frames() == 0 {
+        self.recover();
+        // The answer to a frame needs room.
+        if self.frames() == 0 || !self.has_room() {
             return None;
         }
         let len = self.read();
@@ -108,8 +126,7 @@ impl Device for Ethernet {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<TxToken<'_>> {
-        let is_free = self.registers.read(TRANSMIT_REQUEST) & 1 == 0;
-        is_free.then_some(TxToken {
+        self.has_room().then_some(TxToken {
             registers: self.registers,
             frame: &mut self.transmit,
         })

@@ -64,16 +64,23 @@ pub(crate) struct Ends {
     /// Bytes that lay in the transmit ring at the last look, and were sent since.
     queued: u32,
     pub(crate) serial: Serial,
-    paused: bool,
+    /// In one byte, since there is a connection of it for each stream.
+    marks: u8,
     /// Somebody outside has asked for something.
     pub(crate) attend: bool,
-    /// The peer has opened it.
-    accepted: bool,
     pub(crate) peer: IpEndpoint,
     pub(crate) local: IpEndpoint,
 }
 
 impl Ends {
+    const PAUSED: u8 = 1;
+    /// The peer has opened it.
+    const ACCEPTED: u8 = 2;
+
+    fn is_paused(&self) -> bool {
+        self.marks & Ends::PAUSED != 0
+    }
+
     fn new(
         sender: Sender,
         serial: Serial,
@@ -86,9 +93,8 @@ impl Ends {
             receiver: RingReceiver::accepted(now),
             queued: 0,
             serial,
-            paused: false,
+            marks: 0,
             attend: true,
-            accepted: false,
             peer,
             local,
         }
@@ -101,19 +107,19 @@ impl Ends {
     }
 
     pub(crate) fn pause(&mut self) {
-        self.paused = true;
+        self.marks |= Ends::PAUSED;
         self.receiver.pause();
     }
 
     pub(crate) fn resume(&mut self, now: Instant) {
-        if self.paused {
-            self.paused = false;
+        if self.is_paused() {
+            self.marks &= !Ends::PAUSED;
             self.receiver.resume(now);
         }
     }
 
     fn is_heard(&self) -> bool {
-        self.sender.state() == State::Open && !self.paused
+        self.sender.state() == State::Open && !self.is_paused()
     }
 }
 
@@ -292,7 +298,7 @@ impl<'a, H: Handler> Stream<'a, H> {
         ) {
             let sender = Sender::accepted(Transport::Tcp);
             let mut ends = Ends::new(sender, serial, peer, local, common.now);
-            ends.accepted = true;
+            ends.marks |= Ends::ACCEPTED;
             let mut link = StreamLink {
                 ends: &mut ends,
                 output: Output::Ring(socket),
@@ -387,7 +393,7 @@ impl<'a, H: Handler> Stream<'a, H> {
     /// The address of the peer that has opened it.
     pub(crate) fn accepted_from(&self) -> Option<IpAddress> {
         match &self.stage {
-            Stage::Live(live) if live.ends.accepted => Some(live.ends.peer.addr),
+            Stage::Live(live) if live.ends.marks & Ends::ACCEPTED != 0 => Some(live.ends.peer.addr),
             _ => None,
         }
     }
@@ -618,7 +624,7 @@ impl<'a, H: Handler> Live<'a, H> {
             Closed => ends.sender.fail(CloseReason::Reset),
             // An end during a pause is heard after it.
             CloseWait | LastAck | Closing | TimeWait
-                if !(ends.paused && ends.sender.state() == State::Open) =>
+                if !(ends.is_paused() && ends.sender.state() == State::Open) =>
             {
                 let reason = ends.receiver.handle_end();
                 ends.sender.handle_end(now, reason, socket.send_queue());

@@ -2,7 +2,7 @@
 //! close or an abort at every step. The invariants are checked after every step.
 
 use cubenet_core::{CloseReason, Handler, Limits, Link, Message, Transport};
-use cubenet_sim::{Conditions, Connection, Faults, Network, Simulation};
+use cubenet_sim::{Bursts, Conditions, Connection, Faults, Network, Simulation};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
@@ -269,9 +269,14 @@ fn rate(most: f64) -> impl Strategy<Value = f64> {
     prop_oneof![Just(0.0), 0.0..most]
 }
 
+fn bursts() -> impl Strategy<Value = Option<Bursts>> {
+    let bursts = (rate(0.01), 0.05..0.5, rate(1.0));
+    prop::option::of(bursts.prop_map(|(begin, end, loss)| Bursts { begin, end, loss }))
+}
+
 fn weather() -> impl Strategy<Value = Weather> {
     let conditions = (
-        (0..100_u64, 0..50_u64, rate(0.3)),
+        (0..100_u64, 0..50_u64, rate(0.3), bursts()),
         (rate(0.2), rate(0.2), rate(0.2), rate(0.1)),
         (
             prop::option::of(100_000..10_000_000_u64),
@@ -280,13 +285,14 @@ fn weather() -> impl Strategy<Value = Weather> {
         (rate(0.3), rate(0.02), rate(0.02)),
     );
     let conditions = conditions.prop_map(|(time, datagrams, link, streams)| {
-        let (latency, jitter, loss) = time;
+        let (latency, jitter, loss, bursts) = time;
         let (duplicate, reorder, corrupt, spoof) = datagrams;
         let ((bandwidth, queue), (refuse, reset, half_open)) = (link, streams);
         Conditions {
             latency: Duration::from_millis(latency),
             jitter: Duration::from_millis(jitter),
             loss,
+            bursts,
             duplicate,
             reorder,
             corrupt,

@@ -25,9 +25,12 @@ pub struct Conditions {
     /// What is added to that, at most, to each packet by chance. Datagrams overtake each
     /// other by it; the segments of a stream are put in order again.
     pub jitter: Duration,
-    /// Of packets that are lost. A stream's are sent again: after a round trip if enough
+    /// Of packets that are lost: segments and datagrams, and calls, answers, acknowledgements,
+    /// refusals and resets. A stream's segments are sent again: after a round trip if enough
     /// came behind them, after a retransmission timeout from 200 ms otherwise.
     pub loss: f64,
+    /// Times in which more is lost; `None` for none.
+    pub bursts: Option<Bursts>,
     /// Of datagrams that arrive twice.
     pub duplicate: f64,
     /// Of datagrams that are held back, up to four times the latency, and so overtaken.
@@ -49,12 +52,29 @@ pub struct Conditions {
     pub half_open: f64,
 }
 
+/// Losses that come together, as on radio: the model of Gilbert and Elliott. A path is in one of
+/// two states; in the good one [`Conditions::loss`] holds, in the bad one a rate of its own. Each
+/// packet may take it from one to the other. All are probabilities from 0 to 1.
+///
+/// The share of packets in the bad state is `begin / (begin + end)`, and it lasts `1 / end` packets
+/// on average.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bursts {
+    /// Of packets in the good state, those behind which the bad one begins.
+    pub begin: f64,
+    /// Of packets in the bad state, those behind which it ends.
+    pub end: f64,
+    /// Of packets in the bad state that are lost.
+    pub loss: f64,
+}
+
 impl Default for Conditions {
     fn default() -> Self {
         Conditions {
             latency: Duration::from_micros(100),
             jitter: Duration::ZERO,
             loss: 0.0,
+            bursts: None,
             duplicate: 0.0,
             reorder: 0.0,
             corrupt: 0.0,
@@ -82,6 +102,13 @@ impl Conditions {
             ("reset", self.reset),
             ("half_open", self.half_open),
         ])?;
+        if let Some(bursts) = &self.bursts {
+            check_rates([
+                ("bursts.begin", bursts.begin),
+                ("bursts.end", bursts.end),
+                ("bursts.loss", bursts.loss),
+            ])?;
+        }
         check_durations([("latency", self.latency), ("jitter", self.jitter)])?;
         if self.bandwidth == Some(0) {
             return Err(FaultError {

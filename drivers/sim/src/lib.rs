@@ -135,14 +135,17 @@
 //!
 //! # What is simulated
 //!
-//! - *Paths* between hosts ([`Conditions`]): latency, jitter, loss, bandwidth and queue;
-//!   datagrams duplicated, overtaken, corrupted, forged; calls refused, connections reset at
-//!   both ends or at one. [`Simulation::partition`] and [`Simulation::heal`] cut and mend.
+//! - *Paths* between hosts ([`Conditions`]), each with a direction: latency, jitter, loss, in
+//!   bursts too, bandwidth and queue, for every packet, be it a segment or an acknowledgement, a
+//!   call or its answer, a refusal or a reset; datagrams duplicated, overtaken, corrupted, forged;
+//!   calls refused, connections reset at both ends or at one. [`Simulation::partition`],
+//!   [`Simulation::partition_one_way`] and [`Simulation::heal`] cut and mend.
 //! - *Hosts* ([`Faults`]): reads and writes cut short, full buffers, readers that stand
 //!   still, no descriptors; [`Simulation::crash`] pulls the power,
 //!   [`Simulation::freeze`] stops the clock of one.
-//! - *Streams* are a small TCP: segments that are lost are sent again, the receiver's buffer
-//!   and congestion hold the sender back. So throughput falls with loss as it does.
+//! - *Streams* are a small TCP: they open in three packets, segments that are lost are sent again,
+//!   the receiver's buffer and congestion hold the sender back. So throughput falls with loss as it
+//!   does.
 //! - *Schedules*: [`Simulation::at`] has anything done when its time comes.
 //! - *Peers of plain bytes* ([`RawStream`], [`RawDatagrams`]) send what no driver would.
 //!
@@ -175,7 +178,7 @@ mod timers;
 mod trace;
 mod world;
 
-pub use conditions::{Conditions, FaultError, Faults};
+pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
 pub use cubenet_core::{
     CloseReason, ConnectionId, Exception, Frame, FrameError, FullPolicy, Handler, Instant,

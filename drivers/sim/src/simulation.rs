@@ -215,7 +215,14 @@ impl Simulation {
         self.set_cut(one, other, true);
     }
 
-    /// Undoes a [`partition`](Simulation::partition).
+    /// Nothing gets from `from` to `to` any more; the other way is open.
+    pub fn partition_one_way(&self, from: IpAddr, to: IpAddr) {
+        let mut world = self.shared.lock();
+        let (from, to) = (world.kernel.host_at(from), world.kernel.host_at(to));
+        world.kernel.paths.set_cut(from, to, true);
+    }
+
+    /// Undoes a [`partition`](Simulation::partition), of either kind.
     pub fn heal(&self, one: IpAddr, other: IpAddr) {
         self.set_cut(one, other, false);
     }

@@ -1,7 +1,7 @@
 //! What goes wrong, and when.
 
 use crate::{SERVER, host};
-use cubenet_sim::{Conditions, Error, Faults, Limits, Network, Simulation};
+use cubenet_sim::{Bursts, Conditions, Error, Faults, Limits, Network, Simulation};
 use std::time::Duration;
 
 /// Everything at once, a little of each.
@@ -10,6 +10,11 @@ pub(crate) fn at_first() -> (Conditions, Faults) {
         latency: Duration::from_millis(20),
         jitter: Duration::from_millis(15),
         loss: 0.02,
+        bursts: Some(Bursts {
+            begin: 0.000_5,
+            end: 0.1,
+            loss: 0.5,
+        }),
         duplicate: 0.01,
         reorder: 0.02,
         corrupt: 0.01,

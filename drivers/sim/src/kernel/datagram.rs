@@ -205,7 +205,7 @@ impl Kernel {
         let socket = key.and_then(|key| Some((key, self.datagrams(key).filter(heard)?)));
         let Some((key, socket)) = socket else {
             let back = self.host_at(from.ip());
-            if let Some(at) = self.reaches(host, back) {
+            if let Some(at) = self.carry_control(host, back) {
                 self.events.push(at, Event::Unreachable(sender));
             }
             return;

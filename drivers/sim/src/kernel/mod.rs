@@ -52,14 +52,16 @@ enum Event {
         to: Key,
         by: Key,
     },
+    /// The caller has heard of the answer of this socket.
+    Confirm(Key),
+    /// That was not heard of in time; the call is answered again.
+    AnswerAgain(Key),
     Segment(Segment),
     /// A segment was lost; it is sent again.
     SendAgain(Segment),
-    /// The peer has read this much.
-    Credit {
+    /// The word that the peer has read some was lost; it is given again.
+    CreditAgain {
         to: Key,
-        by: Key,
-        bytes: u32,
         attempt: u32,
     },
     /// The connection with `by`, or the call, is over for this reason.
@@ -115,6 +117,11 @@ pub struct Traffic {
     pub packets: u64,
     /// Of those, lost on their way or to nobody.
     pub lost: u64,
+    /// Packets that carry nothing of the application's: answers to calls, acknowledgements,
+    /// refusals, resets.
+    pub control: u64,
+    /// Of those, lost on their way or to nobody.
+    pub control_lost: u64,
     /// Stream segments that were sent again.
     pub sent_again: u64,
     /// Datagrams that arrived a second time.
@@ -330,12 +337,9 @@ impl Kernel {
             Event::Answer { to, by } => self.answered(to, by),
             Event::Segment(segment) => self.arrived(segment),
             Event::SendAgain(segment) => self.send_again(segment),
-            Event::Credit {
-                to,
-                by,
-                bytes,
-                attempt,
-            } => self.credit(to, by, bytes, attempt),
+            Event::Confirm(by) => self.confirmed(by),
+            Event::AnswerAgain(by) => self.answer_again(by),
+            Event::CreditAgain { to, attempt } => self.credit_again(to, attempt),
             Event::Fail { to, by, reason } => self.failed_by(to, by, reason),
             Event::Transmit(key) => self.transmit(key),
             Event::Notice(key, notice) => self.notices.push_back((key, notice)),
@@ -354,13 +358,18 @@ impl Kernel {
         self.trace.record(self.now, record, key.number(), bytes);
     }
 
-    /// When something small without loss of its own arrives; `None` if the path carries
-    /// nothing.
-    fn reaches(&self, from: HostId, to: HostId) -> Option<Instant> {
-        if self.paths.is_cut(from, to) || !self.host(to).alive {
-            return None;
-        }
-        Some(self.now.after(self.paths.conditions(from, to).latency))
+    /// When a packet that carries nothing of the application's arrives: an answer, an
+    /// acknowledgement, a refusal, a reset. `None` if it is lost.
+    fn carry_control(&mut self, from: HostId, to: HostId) -> Option<Instant> {
+        /// Addresses, ports, numbers and an option or two.
+        const CONTROL_LEN: usize = 52;
+        let (now, alive) = (self.now, self.host(to).alive);
+        let random = &mut self.random;
+        let at = self.paths.carry(from, to, CONTROL_LEN, now, random);
+        self.traffic.control += 1;
+        let at = at.filter(|_| alive);
+        self.traffic.control_lost += u64::from(at.is_none());
+        at
     }
 
     /// Who listens at `address`.

@@ -1,7 +1,7 @@
 //! The paths between hosts: how long a packet takes, and whether it arrives.
 
 use super::host::HostId;
-use crate::conditions::Conditions;
+use crate::conditions::{Bursts, Conditions};
 use crate::random::Random;
 use cubenet_core::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,8 @@ pub(crate) struct Paths {
     own: BTreeMap<(HostId, HostId), Arc<Conditions>>,
     /// Those that carry nothing.
     cut: BTreeSet<(HostId, HostId)>,
+    /// Those that are in a burst of losses.
+    bad: BTreeSet<(HostId, HostId)>,
     /// Until when each of those with a bounded bandwidth has something to send.
     busy: BTreeMap<(HostId, HostId), Instant>,
 }
@@ -25,6 +27,7 @@ impl Paths {
             default: Arc::new(default),
             own: BTreeMap::new(),
             cut: BTreeSet::new(),
+            bad: BTreeSet::new(),
             busy: BTreeMap::new(),
         }
     }
@@ -56,6 +59,24 @@ impl Paths {
         self.own.get(&(from, to)).unwrap_or(&self.default)
     }
 
+    /// The rate of loss for the next packet on a path with bursts.
+    fn in_bursts(
+        &mut self,
+        bursts: Bursts,
+        loss: f64,
+        path: (HostId, HostId),
+        random: &mut Random,
+    ) -> f64 {
+        let is_bad = self.bad.contains(&path);
+        let changes = random.chance(if is_bad { bursts.end } else { bursts.begin });
+        if is_bad && changes {
+            self.bad.remove(&path);
+        } else if changes {
+            self.bad.insert(path);
+        }
+        if is_bad { bursts.loss } else { loss }
+    }
+
     /// When a packet of `len` bytes that is sent `now` arrives; `None` if it does not.
     pub(crate) fn carry(
         &mut self,
@@ -71,6 +92,7 @@ impl Paths {
         let conditions = self.conditions(from, to);
         let (latency, jitter) = (conditions.latency, conditions.jitter);
         let (loss, bandwidth, queue) = (conditions.loss, conditions.bandwidth, conditions.queue);
+        let bursts = conditions.bursts;
         let mut departs = now;
         if let Some(bits) = bandwidth {
             let busy = self.busy.entry((from, to)).or_insert(now);
@@ -84,6 +106,10 @@ impl Paths {
             *busy = (*busy).max(now).after(takes(len));
             departs = *busy;
         }
+        let loss = match bursts {
+            Some(bursts) => self.in_bursts(bursts, loss, (from, to), random),
+            None => loss,
+        };
         if random.chance(loss) {
             return None;
         }

@@ -289,3 +289,139 @@ fn datagrams_that_find_no_room_wait_and_who_was_refused_is_told_of_room() {
     );
     simulation.audit().unwrap();
 }
+
+/// A path on which everything is lost.
+fn lossy() -> Conditions {
+    Conditions {
+        loss: 1.0,
+        ..Conditions::default()
+    }
+}
+
+#[test]
+fn a_call_whose_answers_are_lost_is_not_answered() {
+    let simulation = Simulation::new(31);
+    let (server, network) = server_and_client(&simulation);
+    simulation.set_path(SERVER, CLIENT, lossy()).unwrap();
+    let outcomes = Arc::new(Mutex::new(Vec::new()));
+    // One is listened on, and one refuses.
+    for address in ["10.0.0.1:7000", "10.0.0.1:1"] {
+        let outcomes = Arc::clone(&outcomes);
+        let connected = move |outcome: Result<&Connection, cubenet_sim::ConnectError>| {
+            outcomes.lock().unwrap().push(outcome.unwrap_err().reason);
+            None::<Echo>
+        };
+        network.connect(Transport::Tcp, address, connected).unwrap();
+    }
+    simulation.run_for(Duration::from_secs(90));
+    let timeout = CloseReason::Timeout(Timeout::Connect);
+    assert_eq!(*outcomes.lock().unwrap(), [timeout, timeout]);
+    assert_eq!(
+        server.metrics().accepted,
+        0,
+        "nobody has confirmed anything"
+    );
+    assert!(simulation.traffic().control_lost >= 4);
+}
+
+#[test]
+fn without_acknowledgements_no_more_is_sent_than_a_window() {
+    let simulation = Simulation::new(32);
+    let (server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(server.metrics().accepted, 1);
+    simulation.set_path(SERVER, CLIENT, lossy()).unwrap();
+    for _ in 0..1_000 {
+        connection.send([7; 1_000]).unwrap();
+    }
+    simulation.run_for(Duration::from_secs(20));
+    let arrived = server.metrics().messages_in;
+    assert!((10..200).contains(&arrived), "{arrived} messages");
+    assert!(
+        connection.queued() > 800_000,
+        "{} bytes",
+        connection.queued()
+    );
+    // They come once the way is free.
+    let clear = Conditions::default();
+    simulation.set_path(SERVER, CLIENT, clear).unwrap();
+    simulation.run_for(Duration::from_secs(200));
+    assert_eq!(server.metrics().messages_in, 1_000);
+}
+
+#[test]
+fn a_reset_that_is_lost_is_noticed_at_the_next_message() {
+    let simulation = Simulation::new(33);
+    let (server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_secs(1));
+    simulation.partition_one_way(SERVER, CLIENT);
+    server.stop(Duration::ZERO);
+    simulation.run_for(Duration::from_secs(5));
+    assert!(!connection.is_closed(), "it has not heard of it");
+    simulation.heal(SERVER, CLIENT);
+    simulation.run_for(Duration::from_secs(5));
+    assert!(!connection.is_closed());
+    connection.send(b"are you there?").unwrap();
+    simulation.run_for(Duration::from_secs(5));
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn a_listener_hears_of_a_call_once_the_caller_has_heard_of_the_answer() {
+    let conditions = Conditions {
+        latency: Duration::from_millis(100),
+        ..Conditions::default()
+    };
+    let builder = Simulation::builder().conditions(conditions);
+    let simulation = builder.build().unwrap();
+    let (server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_millis(290));
+    assert_eq!(network.metrics().connected, 1);
+    assert_eq!(server.metrics().accepted, 0);
+    simulation.run_for(Duration::from_millis(20));
+    assert_eq!(server.metrics().accepted, 1);
+}
+
+#[test]
+fn losses_come_in_bursts() {
+    // One packet in ten is lost either way.
+    let single = Conditions {
+        loss: 0.1,
+        ..Conditions::default()
+    };
+    let bursts = Conditions {
+        bursts: Some(Bursts {
+            begin: 0.1 / 9.0,
+            end: 0.1,
+            loss: 1.0,
+        }),
+        ..Conditions::default()
+    };
+    let [(lost, runs), (lost_in_bursts, bursts)] = [single, bursts].map(|conditions| {
+        let builder = Simulation::builder().seed(34).conditions(conditions);
+        let simulation = builder.build().unwrap();
+        let sender = simulation.raw_datagrams((CLIENT, 0)).unwrap();
+        let receiver = simulation.raw_datagrams((SERVER, 9)).unwrap();
+        let (mut lost, mut runs, mut before) = (0, 0, true);
+        for _ in 0..20_000 {
+            sender.send_to(receiver.local(), b"x");
+            simulation.run_for(Duration::from_millis(1));
+            let arrived = !receiver.received().is_empty();
+            lost += usize::from(!arrived);
+            runs += usize::from(before && !arrived);
+            before = arrived;
+        }
+        (lost, runs)
+    });
+    for lost in [lost, lost_in_bursts] {
+        assert!((1_600..2_400).contains(&lost), "{lost} of 20,000");
+    }
+    assert!(runs > 1_400, "{lost} lost in {runs} runs");
+    assert!(bursts < 350, "{lost_in_bursts} lost in {bursts} runs");
+}

@@ -4,8 +4,8 @@ mod faults;
 mod lifetime;
 
 use cubenet_sim::{
-    CloseReason, Conditions, Connection, Faults, Handler, Instant, Limits, Link, Message, Network,
-    RawEnd, SendError, Simulation, Timeout, Transport,
+    Bursts, CloseReason, Conditions, Connection, Faults, Handler, Instant, Limits, Link, Message,
+    Network, RawEnd, SendError, Simulation, Timeout, Transport,
 };
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -105,6 +105,11 @@ fn storm() -> (Conditions, Faults) {
         latency: Duration::from_millis(20),
         jitter: Duration::from_millis(15),
         loss: 0.05,
+        bursts: Some(Bursts {
+            begin: 0.001,
+            end: 0.1,
+            loss: 0.5,
+        }),
         duplicate: 0.02,
         reorder: 0.02,
         corrupt: 0.02,

@@ -2,7 +2,7 @@
 
 use super::window::{Incoming, Outgoing};
 use super::{Phase, StreamSocket};
-use crate::kernel::{Event, HostId, Kernel, Key, Notice, Socket};
+use crate::kernel::{Event, Kernel, Key, Notice, Socket};
 use crate::trace::Record;
 use cubenet_core::{CloseReason, Transport};
 use std::net::SocketAddr;
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// After this many attempts a call is given up (as Linux's `tcp_syn_retries`).
 const MAX_CALLS: u32 = 6;
+/// After this many more answers a call is forgotten (as Linux's `tcp_synack_retries`).
+const MAX_ANSWERS: u32 = 5;
 
 impl Kernel {
     pub(crate) fn send_call(&mut self, key: Key) {
@@ -65,7 +67,7 @@ impl Kernel {
         if let Some(by) = answered
             && self.stream(by).is_some()
         {
-            return self.answer(host, caller_host, by, from);
+            return self.answer(by);
         }
         let rate = self.paths.conditions(caller_host, host).refuse;
         let listener = self.listener(Transport::Tcp, to);
@@ -75,14 +77,14 @@ impl Kernel {
         let Some((listener, Socket::Listen(socket))) =
             listener.and_then(|key| Some((key, self.socket(key)?)))
         else {
-            if let Some(at) = self.reaches(host, caller_host) {
+            if let Some(at) = self.carry_control(host, caller_host) {
                 let reason = CloseReason::Refused;
                 let (to, by) = (from, None);
                 self.events.push(at, Event::Fail { to, by, reason });
             }
             return;
         };
-        if socket.backlog.len() >= socket.max_backlog {
+        if socket.backlog.len() + socket.half_open >= socket.max_backlog {
             return;
         }
         let capacity = self.host(host).stream_buffer as u32;
@@ -94,6 +96,7 @@ impl Kernel {
             phase: Phase::Open(from),
             answered: None,
             owns_port: false,
+            handshake: Some((listener, 0)),
             accepted: false,
             orphan: false,
             failed: None,
@@ -101,20 +104,84 @@ impl Kernel {
             inc: Incoming::new(),
         })));
         if let Some(Socket::Listen(socket)) = self.socket(listener) {
-            socket.backlog.push_back(accepted);
+            socket.half_open += 1;
         }
-        self.notify(listener, Notice::Acceptable);
         if let Some(caller) = self.stream(from) {
             caller.answered = Some(accepted);
         }
-        self.answer(host, caller_host, accepted, from);
+        self.answer(accepted);
+        self.answer_later(accepted, 0);
     }
 
-    /// Answers a call. If the answer is lost, the caller calls again.
-    pub(super) fn answer(&mut self, host: HostId, caller_host: HostId, by: Key, to: Key) {
-        match self.reaches(host, caller_host) {
-            Some(at) => self.events.push(at, Event::Answer { to, by }),
-            None => self.traffic.lost += 1,
+    /// Answers a call. If the answer is lost, either end tries again.
+    fn answer(&mut self, by: Key) {
+        let Some(socket) = self.stream(by) else {
+            return;
+        };
+        let (host, remote_host) = (socket.host, socket.remote_host);
+        if let Some(to) = socket.peer()
+            && let Some(at) = self.carry_control(host, remote_host)
+        {
+            self.events.push(at, Event::Answer { to, by });
+        }
+    }
+
+    /// Answers a call again after a while, unless the caller has heard of the answer by then.
+    fn answer_later(&mut self, by: Key, attempt: u32) {
+        let again = self.now.after(Duration::from_secs(1 << attempt));
+        self.events.push(again, Event::AnswerAgain(by));
+    }
+
+    pub(crate) fn answer_again(&mut self, by: Key) {
+        let Some(socket) = self.stream(by) else {
+            return;
+        };
+        let Some((listener, attempt)) = socket.handshake else {
+            return;
+        };
+        if attempt >= MAX_ANSWERS {
+            return self.drop_stream(by);
+        }
+        socket.handshake = Some((listener, attempt + 1));
+        self.answer(by);
+        self.answer_later(by, attempt + 1);
+    }
+
+    /// A call that was answered is half open no longer.
+    pub(super) fn not_half_open(&mut self, listener: Key) {
+        if let Some(Socket::Listen(socket)) = self.socket(listener) {
+            socket.half_open -= 1;
+        }
+    }
+
+    /// The caller has heard of the answer: the call waits to be accepted.
+    pub(crate) fn confirmed(&mut self, by: Key) {
+        let Some(socket) = self.stream(by) else {
+            return;
+        };
+        let Some((listener, _)) = socket.handshake.take() else {
+            return;
+        };
+        self.not_half_open(listener);
+        if let Some(Socket::Listen(socket)) = self.socket(listener) {
+            socket.backlog.push_back(by);
+            return self.notify(listener, Notice::Acceptable);
+        }
+        // Nobody will accept it.
+        self.reset(by);
+    }
+
+    /// Lets the peer know that its answer was heard of. If that is lost, the answer comes again,
+    /// or what is sent tells it.
+    fn confirm(&mut self, key: Key) {
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        let (host, remote_host) = (socket.host, socket.remote_host);
+        if let Some(peer) = socket.peer()
+            && let Some(at) = self.carry_control(host, remote_host)
+        {
+            self.events.push(at, Event::Confirm(peer));
         }
     }
 
@@ -123,10 +190,11 @@ impl Kernel {
         self.record(Record::Answer, to, &[]);
         let window = self.stream(by).map(|socket| socket.out.capacity);
         match self.stream(to) {
-            Some(socket) if socket.phase == Phase::Open(by) => {}
+            Some(socket) if socket.phase == Phase::Open(by) => self.confirm(to),
             Some(socket) if socket.peer().is_none() && socket.failed.is_none() => {
                 socket.phase = Phase::Open(by);
                 socket.out.window = window.unwrap_or(socket.out.window);
+                self.confirm(to);
                 self.notify(to, Notice::Connected);
             }
             // It gave up meanwhile.

@@ -2,9 +2,8 @@
 //! be lost and are sent again, two windows hold the sender back (the receiver's buffer and
 //! congestion), and either end can be closed, reset, or vanish.
 //!
-//! Left out, since no handler can tell: sequence numbers of the handshake, acknowledgements
-//! as packets of their own (they are credits that take the latency of the way back),
-//! selective acknowledgement, delayed acknowledgement, Nagle's algorithm.
+//! Left out, since no handler can tell: sequence numbers of the handshake, selective
+//! acknowledgement, delayed acknowledgement, Nagle's algorithm.
 
 mod calls;
 mod segments;
@@ -43,7 +42,9 @@ pub(crate) struct ListenSocket {
     pub(crate) host: HostId,
     port: u16,
     max_backlog: usize,
-    /// Calls that were answered and not accepted.
+    /// Calls that were answered, of which the callers have not confirmed that they heard.
+    half_open: usize,
+    /// Calls whose callers have, and which were not accepted.
     backlog: VecDeque<Key>,
 }
 
@@ -57,6 +58,9 @@ pub(crate) struct StreamSocket {
     answered: Option<Key>,
     /// It has its port to itself, and does not share a listener's.
     owns_port: bool,
+    /// The listener by which the call was answered, and how often again, until the caller has
+    /// confirmed that it heard.
+    handshake: Option<(Key, u32)>,
     /// It counts as a descriptor of its host.
     accepted: bool,
     /// Nobody owns it any more; it only sends what is left.
@@ -112,6 +116,7 @@ impl Kernel {
             host,
             port,
             max_backlog,
+            half_open: 0,
             backlog: VecDeque::new(),
         })));
         self.host_mut(host).bind(Transport::Tcp, port, key.slot);
@@ -131,6 +136,7 @@ impl Kernel {
             phase: Phase::Calling { attempt: 0 },
             answered: None,
             owns_port: true,
+            handshake: None,
             accepted: true,
             orphan: false,
             failed: None,
@@ -257,7 +263,7 @@ impl Kernel {
         };
         socket.inc.unread -= bytes.len();
         if let Some(peer) = socket.peer() {
-            self.credit(peer, key, bytes.len() as u32, 0);
+            self.credit(peer, bytes.len() as u32);
         }
         Read::Bytes(bytes)
     }
@@ -318,7 +324,7 @@ impl Kernel {
 
     /// Tells `to` that its connection with `by` is over.
     fn send_reset(&mut self, host: HostId, remote_host: HostId, by: Key, to: Key) {
-        if let Some(at) = self.reaches(host, remote_host) {
+        if let Some(at) = self.carry_control(host, remote_host) {
             let (by, reason) = (Some(by), CloseReason::Reset);
             self.events.push(at, Event::Fail { to, by, reason });
         }
@@ -328,6 +334,9 @@ impl Kernel {
         let Some(Socket::Stream(socket)) = self.remove(key) else {
             return;
         };
+        if let Some((listener, _)) = socket.handshake {
+            self.not_half_open(listener);
+        }
         let host = self.host_mut(socket.host);
         if socket.owns_port {
             host.release_port(Transport::Tcp, socket.port);

@@ -162,6 +162,13 @@ impl Kernel {
             // It came before the answer did; it comes again.
             return self.segment_lost(segment);
         }
+        if socket.handshake.is_some() {
+            // Who sends has heard of the answer.
+            self.confirmed(key);
+        }
+        let Some(socket) = self.stream(key) else {
+            return self.arrived_nowhere(segment);
+        };
         let inc = &mut socket.inc;
         if segment.at != inc.expected {
             inc.early.insert(segment.at, segment);
@@ -175,7 +182,7 @@ impl Kernel {
         }
         let (host, unread) = (socket.host, socket.inc.unread);
         if ends {
-            self.credit(from, key, 1, 0);
+            self.credit(from, 1);
         }
         self.tell_readable(key, host, unread);
         self.forget_if_done(key);
@@ -212,31 +219,49 @@ impl Kernel {
         }
     }
 
-    /// `by` has read what `to` sent. The word takes its time, and is given again if the way
-    /// is cut.
-    pub(crate) fn credit(&mut self, to: Key, by: Key, bytes: u32, attempt: u32) {
-        let now = self.now;
-        let Some(reader) = self.stream(by) else {
-            return;
-        };
-        let (from, remote) = (reader.host, reader.remote_host);
-        if self.stream(to).is_none() || attempt >= MAX_ATTEMPTS {
-            return;
+    /// The peer of `to` has read this much of what it sent. The word may be lost; a later one says
+    /// the same and more, or it is given again once `to` has sent something again.
+    pub(crate) fn credit(&mut self, to: Key, bytes: u32) {
+        if let Some(writer) = self.stream(to) {
+            writer.out.owed += bytes;
+            self.send_credit(to, 0);
         }
-        let Some(at) = self.reaches(from, remote) else {
-            let again = Event::Credit {
-                to,
-                by,
-                bytes,
-                attempt: attempt + 1,
-            };
-            let at = now.after(retransmission_timeout(attempt));
-            return self.events.push(at, again);
-        };
+    }
+
+    pub(crate) fn credit_again(&mut self, to: Key, attempt: u32) {
         let Some(writer) = self.stream(to) else {
             return;
         };
-        writer.out.credits.push_back((at, bytes));
+        writer.out.repeats = false;
+        if attempt >= MAX_ATTEMPTS {
+            return self.fail(to, CloseReason::Reset);
+        }
+        self.send_credit(to, attempt);
+    }
+
+    fn send_credit(&mut self, to: Key, attempt: u32) {
+        let now = self.now;
+        let Some(writer) = self.stream(to).filter(|writer| writer.out.owed > 0) else {
+            return;
+        };
+        let (from, remote) = (writer.remote_host, writer.host);
+        let at = self.carry_control(from, remote);
+        let Some(writer) = self.stream(to) else {
+            return;
+        };
+        let out = &mut writer.out;
+        let Some(at) = at else {
+            if !std::mem::replace(&mut out.repeats, true) {
+                let again = now.after(retransmission_timeout(attempt));
+                let attempt = attempt + 1;
+                self.events.push(again, Event::CreditAgain { to, attempt });
+            }
+            return;
+        };
+        // What comes later says all that came before.
+        let at = out.credits.back().map_or(at, |(last, _)| at.max(*last));
+        let bytes = std::mem::take(&mut out.owed);
+        out.credits.push_back((at, bytes));
         self.arm(to);
     }
 
@@ -260,8 +285,9 @@ impl Kernel {
         socket.inc = Incoming::new();
         socket.out.unsent = VecDeque::new();
         let (orphan, accepted) = (socket.orphan, socket.accepted);
+        let half_open = socket.handshake.is_some();
         self.record(Record::Reset, key, &[]);
-        if orphan {
+        if orphan || half_open {
             self.drop_stream(key);
         } else if accepted {
             self.notify(key, Notice::Failed);

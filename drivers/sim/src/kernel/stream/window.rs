@@ -19,6 +19,10 @@ pub(super) struct Outgoing {
     pub(super) outstanding: u32,
     /// When the peer's word comes that it has read this many.
     pub(super) credits: VecDeque<(Instant, u32)>,
+    /// Bytes that the peer has read, of which it has given no word that was not lost.
+    pub(super) owed: u32,
+    /// Such a word is to be given again.
+    pub(super) repeats: bool,
     /// The send buffer.
     pub(super) capacity: u32,
     /// The peer's receive buffer.
@@ -61,6 +65,8 @@ impl Outgoing {
             sent: 0,
             outstanding: 0,
             credits: VecDeque::new(),
+            owed: 0,
+            repeats: false,
             capacity,
             window,
             congestion_window: INITIAL_WINDOW,

@@ -59,6 +59,8 @@ pub(crate) struct Common<'a> {
     /// Somebody waits for something to be sent: a stream whose connection is over, a datagram
     /// peer for room.
     pub(crate) unsent: bool,
+    /// Peers are reached by routes and hardware addresses.
+    pub(crate) is_ethernet: bool,
     /// There are datagrams on their way out.
     pub(crate) datagrams: bool,
     /// There is something to do that no frame and no timer announces.

@@ -7,7 +7,7 @@
 //!
 //! - A host that has not answered for [`PATIENCE`] is taken for missing: smoltcp is told that it
 //!   has our own hardware address, so that frames for it leave, and get lost in the first switch.
-//!   That is what others call a negative entry of the cache. It ends when the host is heard from,
+//!   That is what others call a negative entry of the cache. It ends when the host asks for us or answers,
 //!   or after a minute.
 //! - What smoltcp does not ask for, the driver asks for by itself, once a second: the hosts that
 //!   are being called, those to which a stream has something to send, and those to which a frame
@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two rounds of questions of our own; smoltcp's time between two of its own.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
 
+/// Between two tries to ask, while the device has no room.
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
+
 /// Between the moment at which somebody begins to look for a host, and a round of questions.
 const BEFORE_ROUND: Duration = Duration::from_millis(200);
 
@@ -42,8 +45,10 @@ pub(crate) struct Watch {
     asked: Cell<Option<IpAddress>>,
     /// This host, taken for missing, was sent something.
     lost: Cell<Option<IpAddress>>,
-    /// This host said where it is.
-    found: Cell<Option<IpAddress>>,
+    /// The host that smoltcp asked for last, until it is found or taken for missing.
+    sought: Cell<Option<IpAddress>>,
+    /// It said where it is.
+    found: Cell<bool>,
     /// The device had no room for a frame.
     pub(crate) exhausted: Cell<bool>,
 }
@@ -56,6 +61,8 @@ impl Watch {
         };
         if let Some(host) = question(ethernet, packet) {
             self.asked.set(Some(host));
+            self.sought.set(Some(host));
+            self.found.set(false);
         } else if ethernet[..6] == ethernet[6..12] {
             self.lost.set(destination(ethernet, packet));
         }
@@ -66,7 +73,8 @@ impl Watch {
         if let Some((ethernet, packet)) = frame.split_first_chunk::<ETHERNET_HEADER>()
             && let Some(host) = answer(ethernet, packet)
         {
-            self.found.set(Some(host));
+            self.found
+                .set(self.found.get() || self.sought.get() == Some(host));
         }
     }
 }
@@ -99,17 +107,15 @@ impl Neighbours {
 
     /// Sees what frames told.
     pub(crate) fn look(&mut self, interface: &Interface, now: Instant) {
-        if let Some(found) = self.watch.found.take()
-            && self.pending.is_some_and(|(host, _)| host == found)
-        {
-            self.pending = None;
-        }
         // What the device sends to itself is not lost.
         let lost = self.watch.lost.get();
         let lost = lost.filter(|host| !interface.has_ip_addr(*host));
         self.watch.lost.set(lost);
         let asked = self.watch.asked.take();
-        if let Some(host) = asked
+        if self.watch.found.take() {
+            self.pending = None;
+            self.watch.sought.set(None);
+        } else if let Some(host) = asked
             && self.pending.is_none_or(|(pending, _)| pending != host)
         {
             self.pending = Some((host, now.after(PATIENCE)));
@@ -148,9 +154,19 @@ impl Neighbours {
         due
     }
 
-    /// The host to which a frame was lost since this was last asked.
-    pub(crate) fn take_lost(&self) -> Option<IpAddress> {
-        self.watch.lost.take()
+    /// A round could not be ended: it goes on as soon as the device may have room.
+    pub(crate) fn interrupt_round(&mut self, now: Instant) {
+        self.asks_at = now.after(BETWEEN_TRIES);
+    }
+
+    /// The host to which a frame was lost.
+    pub(crate) fn lost(&self) -> Option<IpAddress> {
+        self.watch.lost.get()
+    }
+
+    /// It has been asked for.
+    pub(crate) fn lost_is_asked(&self) {
+        self.watch.lost.set(None);
     }
 }
 
@@ -252,7 +268,12 @@ fn answer(ethernet: &[u8; ETHERNET_HEADER], packet: &[u8]) -> Option<IpAddress> 
         #[cfg(feature = "ipv4")]
         [0x08, 0x06] => v4::address(packet, 14),
         #[cfg(feature = "ipv6")]
-        [0x86, 0xdd] if v6::is_neighbour_discovery(packet, 136) => v6::address(packet, 8),
+        [0x86, 0xdd]
+            if v6::is_neighbour_discovery(packet, 135)
+                || v6::is_neighbour_discovery(packet, 136) =>
+        {
+            v6::address(packet, 8)
+        }
         _ => None,
     }
 }

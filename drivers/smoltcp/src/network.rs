@@ -46,6 +46,10 @@ pub struct Network<'a, D, H> {
     /// The socket that smoltcp serves first, and which stream or port has it, ports after streams.
     first_socket: Option<SocketHandle>,
     served_first: usize,
+    /// Of which stream or port the hosts are asked for next in a round of questions, and whether
+    /// any of them is being called.
+    asked_of: usize,
+    calls: bool,
     /// Polls in a row in which clocks were not looked at.
     postponed: u8,
     /// When the stack has something to send, after the last poll.
@@ -121,6 +125,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let shortest_timeout = shortest_timeout(&limits);
         let stack = Stack::new(interface, device, sockets, capacity, key);
         let serials = Serials::new();
+        let is_ethernet = stack.is_ethernet();
         let generation = u32::from(serials.network()) << 24;
         Ok(Network {
             stack,
@@ -145,6 +150,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 clock_set: false,
                 unsent: false,
                 datagrams: false,
+                is_ethernet,
                 to_do: false,
             },
             key,
@@ -153,6 +159,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             stops_at: None,
             first_socket,
             served_first: 0,
+            asked_of: 0,
+            calls: false,
             postponed: 0,
             sends_at: Instant::ZERO,
             strikes_at: Instant::ZERO,
@@ -289,6 +297,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         };
         let peer = endpoint(address).map_err(failed)?;
         self.common.advance(now);
+        let now = self.common.now;
         let limit = self.common.limits.max_connections;
         let serial = self.common.reserve(transport);
         let serial = serial.ok_or(Error::TooManyConnections { limit })?;
@@ -306,10 +315,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    /// Shares out the streams that are free.
+    /// Shares out the streams that are free, and those of callers that have begun and not gone
+    /// on, if no other waits.
     fn arm(&mut self) {
         let (sockets, now) = (&mut self.stack.sockets, self.common.now);
-        self.pooled = pool::arm(self.streams, sockets, &self.listeners, now);
+        let long_ago = pool::long_ago(now);
+        pool::arm(self.streams, sockets, &self.listeners, long_ago);
+        self.pooled = pool::pooled(self.streams);
     }
 
     /// Takes the streams out of the pool of the listener at `place`, or of all.
@@ -328,7 +340,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
         let sockets = &mut self.stack.sockets;
-        let slot = pool::take(self.streams, sockets).ok_or(None)?;
+        let slot = pool::take(self.streams, sockets, now).ok_or(None)?;
         self.pooled = pool::pooled(self.streams);
         let stream = &mut self.streams[slot];
         let handle = stream.handle.ok_or(None)?;
@@ -346,7 +358,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
-        let local = self.stack.source(peer.addr, now).ok_or("it has no route")?;
+        let local = self.stack.source(peer.addr, &self.common);
+        let local = local.ok_or("it has no route")?;
         self.hurry(false);
         let remote = Remote {
             endpoint: peer,
@@ -392,7 +405,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     pub fn poll(&mut self, now: Instant) {
         let now = now.max(self.common.now);
         self.common.now = now;
-        if self.lent {
+        if core::mem::take(&mut self.lent) && self.has_lost_an_address() {
             self.check_addresses();
         }
         let mut frames = 0;
@@ -404,7 +417,11 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         // Not before what waits in the device has been looked at, or a poll that comes late would
         // close those who have spoken in time. Who floods does not put it off for ever.
         let due = now >= self.strikes_at;
-        let more = frames == FRAMES_PER_POLL;
+        let more = frames == FRAMES_PER_POLL || due && !self.stack.can_send(now);
+        if !more && self.pooled != self.listeners.used {
+            // Those who have gone on have been seen.
+            self.arm();
+        }
         self.postponed = if due && more { self.postponed + 1 } else { 0 };
         self.common.strikes = due && (!more || self.postponed > MAX_POSTPONED);
         if self.common.strikes {
@@ -423,7 +440,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if self.stack.was_exhausted() {
             self.serve_another_first();
         }
-        if now >= self.stack.neighbours_timeout() {
+        if !more && now >= self.stack.neighbours_timeout() {
             self.find_neighbours();
         }
         if core::mem::take(&mut self.common.datagrams) {
@@ -490,21 +507,27 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if !self.stack.begin_round(now) {
             return;
         }
-        let mut calls = false;
-        for stream in &*self.streams {
-            let handle = stream.handle;
-            let socket = handle.map(|handle| self.stack.sockets.get::<tcp::Socket>(handle));
-            if let Some((host, called)) = socket.and_then(|socket| stream.seeks(socket)) {
-                self.stack.ask(host, now);
-                calls |= called;
+        let streams = self.streams.len();
+        for nth in self.asked_of..streams + self.ports.len() {
+            let host = match nth.checked_sub(streams) {
+                None => {
+                    let stream = &self.streams[nth];
+                    let handle = stream.handle;
+                    let socket = handle.map(|handle| self.stack.sockets.get::<tcp::Socket>(handle));
+                    let sought = socket.and_then(|socket| stream.seeks(socket));
+                    self.calls |= sought.is_some_and(|(_, called)| called);
+                    sought.map(|(host, _)| host)
+                }
+                Some(port) => self.ports[port].as_ref().and_then(Port::seeks),
+            };
+            if host.is_some_and(|host| !self.stack.ask(host, now)) {
+                // The device has no room: the round goes on from here.
+                self.asked_of = nth;
+                return self.stack.interrupt_round(now);
             }
         }
-        for port in self.ports.iter().flatten() {
-            if let Some(host) = port.seeks() {
-                self.stack.ask(host, now);
-            }
-        }
-        if calls {
+        self.asked_of = 0;
+        if core::mem::take(&mut self.calls) {
             self.stack.call_begins(now);
         }
     }
@@ -514,18 +537,17 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     #[cold]
     #[inline(never)]
     fn has_lost_an_address(&mut self) -> bool {
-        let (interface, now) = (&mut self.stack.interface, self.common.now);
+        let (interface, common) = (&mut self.stack.interface, &self.common);
         let mut streams = self.streams.iter();
         let mut ports = self.ports.iter().flatten();
         streams.any(|stream| stream.has_lost_its_address(interface))
-            || ports.any(|port| port.has_lost_an_address(interface, now))
+            || ports.any(|port| port.has_lost_an_address(interface, common))
     }
 
     /// Ends the connections whose local addresses the interface has lost.
     #[cold]
     #[inline(never)]
     fn check_addresses(&mut self) {
-        self.lent = false;
         let interface = &mut self.stack.interface;
         for stream in &mut *self.streams {
             stream.check_address(interface);
@@ -562,16 +584,18 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             ..
         } = self;
         *pooled = 0;
-        let (mut free, mut half_open) = (false, false);
+        let mut free = false;
         common.to_do = false;
         common.unsent = false;
         for slot in 0..streams.len() {
             let Some(handle) = streams[slot].handle else {
                 continue;
             };
-            let socket = stack.sockets.get_mut::<tcp::Socket>(handle);
             let limit = common.streams_per_address;
-            if limit < usize::MAX && pool::is_one_too_many(streams, slot, socket, limit) {
+            let too_many =
+                limit < usize::MAX && pool::is_one_too_many(streams, &stack.sockets, slot, limit);
+            let socket = stack.sockets.get_mut::<tcp::Socket>(handle);
+            if too_many {
                 streams[slot].refuse(socket, common);
             }
             let stream = &mut streams[slot];
@@ -580,15 +604,14 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 Stage::Live(_) => {}
                 Stage::Free => free = true,
                 Stage::Ending { .. } => common.unsent = true,
-                Stage::Pooled { .. } => match stream.waits_at() {
-                    Some(place) => *pooled |= 1 << place,
-                    None => half_open = true,
-                },
+                Stage::Pooled { .. } => {
+                    *pooled |= stream.waits_at().map_or(0, |place| 1 << place);
+                }
             }
         }
-        let some_may_be_spared = *pooled != 0 || common.unsent || half_open;
+        let some_may_be_spared = *pooled != 0 || common.unsent;
         if *pooled != listeners.used && some_may_be_spared || free {
-            *pooled |= pool::arm(streams, &mut stack.sockets, listeners, common.now);
+            *pooled |= pool::arm(streams, &mut stack.sockets, listeners, Instant::ZERO);
         }
         for port in ports.iter_mut().flatten() {
             port.turn(&mut stack.interface, &mut stack.sockets, common);
@@ -636,7 +659,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             return;
         }
         self.common.advance(now);
-        let stops_at = now.after(deadline);
+        let stops_at = self.common.now.after(deadline);
         self.stops_at = Some(stops_at);
         self.strikes_at = self.strikes_at.min(stops_at);
         self.listeners.places.fill_with(|| None);

@@ -78,25 +78,29 @@ pub(crate) fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bo
 /// peer on the same link takes a millisecond.
 const HALF_OPEN: Duration = Duration::from_secs(1);
 
+/// Callers that began before this moment, and have not gone on, may have to make way.
+pub(crate) fn long_ago(now: Instant) -> Instant {
+    Instant::ZERO.after(now.since(Instant::ZERO.after(HALF_OPEN)))
+}
+
 /// Puts the streams that are free into the pools of the listeners. A listener whose pool is
-/// empty gets one of those for which another could do without, too, or that of a caller that has
-/// begun and not gone on. Returns a bit for each
+/// empty gets one of those for which another could do without, too, or that of a caller that
+/// began `long_ago` and has not gone on. Returns a bit for each
 /// place that got one.
 pub(crate) fn arm<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
     listeners: &Listeners<'a, H>,
-    now: Instant,
+    long_ago: Instant,
 ) -> u32 {
     let mut armed = 0;
-    let long_ago = Instant::ZERO.after(now.since(Instant::ZERO.after(HALF_OPEN)));
     while let Some((place, waiting)) = poorest(streams, listeners) {
         let most = if waiting == 0 {
             Use::HalfOpen(long_ago)
         } else {
             Use::None
         };
-        let Some((slot, socket)) = spare(streams, sockets, most) else {
+        let Some((slot, socket)) = spare(streams, sockets, most, long_ago) else {
             break;
         };
         let stream = &mut streams[slot];
@@ -128,18 +132,28 @@ fn waiting<H>(streams: &[Stream<'_, H>], place: usize) -> usize {
     there.count()
 }
 
-/// Whether the stream in `slot` has a new caller whose address has `limit` streams already.
+/// Whether the stream in `slot` has a new caller whose address has `limit` streams already, those
+/// included whose connection is over and whose end has not been confirmed.
 pub(crate) fn is_one_too_many<H: Handler>(
     streams: &[Stream<'_, H>],
+    sockets: &SocketSet<'_>,
     slot: usize,
-    socket: &tcp::Socket<'_>,
     limit: usize,
 ) -> bool {
-    let Some(caller) = streams[slot].caller(socket) else {
+    let of = |stream: &Stream<'_, H>| {
+        let socket = sockets.get::<tcp::Socket>(stream.handle?);
+        Some((socket.state(), socket.remote_endpoint()?.addr))
+    };
+    let Some((state, caller)) = of(&streams[slot]) else {
         return false;
     };
-    let others = streams.iter().filter_map(Stream::accepted_from);
-    others.filter(|address| *address == caller).count() >= limit
+    let is_new = matches!(streams[slot].stage, Stage::Pooled { .. })
+        && !matches!(state, tcp::State::Listen | tcp::State::SynReceived);
+    let theirs = |stream: &&Stream<'_, H>| {
+        let same = of(stream).is_some_and(|(_, address)| address == caller);
+        same && stream.was_accepted() && !is_spent(stream, sockets)
+    };
+    is_new && streams.iter().filter(theirs).count() >= limit
 }
 
 /// The places for whose callers a stream waits, a bit for each.
@@ -152,8 +166,9 @@ pub(crate) fn pooled<H>(streams: &[Stream<'_, H>]) -> u32 {
 pub(crate) fn take<'a, H>(
     streams: &mut [Stream<'a, H>],
     sockets: &mut SocketSet<'a>,
+    now: Instant,
 ) -> Option<usize> {
-    let (slot, _) = spare(streams, sockets, Use::LastOfPool)?;
+    let (slot, _) = spare(streams, sockets, Use::LastOfPool, long_ago(now))?;
     streams[slot].stage = Stage::Free;
     Some(slot)
 }
@@ -177,6 +192,7 @@ fn spare<'s, 'a, H>(
     streams: &[Stream<'a, H>],
     sockets: &'s mut SocketSet<'a>,
     most: Use,
+    long_ago: Instant,
 ) -> Option<(usize, &'s mut tcp::Socket<'a>)> {
     let of = |stream: &Stream<'a, H>| match stream.stage {
         Stage::Free => Some(Use::None),
@@ -190,7 +206,10 @@ fn spare<'s, 'a, H>(
                     // Of the largest pool first.
                     many => Use::OneOfPool(streams.len() - many),
                 }),
-                tcp::State::SynReceived => called_at.map(Use::HalfOpen),
+                tcp::State::SynReceived => {
+                    let called_at = called_at.filter(|at| *at <= long_ago);
+                    called_at.map(Use::HalfOpen)
+                }
                 _ => None,
             }
         }

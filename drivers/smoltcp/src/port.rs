@@ -2,10 +2,11 @@
 //! its end.
 
 use crate::common::{Accepted, Common, Connected};
+use crate::error::ConnectError;
 use crate::id::{Place, Serial};
 use crate::link::PeerLink;
 use crate::memory::PortParts;
-use crate::stack::{has_route, swapped};
+use crate::stack::{address, has_route, swapped};
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use cubenet_core::demux::SliceTable;
@@ -302,7 +303,7 @@ impl<'a, H: Handler> Port<'a, H> {
                 self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
             }
         }
-        common.datagrams |= socket.send_queue() > 0;
+        common.datagrams |= socket.send_queue() > 0 || !socket.can_send();
         if common.strikes && common.now >= self.poll_stuck(&common.limits) {
             self.give_up(socket, common);
         }
@@ -355,7 +356,7 @@ impl<'a, H: Handler> Port<'a, H> {
         match arrival {
             // An answer would stay in the ring, before all others.
             Arrival::Admit | Arrival::Evict(_)
-                if !has_route(interface, remote.endpoint.addr, common.now) => {}
+                if !has_route(interface, remote.endpoint.addr, common) => {}
             Arrival::Deliver(slot) => return self.deliver(slot, len, socket, common),
             Arrival::Close(slot) => {
                 let reason = if self.peers[slot].flags.is_closed() {
@@ -479,16 +480,21 @@ impl<'a, H: Handler> Port<'a, H> {
 
     /// Whether the interface has lost the local address of the connection in `slot`, or the way to
     /// its peer.
-    fn has_lost(&self, slot: usize, interface: &mut Interface, now: Instant) -> bool {
+    fn has_lost(&self, slot: usize, interface: &mut Interface, common: &Common<'a>) -> bool {
         let remote = self.demux.peer(slot);
         remote.is_some_and(|remote| {
-            !interface.has_ip_addr(remote.local) || !has_route(interface, remote.endpoint.addr, now)
+            !interface.has_ip_addr(remote.local)
+                || !has_route(interface, remote.endpoint.addr, common)
         })
     }
 
     /// Whether the interface has lost the local address of a connection, or the way to its peer.
-    pub(crate) fn has_lost_an_address(&self, interface: &mut Interface, now: Instant) -> bool {
-        (0..self.peers.len()).any(|slot| self.has_lost(slot, interface, now))
+    pub(crate) fn has_lost_an_address(
+        &self,
+        interface: &mut Interface,
+        common: &Common<'a>,
+    ) -> bool {
+        (0..self.peers.len()).any(|slot| self.has_lost(slot, interface, common))
     }
 
     /// Closes the connections whose local address, or way, the interface has lost. What they have sent is
@@ -502,13 +508,27 @@ impl<'a, H: Handler> Port<'a, H> {
         let socket = sockets.get_mut::<udp::Socket>(self.handle);
         let mut lost = false;
         for slot in 0..self.peers.len() {
-            if self.has_lost(slot, interface, common.now) {
+            if self.has_lost(slot, interface, common) {
+                self.tell_of_failure(slot);
                 self.finish(slot, CloseReason::Io, socket, common);
                 lost = true;
             }
         }
-        if lost && socket.send_queue() > 0 {
+        if lost && socket.send_queue() > 0 || self.said_goodbye && !socket.can_send() {
             self.give_up(socket, common);
+        }
+    }
+
+    /// A caller that has not been told of its connection is told that there is none.
+    fn tell_of_failure(&mut self, slot: usize) {
+        if let (Role::Calls(connected), Some(remote)) = (&self.role, self.demux.peer(slot)) {
+            let id = self.peers[slot].serial.id(self.place(slot));
+            connected(Err(ConnectError {
+                id,
+                peer: address(remote.endpoint),
+                reason: CloseReason::Io,
+            }));
+            self.role = Role::Keeps;
         }
     }
 
@@ -643,8 +663,10 @@ impl<'a, H: Handler> Port<'a, H> {
         if matches!(self.role, Role::Free) {
             return;
         }
-        let queued = sockets.get::<udp::Socket>(self.handle).send_queue();
-        if queued == 0 {
+        let socket = sockets.get::<udp::Socket>(self.handle);
+        let queued = socket.send_queue();
+        // Close datagrams have no bytes, but a ring may be full of them.
+        if queued == 0 && socket.can_send() {
             self.stuck_since = Instant::NEVER;
         } else if queued < self.queued || self.stuck_since == Instant::NEVER {
             if queued < self.queued {
@@ -654,7 +676,7 @@ impl<'a, H: Handler> Port<'a, H> {
             common.clock_set = true;
         }
         self.queued = queued;
-        common.datagrams |= queued > 0;
+        common.datagrams |= queued > 0 || !socket.can_send();
     }
 
     pub(crate) fn handle(&self) -> SocketHandle {

@@ -1,6 +1,7 @@
 //! The seam to smoltcp: its interface, device and sockets, and its way to write a time and an
 //! address. The rest of the driver calls smoltcp only on the sockets that it is handed here.
 
+use crate::common::Common;
 use crate::gate::{Deaf, Gate};
 use crate::neighbours::{self, Neighbours};
 use core::net::{IpAddr, SocketAddr};
@@ -111,6 +112,15 @@ impl<'a, D: Device> Stack<'a, D> {
         }
     }
 
+    pub(crate) fn is_ethernet(&self) -> bool {
+        self.medium == Medium::Ethernet
+    }
+
+    /// Whether the device has room for a frame.
+    pub(crate) fn can_send(&mut self, now: Instant) -> bool {
+        self.device.transmit(moment(now)).is_some()
+    }
+
     /// Whether the device had no room for a frame since this was last asked.
     pub(crate) fn was_exhausted(&self) -> bool {
         self.neighbours.watch.exhausted.take()
@@ -145,18 +155,25 @@ impl<'a, D: Device> Stack<'a, D> {
     /// Begins a round of questions, if it is time, with the host to which a frame was lost.
     pub(crate) fn begin_round(&mut self, now: Instant) -> bool {
         let begun = self.neighbours.begin_round(now);
-        if begun && let Some(lost) = self.neighbours.take_lost() {
-            self.ask(lost, now);
+        if begun
+            && let Some(lost) = self.neighbours.lost()
+            && self.ask(lost, now)
+        {
+            self.neighbours.lost_is_asked();
         }
         begun
     }
 
-    /// Asks for the host through which `peer` is reached.
-    pub(crate) fn ask(&mut self, peer: IpAddress, now: Instant) {
+    /// The device had no room for all questions of a round: it goes on soon.
+    pub(crate) fn interrupt_round(&mut self, now: Instant) {
+        self.neighbours.interrupt_round(now);
+    }
+
+    /// Asks for the host through which `peer` is reached. `false` if the device has no room.
+    pub(crate) fn ask(&mut self, peer: IpAddress, now: Instant) -> bool {
         let now = moment(now);
-        if let Some(host) = neighbours::next_hop(&mut self.interface, peer, now) {
-            neighbours::ask(&self.interface, &mut self.device, host, now);
-        }
+        let host = neighbours::next_hop(&mut self.interface, peer, now);
+        host.is_none_or(|host| neighbours::ask(&self.interface, &mut self.device, host, now))
     }
 
     /// When the stack has to be polled next.
@@ -179,8 +196,8 @@ impl<'a, D: Device> Stack<'a, D> {
     }
 
     /// The address from which `peer` would be reached.
-    pub(crate) fn source(&mut self, peer: IpAddress, now: Instant) -> Option<IpAddress> {
-        let reached = has_route(&mut self.interface, peer, now);
+    pub(crate) fn source(&mut self, peer: IpAddress, common: &Common<'_>) -> Option<IpAddress> {
+        let reached = has_route(&mut self.interface, peer, common);
         let source = self.interface.get_source_address(&peer);
         source.filter(|_| reached)
     }
@@ -254,8 +271,9 @@ pub(crate) fn swapped(handle: &mut SocketHandle, first: SocketHandle, second: So
 }
 
 /// Whether there is a way to `peer`.
-pub(crate) fn has_route(interface: &mut Interface, peer: IpAddress, now: Instant) -> bool {
-    neighbours::next_hop(interface, peer, moment(now)).is_some()
+pub(crate) fn has_route(interface: &mut Interface, peer: IpAddress, common: &Common<'_>) -> bool {
+    let needs_none = !common.is_ethernet || peer.is_multicast() || peer.is_broadcast();
+    needs_none || neighbours::next_hop(interface, peer, moment(common.now)).is_some()
 }
 
 /// The longest datagram that the device can carry to a peer of either kind.

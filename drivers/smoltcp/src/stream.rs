@@ -232,7 +232,8 @@ impl<'a, H: Handler> Stream<'a, H> {
                             *called_at = Some(common.now);
                         }
                         Some(called_at)
-                            if common.now >= called_at.after(common.limits.connect_timeout) =>
+                            if common.strikes
+                                && common.now >= called_at.after(common.limits.connect_timeout) =>
                         {
                             self.end(socket, false, common);
                         }
@@ -377,10 +378,16 @@ impl<'a, H: Handler> Stream<'a, H> {
     /// Its socket, if that may have something to send.
     pub(crate) fn sends(&self, sockets: &SocketSet<'_>) -> Option<SocketHandle> {
         let handle = self.handle?;
-        sockets
-            .get::<tcp::Socket>(handle)
-            .is_active()
-            .then_some(handle)
+        let socket = sockets.get::<tcp::Socket>(handle);
+        let sends = match socket.state() {
+            tcp::State::Listen | tcp::State::TimeWait => false,
+            tcp::State::Established | tcp::State::CloseWait | tcp::State::FinWait2 => {
+                socket.send_queue() > 0
+            }
+            // A reset, or a part of a handshake.
+            _ => socket.remote_endpoint().is_some(),
+        };
+        sends.then_some(handle)
     }
 
     /// Two sockets have changed places.
@@ -390,21 +397,13 @@ impl<'a, H: Handler> Stream<'a, H> {
         }
     }
 
-    /// The address of the peer that has opened it.
-    pub(crate) fn accepted_from(&self) -> Option<IpAddress> {
+    /// Whether its peer has opened it, as far as that is known: not of one that is ending.
+    pub(crate) fn was_accepted(&self) -> bool {
         match &self.stage {
-            Stage::Live(live) if live.ends.marks & Ends::ACCEPTED != 0 => Some(live.ends.peer.addr),
-            _ => None,
+            Stage::Live(live) => live.ends.marks & Ends::ACCEPTED != 0,
+            Stage::Ending { .. } => true,
+            Stage::Free | Stage::Pooled { .. } => false,
         }
-    }
-
-    /// The address of a caller about which the application has not been asked.
-    pub(crate) fn caller(&self, socket: &tcp::Socket<'_>) -> Option<IpAddress> {
-        let called = matches!(self.stage, Stage::Pooled { .. }) && socket.may_recv();
-        socket
-            .remote_endpoint()
-            .filter(|_| called)
-            .map(|peer| peer.addr)
     }
 
     /// Turns a caller away.

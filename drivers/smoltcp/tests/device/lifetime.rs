@@ -283,3 +283,39 @@ fn a_listener_of_another_network_is_not_closed() {
         assert_eq!(one.log.count("received 5"), 4);
     });
 }
+
+#[test]
+fn a_caller_is_told_when_its_address_goes_before_it_is_connected() {
+    with_each_family(|family| {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let mut world = start(family, limits()).unwrap();
+            let there = (family.host(LIVING), 9);
+            world.call_to(transport, there).unwrap();
+            let interface = &mut world.network.stack().interface;
+            interface.update_ip_addrs(|addresses| {
+                addresses.clear();
+            });
+            assert_eq!(world.network.poll_at(world.now), world.now);
+            world.network.poll(world.now);
+            assert_eq!(world.log.count("failed"), 1, "{transport}");
+            assert_eq!(world.network.open(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_call_with_a_clock_that_was_set_back_has_its_time() {
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.now = Instant::from_micros(3_600_000_000);
+        world.pass(MOMENT);
+        let now = std::mem::replace(&mut world.now, Instant::from_micros(1_000_000));
+        let there = (family.host(MISSING), 9);
+        world.call_to(Transport::Tcp, there).unwrap();
+        world.now = now;
+        world.pass(Duration::from_secs(9));
+        assert_eq!(world.log.count("failed"), 0);
+        world.pass(Duration::from_secs(2));
+        assert_eq!(world.log.count("failed"), 1);
+    });
+}

@@ -142,7 +142,7 @@ fn serve() -> Result<(), Error> {
             .take()
             .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
         ports: PORTS.take(),
-        hosts: 16,
+        hosts: 14,
         scratch: SCRATCH.take().lend(),
         early: &mut [],
     };

@@ -1,9 +1,7 @@
 //! When stream connections may send and hear, and how long it may take: backpressure,
 //! pauses, timeouts, turns.
 
-use cubenet_mio::{
-    CloseReason, Connection, Handler, Limits, Link, Message, Network, Timeout, Transport,
-};
+use cubenet_mio::{CloseReason, Connection, Handler, Limits, Link, Message, Timeout, Transport};
 use cubenet_tests::system::raise_descriptors;
 use cubenet_tests::{
     Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with,
@@ -602,7 +600,7 @@ fn a_read_takes_no_more_than_its_budget() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_idle_client_does_not_hold_up_a_stop_and_loses_nothing() {
-    let network = Network::builder().workers(2).start().unwrap();
+    let network = network();
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     let mut clients: Vec<_> = (0..20).map(|_| RawClient::connect(address)).collect();

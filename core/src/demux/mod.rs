@@ -68,6 +68,8 @@ pub struct Demux<P, T> {
     reserved_peers: usize,
     policy: FullPolicy,
     empty_closes: bool,
+    /// See [`Demux::set_backlog`].
+    has_backlog: bool,
     idle_timeout: Duration,
     /// The first free slot.
     free: u32,
@@ -89,6 +91,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
             reserved_peers: limits.reserved_peers,
             policy: limits.full_policy,
             empty_closes: limits.empty_datagram_closes,
+            has_backlog: false,
             idle_timeout: limits.datagram_idle_timeout,
             table,
             free: NIL,
@@ -201,9 +204,21 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         }
     }
 
+    /// Tells whether datagrams may wait in the socket that have not been handed in. Some of them
+    /// may come from peers that seem idle; so while they wait, a peer is idle too long only after
+    /// twice the idle timeout.
+    pub fn set_backlog(&mut self, has_backlog: bool) {
+        self.has_backlog = has_backlog;
+    }
+
     /// The first moment at which [`Demux::handle_timeout`] would name a peer.
     pub fn poll_timeout(&self) -> Instant {
-        self.oldest_heard().after(self.idle_timeout)
+        let idle = self.oldest_heard().after(self.idle_timeout);
+        if self.has_backlog {
+            idle.after(self.idle_timeout)
+        } else {
+            idle
+        }
     }
 
     /// The slot of a peer that by `now` was silent too long. Close it, [`Demux::remove`]
@@ -425,6 +440,20 @@ mod tests {
         assert_eq!(demux.handle_datagram(&9, 1, second(10)), Arrival::Refuse);
         let arrival = demux.handle_datagram(&9, 1, second(11));
         assert!(matches!(arrival, Arrival::Evict(_)), "{arrival:?}");
+    }
+
+    #[test]
+    fn an_idle_peer_has_twice_the_time_while_datagrams_wait() {
+        let mut demux = Demux::new(GrowingTable::new(), (1, 2), &Limits::default());
+        let slot = demux.insert(1, second(0)).unwrap();
+        let at = demux.poll_timeout();
+        demux.set_backlog(true);
+        let later = at.after(at.since(second(0)));
+        assert_eq!(demux.poll_timeout(), later);
+        assert_eq!(demux.handle_timeout(at), None);
+        assert_eq!(demux.handle_timeout(later), Some(slot));
+        demux.set_backlog(false);
+        assert_eq!(demux.handle_timeout(at), Some(slot));
     }
 
     #[test]

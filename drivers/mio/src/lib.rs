@@ -52,6 +52,7 @@ mod error;
 #[cfg(all(test, cubenet_shuttle))]
 mod interleavings;
 mod link;
+mod listen_options;
 mod listening;
 mod log;
 mod mailbox;
@@ -78,8 +79,9 @@ pub use cubenet_core::{
     LimitError, Limits, Link, Message, SendError, Timeout, Transport,
 };
 pub use error::{ConnectError, Error};
+pub use listen_options::ListenOptions;
 pub use metrics::Metrics;
-pub use network::{Builder, ListenOptions, Listener, Network};
+pub use network::{Builder, Listener, Network};
 #[cfg(cubenet_faults)]
 pub use sys::faults;
 

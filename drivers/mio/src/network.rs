@@ -5,7 +5,8 @@ use crate::common::{Common, NoRoom, next_id};
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::error::{ConnectError, Error};
-use crate::listening::{AdmitFn, Home, Listening, StreamListener};
+use crate::listen_options::{ListenOptions, limits_of_listener};
+use crate::listening::{Home, Listening, StreamListener};
 use crate::log::debug;
 use crate::mailbox::{Command, ConnectFn, WorkerHandle};
 use crate::metrics::Metrics;
@@ -15,7 +16,6 @@ use crate::shared::{OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
 use crate::sync::atomic::AtomicU16;
 use crate::worker::Worker;
-use cubenet_core::demux::Admission;
 use cubenet_core::{AddressLimits, Handler, Limits, Sender, Transport};
 use mio::Poll;
 use std::fmt;
@@ -314,7 +314,7 @@ impl Network {
         let homes = match options.limits {
             None => self.inner.homes.clone(),
             Some(limits) => {
-                let limits = self.inner.limits_of_listener(&limits)?;
+                let limits = limits_of_listener(&limits, &self.inner.common.limits)?;
                 Home::with_each(&self.inner.workers, &Arc::new(limits))
             }
         };
@@ -539,84 +539,6 @@ fn resolve(given: &(impl ToSocketAddrs + fmt::Debug)) -> Result<Vec<SocketAddr>,
     Ok(addresses)
 }
 
-/// What a listener has of its own: limits, and a hook that sees datagrams from new peers before
-/// anything is built for them.
-///
-/// ```
-/// use cubenet_mio::{Admission, Limits, ListenOptions};
-/// let options = ListenOptions::new()
-///     .limits(Limits { max_datagram: 1_200, reserved_peers: 1_000, ..Limits::default() })
-///     .admit(|_peer, datagram| match datagram {
-///         [b'h', b'i', ..] => Admission::Admit,
-///         _ => Admission::Refuse,
-///     });
-/// ```
-#[derive(Default)]
-pub struct ListenOptions {
-    limits: Option<Limits>,
-    admit: Option<Box<AdmitFn>>,
-}
-
-impl ListenOptions {
-    /// The limits of the network, and no hook.
-    pub fn new() -> Self {
-        ListenOptions::default()
-    }
-
-    /// Limits for this listener's connections: lengths, queues, timeouts, peers. What bounds the
-    /// whole network (`max_connections`, `max_queued_total`, `max_held_total`,
-    /// `accepts_per_turn` and the budgets) stays as the network was given it.
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = Some(limits);
-        self
-    }
-
-    /// A hook that is called with each datagram from an address that has no connection, before
-    /// anything is built for it, and says what to do. It is for listeners on the open internet,
-    /// where anybody can forge source addresses: look for something in the datagram that a
-    /// forger cannot have, such as a token that was handed out over TLS, and
-    /// [refuse](Admission::Refuse) what has none. It runs on the listener's worker thread, once
-    /// for every such datagram, so it should be quick. Streams are not shown to it.
-    #[must_use]
-    pub fn admit(
-        mut self,
-        hook: impl Fn(SocketAddr, &[u8]) -> Admission + Send + Sync + 'static,
-    ) -> Self {
-        self.admit = Some(Box::new(hook));
-        self
-    }
-}
-
-impl fmt::Debug for ListenOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListenOptions")
-            .field("limits", &self.limits)
-            .field("admit", &self.admit.is_some())
-            .finish()
-    }
-}
-
-impl Inner {
-    /// The limits of a listener, if they fit each other and the network's.
-    fn limits_of_listener(&self, limits: &Limits) -> Result<Limits, Error> {
-        let network = &self.common.limits;
-        let limits = Limits {
-            max_connections: network.max_connections,
-            max_queued_total: network.max_queued_total,
-            max_held_total: network.max_held_total,
-            accepts_per_turn: network.accepts_per_turn,
-            read_budget: network.read_budget,
-            message_budget: network.message_budget,
-            datagram_budget: network.datagram_budget,
-            time_budget: network.time_budget,
-            ..limits.clone()
-        };
-        limits.validate().map_err(Error::Limits)?;
-        Ok(limits)
-    }
-}
-
 /// An address that is listened on. Dropping it changes nothing: it listens until it is
 /// closed or the network stops.
 pub struct Listener {
@@ -644,10 +566,10 @@ impl Listener {
     }
 
     /// Accepts no more. Connections that are there stay. When it returns, no call of `accepted`
-    /// is running or will begin, and the address of a stream listener is free; that of a
+    /// or of the admission hook is running or will begin, and the address of a stream listener is free; that of a
     /// datagram listener is once its last connection has closed, since they share its socket.
     ///
-    /// Waits for calls of `accepted` that are running. Called from a callback it does not, since
+    /// Waits for such calls that are running. Called from a callback it does not, since
     /// that could be one of them.
     pub fn close(self) {
         self.listening.close();

@@ -1,32 +1,28 @@
 //! A datagram socket as its worker keeps it, with its peers: receiving, demultiplexing,
 //! delivering, and seeing each connection to its end.
 
-use crate::acceptor::refused;
+mod admission;
+
 use crate::budget::Budget;
 use crate::callback::guarded;
-use crate::common::NoRoom;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::link::CallbackLink;
 use crate::listening::Listening;
-use crate::log::{debug, error_limited, warn_limited};
+use crate::log::{debug, warn_limited};
 use crate::mailbox::ConnectFn;
-use crate::seat::{Permit, Seat};
-use crate::shared::{OnSocket, Place, Shared, Wire, canonical};
-use crate::sync::atomic::AtomicU16;
-use crate::sys::{self, Datagram, ReceiveBatch, Source};
-use crate::user::catch_panic;
+use crate::seat::Seat;
+use crate::shared::Place;
+use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::worker::Context;
 use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Link, Message, Sender,
-    Timeout, Transport,
+    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Link, Message, Timeout,
 };
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The most errors in a row a socket is read past before the others get their turn.
 const MAX_ERRORS: usize = 64;
@@ -144,18 +140,9 @@ impl Peers {
         self.demux.is_empty() && !self.socket.is_open() && !self.socket.has_waiting()
     }
 
-    pub(crate) fn poll_timeout(&self) -> Instant {
-        self.demux.poll_timeout().after(self.grace())
-    }
-
-    /// How much longer than the idle timeout a peer may be silent: while datagrams wait in the
-    /// socket, some of them may be its own, but none that came so long ago.
-    fn grace(&self) -> Duration {
-        if self.in_line {
-            self.socket.home.limits.datagram_idle_timeout
-        } else {
-            Duration::ZERO
-        }
+    pub(crate) fn poll_timeout(&mut self) -> Instant {
+        self.demux.set_backlog(self.in_line);
+        self.demux.poll_timeout()
     }
 
     /// Its turn has come again.
@@ -281,7 +268,7 @@ impl Peers {
         if let Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse = arrival
             && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
         {
-            match ask_hook(listening, datagram, context) {
+            match admission::ask_hook(listening, datagram, context) {
                 Admission::Refuse => {
                     context.tally.dropped_not_admitted += 1;
                     return;
@@ -327,114 +314,6 @@ impl Peers {
         self.call("received", slot, context, |handler, link| {
             handler.received(link, message);
         });
-    }
-
-    /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
-    /// to make way for it, once the application wants it.
-    fn admit(
-        &mut self,
-        datagram: &Datagram<'_>,
-        recognised: bool,
-        evicted: Option<usize>,
-        context: &mut Context,
-    ) {
-        let from = datagram.from;
-        let listening = match &self.listening {
-            Some(listening) if self.socket.is_open() => Arc::clone(listening),
-            _ => {
-                context.tally.dropped_not_admitted += 1;
-                return;
-            }
-        };
-        // The address of a peer that the application recognises is not forged, nor limited.
-        let limited = (!recognised).then(|| from.ip());
-        let (mut permit, evicted) = match self.permit(limited, evicted, context) {
-            Ok(permit) => permit,
-            Err(reason) => {
-                context.tally.dropped_table_full += 1;
-                refused(&context.common, from, reason);
-                return;
-            }
-        };
-        // The handle that the application is shown must know its slot: a new one or, in a full
-        // table, that of the evicted, which is the first to be given out again.
-        let inserted = self.demux.insert(from, context.now);
-        let Some(slot) = inserted.or(evicted) else {
-            context.tally.dropped_table_full += 1;
-            return;
-        };
-        let shared = self.shared(from, datagram.local, slot);
-        let id = shared.core.id;
-        let connection = Connection::new(&shared);
-        context.output.borrow_mut().begin_callback();
-        let handler = guarded("accepted", id, &mut context.tally, || {
-            listening.accept(&connection)
-        });
-        let Some(handler) = handler.flatten() else {
-            context.output.borrow_mut().discard(&shared);
-            context.tally.refused += 1;
-            context.tally.dropped_not_admitted += 1;
-            if inserted.is_some() {
-                self.demux.remove(slot);
-            }
-            shared.abort(CloseReason::Local);
-            self.socket.forget(&shared);
-            return;
-        };
-        if let Some(evicted) = evicted {
-            if let Some(peer) = self.peer(evicted) {
-                permit.take_place_of(&peer.shared);
-            }
-            self.fail(evicted, CloseReason::Overflow, context);
-            let inserted = self.demux.insert(from, context.now);
-            debug_assert_eq!(
-                inserted,
-                Some(slot),
-                "the slot was the next to be given out"
-            );
-        }
-        debug!(connection = %id, peer = %from, "accepted a datagram peer");
-        context.tally.accepted += 1;
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, || None);
-        }
-        self.slots[slot] = Some(Peer::new(permit.seat(shared), handler));
-        self.settle(slot, context);
-        self.deliver(slot, datagram.bytes, context);
-    }
-
-    /// A place for a new peer: one of its own, or that of `evicted`, or, if there is none left
-    /// among all connections, of whoever may be evicted. Returns who is to be evicted.
-    fn permit(
-        &self,
-        limited: Option<IpAddr>,
-        evicted: Option<usize>,
-        context: &Context,
-    ) -> Result<(Permit, Option<usize>), NoRoom> {
-        let home = &self.socket.home;
-        let evicted = match evicted {
-            Some(evicted) => evicted,
-            None => match Permit::take(home, Transport::Udp, limited) {
-                Ok(permit) => return Ok((permit, None)),
-                Err(NoRoom::Connections) => {
-                    let evictable = self.demux.evictable(context.now);
-                    evictable.ok_or(NoRoom::Connections)?
-                }
-                Err(reason) => return Err(reason),
-            },
-        };
-        let permit = Permit::without_place(home, Transport::Udp, limited)?;
-        Ok((permit, Some(evicted)))
-    }
-
-    fn shared(&self, peer: SocketAddr, source: Option<Source>, slot: usize) -> Arc<Shared> {
-        let wire = Wire::Datagrams(Box::new(OnSocket {
-            socket: Arc::clone(&self.socket),
-            source,
-            max_segment: AtomicU16::new(self.socket.max_segment()),
-        }));
-        let sender = Sender::accepted(Transport::Udp);
-        Shared::new(wire, peer, slot as u32, sender)
     }
 
     /// Somebody asked for the socket or one of its connections to be looked at.
@@ -518,12 +397,9 @@ impl Peers {
         }
         let limits = &context.common.limits;
         let mut budget = Budget::new(limits, limits.datagram_budget, context.now);
-        let grace = Instant::ZERO.after(self.grace());
+        self.demux.set_backlog(self.in_line);
         while budget.is_left()
-            && let Some(slot) = {
-                let heard_by = context.now.since(grace);
-                self.demux.handle_timeout(Instant::ZERO.after(heard_by))
-            }
+            && let Some(slot) = self.demux.handle_timeout(context.now)
         {
             self.fail(slot, CloseReason::Timeout(Timeout::Idle), context);
             budget.spend(&context.common);
@@ -659,19 +535,5 @@ impl Peers {
         });
         // By itself: a destructor that panics while another panic unwinds would abort.
         guarded("drop", id, &mut context.tally, || drop(handler));
-    }
-}
-
-/// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics
-/// refuses.
-fn ask_hook(listening: &Listening, datagram: &Datagram<'_>, context: &mut Context) -> Admission {
-    match catch_panic(|| listening.admit(canonical(datagram.from), datagram.bytes)) {
-        Ok(admission) => admission,
-        Err(panic) => {
-            context.tally.panics += 1;
-            let text = panic.text();
-            error_limited!(peer = %datagram.from, panic = text, "the admission hook panicked; its datagram is dropped");
-            Admission::Refuse
-        }
     }
 }

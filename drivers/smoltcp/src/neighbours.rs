@@ -32,7 +32,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
 /// Between two tries to ask, while the device has no room.
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
-/// Between the moment at which somebody begins to look for a host, and a round of questions.
+/// Between the first need of a host's address and a round of questions.
 const BEFORE_ROUND: Duration = Duration::from_millis(200);
 
 /// Room for a question or an answer, of either family.
@@ -41,14 +41,13 @@ const LONGEST: usize = 14 + 40 + 32;
 /// What frames tell on their way through the device.
 #[derive(Default)]
 pub(crate) struct Watch {
-    /// smoltcp asked where this host is.
-    asked: Cell<Option<IpAddress>>,
+    /// smoltcp has asked where a host is.
+    asked: Cell<bool>,
+    /// That host, until it answers or is taken for missing, and whether it is another than before.
+    sought: Cell<Option<IpAddress>>,
+    is_new: Cell<bool>,
     /// This host, taken for missing, was sent something.
     lost: Cell<Option<IpAddress>>,
-    /// The host that smoltcp asked for last, until it is found or taken for missing.
-    sought: Cell<Option<IpAddress>>,
-    /// It said where it is.
-    found: Cell<bool>,
     /// The device had no room for a frame.
     pub(crate) exhausted: Cell<bool>,
 }
@@ -60,9 +59,10 @@ impl Watch {
             return;
         };
         if let Some(host) = question(ethernet, packet) {
-            self.asked.set(Some(host));
-            self.sought.set(Some(host));
-            self.found.set(false);
+            self.asked.set(true);
+            if self.sought.replace(Some(host)) != Some(host) {
+                self.is_new.set(true);
+            }
         } else if ethernet[..6] == ethernet[6..12] {
             self.lost.set(destination(ethernet, packet));
         }
@@ -73,8 +73,8 @@ impl Watch {
         if let Some((ethernet, packet)) = frame.split_first_chunk::<ETHERNET_HEADER>()
             && let Some(host) = answer(ethernet, packet)
         {
-            self.found
-                .set(self.found.get() || self.sought.get() == Some(host));
+            self.sought
+                .set(self.sought.get().filter(|sought| *sought != host));
         }
     }
 }
@@ -82,8 +82,8 @@ impl Watch {
 /// What is known of hosts that smoltcp looks for.
 pub(crate) struct Neighbours {
     pub(crate) watch: Watch,
-    /// The host that smoltcp asked for last, and when it is taken for missing.
-    pending: Option<(IpAddress, Instant)>,
+    /// When the host that smoltcp asked for last is taken for missing.
+    missing_at: Instant,
     /// When the last round of questions was asked, and the next is to be.
     asked_at: Instant,
     asks_at: Instant,
@@ -93,7 +93,7 @@ impl Neighbours {
     pub(crate) fn new() -> Self {
         Neighbours {
             watch: Watch::default(),
-            pending: None,
+            missing_at: Instant::NEVER,
             asked_at: Instant::ZERO,
             asks_at: Instant::NEVER,
         }
@@ -101,8 +101,7 @@ impl Neighbours {
 
     /// When there is something to do.
     pub(crate) fn poll_timeout(&self) -> Instant {
-        let missing = self.pending.map_or(Instant::NEVER, |(_, until)| until);
-        missing.min(self.asks_at)
+        self.missing_at.min(self.asks_at)
     }
 
     /// Sees what frames told.
@@ -111,16 +110,13 @@ impl Neighbours {
         let lost = self.watch.lost.get();
         let lost = lost.filter(|host| !interface.has_ip_addr(*host));
         self.watch.lost.set(lost);
-        let asked = self.watch.asked.take();
-        if self.watch.found.take() {
-            self.pending = None;
-            self.watch.sought.set(None);
-        } else if let Some(host) = asked
-            && self.pending.is_none_or(|(pending, _)| pending != host)
-        {
-            self.pending = Some((host, now.after(PATIENCE)));
+        let is_new = self.watch.is_new.take();
+        if self.watch.sought.get().is_none() {
+            self.missing_at = Instant::NEVER;
+        } else if is_new {
+            self.missing_at = now.after(PATIENCE);
         }
-        if asked.is_some() || lost.is_some() {
+        if self.watch.asked.take() || lost.is_some() {
             self.want_round(now);
         }
     }
@@ -135,13 +131,7 @@ impl Neighbours {
 
     /// The host that has not answered in time.
     pub(crate) fn missing(&self, now: Instant) -> Option<IpAddress> {
-        let (host, until) = self.pending?;
-        (now >= until).then_some(host)
-    }
-
-    /// It is taken for missing.
-    pub(crate) fn given_up(&mut self) {
-        self.pending = None;
+        self.watch.sought.get().filter(|_| now >= self.missing_at)
     }
 
     /// Begins a round of questions, if it is time.
@@ -449,5 +439,32 @@ mod v6 {
             &ChecksumCapabilities::default(),
         );
         ETHERNET_HEADER + HEADER + message.buffer_len()
+    }
+}
+
+#[cfg(all(test, feature = "ipv6"))]
+mod tests {
+    use super::*;
+    use smoltcp::wire::{EthernetAddress, Icmpv6Packet, Ipv6Address, Ipv6Packet};
+
+    #[test]
+    fn an_answer_that_is_made_to_override_keeps_a_valid_checksum() {
+        let hardware = EthernetAddress([2, 0, 0, 0, 0, 1]);
+        let to = Ipv6Address::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
+        for last in 0..=u16::MAX {
+            let from = Ipv6Address::from([0xfd00, 0, 0, 0, 0, 0, 0, last]);
+            let mut frame = [0; LONGEST];
+            let len = v6::answer(&mut frame, hardware, from, to);
+            assert_eq!(v6::overriding(&frame[..len]), None, "it overrides already");
+            // As it would be without the flag, checksum included.
+            let message = &mut frame[ETHERNET_HEADER + 40..len];
+            message[4] &= !0x20;
+            let mut packet = Icmpv6Packet::new_unchecked(&mut *message);
+            packet.fill_checksum(&from, &to);
+            let overriding = v6::overriding(&frame[..len]).unwrap();
+            let packet = Ipv6Packet::new_checked(&overriding[ETHERNET_HEADER..len]).unwrap();
+            let packet = Icmpv6Packet::new_checked(packet.payload()).unwrap();
+            assert!(packet.verify_checksum(&from, &to), "{from}");
+        }
     }
 }

@@ -145,10 +145,9 @@ impl<'a, D: Device> Stack<'a, D> {
             return false;
         };
         let (frame, len) = neighbours::missing(&self.interface, host);
+        // It is an answer like any other, so the host is not looked for any more.
         let injected = self.ingress_of(now, None, Some(&frame[..len]));
-        if injected {
-            self.neighbours.given_up();
-        }
+        self.neighbours.look(&self.interface, now);
         injected
     }
 

@@ -412,11 +412,16 @@ impl<'a, H: Handler> Stream<'a, H> {
         self.end(socket, false, common);
     }
 
-    /// The host that has to be found for it to go on, and whether it is being called.
-    pub(crate) fn seeks(&self, socket: &tcp::Socket<'_>) -> Option<(IpAddress, bool)> {
+    /// Whether it is a call that is not answered.
+    pub(crate) fn is_called(&self) -> bool {
+        matches!(&self.stage, Stage::Live(live) if live.is_called())
+    }
+
+    /// The peer whose host has to be found for it to go on.
+    pub(crate) fn seeks(&self, socket: &tcp::Socket<'_>) -> Option<IpAddress> {
         match &self.stage {
             Stage::Live(live) if live.is_called() || socket.send_queue() > 0 => {
-                Some((live.ends.peer.addr, live.is_called()))
+                Some(live.ends.peer.addr)
             }
             _ => None,
         }

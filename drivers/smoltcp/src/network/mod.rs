@@ -1,16 +1,21 @@
 //! The network: its streams, its ports, and the turn of everything in a poll.
 
+mod listener;
+mod stopping;
+mod upkeep;
+
+pub use listener::Listener;
+
 use crate::common::{Accepted, Common, Connected, Counts};
 use crate::early::Early;
 use crate::error::Error;
 use crate::id::{MAX_PEERS, Place, Serial, Serials};
 use crate::memory::{Memory, PortParts};
 use crate::pool::{self, Listeners, Listening};
-use crate::port::{NEIGHBOUR_TIMEOUT, Port, Remote};
+use crate::port::{Port, Remote};
 use crate::stack::{self, Stack, endpoint, listen_endpoint};
 use crate::stream::{Stage, Stream};
 use core::net::SocketAddr;
-use core::time::Duration;
 use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, Transport};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::Device;
@@ -20,8 +25,8 @@ use smoltcp::wire::IpEndpoint;
 /// Frames that a poll takes from its device, or sends of each socket, at most.
 const FRAMES_PER_POLL: usize = 32;
 
-/// Polls in a row in which clocks do not strike because frames wait in the device: as many frames
-/// as a device's queue may hold, times this.
+/// Polls in a row in which timeouts are postponed because frames wait in the device. In so many
+/// polls 256 frames are taken, more than a device's queue holds.
 const MAX_POSTPONED: u8 = 8;
 
 /// Listeners, calls and connections over one smoltcp interface.
@@ -46,10 +51,8 @@ pub struct Network<'a, D, H> {
     /// The socket that smoltcp serves first, and which stream or port has it, ports after streams.
     first_socket: Option<SocketHandle>,
     served_first: usize,
-    /// Of which stream or port the hosts are asked for next in a round of questions, and whether
-    /// any of them is being called.
+    /// For which stream or port a round of questions goes on.
     asked_of: usize,
-    calls: bool,
     /// Polls in a row in which clocks were not looked at.
     postponed: u8,
     /// When the stack has something to send, after the last poll.
@@ -58,26 +61,6 @@ pub struct Network<'a, D, H> {
     strikes_at: Instant,
     /// Of the limits, in microseconds.
     shortest_timeout: u64,
-}
-
-/// An address that is listened on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
-    local: SocketAddr,
-    transport: Transport,
-    generation: u32,
-}
-
-impl Listener {
-    /// The address.
-    pub fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    /// On which transport.
-    pub fn transport(&self) -> Transport {
-        self.transport
-    }
 }
 
 impl<'a, D: Device, H: Handler> Network<'a, D, H> {
@@ -122,7 +105,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             stream.handle = Some(sockets.add(socket));
         }
         let first_socket = streams.slots.first().and_then(|stream| stream.handle);
-        let shortest_timeout = shortest_timeout(&limits);
+        let shortest_timeout = upkeep::shortest_timeout(&limits);
         let stack = Stack::new(interface, device, sockets, capacity, key);
         let serials = Serials::new();
         let is_ethernet = stack.is_ethernet();
@@ -160,7 +143,6 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             first_socket,
             served_first: 0,
             asked_of: 0,
-            calls: false,
             postponed: 0,
             sends_at: Instant::ZERO,
             strikes_at: Instant::ZERO,
@@ -243,7 +225,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                     .map_err(|_| failed("the socket cannot be bound"))?;
             }
         }
-        self.generation = generation & 0xff00_0000 | (generation + 1) & 0x00ff_ffff;
+        self.generation = generation & 0xff00_0000 | generation.wrapping_add(1) & 0x00ff_ffff;
         Ok(Listener {
             local: SocketAddr::new(address.ip(), endpoint.port),
             transport,
@@ -414,12 +396,12 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             // At once, since the rings are small.
             self.serve();
         }
-        // Not before what waits in the device has been looked at, or a poll that comes late would
-        // close those who have spoken in time. Who floods does not put it off for ever.
+        // Not before the frames that wait in the device have been taken: after a late poll, some of
+        // them are from peers that would be closed as idle. A flood postpones it for a while only.
         let due = now >= self.strikes_at;
         let more = frames == FRAMES_PER_POLL || due && !self.stack.can_send(now);
         if !more && self.pooled != self.listeners.used {
-            // Those who have gone on have been seen.
+            // Handshakes that were completed in time have been seen.
             self.arm();
         }
         self.postponed = if due && more { self.postponed + 1 } else { 0 };
@@ -462,100 +444,6 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             let soonest = now.as_micros().saturating_add(self.shortest_timeout);
             self.strikes_at = self.strikes_at.min(Instant::from_micros(soonest));
         }
-    }
-
-    /// The device takes no more frames. smoltcp serves the sockets in their order, so that the
-    /// first might be served alone: another that may have something to send takes its place.
-    #[cold]
-    #[inline(never)]
-    fn serve_another_first(&mut self) {
-        let (streams, ports) = (self.streams.len(), self.ports.len());
-        let Some(first) = self.first_socket else {
-            return;
-        };
-        for _ in 0..streams + ports {
-            self.served_first = (self.served_first + 1) % (streams + ports);
-            let handle = match self.served_first.checked_sub(streams) {
-                None => self.streams[self.served_first].sends(&self.stack.sockets),
-                Some(port) => {
-                    let port = self.ports[port].as_ref();
-                    port.and_then(|port| port.sends(&self.stack.sockets))
-                }
-            };
-            let Some(second) = handle.filter(|handle| *handle != first) else {
-                continue;
-            };
-            self.stack.swap(first, second);
-            for stream in &mut *self.streams {
-                stream.swap(first, second);
-            }
-            for port in self.ports.iter_mut().flatten() {
-                port.swap(first, second);
-            }
-            return;
-        }
-    }
-
-    /// Asks for hosts that smoltcp does not ask for, and takes those for missing that have not
-    /// answered.
-    #[cold]
-    #[inline(never)]
-    fn find_neighbours(&mut self) {
-        let now = self.common.now;
-        // What waited for it can leave.
-        self.common.to_do |= self.stack.give_up_missing(now);
-        if !self.stack.begin_round(now) {
-            return;
-        }
-        let streams = self.streams.len();
-        for nth in self.asked_of..streams + self.ports.len() {
-            let host = match nth.checked_sub(streams) {
-                None => {
-                    let stream = &self.streams[nth];
-                    let handle = stream.handle;
-                    let socket = handle.map(|handle| self.stack.sockets.get::<tcp::Socket>(handle));
-                    let sought = socket.and_then(|socket| stream.seeks(socket));
-                    self.calls |= sought.is_some_and(|(_, called)| called);
-                    sought.map(|(host, _)| host)
-                }
-                Some(port) => self.ports[port].as_ref().and_then(Port::seeks),
-            };
-            if host.is_some_and(|host| !self.stack.ask(host, now)) {
-                // The device has no room: the round goes on from here.
-                self.asked_of = nth;
-                return self.stack.interrupt_round(now);
-            }
-        }
-        self.asked_of = 0;
-        if core::mem::take(&mut self.calls) {
-            self.stack.call_begins(now);
-        }
-    }
-
-    /// Whether the interface has lost the local address of a connection, or the way to a datagram
-    /// peer.
-    #[cold]
-    #[inline(never)]
-    fn has_lost_an_address(&mut self) -> bool {
-        let (interface, common) = (&mut self.stack.interface, &self.common);
-        let mut streams = self.streams.iter();
-        let mut ports = self.ports.iter().flatten();
-        streams.any(|stream| stream.has_lost_its_address(interface))
-            || ports.any(|port| port.has_lost_an_address(interface, common))
-    }
-
-    /// Ends the connections whose local addresses the interface has lost.
-    #[cold]
-    #[inline(never)]
-    fn check_addresses(&mut self) {
-        let interface = &mut self.stack.interface;
-        for stream in &mut *self.streams {
-            stream.check_address(interface);
-        }
-        for port in self.ports.iter_mut().flatten() {
-            port.check_addresses(interface, &mut self.stack.sockets, &mut self.common);
-        }
-        self.common.to_do = true;
     }
 
     /// Takes one frame from the device, if there is one.
@@ -651,63 +539,6 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         at.min(self.stack.neighbours_timeout()).max(now)
     }
 
-    /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers
-    /// what was sent on it; what is not delivered after `deadline` is given up. Go on with
-    /// [`Network::poll`] until [`Network::is_stopped`].
-    pub fn stop(&mut self, deadline: Duration, now: Instant) {
-        if self.stops_at.is_some() {
-            return;
-        }
-        self.common.advance(now);
-        let stops_at = self.common.now.after(deadline);
-        self.stops_at = Some(stops_at);
-        self.strikes_at = self.strikes_at.min(stops_at);
-        self.listeners.places.fill_with(|| None);
-        self.listeners.count();
-        for place in 0..self.listeners.places.len() {
-            self.disarm(Some(place));
-        }
-        self.close_all(true);
-    }
-
-    /// Whether it was stopped, every connection has ended, and every stream's peer was told.
-    pub fn is_stopped(&self) -> bool {
-        let told = |stream: &Stream<'_, H>| {
-            matches!(stream.stage, Stage::Free) || pool::is_spent(stream, &self.stack.sockets)
-        };
-        let Some(stops_at) = self.stops_at.filter(|_| self.common.open == 0) else {
-            return false;
-        };
-        let mut ports = self.ports.iter().flatten();
-        let all_left = ports.all(|port| port.is_told(&self.stack.sockets));
-        self.streams.iter().all(told) && (all_left || self.common.now >= stops_at)
-    }
-
-    fn stop_in_time(&mut self) {
-        if self.stops_at.is_some_and(|at| self.common.now >= at) && self.common.open > 0 {
-            self.close_all(false);
-        }
-    }
-
-    /// Closes every connection, or gives it up.
-    fn close_all(&mut self, in_order: bool) {
-        for slot in 0..self.streams.len() {
-            if let Stage::Live(live) = &self.streams[slot].stage {
-                let id = live.ends.serial.id(Place::Stream(slot));
-                let now = self.common.now;
-                self.with(
-                    id,
-                    now,
-                    |link| if in_order { link.close() } else { link.abort() },
-                );
-            }
-        }
-        for port in self.ports.iter_mut().flatten() {
-            port.close_all(in_order);
-        }
-        self.common.to_do = true;
-    }
-
     /// Somebody needs a port. If none is free, or its address is needed, those that only wait
     /// for goodbyes to leave wait no longer.
     fn hurry(&mut self, address_is_needed: bool) {
@@ -741,26 +572,15 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         &self.common.limits
     }
 
+    /// The device.
+    pub fn device(&mut self) -> &mut D {
+        &mut self.stack.device
+    }
+
     /// The interface, the device and the sockets. Connections whose local address is taken from
     /// the interface end at the next poll, for which it is time at once.
     pub fn stack(&mut self) -> &mut Stack<'a, D> {
         self.lent = true;
         &mut self.stack
     }
-}
-
-/// The shortest time that a clock is set to, in microseconds.
-fn shortest_timeout(limits: &Limits) -> u64 {
-    let timeouts = [
-        limits.connect_timeout,
-        limits.frame_timeout,
-        limits.first_message_timeout,
-        limits.stream_idle_timeout,
-        limits.datagram_idle_timeout,
-        limits.write_stall_timeout,
-        limits.drain_timeout,
-        NEIGHBOUR_TIMEOUT,
-    ];
-    let shortest = timeouts.into_iter().fold(Duration::MAX, Duration::min);
-    Instant::ZERO.after(shortest).as_micros()
 }

@@ -179,7 +179,7 @@ fn answers_leave_from_an_address_that_the_device_has() {
         });
         world.wire().room = None;
         world.pass(MOMENT);
-        // What waited is not sent in the name of whoever has the address now.
+        // Another host may have that address now: nothing is sent in its name.
         assert_eq!(world.wire().datagrams(LIVING), 1);
         assert_eq!(world.send(id, b"gone"), None);
     });

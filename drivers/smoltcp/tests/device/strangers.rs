@@ -125,7 +125,7 @@ fn what_waits_behind_many_frames_arrived_in_time_too() {
         // The application does something else, and more frames wait than a poll takes.
         world.now = world.now.after(Duration::from_secs(5));
         for _ in 0..200 {
-            world.hear_datagram(SILENT, 99, 8, b"for nobody");
+            world.hear_datagram(SILENT, 99, 8, b"elsewhere");
         }
         world.hear_datagram(SILENT, 99, 7, b"second");
         for _ in 0..8 {
@@ -137,7 +137,7 @@ fn what_waits_behind_many_frames_arrived_in_time_too() {
         world.now = world.now.after(Duration::from_secs(5));
         for _ in 0..20 {
             for _ in 0..32 {
-                world.hear_datagram(SILENT, 99, 8, b"for nobody");
+                world.hear_datagram(SILENT, 99, 8, b"elsewhere");
             }
             world.network.poll(world.now);
         }

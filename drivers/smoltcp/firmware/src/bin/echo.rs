@@ -171,7 +171,7 @@ fn serve() -> Result<(), Error> {
     while !QUIT.load(Ordering::Relaxed) {
         network.poll(clock.now());
         let at = network.poll_at(clock.now());
-        rest::until(at, &mut clock, || network.stack().device.has_frame());
+        rest::until(at, &mut clock, || network.device().has_frame());
     }
     println!("{:?}", network.counts());
     println!("open {}", network.open());

@@ -258,7 +258,7 @@ fn measure() -> Result<(), Error> {
         } else {
             at
         };
-        rest::until(at, &mut clock, || network.stack().device.has_frame());
+        rest::until(at, &mut clock, || network.device().has_frame());
     }
     let calls = with(|sensor| sensor.calls);
     println!("DONE {count} acknowledged, {calls} calls, {beats} beats");
@@ -267,7 +267,7 @@ fn measure() -> Result<(), Error> {
     while !network.is_stopped() {
         network.poll(clock.now());
         let at = network.poll_at(clock.now());
-        rest::until(at, &mut clock, || network.stack().device.has_frame());
+        rest::until(at, &mut clock, || network.device().has_frame());
     }
     Ok(())
 }

@@ -1,0 +1,68 @@
+//! How a network stops.
+
+use super::Network;
+use crate::id::Place;
+use crate::pool;
+use crate::stream::{Stage, Stream};
+use core::time::Duration;
+use cubenet_core::{Handler, Instant};
+use smoltcp::phy::Device;
+
+impl<D: Device, H: Handler> Network<'_, D, H> {
+    /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers
+    /// what was sent on it; what is not delivered after `deadline` is given up. Go on with
+    /// [`Network::poll`] until [`Network::is_stopped`].
+    pub fn stop(&mut self, deadline: Duration, now: Instant) {
+        if self.stops_at.is_some() {
+            return;
+        }
+        self.common.advance(now);
+        let stops_at = self.common.now.after(deadline);
+        self.stops_at = Some(stops_at);
+        self.strikes_at = self.strikes_at.min(stops_at);
+        self.listeners.places.fill_with(|| None);
+        self.listeners.count();
+        for place in 0..self.listeners.places.len() {
+            self.disarm(Some(place));
+        }
+        self.close_all(true);
+    }
+
+    /// Whether it was stopped, every connection has ended, and every stream's peer was told.
+    pub fn is_stopped(&self) -> bool {
+        let told = |stream: &Stream<'_, H>| {
+            matches!(stream.stage, Stage::Free) || pool::is_spent(stream, &self.stack.sockets)
+        };
+        let Some(stops_at) = self.stops_at.filter(|_| self.common.open == 0) else {
+            return false;
+        };
+        let mut ports = self.ports.iter().flatten();
+        let all_left = ports.all(|port| port.is_told(&self.stack.sockets));
+        self.streams.iter().all(told) && (all_left || self.common.now >= stops_at)
+    }
+
+    pub(super) fn stop_in_time(&mut self) {
+        if self.stops_at.is_some_and(|at| self.common.now >= at) && self.common.open > 0 {
+            self.close_all(false);
+        }
+    }
+
+    /// Closes every connection, or gives it up.
+    fn close_all(&mut self, in_order: bool) {
+        for slot in 0..self.streams.len() {
+            if let Stage::Live(live) = &self.streams[slot].stage {
+                let id = live.ends.serial.id(Place::Stream(slot));
+                let now = self.common.now;
+                self.with(
+                    id,
+                    now,
+                    |link| if in_order { link.close() } else { link.abort() },
+                );
+            }
+        }
+        for port in self.ports.iter_mut().flatten() {
+            port.close_all(in_order);
+        }
+        self.common.to_do = true;
+    }
+}

@@ -52,14 +52,14 @@ enum Event {
         to: Key,
         by: Key,
     },
-    /// The caller has heard of the answer of this socket.
+    /// The third packet of a handshake arrives, for this socket.
     Confirm(Key),
-    /// That was not heard of in time; the call is answered again.
+    /// The third packet has not come in time; the call is answered again.
     AnswerAgain(Key),
     Segment(Segment),
     /// A segment was lost; it is sent again.
     SendAgain(Segment),
-    /// The word that the peer has read some was lost; it is given again.
+    /// An acknowledgement was lost; it is repeated.
     CreditAgain {
         to: Key,
         attempt: u32,
@@ -120,7 +120,7 @@ pub struct Traffic {
     /// Packets that carry nothing of the application's: answers to calls, acknowledgements,
     /// refusals, resets.
     pub control: u64,
-    /// Of those, lost on their way or to nobody.
+    /// Of those, lost on their way, or sent to a host that does not run.
     pub control_lost: u64,
     /// Stream segments that were sent again.
     pub sent_again: u64,

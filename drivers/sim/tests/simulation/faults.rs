@@ -316,11 +316,7 @@ fn a_call_whose_answers_are_lost_is_not_answered() {
     simulation.run_for(Duration::from_secs(90));
     let timeout = CloseReason::Timeout(Timeout::Connect);
     assert_eq!(*outcomes.lock().unwrap(), [timeout, timeout]);
-    assert_eq!(
-        server.metrics().accepted,
-        0,
-        "nobody has confirmed anything"
-    );
+    assert_eq!(server.metrics().accepted, 0, "no handshake was completed");
     assert!(simulation.traffic().control_lost >= 4);
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// After this many attempts a call is given up (as Linux's `tcp_syn_retries`).
 const MAX_CALLS: u32 = 6;
 /// After this many more answers a call is forgotten (as Linux's `tcp_synack_retries`).
-const MAX_ANSWERS: u32 = 5;
+const MAX_ANSWERS: u8 = 5;
 
 impl Kernel {
     pub(crate) fn send_call(&mut self, key: Key) {
@@ -110,7 +110,6 @@ impl Kernel {
             caller.answered = Some(accepted);
         }
         self.answer(accepted);
-        self.answer_later(accepted, 0);
     }
 
     /// Answers a call. If the answer is lost, either end tries again.
@@ -119,17 +118,23 @@ impl Kernel {
             return;
         };
         let (host, remote_host) = (socket.host, socket.remote_host);
-        if let Some(to) = socket.peer()
-            && let Some(at) = self.carry_control(host, remote_host)
-        {
-            self.events.push(at, Event::Answer { to, by });
+        let Some(to) = socket.peer() else {
+            return;
+        };
+        match self.carry_control(host, remote_host) {
+            Some(at) => self.events.push(at, Event::Answer { to, by }),
+            None => self.answer_later(by),
         }
     }
 
-    /// Answers a call again after a while, unless the caller has heard of the answer by then.
-    fn answer_later(&mut self, by: Key, attempt: u32) {
-        let again = self.now.after(Duration::from_secs(1 << attempt));
-        self.events.push(again, Event::AnswerAgain(by));
+    /// Answers a half-open call again after a while, unless the third packet has come by then. Where
+    /// no packet of the handshake is lost there is no need for that.
+    fn answer_later(&mut self, by: Key) {
+        let socket = self.stream(by);
+        if let Some((_, attempt)) = socket.and_then(|socket| socket.handshake) {
+            let again = self.now.after(Duration::from_secs(1 << attempt));
+            self.events.push(again, Event::AnswerAgain(by));
+        }
     }
 
     pub(crate) fn answer_again(&mut self, by: Key) {
@@ -144,7 +149,6 @@ impl Kernel {
         }
         socket.handshake = Some((listener, attempt + 1));
         self.answer(by);
-        self.answer_later(by, attempt + 1);
     }
 
     /// A call that was answered is half open no longer.
@@ -154,7 +158,7 @@ impl Kernel {
         }
     }
 
-    /// The caller has heard of the answer: the call waits to be accepted.
+    /// The third packet has come: the call waits to be accepted.
     pub(crate) fn confirmed(&mut self, by: Key) {
         let Some(socket) = self.stream(by) else {
             return;
@@ -167,21 +171,23 @@ impl Kernel {
             socket.backlog.push_back(by);
             return self.notify(listener, Notice::Acceptable);
         }
-        // Nobody will accept it.
+        // The listener was closed.
         self.reset(by);
     }
 
-    /// Lets the peer know that its answer was heard of. If that is lost, the answer comes again,
-    /// or what is sent tells it.
+    /// Sends the third packet of a handshake. If it is lost, the peer answers again, or the first
+    /// segment takes its place.
     fn confirm(&mut self, key: Key) {
         let Some(socket) = self.stream(key) else {
             return;
         };
         let (host, remote_host) = (socket.host, socket.remote_host);
-        if let Some(peer) = socket.peer()
-            && let Some(at) = self.carry_control(host, remote_host)
-        {
-            self.events.push(at, Event::Confirm(peer));
+        let Some(peer) = socket.peer() else {
+            return;
+        };
+        match self.carry_control(host, remote_host) {
+            Some(at) => self.events.push(at, Event::Confirm(peer)),
+            None => self.answer_later(peer),
         }
     }
 
@@ -204,6 +210,8 @@ impl Kernel {
                 };
                 let (host, remote) = (socket.host, socket.remote_host);
                 self.send_reset(remote, host, to, by);
+                // In case the reset is lost.
+                self.answer_later(by);
             }
         }
     }

@@ -42,9 +42,9 @@ pub(crate) struct ListenSocket {
     pub(crate) host: HostId,
     port: u16,
     max_backlog: usize,
-    /// Calls that were answered, of which the callers have not confirmed that they heard.
+    /// Calls that were answered, and whose third packet has not come.
     half_open: usize,
-    /// Calls whose callers have, and which were not accepted.
+    /// Calls whose third packet has come, and which were not accepted.
     backlog: VecDeque<Key>,
 }
 
@@ -58,9 +58,8 @@ pub(crate) struct StreamSocket {
     answered: Option<Key>,
     /// It has its port to itself, and does not share a listener's.
     owns_port: bool,
-    /// The listener by which the call was answered, and how often again, until the caller has
-    /// confirmed that it heard.
-    handshake: Option<(Key, u32)>,
+    /// While it is half open: its listener, and how often the call was answered again.
+    handshake: Option<(Key, u8)>,
     /// It counts as a descriptor of its host.
     accepted: bool,
     /// Nobody owns it any more; it only sends what is left.

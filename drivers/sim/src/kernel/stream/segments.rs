@@ -163,7 +163,7 @@ impl Kernel {
             return self.segment_lost(segment);
         }
         if socket.handshake.is_some() {
-            // Who sends has heard of the answer.
+            // The caller sends data, so the answer has reached it.
             self.confirmed(key);
         }
         let Some(socket) = self.stream(key) else {
@@ -219,8 +219,9 @@ impl Kernel {
         }
     }
 
-    /// The peer of `to` has read this much of what it sent. The word may be lost; a later one says
-    /// the same and more, or it is given again once `to` has sent something again.
+    /// The peer of `to` has read this much of what it sent, and acknowledges it. If the
+    /// acknowledgement is lost, the next one covers it; if none follows, it is repeated after a
+    /// retransmission timeout, as if `to` had sent its last segment again.
     pub(crate) fn credit(&mut self, to: Key, bytes: u32) {
         if let Some(writer) = self.stream(to) {
             writer.out.owed += bytes;
@@ -233,7 +234,7 @@ impl Kernel {
             return;
         };
         writer.out.repeats = false;
-        if attempt >= MAX_ATTEMPTS {
+        if writer.out.owed > 0 && attempt >= MAX_ATTEMPTS {
             return self.fail(to, CloseReason::Reset);
         }
         self.send_credit(to, attempt);
@@ -258,7 +259,7 @@ impl Kernel {
             }
             return;
         };
-        // What comes later says all that came before.
+        // An acknowledgement covers all before it, so none arrives before an earlier one.
         let at = out.credits.back().map_or(at, |(last, _)| at.max(*last));
         let bytes = std::mem::take(&mut out.owed);
         out.credits.push_back((at, bytes));

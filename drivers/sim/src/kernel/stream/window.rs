@@ -19,9 +19,9 @@ pub(super) struct Outgoing {
     pub(super) outstanding: u32,
     /// When the peer's word comes that it has read this many.
     pub(super) credits: VecDeque<(Instant, u32)>,
-    /// Bytes that the peer has read, of which it has given no word that was not lost.
+    /// Bytes that the peer has read, and whose acknowledgements were lost.
     pub(super) owed: u32,
-    /// Such a word is to be given again.
+    /// An acknowledgement is to be repeated.
     pub(super) repeats: bool,
     /// The send buffer.
     pub(super) capacity: u32,

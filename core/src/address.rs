@@ -27,12 +27,12 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressLimits {
-    /// Connections that one host may have open at once, of streams and of datagram connections
-    /// each: whoever forges datagrams in a host's name does not use up its streams. Default: no
-    /// limit.
+    /// Streams that one host may have open at once, and as many datagram connections. They are
+    /// counted apart, so that datagrams forged in a host's name do not use up its streams.
+    /// Default: no limit.
     pub max_connections: usize,
-    /// Connections that one host may open in a second, of either kind. As many may come at once, and then one
-    /// more whenever a place has become free. Default: no limit.
+    /// Streams that one host may open in a second, and as many datagram connections. As many may
+    /// come at once, and then one more whenever a place has become free. Default: no limit.
     pub connections_per_second: u32,
     /// Hosts that are not limited. Default: none.
     pub exempt: Vec<Prefix>,

@@ -7,13 +7,16 @@ use cubenet_tests::{
 use std::io::Write;
 use std::time::Duration;
 
+fn held_at_most(max_held_total: usize) -> Limits {
+    Limits {
+        max_held_total,
+        ..Limits::default()
+    }
+}
+
 #[test]
 fn all_partial_frames_together_are_bounded_and_the_oldest_give_way() {
-    let limits = Limits {
-        max_held_total: 1 << 20,
-        ..Limits::default()
-    };
-    let network = network_with(limits);
+    let network = network_with(held_at_most(1 << 20));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, echo);
     // Each one byte short of the longest frame: 100 of them are six times what may be held.
@@ -50,11 +53,7 @@ fn all_partial_frames_together_are_bounded_and_the_oldest_give_way() {
 
 #[test]
 fn partial_frames_on_one_worker_do_not_cost_the_connections_of_another() {
-    let limits = Limits {
-        max_held_total: 1 << 20,
-        ..Limits::default()
-    };
-    let network = network_with(limits);
+    let network = network_with(held_at_most(1 << 20));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, echo);
     let frame = framed(&pattern(65_535));
@@ -77,11 +76,7 @@ fn partial_frames_on_one_worker_do_not_cost_the_connections_of_another() {
 
 #[test]
 fn a_busy_stream_is_not_the_one_that_has_held_input_longest() {
-    let limits = Limits {
-        max_held_total: 1 << 20,
-        ..Limits::default()
-    };
-    let network = one_worker(limits);
+    let network = one_worker(held_at_most(1 << 20));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, echo);
     let frame = framed(&pattern(65_535));

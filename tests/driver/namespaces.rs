@@ -4,7 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use cubenet_mio::{Connection, Handler, Limits, Link, Message, Network, Transport};
-use cubenet_tests::system::{in_namespace, ip};
+use cubenet_tests::system::{in_namespace, ip, skipped, tc};
 use cubenet_tests::{Event, PATIENCE, RawClient, Reports, echo, eventually, ignore, one_worker};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -44,6 +44,23 @@ fn bound(address: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(address).expect("the address is ours");
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+/// Lets loopback carry no more than this. Returns whether the kernel can; says so if not.
+fn slow_loopback(rate: &str) -> bool {
+    let shaped = tc(&format!(
+        "qdisc add dev lo root tbf rate {rate} burst 3k latency 600s"
+    ));
+    if !shaped {
+        skipped("the kernel has no token bucket filter");
+    }
+    shaped
+}
+
+/// A network whose datagram sockets take few datagrams that have not left.
+fn small_buffers(limits: Limits) -> Network {
+    let builder = Network::builder().workers(1).limits(limits);
+    builder.datagram_buffer(4_608).start().unwrap()
 }
 
 #[test]
@@ -182,9 +199,8 @@ impl Handler for Fills {
 fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
     alone_in_namespace(|| {
         // So slow that what is sent waits: 5 kB a second.
-        if !cubenet_tests::system::tc("qdisc add dev lo root tbf rate 40kbit burst 3k latency 600s")
-        {
-            return cubenet_tests::system::skipped("the kernel has no token bucket filter");
+        if !slow_loopback("40kbit") {
+            return;
         }
         let limits = Limits {
             max_queued: 65_600,
@@ -192,12 +208,7 @@ fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
             max_queued_total: 200_000,
             ..Limits::default()
         };
-        let network = Network::builder()
-            .workers(1)
-            .limits(limits)
-            .datagram_buffer(4_608)
-            .start()
-            .unwrap();
+        let network = small_buffers(limits);
         let listener = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Fills));
         let sockets: Vec<_> = (0..5)
             .map(|_| bound("127.0.0.1:0".parse().unwrap()))
@@ -229,15 +240,10 @@ fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
 #[test]
 fn datagrams_that_waited_arrive_once_there_is_room_and_the_worker_serves_others() {
     alone_in_namespace(|| {
-        if !cubenet_tests::system::tc("qdisc add dev lo root tbf rate 2mbit burst 3k latency 600s")
-        {
-            return cubenet_tests::system::skipped("the kernel has no token bucket filter");
+        if !slow_loopback("2mbit") {
+            return;
         }
-        let network = Network::builder()
-            .workers(1)
-            .datagram_buffer(4_608)
-            .start()
-            .unwrap();
+        let network = small_buffers(Limits::default());
         let server = Reports::default();
         let address = server.listen(&network, Transport::Udp, ignore);
         let streams = Reports::default().listen(&network, Transport::Tcp, echo);
@@ -269,16 +275,10 @@ fn datagrams_that_waited_arrive_once_there_is_room_and_the_worker_serves_others(
 #[test]
 fn what_waits_of_an_aborted_connection_is_neither_sent_nor_counted() {
     alone_in_namespace(|| {
-        if !cubenet_tests::system::tc(
-            "qdisc add dev lo root tbf rate 100kbit burst 3k latency 600s",
-        ) {
-            return cubenet_tests::system::skipped("the kernel has no token bucket filter");
+        if !slow_loopback("100kbit") {
+            return;
         }
-        let network = Network::builder()
-            .workers(1)
-            .datagram_buffer(4_608)
-            .start()
-            .unwrap();
+        let network = small_buffers(Limits::default());
         let server = Reports::default();
         let address = server.listen(&network, Transport::Udp, ignore);
         let sockets = [(); 2].map(|()| bound("127.0.0.1:0".parse().unwrap()));

@@ -74,9 +74,9 @@ pub(crate) fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bo
         && matches!(state, tcp::State::FinWait2 | tcp::State::TimeWait)
 }
 
-/// How long a caller may take to go on once it has begun, while no stream waits for others. A
-/// peer on the same link takes a millisecond.
-const HALF_OPEN: Duration = Duration::from_secs(1);
+/// How long a handshake may take while no stream waits for other callers. A lost packet of it is
+/// sent again after one second, and once more two seconds later.
+const HALF_OPEN: Duration = Duration::from_secs(3);
 
 /// Callers that began before this moment, and have not gone on, may have to make way.
 pub(crate) fn long_ago(now: Instant) -> Instant {

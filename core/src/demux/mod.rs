@@ -32,7 +32,9 @@ pub enum Arrival {
     /// Its peer is new and there is room: ask the application, then [`Demux::insert`] it.
     Admit,
     /// Its peer is new and there will be room once the connection in this slot has made
-    /// way.
+    /// way. The new one's slot is known before anybody is closed: it is what [`Demux::insert`]
+    /// says now or, if it says `None`, this one, which it gives out right after
+    /// [`Demux::remove`].
     Evict(usize),
     /// Its peer is new and there is no room: drop it.
     Refuse,

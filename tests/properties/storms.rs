@@ -281,13 +281,15 @@ fn weather() -> impl Strategy<Value = Weather> {
         (
             prop::option::of(100_000..10_000_000_u64),
             1_000..100_000_usize,
+            600..1_600_usize,
+            rate(1.0),
         ),
         (rate(0.3), rate(0.02), rate(0.02)),
     );
     let conditions = conditions.prop_map(|(time, datagrams, link, streams)| {
         let (latency, jitter, loss, bursts) = time;
         let (duplicate, reorder, corrupt, spoof) = datagrams;
-        let ((bandwidth, queue), (refuse, reset, half_open)) = (link, streams);
+        let ((bandwidth, queue, mtu, undetected), (refuse, reset, half_open)) = (link, streams);
         Conditions {
             latency: Duration::from_millis(latency),
             jitter: Duration::from_millis(jitter),
@@ -299,6 +301,8 @@ fn weather() -> impl Strategy<Value = Weather> {
             spoof,
             bandwidth,
             queue,
+            mtu,
+            undetected,
             refuse,
             reset,
             half_open,
@@ -311,15 +315,17 @@ fn weather() -> impl Strategy<Value = Weather> {
         rate(0.3),
         0..5_000_u64,
         rate(0.5),
+        rate(1.0),
     );
     let faults = faults.prop_map(
-        |(short_read, partial_write, full_buffer, stall, millis, accept)| Faults {
+        |(short_read, partial_write, full_buffer, stall, millis, accept, unread)| Faults {
             short_read,
             partial_write,
             full_buffer,
             stall,
             stall_for: Duration::from_millis(millis),
             accept_failure: accept,
+            reset_loses_unread: unread,
         },
     );
     (any::<u64>(), conditions, faults).prop_map(|(seed, conditions, faults)| Weather {

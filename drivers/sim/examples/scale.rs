@@ -66,7 +66,7 @@ impl Handler for Client {
 }
 
 /// Connections that one host makes: it has no more ports.
-const PER_HOST: u32 = 50_000;
+const PER_HOST: u32 = 28_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();

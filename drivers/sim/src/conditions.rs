@@ -35,8 +35,11 @@ pub struct Conditions {
     pub duplicate: f64,
     /// Of datagrams that are held back, up to four times the latency, and so overtaken.
     pub reorder: f64,
-    /// Of datagrams that arrive with bytes changed, or cut off at the end.
+    /// Of packets that are damaged on their way. Their checksum shows it, so they are dropped.
     pub corrupt: f64,
+    /// Of damaged datagrams, those whose checksum does not show it: they arrive with a byte changed,
+    /// or cut off at the end.
+    pub undetected: f64,
     /// Of datagrams that are followed by one that somebody forged: from an address that
     /// speaks to the listener already, or from one that nobody has.
     pub spoof: f64,
@@ -44,6 +47,9 @@ pub struct Conditions {
     pub bandwidth: Option<u64>,
     /// Bytes that wait for the bandwidth before more are lost.
     pub queue: usize,
+    /// Bytes of the largest packet, headers included. A longer datagram goes in fragments, and is
+    /// lost if any of them is; a stream's segments are made no longer.
+    pub mtu: usize,
     /// Of calls that are refused although somebody listens.
     pub refuse: f64,
     /// Of stream segments at which the connection is reset at both ends.
@@ -78,15 +84,20 @@ impl Default for Conditions {
             duplicate: 0.0,
             reorder: 0.0,
             corrupt: 0.0,
+            undetected: 0.0,
             spoof: 0.0,
             bandwidth: None,
             queue: 256 * 1024,
+            mtu: 1_500,
             refuse: 0.0,
             reset: 0.0,
             half_open: 0.0,
         }
     }
 }
+
+/// The least that IPv4 allows (RFC 791).
+const MIN_MTU: usize = 68;
 
 impl Conditions {
     /// Whether the numbers make sense. [`Simulation`](crate::Simulation) asks before it uses
@@ -97,6 +108,7 @@ impl Conditions {
             ("duplicate", self.duplicate),
             ("reorder", self.reorder),
             ("corrupt", self.corrupt),
+            ("undetected", self.undetected),
             ("spoof", self.spoof),
             ("refuse", self.refuse),
             ("reset", self.reset),
@@ -110,6 +122,12 @@ impl Conditions {
             ])?;
         }
         check_durations([("latency", self.latency), ("jitter", self.jitter)])?;
+        if self.mtu < MIN_MTU {
+            return Err(FaultError {
+                field: "mtu",
+                problem: "it must be at least 68 bytes, the least that IPv4 allows",
+            });
+        }
         if self.bandwidth == Some(0) {
             return Err(FaultError {
                 field: "bandwidth",
@@ -136,6 +154,9 @@ pub struct Faults {
     pub stall: f64,
     /// for this long at most.
     pub stall_for: Duration,
+    /// Of resets, those with which what had arrived and was not read is lost. It never is on Linux,
+    /// which is 0, and always on other systems, which is 1.
+    pub reset_loses_unread: f64,
     /// Of attempts to accept a connection that fail for lack of a descriptor. They are made
     /// again.
     pub accept_failure: f64,
@@ -150,6 +171,7 @@ impl Faults {
             ("partial_write", self.partial_write),
             ("full_buffer", self.full_buffer),
             ("stall", self.stall),
+            ("reset_loses_unread", self.reset_loses_unread),
             ("accept_failure", self.accept_failure),
         ])?;
         check_durations([("stall_for", self.stall_for)])?;

@@ -43,6 +43,14 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The range of ports for those who call is empty, or begins at 0.
+    NoPorts,
+    /// No router that translates addresses is there; [`Simulation::nat`](crate::Simulation::nat)
+    /// makes one.
+    NoRouter {
+        /// The address.
+        address: IpAddr,
+    },
     /// The network has been stopped, or its host has crashed.
     Stopped,
 }
@@ -97,6 +105,12 @@ impl fmt::Display for Error {
                 f,
                 "there are {limit} connections already; raise `max_connections`"
             ),
+            Error::NoPorts => {
+                f.write_str("`ephemeral_ports` must hold at least one port, and not port 0")
+            }
+            Error::NoRouter { address } => {
+                write!(f, "no router is at {address}: `Simulation::nat` makes one")
+            }
             Error::Stopped => f.write_str("the network has been stopped"),
         }
     }

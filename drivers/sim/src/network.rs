@@ -1,8 +1,8 @@
 //! A network: what runs on one virtual host.
 
 use crate::connection::Connection;
-use crate::error::{ConnectError, Error, Refusal};
-use crate::kernel::{HostId, Key, Notice};
+use crate::error::{ConnectError, Error};
+use crate::kernel::{HostId, Key, Notice, StreamBuffers};
 use crate::metrics::Metrics;
 use crate::owners::Owner;
 use crate::peers::Peers;
@@ -11,6 +11,7 @@ use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, S
 use cubenet_core::{Handler, Limits, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -45,9 +46,12 @@ pub struct Builder {
     pub(crate) host: HostId,
     pub(crate) limits: Limits,
     pub(crate) backlog: usize,
-    pub(crate) stream_buffer: usize,
+    pub(crate) stream_buffer: Option<usize>,
+    pub(crate) stream_unsent: Option<u32>,
     pub(crate) datagram_buffer: usize,
     pub(crate) descriptors: usize,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ephemeral_ports: RangeInclusive<u16>,
 }
 
 impl Builder {
@@ -65,15 +69,27 @@ impl Builder {
         self
     }
 
-    /// Bytes of the send and of the receive buffer of each stream, below 4 GiB; at least
-    /// one. Default 64 KiB.
+    /// Bytes that are asked of the system for the send and for the receive buffer of each stream.
+    /// As on Linux (`SO_SNDBUF`, `SO_RCVBUF`) each then holds twice as many of the stream's.
+    /// Default: the system's own choice, which is 4 MiB to send, and to receive 128 KiB that grow
+    /// to 3 MiB if the reader keeps up.
     #[must_use]
     pub fn stream_buffer(mut self, bytes: usize) -> Self {
-        self.stream_buffer = bytes.clamp(1, u32::MAX as usize);
+        self.stream_buffer = Some(bytes);
         self
     }
 
-    /// Bytes of the receive buffer of each datagram socket. Default 4 MiB.
+    /// Bytes that a stream's send buffer may hold beyond what is under way to the peer
+    /// (`TCP_NOTSENT_LOWAT`). Default 128 KiB.
+    #[must_use]
+    pub fn stream_unsent(mut self, bytes: u32) -> Self {
+        self.stream_unsent = Some(bytes.max(1));
+        self
+    }
+
+    /// Bytes that are asked of the system for the receive buffer of each datagram socket. As on
+    /// Linux (`SO_RCVBUF`) it then holds twice as many, and a datagram costs more than its length:
+    /// 832 bytes if it has up to 196, 2,304 if it has 1,400. Default 4 MiB.
     #[must_use]
     pub fn datagram_buffer(mut self, bytes: usize) -> Self {
         self.datagram_buffer = bytes;
@@ -88,6 +104,24 @@ impl Builder {
         self
     }
 
+    /// Another address of the host, beside the one it was made with. Listeners may be on one of
+    /// them or, at an unspecified address, on all; calls are made from the first of the callee's
+    /// kind.
+    #[must_use]
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// The ports that are given to those who call, at least one. Two streams may have the same if
+    /// they called different addresses; the port of a stream that was closed from this side first
+    /// stays taken towards its peer for a minute. Default 32768 to 60999, as on Linux.
+    #[must_use]
+    pub fn ephemeral_ports(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.ephemeral_ports = ports;
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
@@ -97,15 +131,30 @@ impl Builder {
             .networks
             .iter()
             .any(|network| network.host == self.host && !network.is_stopped());
-        let host = world.kernel.host_mut(self.host);
         if in_use {
-            return Err(Error::HostInUse(host.address));
+            let address = world.kernel.host(self.host).address();
+            return Err(Error::HostInUse(address));
         }
+        if self.ephemeral_ports.is_empty() || *self.ephemeral_ports.start() == 0 {
+            return Err(Error::NoPorts);
+        }
+        for address in self.addresses {
+            if !world.kernel.add_address(self.host, address) {
+                return Err(Error::HostInUse(address));
+            }
+        }
+        let host = world.kernel.host_mut(self.host);
         host.alive = true;
-        host.stream_buffer = self.stream_buffer;
-        host.datagram_buffer = self.datagram_buffer;
+        host.ephemeral = self.ephemeral_ports;
+        host.stream_buffers = self
+            .stream_buffer
+            .map_or(StreamBuffers::ADAPTIVE, StreamBuffers::fixed);
+        if let Some(unsent) = self.stream_unsent {
+            host.stream_buffers.max_unsent = unsent;
+        }
+        host.datagram_buffer = self.datagram_buffer.saturating_mul(2);
         host.max_descriptors = self.descriptors;
-        let address = host.address;
+        let address = host.address();
         let hash_key = (world.kernel.random.next(), world.kernel.random.next());
         let id = NetworkId(world.networks.len() as u32);
         world.networks.push(NetworkState {
@@ -164,15 +213,12 @@ impl Network {
             address,
             refusal,
         };
-        if !address.ip().is_unspecified() && address.ip() != self.address {
-            return Err(refused(Refusal::NotOurs));
-        }
         let network = &world.networks[self.id.0 as usize];
         let (host, backlog) = (network.host, network.backlog);
         let network = self.id;
         let (key, local) = match transport {
             Transport::Tcp => {
-                let listening = world.kernel.listen(host, address.port(), backlog);
+                let listening = world.kernel.listen(host, address, backlog);
                 let (key, local) = listening.map_err(refused)?;
                 let owner = Owner::Listener {
                     network,
@@ -183,7 +229,7 @@ impl Network {
                 (key, local)
             }
             Transport::Udp => {
-                let bound = world.kernel.bind_datagrams(host, address.port(), None);
+                let bound = world.kernel.bind_datagrams(host, address, None);
                 let (key, local) = bound.map_err(refused)?;
                 let state = &world.networks[network.0 as usize];
                 let peers = Peers::listening(network, state, local, accept);
@@ -232,7 +278,9 @@ impl Network {
                 (key, ends.unwrap_or((address, address)))
             }),
             Transport::Udp => {
-                let bound = world.kernel.bind_datagrams(host, 0, Some(address));
+                let local = world.kernel.host(host).address_towards(address.ip());
+                let any = SocketAddr::new(local, 0);
+                let bound = world.kernel.bind_datagrams(host, any, Some(address));
                 bound.map(|(key, local)| (key, (local, address)))
             }
         };

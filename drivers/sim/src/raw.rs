@@ -72,15 +72,16 @@ impl Raw {
                 Read::Failed(reason) => self.end = Some(RawEnd::Failed(reason)),
             }
         }
-        while let Received::Datagram(from, bytes) = kernel.receive_from(key) {
-            self.datagrams.push((from, bytes.to_vec()));
+        while let Received::Datagram(arrived) = kernel.receive_from(key) {
+            self.datagrams.push((arrived.from, arrived.bytes.to_vec()));
         }
     }
 
-    /// The stream failed; what had not been read is lost.
+    /// The stream failed: what had arrived before comes first, unless it is not read.
     pub(crate) fn failed(&mut self, key: Key, kernel: &mut Kernel) {
-        if let Read::Failed(reason) = kernel.read(key) {
-            self.end = Some(RawEnd::Failed(reason));
+        self.read(key, kernel);
+        if self.stopped && self.end.is_none() {
+            self.end = kernel.failure(key).map(RawEnd::Failed);
         }
     }
 }
@@ -265,8 +266,9 @@ impl RawDatagrams {
 
     /// Sends a datagram, of any length or of none.
     pub fn send_to(&self, to: SocketAddr, datagram: &[u8]) {
+        let local = self.local.ip();
         self.socket.with(|_, key, kernel| {
-            kernel.send_to(key, to, datagram);
+            kernel.send_to(key, local, to, datagram);
         });
     }
 
@@ -304,18 +306,22 @@ pub(crate) fn connect(
 pub(crate) fn listen(
     shared: &Arc<Shared>,
     host: HostId,
-    port: u16,
+    at: SocketAddr,
 ) -> Result<RawListener, Refusal> {
     let mut world = shared.lock();
-    let (key, local) = world.kernel.listen(host, port, usize::MAX)?;
+    let (key, local) = world.kernel.listen(host, at, usize::MAX)?;
     world.owners.insert(key, Owner::Raw(Box::default()));
     let socket = Socket::new(shared, key);
     Ok(RawListener { socket, local })
 }
 
-pub(crate) fn bind(shared: &Arc<Shared>, host: HostId, port: u16) -> Result<RawDatagrams, Refusal> {
+pub(crate) fn bind(
+    shared: &Arc<Shared>,
+    host: HostId,
+    at: SocketAddr,
+) -> Result<RawDatagrams, Refusal> {
     let mut world = shared.lock();
-    let (key, local) = world.kernel.bind_datagrams(host, port, None)?;
+    let (key, local) = world.kernel.bind_datagrams(host, at, None)?;
     world.owners.insert(key, Owner::Raw(Box::default()));
     let socket = Socket::new(shared, key);
     Ok(RawDatagrams { socket, local })

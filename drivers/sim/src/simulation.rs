@@ -2,7 +2,7 @@
 
 use crate::conditions::{Conditions, Faults};
 use crate::error::Error;
-use crate::kernel::{HostId, Kernel, Key, Notice, Traffic};
+use crate::kernel::{EPHEMERAL, HostId, Kernel, Key, Notice, Traffic};
 use crate::network::{Builder as NetworkBuilder, IntoAddress};
 use crate::owners::Owner;
 use crate::raw::{self, RawDatagrams, RawListener, RawStream};
@@ -118,9 +118,12 @@ impl Simulation {
             shared: Arc::downgrade(&self.shared),
             limits: Limits::default(),
             backlog: 4_096,
-            stream_buffer: 64 * 1024,
+            stream_buffer: None,
+            stream_unsent: None,
             datagram_buffer: 4 << 20,
             descriptors: usize::MAX,
+            addresses: Vec::new(),
+            ephemeral_ports: EPHEMERAL,
         }
     }
 
@@ -138,7 +141,7 @@ impl Simulation {
             .into_address()
             .map_err(|given| Error::Address { given })?;
         let host = self.wake(address.ip());
-        raw::listen(&self.shared, host, address.port()).map_err(|refusal| Error::Listen {
+        raw::listen(&self.shared, host, address).map_err(|refusal| Error::Listen {
             transport: Transport::Tcp,
             address,
             refusal,
@@ -151,7 +154,7 @@ impl Simulation {
             .into_address()
             .map_err(|given| Error::Address { given })?;
         let host = self.wake(address.ip());
-        raw::bind(&self.shared, host, address.port()).map_err(|refusal| Error::Listen {
+        raw::bind(&self.shared, host, address).map_err(|refusal| Error::Listen {
             transport: Transport::Udp,
             address,
             refusal,
@@ -232,6 +235,27 @@ impl Simulation {
         let (one, other) = (world.kernel.host_at(one), world.kernel.host_at(other));
         world.kernel.paths.set_cut(one, other, cut);
         world.kernel.paths.set_cut(other, one, cut);
+    }
+
+    /// Puts hosts behind a router that translates addresses: whatever they send is seen to come from
+    /// `outside`, each socket at a port of its own, and only those it has sent to can answer. The
+    /// router forgets a datagram socket's port once it has carried nothing for `timeout` (30 s are
+    /// common), a stream's after two hours and four minutes. Paths are those of the hosts behind it.
+    pub fn nat(&self, outside: IpAddr, inside: &[IpAddr], timeout: Duration) {
+        let mut world = self.shared.lock();
+        world.kernel.add_nat(outside, inside, timeout);
+    }
+
+    /// The router at `outside` forgets everything, as one does that was switched off and on, and
+    /// is at `new` from now on, which may be the same address. Peers see whatever is sent from
+    /// behind it come from somebody else: datagrams from a new peer; streams are reset once they
+    /// send.
+    pub fn rebind(&self, outside: IpAddr, new: IpAddr) -> Result<(), Error> {
+        if self.shared.lock().kernel.rebind(outside, new) {
+            Ok(())
+        } else {
+            Err(Error::NoRouter { address: outside })
+        }
     }
 
     /// The power of a host fails: its network is gone, its handlers are dropped without a

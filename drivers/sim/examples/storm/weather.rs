@@ -18,9 +18,11 @@ pub(crate) fn at_first() -> (Conditions, Faults) {
         duplicate: 0.01,
         reorder: 0.02,
         corrupt: 0.01,
+        undetected: 0.5,
         spoof: 0.005,
         bandwidth: Some(50_000_000),
         queue: 128 * 1024,
+        mtu: 1_500,
         refuse: 0.02,
         reset: 0.000_2,
         half_open: 0.000_2,
@@ -32,6 +34,7 @@ pub(crate) fn at_first() -> (Conditions, Faults) {
         stall: 0.01,
         stall_for: Duration::from_secs(1),
         accept_failure: 0.05,
+        reset_loses_unread: 0.3,
     };
     (conditions, faults)
 }

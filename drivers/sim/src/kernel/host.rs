@@ -1,28 +1,32 @@
-//! A virtual host: its address, its ports, its descriptors.
+//! A virtual host: its addresses, its ports, its descriptors.
 
+use super::StreamBuffers;
+use super::nat::NatId;
+use super::ports::{EPHEMERAL, Ports};
 use crate::conditions::Faults;
 use crate::error::Refusal;
 use cubenet_core::{Instant, Transport};
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HostId(pub(crate) u32);
 
-/// The first port that is given to whoever does not ask for one.
-const FIRST_EPHEMERAL: u16 = 10_000;
-
 pub(crate) struct Host {
-    pub(crate) address: IpAddr,
+    /// Its addresses, the one that it calls from first.
+    addresses: Vec<IpAddr>,
     /// Whether somebody is there. To an address where nobody is, packets are lost.
     pub(crate) alive: bool,
+    /// The router that it is behind.
+    pub(crate) nat: Option<NatId>,
     /// Until when nothing on it runs.
     pub(crate) frozen_until: Instant,
     pub(crate) faults: Faults,
-    /// Bytes of the send and of the receive buffer of each stream.
-    pub(crate) stream_buffer: usize,
-    /// Bytes of the receive buffer of each datagram socket.
+    pub(crate) stream_buffers: StreamBuffers,
+    /// Bytes of the receive buffer of each datagram socket, overhead included.
     pub(crate) datagram_buffer: usize,
+    /// Ports for those who do not ask for one.
+    pub(crate) ephemeral: RangeInclusive<u16>,
     /// Sockets there may be.
     pub(crate) max_descriptors: usize,
     pub(crate) descriptors: usize,
@@ -30,25 +34,17 @@ pub(crate) struct Host {
     udp: Ports,
 }
 
-/// The ports of one transport.
-#[derive(Default)]
-struct Ports {
-    /// Who listens, by port.
-    bound: BTreeMap<u16, u32>,
-    /// The ports in use, one bit each; allocated with the first.
-    used: Vec<u64>,
-    next: u16,
-}
-
 impl Host {
     pub(crate) fn new(address: IpAddr) -> Self {
         Host {
-            address,
+            addresses: vec![address],
             alive: false,
+            nat: None,
             frozen_until: Instant::ZERO,
             faults: Faults::default(),
-            stream_buffer: 64 * 1024,
-            datagram_buffer: 4 << 20,
+            stream_buffers: StreamBuffers::ADAPTIVE,
+            datagram_buffer: 8 << 20,
+            ephemeral: EPHEMERAL,
             max_descriptors: usize::MAX,
             descriptors: 0,
             tcp: Ports::default(),
@@ -64,8 +60,37 @@ impl Host {
         self.frozen_until = Instant::ZERO;
     }
 
-    pub(crate) fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address, port)
+    /// Its first address.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.addresses[0]
+    }
+
+    pub(crate) fn add_address(&mut self, address: IpAddr) {
+        if !self.has_address(address) {
+            self.addresses.push(address);
+        }
+    }
+
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// The number of one of its addresses.
+    pub(crate) fn number_of(&self, address: IpAddr) -> u16 {
+        let number = self.addresses.iter().position(|own| *own == address);
+        number.map_or(0, |number| number as u16)
+    }
+
+    /// The address of this number.
+    pub(crate) fn numbered(&self, number: u16) -> IpAddr {
+        self.addresses[usize::from(number)]
+    }
+
+    /// The address from which it calls `to`: the first of the same kind.
+    pub(crate) fn address_towards(&self, to: IpAddr) -> IpAddr {
+        let mut same = self.addresses.iter();
+        let same = same.find(|address| address.is_ipv4() == to.is_ipv4());
+        *same.unwrap_or(&self.addresses[0])
     }
 
     fn ports(&mut self, transport: Transport) -> &mut Ports {
@@ -75,87 +100,88 @@ impl Host {
         }
     }
 
-    /// Takes `port`, or any for 0.
-    pub(crate) fn take_port(&mut self, transport: Transport, port: u16) -> Result<u16, Refusal> {
-        if self.descriptors >= self.max_descriptors {
-            return Err(Refusal::NoDescriptor);
+    /// Takes `port` of `address`, of all if that is unspecified; any port for 0. Returns where that
+    /// is, as a socket shows it.
+    pub(crate) fn take_bound(
+        &mut self,
+        transport: Transport,
+        address: SocketAddr,
+    ) -> Result<SocketAddr, Refusal> {
+        let (ip, ephemeral) = (specified(address.ip()), self.ephemeral.clone());
+        if ip.is_some_and(|ip| !self.has_address(ip)) {
+            return Err(Refusal::NotOurs);
         }
-        self.descriptors += 1;
-        let taken = self.ports(transport).take(port);
+        self.take_descriptor()?;
+        let bound = self.ports(transport).bind((address.port(), ip), &ephemeral);
+        match bound {
+            Ok(port) => Ok(SocketAddr::new(ip.unwrap_or(self.address()), port)),
+            Err(refusal) => {
+                self.release_descriptor();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Says who is bound there.
+    pub(crate) fn set_bound(
+        &mut self,
+        transport: Transport,
+        port: u16,
+        address: Option<IpAddr>,
+        socket: u32,
+    ) {
+        self.ports(transport).set_bound(port, address, socket);
+    }
+
+    pub(crate) fn release_bound(
+        &mut self,
+        transport: Transport,
+        port: u16,
+        address: Option<IpAddr>,
+    ) {
+        self.ports(transport).unbind(port, address);
+        self.release_descriptor();
+    }
+
+    /// Takes a port to call `to` from.
+    pub(crate) fn take_calling(&mut self, to: SocketAddr, now: Instant) -> Result<u16, Refusal> {
+        self.take_descriptor()?;
+        let taken = self.tcp.take(to, &self.ephemeral, now);
         if taken.is_err() {
-            self.descriptors -= 1;
+            self.release_descriptor();
         }
         taken
     }
 
-    pub(crate) fn release_port(&mut self, transport: Transport, port: u16) {
-        let ports = self.ports(transport);
-        ports.set(port, false);
-        ports.bound.remove(&port);
+    /// Gives it back; `waits` if it is to stay taken for a while.
+    pub(crate) fn release_calling(&mut self, to: SocketAddr, port: u16, waits: bool, now: Instant) {
+        self.tcp.release(to, port, waits, now);
         self.release_descriptor();
+    }
+
+    fn take_descriptor(&mut self) -> Result<(), Refusal> {
+        if self.descriptors >= self.max_descriptors {
+            return Err(Refusal::NoDescriptor);
+        }
+        self.descriptors += 1;
+        Ok(())
     }
 
     pub(crate) fn release_descriptor(&mut self) {
         self.descriptors = self.descriptors.saturating_sub(1);
     }
 
-    pub(crate) fn bind(&mut self, transport: Transport, port: u16, socket: u32) {
-        self.ports(transport).bound.insert(port, socket);
-    }
-
-    /// Who listens at `port`.
-    pub(crate) fn bound(&self, transport: Transport, port: u16) -> Option<u32> {
+    /// Who listens there.
+    pub(crate) fn bound(&self, transport: Transport, at: SocketAddr) -> Option<u32> {
         let ports = match transport {
             Transport::Tcp => &self.tcp,
             Transport::Udp => &self.udp,
         };
-        ports.bound.get(&port).copied()
+        ports.bound(at.port(), at.ip())
     }
 }
 
-impl Ports {
-    /// Nobody has one any more. The next to be given out is another than those before, so
-    /// that what is under way to them finds nobody.
-    fn clear(&mut self) {
-        *self = Ports {
-            next: self.next,
-            ..Ports::default()
-        };
-    }
-
-    fn is_used(&self, port: u16) -> bool {
-        let word = self.used.get(usize::from(port / 64));
-        word.is_some_and(|word| word >> (port % 64) & 1 == 1)
-    }
-
-    fn set(&mut self, port: u16, used: bool) {
-        if self.used.is_empty() {
-            self.used = vec![0; 1_024];
-        }
-        let (word, bit) = (&mut self.used[usize::from(port / 64)], 1 << (port % 64));
-        if used {
-            *word |= bit;
-        } else {
-            *word &= !bit;
-        }
-    }
-
-    fn take(&mut self, port: u16) -> Result<u16, Refusal> {
-        if port != 0 {
-            if self.is_used(port) {
-                return Err(Refusal::InUse);
-            }
-            self.set(port, true);
-            return Ok(port);
-        }
-        for _ in 0..=u16::MAX {
-            let port = self.next.max(FIRST_EPHEMERAL);
-            self.next = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL);
-            if !self.is_used(port) {
-                self.set(port, true);
-                return Ok(port);
-            }
-        }
-        Err(Refusal::NoPort)
-    }
+/// `None` for the address that means all of a host's.
+pub(super) fn specified(address: IpAddr) -> Option<IpAddr> {
+    Some(address).filter(|address| !address.is_unspecified())
 }

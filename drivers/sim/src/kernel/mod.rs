@@ -4,14 +4,17 @@
 
 mod datagram;
 mod host;
+mod nat;
 mod path;
+mod ports;
 mod queue;
 mod stream;
 
-pub(crate) use datagram::Received;
+pub(crate) use datagram::{Arrived, Received};
 pub(crate) use host::{Host, HostId};
 pub(crate) use path::Paths;
-pub(crate) use stream::{Read, Segment};
+pub(crate) use ports::EPHEMERAL;
+pub(crate) use stream::{Read, Segment, StreamBuffers};
 
 use crate::conditions::{Conditions, Faults};
 use crate::random::Random;
@@ -19,6 +22,7 @@ use crate::trace::{Record, Trace};
 use bytes::Bytes;
 use cubenet_core::{CloseReason, Instant, Transport};
 use datagram::DatagramSocket;
+use nat::{Nat, NatId, Passage, Side};
 use queue::Queue;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +48,8 @@ enum Event {
     Call {
         to: SocketAddr,
         from: Key,
+        /// Where the callee sees the caller.
+        seen_at: SocketAddr,
     },
     /// A call was not answered; it is made again.
     CallAgain(Key),
@@ -60,7 +66,7 @@ enum Event {
     /// A segment was lost; it is sent again.
     SendAgain(Segment),
     /// An acknowledgement was lost; it is repeated.
-    CreditAgain {
+    AcknowledgeAgain {
         to: Key,
         attempt: u32,
     },
@@ -128,8 +134,10 @@ pub struct Traffic {
     pub duplicated: u64,
     /// Datagrams that were held back.
     pub reordered: u64,
-    /// Datagrams that were changed on their way.
+    /// Datagrams that were changed on their way, those that were dropped for it included.
     pub corrupted: u64,
+    /// Fragments of datagrams that were longer than a packet of their path.
+    pub fragments: u64,
     /// Datagrams that somebody forged.
     pub spoofed: u64,
     /// Datagrams that found their socket's buffer full.
@@ -156,6 +164,8 @@ pub(crate) struct Kernel {
     pub(crate) faults: Faults,
     hosts: Vec<Host>,
     by_address: BTreeMap<IpAddr, HostId>,
+    nats: Vec<Nat>,
+    nat_at: BTreeMap<IpAddr, NatId>,
     sockets: Vec<Entry>,
     free: Vec<u32>,
     events: Queue<Event>,
@@ -175,6 +185,8 @@ impl Kernel {
             faults,
             hosts: Vec::new(),
             by_address: BTreeMap::new(),
+            nats: Vec::new(),
+            nat_at: BTreeMap::new(),
             sockets: Vec::new(),
             free: Vec::new(),
             events: Queue::new(),
@@ -195,6 +207,17 @@ impl Kernel {
             self.hosts.push(host);
         }
         id
+    }
+
+    /// Gives a host another address. Returns whether it has it now: it may be another's.
+    pub(crate) fn add_address(&mut self, id: HostId, address: IpAddr) -> bool {
+        let other = self.host_at(address);
+        if other != id && self.host(other).alive {
+            return false;
+        }
+        self.by_address.insert(address, id);
+        self.host_mut(id).add_address(address);
+        true
     }
 
     pub(crate) fn host(&self, id: HostId) -> &Host {
@@ -332,14 +355,14 @@ impl Kernel {
         };
         self.now = at;
         match event {
-            Event::Call { to, from } => self.called(to, from),
+            Event::Call { to, from, seen_at } => self.called(to, from, seen_at),
             Event::CallAgain(key) => self.send_call(key),
             Event::Answer { to, by } => self.answered(to, by),
             Event::Segment(segment) => self.arrived(segment),
             Event::SendAgain(segment) => self.send_again(segment),
             Event::Confirm(by) => self.confirmed(by),
             Event::AnswerAgain(by) => self.answer_again(by),
-            Event::CreditAgain { to, attempt } => self.credit_again(to, attempt),
+            Event::AcknowledgeAgain { to, attempt } => self.acknowledge_again(to, attempt),
             Event::Fail { to, by, reason } => self.failed_by(to, by, reason),
             Event::Transmit(key) => self.transmit(key),
             Event::Notice(key, notice) => self.notices.push_back((key, notice)),
@@ -358,16 +381,30 @@ impl Kernel {
         self.trace.record(self.now, record, key.number(), bytes);
     }
 
-    /// When a packet that carries nothing of the application's arrives: an answer, an
-    /// acknowledgement, a refusal, a reset. `None` if it is lost.
+    /// When a packet arrives that the peer of `to`, a stream, sends it, and that carries nothing of
+    /// the application's: an answer, an acknowledgement, a reset. `None` if it does not.
+    fn carry_control_to(&mut self, to: Key) -> Option<Instant> {
+        let Some(Socket::Stream(socket)) = self.socket(to) else {
+            return None;
+        };
+        let (from, host) = (socket.remote_host, socket.host);
+        if socket.nat == Side::Open || self.passage_to(to) == Passage::Through {
+            return self.carry_control(from, host);
+        }
+        self.traffic.control += 1;
+        self.traffic.control_lost += 1;
+        None
+    }
+
+    /// When a packet that carries nothing of the application's arrives. `None` if it is lost.
     fn carry_control(&mut self, from: HostId, to: HostId) -> Option<Instant> {
         /// Addresses, ports, numbers and an option or two.
         const CONTROL_LEN: usize = 52;
         let (now, alive) = (self.now, self.host(to).alive);
         let random = &mut self.random;
-        let at = self.paths.carry(from, to, CONTROL_LEN, now, random);
+        let carried = self.paths.carry(from, to, CONTROL_LEN, now, random);
         self.traffic.control += 1;
-        let at = at.filter(|_| alive);
+        let at = carried.intact().filter(|_| alive);
         self.traffic.control_lost += u64::from(at.is_none());
         at
     }
@@ -375,7 +412,7 @@ impl Kernel {
     /// Who listens at `address`.
     fn listener(&mut self, transport: Transport, address: SocketAddr) -> Option<Key> {
         let host = self.host_at(address.ip());
-        let slot = self.host(host).bound(transport, address.port())?;
+        let slot = self.host(host).bound(transport, address)?;
         let generation = self.sockets[slot as usize].generation;
         Some(Key { slot, generation })
     }

@@ -77,7 +77,7 @@ impl Paths {
         if is_bad { bursts.loss } else { loss }
     }
 
-    /// When a packet of `len` bytes that is sent `now` arrives; `None` if it does not.
+    /// What becomes of a packet of `len` bytes, headers included, that is sent `now`.
     pub(crate) fn carry(
         &mut self,
         from: HostId,
@@ -85,14 +85,14 @@ impl Paths {
         len: usize,
         now: Instant,
         random: &mut Random,
-    ) -> Option<Instant> {
+    ) -> Carried {
         if self.is_cut(from, to) {
-            return None;
+            return Carried::Lost;
         }
         let conditions = self.conditions(from, to);
         let (latency, jitter) = (conditions.latency, conditions.jitter);
         let (loss, bandwidth, queue) = (conditions.loss, conditions.bandwidth, conditions.queue);
-        let bursts = conditions.bursts;
+        let (bursts, corrupt) = (conditions.bursts, conditions.corrupt);
         let mut departs = now;
         if let Some(bits) = bandwidth {
             let busy = self.busy.entry((from, to)).or_insert(now);
@@ -101,7 +101,7 @@ impl Paths {
                 Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
             };
             if busy.since(now) > takes(queue) {
-                return None;
+                return Carried::Lost;
             }
             *busy = (*busy).max(now).after(takes(len));
             departs = *busy;
@@ -111,8 +111,43 @@ impl Paths {
             None => loss,
         };
         if random.chance(loss) {
-            return None;
+            return Carried::Lost;
         }
-        Some(departs.after(latency).after(random.duration(jitter)))
+        let at = departs.after(latency).after(random.duration(jitter));
+        if random.chance(corrupt) {
+            return Carried::Damaged(at);
+        }
+        Carried::Arrives(at)
+    }
+}
+
+/// What becomes of a packet on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Arrives(Instant),
+    /// It arrives then, with bytes changed.
+    Damaged(Instant),
+    Lost,
+}
+
+impl Carried {
+    /// When it arrives, if its checksum is right.
+    pub(crate) fn intact(self) -> Option<Instant> {
+        match self {
+            Carried::Arrives(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// What becomes of the whole that this is a fragment of, beside another fragment.
+    pub(crate) fn and(self, other: Carried) -> Carried {
+        match (self, other) {
+            (Carried::Lost, _) | (_, Carried::Lost) => Carried::Lost,
+            (Carried::Arrives(at), Carried::Arrives(later)) => Carried::Arrives(at.max(later)),
+            (
+                Carried::Damaged(at) | Carried::Arrives(at),
+                Carried::Damaged(later) | Carried::Arrives(later),
+            ) => Carried::Damaged(at.max(later)),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Peer, arm_on, call, excepted, settle};
 use crate::connection::Connection;
-use crate::kernel::{Key, Received};
+use crate::kernel::{Arrived, Key, Received};
 use crate::trace::Record;
 use crate::world::{Guard, Place, Shared};
 use bytes::Bytes;
@@ -18,8 +18,8 @@ pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) 
         };
         match kernel.receive_from(key) {
             Received::Nothing => return arm_on(world, key),
-            Received::Datagram(from, bytes) => {
-                world = datagram(shared, world, key, from, &bytes);
+            Received::Datagram(arrived) => {
+                world = datagram(shared, world, key, &arrived);
             }
             Received::Unreachable => {
                 let called = peers.connections().next();
@@ -36,18 +36,18 @@ fn datagram<'a>(
     shared: &'a Arc<Shared>,
     mut world: Guard<'a>,
     key: Key,
-    from: SocketAddr,
-    bytes: &Bytes,
+    arrived: &Arrived,
 ) -> Guard<'a> {
     let Some((peers, kernel, network, _)) = world.peers(key) else {
         return world;
     };
+    let Arrived { from, bytes, .. } = arrived;
     let len = bytes.len();
     let at = |slot: usize| Place {
         key,
         slot: slot as u32,
     };
-    match peers.demux.handle_datagram(&from, len, kernel.now) {
+    match peers.demux.handle_datagram(from, len, kernel.now) {
         Arrival::Deliver(slot) => deliver(shared, world, at(slot), bytes),
         Arrival::Close(slot) => {
             if let Some(Some(peer)) = peers.slots.get_mut(slot) {
@@ -57,8 +57,8 @@ fn datagram<'a>(
             }
             settle(shared, world, at(slot))
         }
-        Arrival::Admit => admit(shared, world, key, from, bytes, None),
-        Arrival::Evict(slot) => admit(shared, world, key, from, bytes, Some(slot)),
+        Arrival::Admit => admit(shared, world, key, arrived, None),
+        Arrival::Evict(slot) => admit(shared, world, key, arrived, Some(slot)),
         Arrival::Refuse => {
             network.metrics.dropped_table_full += 1;
             world
@@ -88,15 +88,16 @@ fn admit<'a>(
     shared: &'a Arc<Shared>,
     mut world: Guard<'a>,
     key: Key,
-    from: SocketAddr,
-    bytes: &Bytes,
+    arrived: &Arrived,
     evicted: Option<usize>,
 ) -> Guard<'a> {
+    let (from, bytes) = (arrived.from, &arrived.bytes);
     let id = world.next_id();
     let Some((peers, kernel, network, _)) = world.peers(key) else {
         return world;
     };
-    let (of, local) = (peers.network, peers.local);
+    let of = peers.network;
+    let local = SocketAddr::new(arrived.to, peers.local.port());
     let Some(accept) = peers.accept.clone().filter(|_| peers.open) else {
         network.metrics.dropped_not_admitted += 1;
         return world;
@@ -123,7 +124,7 @@ fn admit<'a>(
     let place = at(slot);
     let ends = (local, from);
     // So that a handle works inside `accepted` already.
-    peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), from));
+    peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), ends));
     let connection = Connection::new(shared, place, id, Transport::Udp, ends);
     let what = (Record::Accepted, id);
     let (handler, mut world) = shared.callback(world, of, what, || accept(&connection));

@@ -50,7 +50,8 @@ pub(crate) struct Peer {
     pub(crate) paused: bool,
     /// Bytes that wait.
     pub(crate) queued: usize,
-    address: SocketAddr,
+    /// This end's address, and the peer's.
+    ends: (SocketAddr, SocketAddr),
     /// `None` while a callback runs.
     handler: Option<Box<dyn Handler + Send>>,
 }
@@ -58,7 +59,7 @@ pub(crate) struct Peer {
 struct Waiting {
     slot: u32,
     id: ConnectionId,
-    to: SocketAddr,
+    ends: (SocketAddr, SocketAddr),
     datagram: Bytes,
 }
 
@@ -70,13 +71,13 @@ impl Handler for Nobody {
 }
 
 impl Peer {
-    fn new(id: ConnectionId, sender: Sender, address: SocketAddr) -> Self {
+    fn new(id: ConnectionId, sender: Sender, ends: (SocketAddr, SocketAddr)) -> Self {
         Peer {
             id,
             sender,
             paused: false,
             queued: 0,
-            address,
+            ends,
             handler: None,
         }
     }
@@ -126,7 +127,7 @@ impl Peers {
             network: id,
             local,
             demux,
-            slots: vec![Some(Peer::new(connection, sender, peer))],
+            slots: vec![Some(Peer::new(connection, sender, (local, peer)))],
             pending: None,
             accept: None,
             connect: Some(connect),
@@ -201,8 +202,9 @@ impl Peers {
         let Some(peer) = self.peer_mut(place.slot, id) else {
             return;
         };
-        let to = peer.address;
-        if self.waiting.is_empty() && kernel.send_to(place.key, to, datagram) {
+        let ends = peer.ends;
+        let (local, to) = ends;
+        if self.waiting.is_empty() && kernel.send_to(place.key, local.ip(), to, datagram) {
             return;
         }
         let len = datagram.len();
@@ -221,7 +223,7 @@ impl Peers {
         self.waiting.push_back(Waiting {
             slot: place.slot,
             id,
-            to,
+            ends,
             datagram: Bytes::copy_from_slice(datagram),
         });
     }
@@ -263,7 +265,8 @@ impl Peers {
     ) -> Vec<(u32, ConnectionId)> {
         let mut flushed = Vec::new();
         while let Some(waiting) = self.waiting.front() {
-            if !kernel.send_to(key, waiting.to, &waiting.datagram) {
+            let (local, to) = waiting.ends;
+            if !kernel.send_to(key, local.ip(), to, &waiting.datagram) {
                 break;
             }
             let Some(Waiting {
@@ -310,12 +313,12 @@ fn connected<'a>(
     let Some((peers, ..)) = world.peers(key) else {
         return world;
     };
-    let (network, local) = (peers.network, peers.local);
-    let Some((id, address)) = peers.slots[0].as_ref().map(|peer| (peer.id, peer.address)) else {
+    let network = peers.network;
+    let Some((id, ends)) = peers.slots[0].as_ref().map(|peer| (peer.id, peer.ends)) else {
         return world;
     };
     let place = Place { key, slot: 0 };
-    let connection = Connection::new(shared, place, id, Transport::Udp, (local, address));
+    let connection = Connection::new(shared, place, id, Transport::Udp, ends);
     let what = (Record::Connected, id);
     let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
     world.network(network).metrics.connected += 1;
@@ -361,11 +364,11 @@ fn call<'a>(
     let Some((peers, ..)) = world.peers(place.key) else {
         return world;
     };
-    let (network, local) = (peers.network, peers.local);
+    let network = peers.network;
     let Some(peer) = peers.peer_mut(place.slot, id) else {
         return world;
     };
-    let ends = (local, peer.address);
+    let ends = peer.ends;
     let Some(mut handler) = peer.handler.take() else {
         return world;
     };
@@ -486,7 +489,7 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'
     let Some((peers, kernel, network_state, _)) = world.peers(place.key) else {
         return world;
     };
-    let (network, local) = (peers.network, peers.local);
+    let network = peers.network;
     let Some(entry) = peers.slots.get_mut(place.slot as usize) else {
         return world;
     };
@@ -512,13 +515,13 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'
     let Peer {
         id,
         sender,
-        address,
+        ends,
         handler,
         ..
     } = peer;
     let reason = sender.close_reason().unwrap_or(CloseReason::Io);
     world.count_closed(network, Transport::Udp, reason);
-    let mut link = link(shared, &world, place, id, (local, address));
+    let mut link = link(shared, &world, place, id, ends);
     if let Some(mut handler) = handler {
         let what = (Record::Closed, id);
         (_, world) = shared.callback(world, network, what, move || {

@@ -288,11 +288,15 @@ fn writable<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a>
     world
 }
 
-/// The socket failed.
+/// The socket failed. What had arrived before is delivered first, unless the stream is paused.
 pub(crate) fn failed<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
-    if let Some((stream, kernel, ..)) = world.stream(key)
-        && let Read::Failed(reason) = kernel.read(key)
-    {
+    let Some((stream, kernel, ..)) = world.stream(key) else {
+        return world;
+    };
+    if !stream.calling && !stream.to_pause {
+        return read(shared, world, key);
+    }
+    if let Some(reason) = kernel.failure(key) {
         stream.sender.fail(reason);
     }
     settle(shared, world, key)

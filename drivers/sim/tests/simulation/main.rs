@@ -1,6 +1,7 @@
 //! What a user of the simulator relies on.
 
 mod faults;
+mod kernels;
 mod lifetime;
 
 use cubenet_sim::{
@@ -113,9 +114,11 @@ fn storm() -> (Conditions, Faults) {
         duplicate: 0.02,
         reorder: 0.02,
         corrupt: 0.02,
+        undetected: 0.5,
         spoof: 0.02,
         bandwidth: Some(20_000_000),
         queue: 64 * 1024,
+        mtu: 1_500,
         refuse: 0.05,
         reset: 0.000_5,
         half_open: 0.000_5,
@@ -127,6 +130,7 @@ fn storm() -> (Conditions, Faults) {
         stall: 0.02,
         stall_for: Duration::from_millis(500),
         accept_failure: 0.1,
+        reset_loses_unread: 0.5,
     };
     (conditions, faults)
 }

@@ -2,6 +2,7 @@
 
 use super::window::{Incoming, Outgoing};
 use super::{Phase, StreamSocket};
+use crate::kernel::nat::Side;
 use crate::kernel::{Event, Kernel, Key, Notice, Socket};
 use crate::trace::Record;
 use cubenet_core::{CloseReason, Transport};
@@ -33,13 +34,24 @@ impl Kernel {
             attempt: attempt + 1,
         };
         let (from, to, remote) = (socket.host, socket.remote_host, socket.remote);
+        let Some((local, _)) = self.ends(key) else {
+            return;
+        };
+        let seen_at = self.seen_at(from, Transport::Tcp, local, remote);
+        if seen_at != local
+            && let Some(socket) = self.stream(key)
+        {
+            socket.nat = Side::Inside;
+        }
         self.traffic.packets += 1;
-        match self.paths.carry(from, to, 60, now, &mut self.random) {
+        let carried = self.paths.carry(from, to, 60, now, &mut self.random);
+        match carried.intact() {
             Some(at) => self.events.push(
                 at,
                 Event::Call {
                     to: remote,
                     from: key,
+                    seen_at,
                 },
             ),
             None => self.traffic.lost += 1,
@@ -49,18 +61,19 @@ impl Kernel {
     }
 
     /// A call has arrived.
-    pub(crate) fn called(&mut self, to: SocketAddr, from: Key) {
+    pub(crate) fn called(&mut self, to: SocketAddr, from: Key, seen_at: SocketAddr) {
         self.record(Record::Call, from, &[]);
         let host = self.host_at(to.ip());
-        let Some((caller_address, _)) = self.ends(from) else {
-            return;
-        };
         let Some(Socket::Stream(caller)) = self.socket(from) else {
             return;
         };
-        let (caller_host, window) = (caller.host, caller.out.capacity);
+        let (caller_host, window) = (caller.host, caller.inc.capacity);
         let calling = matches!(caller.phase, Phase::Calling { .. }) && caller.failed.is_none();
         let answered = caller.answered;
+        let nat = match caller.nat {
+            Side::Inside => Side::Outside,
+            _ => Side::Open,
+        };
         if !calling || !self.host(host).alive {
             return;
         }
@@ -77,7 +90,7 @@ impl Kernel {
         let Some((listener, Socket::Listen(socket))) =
             listener.and_then(|key| Some((key, self.socket(key)?)))
         else {
-            if let Some(at) = self.carry_control(host, caller_host) {
+            if let Some(at) = self.carry_control_to(from) {
                 let reason = CloseReason::Refused;
                 let (to, by) = (from, None);
                 self.events.push(at, Event::Fail { to, by, reason });
@@ -87,21 +100,26 @@ impl Kernel {
         if socket.backlog.len() + socket.half_open >= socket.max_backlog {
             return;
         }
-        let capacity = self.host(host).stream_buffer as u32;
+        let buffers = self.host(host).stream_buffers;
+        let mut out = Outgoing::new(&buffers);
+        out.set_window(window);
         let accepted = self.insert(Socket::Stream(Box::new(StreamSocket {
             host,
             port: to.port(),
-            remote: caller_address,
+            address: self.host(host).number_of(to.ip()),
+            nat,
+            remote: seen_at,
             remote_host: caller_host,
             phase: Phase::Open(from),
             answered: None,
             owns_port: false,
+            ends_first: false,
             handshake: Some((listener, 0)),
             accepted: false,
             orphan: false,
             failed: None,
-            out: Outgoing::new(capacity, window),
-            inc: Incoming::new(),
+            out,
+            inc: Incoming::new(&buffers),
         })));
         if let Some(Socket::Listen(socket)) = self.socket(listener) {
             socket.half_open += 1;
@@ -117,11 +135,10 @@ impl Kernel {
         let Some(socket) = self.stream(by) else {
             return;
         };
-        let (host, remote_host) = (socket.host, socket.remote_host);
         let Some(to) = socket.peer() else {
             return;
         };
-        match self.carry_control(host, remote_host) {
+        match self.carry_control_to(to) {
             Some(at) => self.events.push(at, Event::Answer { to, by }),
             None => self.answer_later(by),
         }
@@ -181,11 +198,10 @@ impl Kernel {
         let Some(socket) = self.stream(key) else {
             return;
         };
-        let (host, remote_host) = (socket.host, socket.remote_host);
         let Some(peer) = socket.peer() else {
             return;
         };
-        match self.carry_control(host, remote_host) {
+        match self.carry_control_to(peer) {
             Some(at) => self.events.push(at, Event::Confirm(peer)),
             None => self.answer_later(peer),
         }
@@ -194,22 +210,19 @@ impl Kernel {
     /// Our call was answered.
     pub(crate) fn answered(&mut self, to: Key, by: Key) {
         self.record(Record::Answer, to, &[]);
-        let window = self.stream(by).map(|socket| socket.out.capacity);
+        let window = self.stream(by).map(|socket| socket.inc.capacity);
         match self.stream(to) {
             Some(socket) if socket.phase == Phase::Open(by) => self.confirm(to),
             Some(socket) if socket.peer().is_none() && socket.failed.is_none() => {
                 socket.phase = Phase::Open(by);
-                socket.out.window = window.unwrap_or(socket.out.window);
+                // One that is gone already sends a reset.
+                socket.out.set_window(window.unwrap_or(0));
                 self.confirm(to);
                 self.notify(to, Notice::Connected);
             }
             // It gave up meanwhile.
             _ => {
-                let Some(socket) = self.stream(by) else {
-                    return;
-                };
-                let (host, remote) = (socket.host, socket.remote_host);
-                self.send_reset(remote, host, to, by);
+                self.send_reset(to, by);
                 // In case the reset is lost.
                 self.answer_later(by);
             }

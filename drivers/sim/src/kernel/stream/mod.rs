@@ -1,6 +1,6 @@
 //! Stream sockets: a small TCP. Calls are answered or refused, bytes go in segments that can
-//! be lost and are sent again, two windows hold the sender back (the receiver's buffer and
-//! congestion), and either end can be closed, reset, or vanish.
+//! be lost and are sent again, three things hold the sender back (its own buffer, the receiver's,
+//! and congestion), and either end can be closed, reset, or vanish.
 //!
 //! Left out, since no handler can tell: sequence numbers of the handshake, selective
 //! acknowledgement, delayed acknowledgement, Nagle's algorithm.
@@ -9,18 +9,22 @@ mod calls;
 mod segments;
 mod window;
 
-use super::host::HostId;
+use super::host::{HostId, specified};
+use super::nat::Side;
 use super::{Event, Kernel, Key, Socket};
 use crate::error::Refusal;
 use bytes::Bytes;
 use cubenet_core::{CloseReason, Instant, Transport};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+pub(crate) use window::StreamBuffers;
 use window::{End, Incoming, Outgoing};
 
-/// Bytes of a segment, at most: an Ethernet frame less the headers.
-const SEGMENT: usize = 1_448;
+/// Bytes of the headers of a segment: the addresses', TCP's, and its time stamps.
+const HEADERS: usize = 52;
+/// Bytes of a segment in an Ethernet frame: what windows are counted in.
+const SEGMENT: usize = 1_500 - HEADERS;
 /// How long a socket that was closed goes on sending.
 const LINGER: Duration = Duration::from_secs(60);
 /// How long a full buffer stays full for no reason.
@@ -41,6 +45,8 @@ pub(crate) struct Segment {
 pub(crate) struct ListenSocket {
     pub(crate) host: HostId,
     port: u16,
+    /// `None` for all of the host's.
+    address: Option<IpAddr>,
     max_backlog: usize,
     /// Calls that were answered, and whose third packet has not come.
     half_open: usize,
@@ -51,13 +57,18 @@ pub(crate) struct ListenSocket {
 pub(crate) struct StreamSocket {
     pub(crate) host: HostId,
     port: u16,
-    remote: SocketAddr,
-    remote_host: HostId,
+    /// Which of its host's addresses it has.
+    address: u16,
+    pub(super) nat: Side,
+    pub(super) remote: SocketAddr,
+    pub(super) remote_host: HostId,
     phase: Phase,
     /// Who answers its call; a call that is made again is answered by the same.
     answered: Option<Key>,
     /// It has its port to itself, and does not share a listener's.
     owns_port: bool,
+    /// It ended its direction before its peer did.
+    ends_first: bool,
     /// While it is half open: its listener, and how often the call was answered again.
     handshake: Option<(Key, u8)>,
     /// It counts as a descriptor of its host.
@@ -85,7 +96,7 @@ pub(crate) enum Read {
 }
 
 impl StreamSocket {
-    fn peer(&self) -> Option<Key> {
+    pub(super) fn peer(&self) -> Option<Key> {
         match self.phase {
             Phase::Open(peer) => Some(peer),
             Phase::Calling { .. } => None,
@@ -94,7 +105,7 @@ impl StreamSocket {
 }
 
 impl Kernel {
-    fn stream(&mut self, key: Key) -> Option<&mut StreamSocket> {
+    pub(super) fn stream(&mut self, key: Key) -> Option<&mut StreamSocket> {
         match self.socket(key)? {
             Socket::Stream(socket) => Some(socket),
             _ => None,
@@ -107,40 +118,49 @@ impl Kernel {
     pub(crate) fn listen(
         &mut self,
         host: HostId,
-        port: u16,
+        at: SocketAddr,
         max_backlog: usize,
     ) -> Result<(Key, SocketAddr), Refusal> {
-        let port = self.host_mut(host).take_port(Transport::Tcp, port)?;
+        let local = self.host_mut(host).take_bound(Transport::Tcp, at)?;
+        let (port, address) = (local.port(), specified(at.ip()));
         let key = self.insert(Socket::Listen(Box::new(ListenSocket {
             host,
             port,
+            address,
             max_backlog,
             half_open: 0,
             backlog: VecDeque::new(),
         })));
-        self.host_mut(host).bind(Transport::Tcp, port, key.slot);
-        Ok((key, self.host(host).at(port)))
+        let host = self.host_mut(host);
+        host.set_bound(Transport::Tcp, port, address, key.slot);
+        Ok((key, local))
     }
 
     /// Begins a call.
     pub(crate) fn call(&mut self, host: HostId, to: SocketAddr) -> Result<Key, Refusal> {
-        let port = self.host_mut(host).take_port(Transport::Tcp, 0)?;
+        let now = self.now;
+        let port = self.host_mut(host).take_calling(to, now)?;
+        let local = self.host(host).address_towards(to.ip());
+        let address = self.host(host).number_of(local);
         let remote_host = self.host_at(to.ip());
-        let capacity = self.host(host).stream_buffer as u32;
+        let buffers = self.host(host).stream_buffers;
         let key = self.insert(Socket::Stream(Box::new(StreamSocket {
             host,
             port,
+            address,
+            nat: Side::Open,
             remote: to,
             remote_host,
             phase: Phase::Calling { attempt: 0 },
             answered: None,
             owns_port: true,
+            ends_first: false,
             handshake: None,
             accepted: true,
             orphan: false,
             failed: None,
-            out: Outgoing::new(capacity, capacity),
-            inc: Incoming::new(),
+            out: Outgoing::new(&buffers),
+            inc: Incoming::new(&buffers),
         })));
         self.send_call(key);
         Ok(key)
@@ -149,8 +169,10 @@ impl Kernel {
     /// Between which addresses a stream goes: its own, its peer's.
     pub(crate) fn ends(&mut self, key: Key) -> Option<(SocketAddr, SocketAddr)> {
         let socket = self.stream(key)?;
-        let (host, port, remote) = (socket.host, socket.port, socket.remote);
-        Some((self.host(host).at(port), remote))
+        let (host, port, address) = (socket.host, socket.port, socket.address);
+        let remote = socket.remote;
+        let local = self.host(host).numbered(address);
+        Some((SocketAddr::new(local, port), remote))
     }
 
     /// The next call that waits, if there is one.
@@ -236,18 +258,16 @@ impl Kernel {
         let Some(Socket::Stream(socket)) = self.socket(key) else {
             return Read::Failed(CloseReason::Reset);
         };
-        if let Some(reason) = socket.failed {
-            return Read::Failed(reason);
-        }
         if socket.inc.stalled_until > now {
             return Read::Nothing;
         }
+        // What had arrived before a failure comes before it, as on Linux.
         let Some(mut bytes) = socket.inc.arrived.pop_front() else {
             socket.inc.arrived = VecDeque::new();
-            return if socket.inc.ended {
-                Read::End
-            } else {
-                Read::Nothing
+            return match socket.failed {
+                _ if socket.inc.ended => Read::End,
+                Some(reason) => Read::Failed(reason),
+                None => Read::Nothing,
             };
         };
         if short && bytes.len() > 1 {
@@ -260,11 +280,33 @@ impl Kernel {
         let Some(socket) = self.stream(key) else {
             return Read::Nothing;
         };
-        socket.inc.unread -= bytes.len();
-        if let Some(peer) = socket.peer() {
-            self.credit(peer, bytes.len() as u32);
+        let remote_host = socket.remote_host;
+        let peer = socket.peer().filter(|_| socket.failed.is_none());
+        socket.inc.handle_read(bytes.len());
+        let mut has_opened = socket.inc.has_opened();
+        if socket.inc.grows {
+            let round_trip = self.paths.conditions(remote_host, host).latency * 2;
+            if let Some(socket) = self.stream(key) {
+                socket.inc.grow(round_trip, now);
+                has_opened = socket.inc.has_opened();
+            }
+        }
+        if has_opened
+            && let Some(peer) = peer
+            && let Some(socket) = self.stream(key)
+        {
+            let acknowledgement = socket.inc.acknowledge();
+            self.acknowledge(peer, acknowledgement);
         }
         Read::Bytes(bytes)
+    }
+
+    /// Why a stream is over, if it is.
+    pub(crate) fn failure(&mut self, key: Key) -> Option<CloseReason> {
+        match self.stream(key) {
+            Some(socket) => socket.failed,
+            None => Some(CloseReason::Reset),
+        }
     }
 
     /// Until when the reader of a stream that has something to read stands still.
@@ -280,6 +322,7 @@ impl Kernel {
         };
         if socket.out.end == End::None {
             socket.out.end = End::Asked;
+            socket.ends_first = !socket.inc.ended;
             self.transmit(key);
         }
     }
@@ -313,17 +356,18 @@ impl Kernel {
         let Some(socket) = self.stream(key) else {
             return;
         };
-        let (host, remote_host) = (socket.host, socket.remote_host);
         let peer = socket.peer().filter(|_| socket.failed.is_none());
-        self.drop_stream(key);
+        // No port waits after a reset.
+        socket.ends_first = false;
         if let Some(peer) = peer {
-            self.send_reset(host, remote_host, key, peer);
+            self.send_reset(key, peer);
         }
+        self.drop_stream(key);
     }
 
     /// Tells `to` that its connection with `by` is over.
-    fn send_reset(&mut self, host: HostId, remote_host: HostId, by: Key, to: Key) {
-        if let Some(at) = self.carry_control(host, remote_host) {
+    fn send_reset(&mut self, by: Key, to: Key) {
+        if let Some(at) = self.carry_control_to(to) {
             let (by, reason) = (Some(by), CloseReason::Reset);
             self.events.push(at, Event::Fail { to, by, reason });
         }
@@ -336,9 +380,11 @@ impl Kernel {
         if let Some((listener, _)) = socket.handshake {
             self.not_half_open(listener);
         }
+        let now = self.now;
         let host = self.host_mut(socket.host);
         if socket.owns_port {
-            host.release_port(Transport::Tcp, socket.port);
+            let waits = socket.ends_first && socket.failed.is_none();
+            host.release_calling(socket.remote, socket.port, waits, now);
         } else if socket.accepted {
             host.release_descriptor();
         }
@@ -352,7 +398,7 @@ impl Kernel {
             self.reset(waiting);
         }
         let host = self.host_mut(listener.host);
-        host.release_port(Transport::Tcp, listener.port);
+        host.release_bound(Transport::Tcp, listener.port, listener.address);
     }
 
     /// An orphan is done once the peer has everything, the end included.
@@ -362,7 +408,7 @@ impl Kernel {
             return;
         };
         socket.out.retire(now);
-        if socket.out.end == End::Sent && socket.out.outstanding == 0 {
+        if socket.out.end == End::Sent && socket.out.outstanding() == 0 {
             self.drop_stream(key);
         }
     }

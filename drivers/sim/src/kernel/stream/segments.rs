@@ -1,8 +1,9 @@
 //! What goes over an open stream: segments, lost and sent again, credits for what was read,
 //! and the end.
 
-use super::window::{End, Incoming};
-use super::{Phase, SEGMENT, Segment};
+use super::window::{Acknowledgement, End};
+use super::{HEADERS, Phase, Segment};
+use crate::kernel::nat::{Passage, Side};
 use crate::kernel::{Event, HostId, Kernel, Key, Notice, retransmission_timeout};
 use crate::trace::Record;
 use bytes::Bytes;
@@ -13,10 +14,20 @@ use std::collections::VecDeque;
 /// `tcp_retries2`).
 const MAX_ATTEMPTS: u32 = 15;
 
+/// Bytes of a segment, at most, on a path with packets of `mtu`.
+fn segment_len(mtu: usize) -> usize {
+    mtu.saturating_sub(HEADERS).max(1)
+}
+
 impl Kernel {
     /// Sends what the windows allow, and sees to it that the rest follows.
     pub(crate) fn transmit(&mut self, key: Key) {
         let now = self.now;
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        let (host, remote_host) = (socket.host, socket.remote_host);
+        let most = segment_len(self.paths.conditions(host, remote_host).mtu);
         loop {
             let Some(socket) = self.stream(key) else {
                 return;
@@ -33,9 +44,7 @@ impl Kernel {
             if socket.failed.is_some() {
                 return;
             }
-            let allowed = out.window.min(out.congestion_window);
-            let free = allowed.saturating_sub(out.outstanding) as usize;
-            let len = out.unsent.len().min(SEGMENT).min(free);
+            let len = out.unsent.len().min(most).min(out.allowed() as usize);
             let end = len == out.unsent.len() && out.end == End::Asked;
             if len == 0 && !end {
                 break;
@@ -47,9 +56,8 @@ impl Kernel {
                 out.unsent = VecDeque::new();
             }
             let at = out.sent;
-            out.sent += len as u64;
             // The end counts as a byte, so that its arrival shows.
-            out.outstanding += len as u32 + u32::from(end);
+            out.sent += len as u64 + u64::from(end);
             if end {
                 out.end = End::Sent;
             }
@@ -71,13 +79,13 @@ impl Kernel {
         let Some(socket) = self.stream(key) else {
             return;
         };
-        if socket.out.wanted && socket.out.room() > 0 {
+        if socket.out.wanted && socket.out.is_writable() {
             socket.out.wanted = false;
             self.notify(key, Notice::Writable);
         }
     }
 
-    /// Looks at a socket again when the next credit comes, if that matters.
+    /// Looks at a socket again when the next acknowledgement comes, if that matters.
     pub(super) fn arm(&mut self, key: Key) {
         let now = self.now;
         let Some(socket) = self.stream(key) else {
@@ -85,10 +93,10 @@ impl Kernel {
         };
         let out = &mut socket.out;
         let waits = out.wanted || !out.unsent.is_empty() || out.end != End::None;
-        let Some((at, _)) = out.credits.front().copied().filter(|_| waits) else {
+        let Some((at, _)) = out.under_way.front().copied().filter(|_| waits) else {
             return self.forget_if_done(key);
         };
-        // A credit that has come and was not taken yet is due now.
+        // One that has come and was not taken yet is due now.
         let at = at.max(now);
         if at < out.armed {
             out.armed = at;
@@ -102,23 +110,54 @@ impl Kernel {
             return;
         };
         let (from, to) = (socket.host, socket.remote_host);
+        let has_nat = socket.nat != Side::Open;
         let conditions = self.paths.conditions(from, to);
         let (reset, half_open) = (conditions.reset, conditions.half_open);
         self.traffic.packets += 1;
+        if has_nat {
+            match self.passage_to(segment.to) {
+                Passage::Through => {}
+                Passage::Dropped => return self.segment_lost(segment),
+                Passage::Stranger => return self.sent_by_a_stranger(segment),
+            }
+        }
         if self.random.chance(half_open) {
             self.traffic.reset += 1;
             return self.fail(segment.from, CloseReason::Reset);
         }
         if self.random.chance(reset) {
             self.traffic.reset += 1;
-            self.send_reset(from, to, segment.from, segment.to);
+            self.send_reset(segment.from, segment.to);
             return self.fail(segment.from, CloseReason::Reset);
         }
-        let len = segment.bytes.len() + 52;
-        match self.paths.carry(from, to, len, now, &mut self.random) {
+        let len = segment.bytes.len() + HEADERS;
+        let carried = self.paths.carry(from, to, len, now, &mut self.random);
+        match carried.intact() {
             Some(at) => self.events.push(at, Event::Segment(segment)),
             None => self.segment_lost(segment),
         }
+    }
+
+    /// The peer's host does not know the address that a router gives this sender now: it answers
+    /// with a reset.
+    fn sent_by_a_stranger(&mut self, segment: Segment) {
+        let now = self.now;
+        let Some(socket) = self.stream(segment.from) else {
+            return;
+        };
+        let (from, to) = (socket.host, socket.remote_host);
+        let len = segment.bytes.len() + HEADERS;
+        let there = self.paths.carry(from, to, len, now, &mut self.random);
+        let Some(there) = there.intact().filter(|_| self.host(to).alive) else {
+            return self.segment_lost(segment);
+        };
+        let Some(back) = self.carry_control(to, from) else {
+            return self.segment_lost(segment);
+        };
+        let (to, by) = (segment.from, Some(segment.to));
+        let reason = CloseReason::Reset;
+        let at = there.after(back.since(now));
+        self.events.push(at, Event::Fail { to, by, reason });
     }
 
     pub(super) fn segment_lost(&mut self, mut segment: Segment) {
@@ -174,16 +213,10 @@ impl Kernel {
             inc.early.insert(segment.at, segment);
             return;
         }
-        let mut ends = segment.end;
         inc.take(segment);
-        while let Some(next) = inc.early.remove(&inc.expected) {
-            ends |= next.end;
-            inc.take(next);
-        }
+        let acknowledgement = socket.inc.acknowledge();
         let (host, unread) = (socket.host, socket.inc.unread);
-        if ends {
-            self.credit(from, 1);
-        }
+        self.acknowledge(from, acknowledgement);
         self.tell_readable(key, host, unread);
         self.forget_if_done(key);
     }
@@ -211,42 +244,43 @@ impl Kernel {
         let Some(sender) = self.stream(segment.from) else {
             return;
         };
-        let (from, to) = (sender.host, sender.remote_host);
+        let to = sender.remote_host;
         if self.host(to).alive {
-            self.send_reset(to, from, segment.to, segment.from);
+            self.send_reset(segment.to, segment.from);
         } else {
             self.segment_lost(segment);
         }
     }
 
-    /// The peer of `to` has read this much of what it sent, and acknowledges it. If the
-    /// acknowledgement is lost, the next one covers it; if none follows, it is repeated after a
-    /// retransmission timeout, as if `to` had sent its last segment again.
-    pub(crate) fn credit(&mut self, to: Key, bytes: u32) {
+    /// Acknowledges what `to` has sent. If the acknowledgement is lost, the next one covers it; if
+    /// none follows, it is repeated after a retransmission timeout, as if `to` had sent its last
+    /// segment again.
+    pub(super) fn acknowledge(&mut self, to: Key, acknowledgement: Acknowledgement) {
         if let Some(writer) = self.stream(to) {
-            writer.out.owed += bytes;
-            self.send_credit(to, 0);
+            writer.out.latest = acknowledgement;
+            self.send_acknowledgement(to, 0);
         }
     }
 
-    pub(crate) fn credit_again(&mut self, to: Key, attempt: u32) {
+    pub(crate) fn acknowledge_again(&mut self, to: Key, attempt: u32) {
         let Some(writer) = self.stream(to) else {
             return;
         };
-        writer.out.repeats = false;
-        if writer.out.owed > 0 && attempt >= MAX_ATTEMPTS {
+        let out = &mut writer.out;
+        out.repeats = false;
+        let last = out.under_way.back().map_or(out.known, |(_, last)| *last);
+        if last == out.latest {
+            return;
+        }
+        if attempt >= MAX_ATTEMPTS {
             return self.fail(to, CloseReason::Reset);
         }
-        self.send_credit(to, attempt);
+        self.send_acknowledgement(to, attempt);
     }
 
-    fn send_credit(&mut self, to: Key, attempt: u32) {
+    fn send_acknowledgement(&mut self, to: Key, attempt: u32) {
         let now = self.now;
-        let Some(writer) = self.stream(to).filter(|writer| writer.out.owed > 0) else {
-            return;
-        };
-        let (from, remote) = (writer.remote_host, writer.host);
-        let at = self.carry_control(from, remote);
+        let at = self.carry_control_to(to);
         let Some(writer) = self.stream(to) else {
             return;
         };
@@ -255,15 +289,18 @@ impl Kernel {
             if !std::mem::replace(&mut out.repeats, true) {
                 let again = now.after(retransmission_timeout(attempt));
                 let attempt = attempt + 1;
-                self.events.push(again, Event::CreditAgain { to, attempt });
+                self.events
+                    .push(again, Event::AcknowledgeAgain { to, attempt });
             }
             return;
         };
         // An acknowledgement covers all before it, so none arrives before an earlier one.
-        let at = out.credits.back().map_or(at, |(last, _)| at.max(*last));
-        let bytes = std::mem::take(&mut out.owed);
-        out.credits.push_back((at, bytes));
-        self.arm(to);
+        let at = out.under_way.back().map_or(at, |(last, _)| at.max(*last));
+        out.under_way.push_back((at, out.latest));
+        let is_looked_at = out.armed <= at && out.armed > now;
+        if !is_looked_at {
+            self.arm(to);
+        }
     }
 
     /// The other end, or the network in its name, says that the connection is over.
@@ -283,10 +320,14 @@ impl Kernel {
             return;
         }
         socket.failed = Some(reason);
-        socket.inc = Incoming::new();
         socket.out.unsent = VecDeque::new();
-        let (orphan, accepted) = (socket.orphan, socket.accepted);
+        let (orphan, accepted, host) = (socket.orphan, socket.accepted, socket.host);
         let half_open = socket.handshake.is_some();
+        let rate = self.host(host).faults.reset_loses_unread;
+        let throws_away = self.random.chance(rate);
+        if let Some(socket) = self.stream(key) {
+            socket.inc.fail(throws_away);
+        }
         self.record(Record::Reset, key, &[]);
         if orphan || half_open {
             self.drop_stream(key);

@@ -1,4 +1,7 @@
 //! What holds a sender back: the send buffer, the receiver's buffer, and congestion.
+//!
+//! As on Linux the two buffers are separate. The sender's holds a byte until the peer's system has
+//! acknowledged it; the receiver's holds it until the peer's application has read it.
 
 use super::{SEGMENT, Segment};
 use crate::kernel::retransmission_timeout;
@@ -13,20 +16,21 @@ const INITIAL_WINDOW: u32 = 10 * SEGMENT as u32;
 /// What is sent.
 pub(super) struct Outgoing {
     pub(super) unsent: VecDeque<u8>,
-    /// Bytes sent so far.
+    /// Bytes sent so far; the end counts as one.
     pub(super) sent: u64,
-    /// Bytes sent that the peer has not read.
-    pub(super) outstanding: u32,
-    /// When the peer's word comes that it has read this many.
-    pub(super) credits: VecDeque<(Instant, u32)>,
-    /// Bytes that the peer has read, and whose acknowledgements were lost.
-    pub(super) owed: u32,
+    /// What of that is acknowledged, and how far the peer's window reaches, as far as this end
+    /// knows.
+    pub(super) known: Acknowledgement,
+    /// The acknowledgements that are under way, and when they come.
+    pub(super) under_way: VecDeque<(Instant, Acknowledgement)>,
+    /// What the peer has acknowledged last, whether that was lost or not.
+    pub(super) latest: Acknowledgement,
     /// An acknowledgement is to be repeated.
     pub(super) repeats: bool,
-    /// The send buffer.
+    /// Bytes of the send buffer.
     pub(super) capacity: u32,
-    /// The peer's receive buffer.
-    pub(super) window: u32,
+    /// Bytes of it that may be unsent.
+    pub(super) max_unsent: u32,
     pub(super) congestion_window: u32,
     pub(super) slow_start_threshold: u32,
     /// Losses among the bytes before this have been answered.
@@ -46,6 +50,51 @@ pub(super) enum End {
     Sent,
 }
 
+/// What an acknowledgement says. It covers all that came before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acknowledgement {
+    /// Bytes that have arrived in order; the end counts as one.
+    pub(super) arrived: u64,
+    /// Bytes, from the first of the stream, up to which there is room.
+    pub(super) room_to: u64,
+}
+
+/// The buffers of a host's streams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamBuffers {
+    pub(crate) send: u32,
+    pub(crate) max_unsent: u32,
+    pub(crate) receive: u32,
+    /// Whether the receive buffer of a stream grows if its reader keeps up.
+    pub(crate) grows: bool,
+}
+
+impl StreamBuffers {
+    /// What Linux chooses by itself: `net.ipv4.tcp_wmem`, and of `tcp_rmem` what a window may take.
+    pub(crate) const ADAPTIVE: StreamBuffers = StreamBuffers {
+        send: 4 << 20,
+        max_unsent: DEFAULT_UNSENT,
+        receive: 128 << 10,
+        grows: true,
+    };
+
+    /// What Linux makes of `SO_SNDBUF` and `SO_RCVBUF` of `bytes`: twice as much, for data.
+    pub(crate) fn fixed(bytes: usize) -> Self {
+        let doubled = u32::try_from(bytes).unwrap_or(u32::MAX).saturating_mul(2);
+        StreamBuffers {
+            send: doubled.max(1),
+            receive: doubled.max(1),
+            grows: false,
+            ..StreamBuffers::ADAPTIVE
+        }
+    }
+}
+
+/// As the driver over real sockets sets `TCP_NOTSENT_LOWAT`.
+const DEFAULT_UNSENT: u32 = 128 << 10;
+/// The most that a receive buffer grows to.
+const MAX_RECEIVE: u32 = 3 << 20;
+
 /// What is received.
 pub(super) struct Incoming {
     /// Bytes that have come in order.
@@ -56,19 +105,29 @@ pub(super) struct Incoming {
     pub(super) unread: usize,
     pub(super) ended: bool,
     pub(super) stalled_until: Instant,
+    /// Bytes, from the first of the stream, up to which the peer was told that there is room.
+    told: u64,
+    /// Bytes of the receive buffer.
+    pub(super) capacity: u32,
+    /// Whether that grows if the reader keeps up.
+    pub(super) grows: bool,
+    /// Bytes read since `read_since`.
+    pub(super) read: u32,
+    pub(super) read_since: Instant,
 }
 
 impl Outgoing {
-    pub(super) fn new(capacity: u32, window: u32) -> Self {
+    /// Nothing is sent yet; the peer has room for `window` bytes.
+    pub(super) fn new(buffers: &StreamBuffers) -> Self {
         Outgoing {
             unsent: VecDeque::new(),
             sent: 0,
-            outstanding: 0,
-            credits: VecDeque::new(),
-            owed: 0,
+            known: Acknowledgement::default(),
+            under_way: VecDeque::new(),
+            latest: Acknowledgement::default(),
             repeats: false,
-            capacity,
-            window,
+            capacity: buffers.send,
+            max_unsent: buffers.max_unsent,
             congestion_window: INITIAL_WINDOW,
             slow_start_threshold: u32::MAX,
             recovered: 0,
@@ -79,14 +138,36 @@ impl Outgoing {
         }
     }
 
-    /// Takes the credits that have come.
+    /// The peer has said in the handshake how much room it has.
+    pub(super) fn set_window(&mut self, window: u32) {
+        let opened = Acknowledgement {
+            arrived: 0,
+            room_to: window.into(),
+        };
+        (self.known, self.latest) = (opened, opened);
+    }
+
+    /// Bytes sent that are not acknowledged.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.sent - self.known.arrived
+    }
+
+    /// Bytes that the windows allow to send now.
+    pub(super) fn allowed(&self) -> u64 {
+        let receiver = self.known.room_to.saturating_sub(self.sent);
+        let congestion = u64::from(self.congestion_window).saturating_sub(self.outstanding());
+        receiver.min(congestion)
+    }
+
+    /// Takes the acknowledgements that have come.
     pub(super) fn retire(&mut self, now: Instant) {
-        while let Some((at, bytes)) = self.credits.front().copied() {
+        while let Some((at, acknowledgement)) = self.under_way.front().copied() {
             if at > now {
                 return;
             }
-            self.credits.pop_front();
-            self.outstanding = self.outstanding.saturating_sub(bytes);
+            self.under_way.pop_front();
+            let bytes = (acknowledgement.arrived - self.known.arrived) as u32;
+            self.known = acknowledgement;
             let window = self.congestion_window;
             let grown = if window < self.slow_start_threshold {
                 bytes
@@ -95,21 +176,34 @@ impl Outgoing {
             };
             self.congestion_window = window.saturating_add(grown).min(1 << 24);
         }
-        if self.credits.is_empty() && self.outstanding == 0 {
+        if self.under_way.is_empty() && self.outstanding() == 0 {
             // An idle connection holds no buffer.
-            self.credits = VecDeque::new();
+            self.under_way = VecDeque::new();
         }
     }
 
+    /// Bytes that a write may add.
     pub(super) fn room(&self) -> usize {
-        (self.capacity as usize).saturating_sub(self.unsent.len() + self.outstanding as usize)
+        let unsent = self.unsent.len();
+        let held = unsent + self.outstanding() as usize;
+        let in_all = (self.capacity as usize).saturating_sub(held);
+        in_all.min((self.max_unsent as usize).saturating_sub(unsent))
+    }
+
+    /// Whether a writer that waits is told that there is room: as on Linux, once a third of the
+    /// buffer is free and less than half of what may be unsent is.
+    pub(super) fn is_writable(&self) -> bool {
+        let unsent = self.unsent.len() as u64;
+        let held = unsent + self.outstanding();
+        3 * held <= 2 * u64::from(self.capacity) && 2 * unsent < u64::from(self.max_unsent)
     }
 
     /// A segment was lost. Returns when it is sent again.
     pub(super) fn lost(&mut self, segment: &Segment, round_trip: Duration) -> Duration {
         let timeout = retransmission_timeout(segment.attempt).max(round_trip * 2);
-        let half = (self.outstanding / 2).max(2 * SEGMENT as u32);
-        if segment.attempt > 0 || self.outstanding < 4 * SEGMENT as u32 {
+        let outstanding = self.outstanding() as u32;
+        let half = (outstanding / 2).max(2 * SEGMENT as u32);
+        if segment.attempt > 0 || outstanding < 4 * SEGMENT as u32 {
             self.slow_start_threshold = half;
             self.congestion_window = SEGMENT as u32;
             return timeout;
@@ -125,7 +219,7 @@ impl Outgoing {
 }
 
 impl Incoming {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(buffers: &StreamBuffers) -> Self {
         Incoming {
             expected: 0,
             early: BTreeMap::new(),
@@ -133,17 +227,78 @@ impl Incoming {
             unread: 0,
             ended: false,
             stalled_until: Instant::ZERO,
+            told: buffers.receive.into(),
+            capacity: buffers.receive,
+            grows: buffers.grows,
+            read: 0,
+            read_since: Instant::ZERO,
         }
     }
 
-    pub(super) fn take(&mut self, segment: Segment) -> usize {
+    /// Takes a segment whose turn it is, and those behind it that came early.
+    pub(super) fn take(&mut self, segment: Segment) {
+        self.append(segment);
+        while let Some(next) = self.early.remove(&self.expected) {
+            self.append(next);
+        }
+    }
+
+    fn append(&mut self, segment: Segment) {
         self.expected += segment.bytes.len() as u64;
         self.unread += segment.bytes.len();
         self.ended |= segment.end;
-        let len = segment.bytes.len();
-        if len > 0 {
+        if !segment.bytes.is_empty() {
             self.arrived.push_back(segment.bytes);
         }
-        len
+    }
+
+    /// What is to be acknowledged now. Room that was promised once stays promised.
+    pub(super) fn acknowledge(&mut self) -> Acknowledgement {
+        self.told = self.room_to();
+        Acknowledgement {
+            arrived: self.expected + u64::from(self.ended),
+            room_to: self.told,
+        }
+    }
+
+    fn room_to(&self) -> u64 {
+        let free = u64::from(self.capacity).saturating_sub(self.unread as u64);
+        self.told.max(self.expected + free)
+    }
+
+    /// Whether the sender is told that reading has made room, before anything else arrives: as on
+    /// Linux, if little was left and at least twice as much is now.
+    pub(super) fn has_opened(&self) -> bool {
+        let left = self.told.saturating_sub(self.expected);
+        let now = self.room_to() - self.expected;
+        2 * left <= u64::from(self.capacity) && now > 0 && now >= 2 * left
+    }
+
+    /// The application has read this many bytes.
+    pub(super) fn handle_read(&mut self, bytes: usize) {
+        self.unread -= bytes;
+        self.read = self.read.saturating_add(bytes as u32);
+    }
+
+    /// Gives a reader that takes more than half of the buffer in a round trip a larger one.
+    pub(super) fn grow(&mut self, round_trip: Duration, now: Instant) {
+        if now.since(self.read_since) >= round_trip {
+            let wanted = self.read.saturating_mul(2).min(MAX_RECEIVE);
+            self.capacity = self.capacity.max(wanted);
+            self.read = 0;
+            self.read_since = now;
+        }
+    }
+
+    /// The connection is over. What has arrived in order can still be read, unless the system
+    /// throws it away.
+    pub(super) fn fail(&mut self, throws_away: bool) {
+        self.early = BTreeMap::new();
+        if throws_away {
+            self.arrived = VecDeque::new();
+            self.unread = 0;
+            // Or its reader would take what is missing for everything.
+            self.ended = false;
+        }
     }
 }

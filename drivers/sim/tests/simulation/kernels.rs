@@ -1,0 +1,344 @@
+//! Hosts behave as Linux does where a program can tell: buffers, ports, addresses, routers.
+
+use super::*;
+use cubenet_sim::{Error, RawStream, Refusal};
+
+const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
+const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
+
+/// A client that is connected to a peer of plain bytes, whose buffers hold `bytes` each.
+fn connected_to_raw(simulation: &Simulation, bytes: usize) -> (Client, Connection, RawStream) {
+    let _peer = simulation.network(SERVER).stream_buffer(bytes).start();
+    let raw = simulation.raw_listen("10.0.0.1:1").unwrap();
+    let builder = simulation.network(CLIENT).stream_buffer(bytes);
+    let network = builder.start().unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:1");
+    simulation.run_for(Duration::from_secs(1));
+    (client, connection, raw.accepted().pop().unwrap())
+}
+
+#[test]
+fn each_buffer_holds_twice_what_was_asked_for_and_the_rest_is_queued() {
+    let simulation = Simulation::new(1);
+    let (client, connection, peer) = connected_to_raw(&simulation, 8 << 10);
+    peer.stop_reading();
+    let mut sent: usize = 0;
+    for _ in 0..40 {
+        connection.send([7; 998]).unwrap();
+        sent += 1_000;
+        simulation.run_for(Duration::from_millis(1));
+        // The peer's system takes 16 KiB, though nobody reads; this one's holds 16 KiB more.
+        assert_eq!(connection.queued(), sent.saturating_sub(32 << 10));
+    }
+    assert_eq!(client.0.lock().unwrap().writable, 0);
+    peer.read_on();
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(peer.received().len(), 40_000);
+    assert_eq!(connection.queued(), 0);
+}
+
+#[test]
+fn what_has_arrived_before_a_reset_is_delivered_unless_the_system_loses_it() {
+    for (rate, expected) in [(0.0, 3), (1.0, 0)] {
+        let simulation = Simulation::new(2);
+        let faults = Faults {
+            reset_loses_unread: rate,
+            ..Faults::default()
+        };
+        simulation.set_faults(faults).unwrap();
+        let (client, _connection, peer) = connected_to_raw(&simulation, 8 << 10);
+        simulation.freeze(CLIENT, Duration::from_secs(1));
+        for _ in 0..3 {
+            peer.write(b"\x00\x02hi");
+        }
+        simulation.run_for(Duration::from_millis(500));
+        peer.reset();
+        simulation.run_for(Duration::from_secs(2));
+        assert_eq!(client.messages().len(), expected);
+        assert_eq!(client.closed(), [CloseReason::Reset]);
+    }
+}
+
+#[test]
+fn a_datagram_costs_more_of_its_buffer_than_its_length() {
+    for (len, expected) in [(10, 240), (500, 156), (1_400, 86), (4_000, 23)] {
+        let simulation = Simulation::new(3);
+        let server = simulation.network(SERVER).datagram_buffer(100_000);
+        let server = server.start().unwrap();
+        server
+            .listen(Transport::Udp, "10.0.0.1:7000", |_| Some(Echo))
+            .unwrap();
+        let raw = simulation.raw_datagrams("10.0.0.2:1").unwrap();
+        simulation.freeze(SERVER, Duration::from_secs(1));
+        for _ in 0..300 {
+            raw.send_to((SERVER, 7_000).into(), &vec![1; len]);
+        }
+        simulation.run_for(Duration::from_secs(2));
+        // As many as Linux 6.18 held of each length.
+        assert_eq!(server.metrics().messages_in, expected, "of {len} bytes");
+        assert_eq!(simulation.traffic().overflowed, 300 - expected);
+    }
+}
+
+#[test]
+fn a_host_with_two_addresses_answers_from_the_one_that_was_called() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Simulation::new(4);
+        let server = simulation.network(SERVER).address(OTHER).start().unwrap();
+        let locals = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&locals);
+        let all = server.listen(transport, "0.0.0.0:7000", move |connection| {
+            seen.lock().unwrap().push(connection.local().ip());
+            Some(Echo)
+        });
+        all.unwrap();
+        // A port may be had once for each address, too.
+        let one = server.listen(transport, "10.0.0.1:7001", |_| None::<Echo>);
+        let other = server.listen(transport, "10.0.0.3:7001", |_| Some(Echo));
+        let third = server.listen(transport, "10.0.0.3:7001", |_| Some(Echo));
+        let _both = (one.unwrap(), other.unwrap());
+        assert!(matches!(
+            third,
+            Err(Error::Listen {
+                refusal: Refusal::InUse,
+                ..
+            })
+        ));
+        let elsewhere = server.listen(transport, "10.0.0.9:1", |_| Some(Echo));
+        let refused = matches!(
+            elsewhere,
+            Err(Error::Listen {
+                refusal: Refusal::NotOurs,
+                ..
+            })
+        );
+        assert!(refused, "{elsewhere:?}");
+
+        let network = simulation.network(CLIENT).start().unwrap();
+        let client = Client::default();
+        for to in ["10.0.0.1:7000", "10.0.0.3:7000", "10.0.0.3:7001"] {
+            let connection = client.connect(&network, transport, to);
+            connection.send(to).unwrap();
+            simulation.run_for(Duration::from_secs(1));
+        }
+        assert_eq!(client.messages().len(), 3, "{transport}");
+        assert_eq!(*locals.lock().unwrap(), [SERVER, OTHER]);
+        let taken = simulation.network(OTHER).start().map(drop);
+        assert_eq!(taken.unwrap_err(), Error::HostInUse(SERVER));
+    }
+}
+
+#[test]
+fn the_ports_for_callers_run_out_and_wait_a_minute_after_a_close() {
+    let simulation = Simulation::new(5);
+    let server = simulation.network(SERVER).start().unwrap();
+    for port in [7_000, 7_001] {
+        server
+            .listen(Transport::Tcp, (SERVER, port), |_| Some(Echo))
+            .unwrap();
+    }
+    let network = simulation.network(CLIENT).ephemeral_ports(50_000..=50_001);
+    let network = network.start().unwrap();
+    let call = |port| {
+        let connected = |_: Result<&Connection, _>| Some(Echo);
+        network.connect(Transport::Tcp, (SERVER, port), connected)
+    };
+    let is_out_of_ports = |outcome: Result<Connection, Error>| match outcome {
+        Err(Error::Connect { refusal, .. }) => refusal == Refusal::NoPort,
+        _ => false,
+    };
+    let connections = [call(7_000).unwrap(), call(7_000).unwrap()];
+    assert!(is_out_of_ports(call(7_000)));
+    assert!(call(7_001).is_ok(), "another peer is another matter");
+    simulation.run_for(Duration::from_secs(1));
+    connections[0].abort();
+    simulation.run_for(Duration::from_secs(1));
+    let again = call(7_000).expect("nothing waits after a reset");
+    simulation.run_for(Duration::from_secs(1));
+    again.close();
+    connections[1].close();
+    simulation.run_for(Duration::from_secs(50));
+    assert_eq!(server.metrics().closed(CloseReason::Peer), 2);
+    assert!(is_out_of_ports(call(7_000)), "both wait");
+    simulation.run_for(Duration::from_secs(15));
+    assert!(call(7_000).is_ok());
+}
+
+#[test]
+fn a_long_datagram_is_lost_as_often_as_any_of_its_fragments() {
+    let simulation = Simulation::new(6);
+    let conditions = Conditions {
+        loss: 0.1,
+        ..Conditions::default()
+    };
+    simulation.set_conditions(conditions).unwrap();
+    let (from, to) = ("10.0.0.2:1", "10.0.0.1:1");
+    let sender = simulation.raw_datagrams(from).unwrap();
+    let receiver = simulation.raw_datagrams(to).unwrap();
+    for (len, fragments) in [(1_472, 1_u32), (1_473, 2), (7_392, 5), (20_000, 14)] {
+        let before = simulation.traffic().fragments;
+        let count = 5_000_u32;
+        for _ in 0..count {
+            sender.send_to(to.parse().unwrap(), &vec![1; len]);
+            simulation.run_for(Duration::from_millis(1));
+        }
+        let arrived = receiver.received().len() as f64 / f64::from(count);
+        let expected = 0.9_f64.powf(fragments.into());
+        assert!(
+            (arrived - expected).abs() < 0.03,
+            "{len}: {arrived}, not {expected}"
+        );
+        let sent = simulation.traffic().fragments - before;
+        let fragmented = if fragments == 1 { 0 } else { fragments * count };
+        assert_eq!(sent, u64::from(fragmented), "{len}");
+    }
+}
+
+#[test]
+fn damage_is_shown_by_a_checksum_unless_it_is_not_to_be() {
+    for (undetected, expected) in [(0.0, 0), (1.0, 500)] {
+        let simulation = Simulation::new(7);
+        let conditions = Conditions {
+            corrupt: 1.0,
+            undetected,
+            ..Conditions::default()
+        };
+        simulation.set_conditions(conditions).unwrap();
+        let sender = simulation.raw_datagrams("10.0.0.2:1").unwrap();
+        let receiver = simulation.raw_datagrams("10.0.0.1:1").unwrap();
+        for _ in 0..500 {
+            sender.send_to(receiver.local(), b"hello, world");
+        }
+        simulation.run_for(Duration::from_secs(1));
+        let received = receiver.received();
+        assert_eq!(received.len(), expected);
+        assert!(received.iter().all(|(_, bytes)| bytes != b"hello, world"));
+        assert_eq!(simulation.traffic().corrupted, 500);
+    }
+    // A stream sends again what was damaged.
+    let simulation = Simulation::new(8);
+    let conditions = Conditions {
+        corrupt: 0.2,
+        undetected: 1.0,
+        ..Conditions::default()
+    };
+    let (_server, network) = server_and_client(&simulation);
+    simulation.set_conditions(conditions).unwrap();
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    for number in 0..50_u8 {
+        connection.send([number; 2_000]).unwrap();
+    }
+    simulation.run_for(Duration::from_secs(60));
+    let expected: Vec<_> = (0..50_u8).map(|number| vec![number; 2_000]).collect();
+    assert_eq!(client.messages(), expected);
+}
+
+/// Two clients behind one router.
+fn behind_a_router(simulation: &Simulation) -> [Network; 2] {
+    simulation.nat(ROUTER, &[CLIENT, OTHER], Duration::from_secs(30));
+    [CLIENT, OTHER].map(|host| simulation.network(host).start().unwrap())
+}
+
+#[test]
+fn those_behind_a_router_are_seen_at_its_address_each_at_a_port_of_its_own() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Simulation::new(9);
+        let server = simulation.network(SERVER).start().unwrap();
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&peers);
+        let listening = server.listen(transport, "10.0.0.1:7000", move |connection| {
+            seen.lock().unwrap().push(connection.peer());
+            Some(Echo)
+        });
+        listening.unwrap();
+        let networks = behind_a_router(&simulation);
+        let client = Client::default();
+        for network in &networks {
+            let connection = client.connect(network, transport, "10.0.0.1:7000");
+            connection.send("hello").unwrap();
+        }
+        simulation.run_for(Duration::from_secs(1));
+        assert_eq!(client.messages().len(), 2, "{transport}");
+        let peers = peers.lock().unwrap();
+        assert!(peers.iter().all(|peer| peer.ip() == ROUTER), "{peers:?}");
+        assert_ne!(peers[0].port(), peers[1].port());
+    }
+}
+
+#[test]
+fn a_router_lets_in_only_those_that_were_sent_to_and_forgets_who_is_silent() {
+    let simulation = Simulation::new(10);
+    let [_one, _other] = behind_a_router(&simulation);
+    let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();
+    let outside = simulation.raw_datagrams("10.0.0.1:1").unwrap();
+    let stranger = simulation.raw_datagrams("10.0.0.1:2").unwrap();
+    inside.send_to(outside.local(), b"hello");
+    simulation.run_for(Duration::from_secs(1));
+    let (seen, _) = outside.received().pop().unwrap();
+    stranger.send_to(seen, b"from a stranger");
+    outside.send_to(seen, b"an answer");
+    simulation.run_for(Duration::from_secs(31));
+    assert_eq!(
+        inside.received(),
+        [(outside.local(), b"an answer".to_vec())]
+    );
+    outside.send_to(seen, b"too late");
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(inside.received(), []);
+    inside.send_to(outside.local(), b"hello again");
+    simulation.run_for(Duration::from_secs(1));
+    let (now, _) = outside.received().pop().unwrap();
+    assert_ne!(now, seen, "it is given another port");
+}
+
+#[test]
+fn a_router_that_forgets_makes_a_new_datagram_peer_and_resets_a_stream() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Simulation::new(11);
+        let (server, _) = server_and_client(&simulation);
+        simulation.crash(CLIENT);
+        let [network, _] = behind_a_router(&simulation);
+        let client = Client::default();
+        let connection = client.connect(&network, transport, "10.0.0.1:7000");
+        connection.send("one").unwrap();
+        simulation.run_for(Duration::from_secs(1));
+        let new = IpAddr::from([203, 0, 113, 2]);
+        simulation.rebind(ROUTER, new).unwrap();
+        let gone = simulation.rebind(ROUTER, new).unwrap_err();
+        assert_eq!(gone, Error::NoRouter { address: ROUTER });
+        connection.send("two").unwrap();
+        simulation.run_for(Duration::from_secs(1));
+        let accepted = server.metrics().accepted;
+        match transport {
+            Transport::Tcp => {
+                assert_eq!(client.closed(), [CloseReason::Reset]);
+                assert_eq!(accepted, 1);
+            }
+            Transport::Udp => {
+                assert_eq!(client.messages(), [b"one", b"two"]);
+                assert_eq!(accepted, 2);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_end_behind_what_a_reset_threw_away_is_no_orderly_end() {
+    let simulation = Simulation::new(12);
+    let faults = Faults {
+        reset_loses_unread: 1.0,
+        ..Faults::default()
+    };
+    simulation.set_faults(faults).unwrap();
+    let (client, connection, peer) = connected_to_raw(&simulation, 8 << 10);
+    simulation.freeze(CLIENT, Duration::from_secs(1));
+    peer.write(b"\x00\x02hi");
+    peer.close();
+    // What is sent to a socket that is closed is answered with a reset.
+    connection.send("hello").unwrap();
+    simulation.run_for(Duration::from_secs(2));
+    assert_eq!(client.messages().len(), 0);
+    assert_eq!(client.closed(), [CloseReason::Reset]);
+}

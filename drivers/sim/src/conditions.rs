@@ -188,7 +188,9 @@ impl Faults {
     }
 }
 
-fn check_rates<const N: usize>(rates: [(&'static str, f64); N]) -> Result<(), FaultError> {
+pub(crate) fn check_rates<const N: usize>(
+    rates: [(&'static str, f64); N],
+) -> Result<(), FaultError> {
     for (field, rate) in rates {
         if !(0.0..=1.0).contains(&rate) {
             let problem = "a rate is a probability, from 0 to 1";

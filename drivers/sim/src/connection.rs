@@ -46,7 +46,7 @@ impl Connection {
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), SendError> {
         let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
         shared
-            .lock()
+            .at_point()
             .send(self.place, self.id, message.as_ref(), None)
     }
 
@@ -54,21 +54,21 @@ impl Connection {
     pub fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
         let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
         shared
-            .lock()
+            .at_point()
             .send(self.place, self.id, frame.payload(), Some(frame))
     }
 
     /// Delivers what was sent, then closes. Nothing more is received.
     pub fn close(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.lock().close(self.place, self.id);
+            shared.at_point().close(self.place, self.id);
         }
     }
 
     /// Closes at once. What is queued is lost, and a stream's peer sees a reset.
     pub fn abort(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.lock().abort(self.place, self.id);
+            shared.at_point().abort(self.place, self.id);
         }
     }
 
@@ -77,7 +77,7 @@ impl Connection {
         let Some(shared) = self.shared.upgrade() else {
             return true;
         };
-        let (state, ..) = shared.lock().look(self.place, self.id);
+        let (state, ..) = shared.at_point().look(self.place, self.id);
         !is_open(state)
     }
 
@@ -95,7 +95,7 @@ impl Connection {
 
     fn set_paused(&self, paused: bool) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.lock().set_paused(self.place, self.id, paused);
+            shared.at_point().set_paused(self.place, self.id, paused);
         }
     }
 
@@ -104,7 +104,7 @@ impl Connection {
         let Some(shared) = self.shared.upgrade() else {
             return 0;
         };
-        let (_, _, queued) = shared.lock().look(self.place, self.id);
+        let (_, _, queued) = shared.at_point().look(self.place, self.id);
         queued
     }
 

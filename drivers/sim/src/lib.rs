@@ -137,23 +137,31 @@
 //!
 //! - *Paths* between hosts ([`Conditions`]), each with a direction: latency, jitter, loss, in
 //!   bursts too, bandwidth and queue, for every packet, be it a segment or an acknowledgement, a
-//!   call or its answer, a refusal or a reset; datagrams duplicated, overtaken, corrupted, forged;
-//!   calls refused, connections reset at both ends or at one. [`Simulation::partition`],
-//!   [`Simulation::partition_one_way`] and [`Simulation::heal`] cut and mend.
+//!   call or its answer, a refusal or a reset; packets damaged, long datagrams in fragments;
+//!   datagrams duplicated, overtaken, forged; calls refused, connections reset at both ends or at
+//!   one. [`Simulation::partition`], [`Simulation::partition_one_way`] and [`Simulation::heal`] cut
+//!   and mend, [`Simulation::nat`] puts hosts behind a router that translates addresses, and
+//!   [`Simulation::rebind`] makes it forget.
 //! - *Hosts* ([`Faults`]): reads and writes cut short, full buffers, readers that stand
 //!   still, no descriptors; [`Simulation::crash`] pulls the power,
-//!   [`Simulation::freeze`] stops the clock of one.
+//!   [`Simulation::freeze`] stops the clock of one. Buffers, ports and what survives a reset are as
+//!   on Linux.
 //! - *Streams* are a small TCP: they open in three packets, segments that are lost are sent again,
 //!   the receiver's buffer and congestion hold the sender back. So throughput falls with loss as it
 //!   does.
+//! - *Work* takes no time unless it is given [`Costs`]: then worker threads are busy, and overload,
+//!   late ticks and unfair turns show. The budgets of the [`Limits`] hold in any case.
+//! - *Threads*: callbacks of different workers, and [threads](Simulation::spawn) of the
+//!   application's own, [interleave](Builder::interleave) as the seed chooses, so that races and
+//!   deadlocks of handlers show.
 //! - *Schedules*: [`Simulation::at`] has anything done when its time comes.
 //! - *Peers of plain bytes* ([`RawStream`], [`RawDatagrams`]) send what no driver would.
 //!
 //! # What makes a run repeat
 //!
-//! There is no clock, no thread and no chance in a simulation but its generator. What the
-//! application adds is its own: a handler that reads a clock, iterates a `HashMap` or waits
-//! for a thread makes two runs of one seed differ, and [`Simulation::trace_hash`] shows it.
+//! There is no clock and no chance in a simulation but its generator, and one thread runs at a
+//! time. What the application adds is its own: a handler that reads a clock, iterates a `HashMap`
+//! or waits for a thread makes two runs of one seed differ, and [`Simulation::trace_hash`] shows it.
 //!
 //! # The way of a message
 //!
@@ -163,6 +171,7 @@
 
 mod conditions;
 mod connection;
+mod dispatch;
 mod error;
 mod kernel;
 mod link;
@@ -174,8 +183,10 @@ mod random;
 mod raw;
 mod simulation;
 mod stream;
+mod threads;
 mod timers;
 mod trace;
+mod workers;
 mod world;
 
 pub use conditions::{Bursts, Conditions, FaultError, Faults};
@@ -189,4 +200,5 @@ pub use kernel::Traffic;
 pub use metrics::Metrics;
 pub use network::{Builder as NetworkBuilder, IntoAddress, Listener, Network};
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};
-pub use simulation::{Builder, Census, Simulation};
+pub use simulation::{Builder, Census, Simulation, Thread};
+pub use workers::Costs;

@@ -16,32 +16,32 @@ pub(crate) struct CallbackLink<'a> {
 impl CallbackLink<'_> {
     /// Whether messages are to be delivered.
     pub(crate) fn is_heard(&self) -> bool {
-        let (state, paused, _) = self.shared.lock().look(self.place, self.id);
+        let (state, paused, _) = self.shared.at_point().look(self.place, self.id);
         state == State::Open && !paused
     }
 }
 
 impl Link for CallbackLink<'_> {
     fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        let mut world = self.shared.lock();
+        let mut world = self.shared.at_point();
         world.send(self.place, self.id, message, None)
     }
 
     fn send_frame(&mut self, frame: &Frame) -> Result<(), SendError> {
-        let mut world = self.shared.lock();
+        let mut world = self.shared.at_point();
         world.send(self.place, self.id, frame.payload(), Some(frame))
     }
 
     fn close(&mut self) {
-        self.shared.lock().close(self.place, self.id);
+        self.shared.at_point().close(self.place, self.id);
     }
 
     fn abort(&mut self) {
-        self.shared.lock().abort(self.place, self.id);
+        self.shared.at_point().abort(self.place, self.id);
     }
 
     fn is_closed(&self) -> bool {
-        let (state, ..) = self.shared.lock().look(self.place, self.id);
+        let (state, ..) = self.shared.at_point().look(self.place, self.id);
         !is_open(state)
     }
 
@@ -58,16 +58,18 @@ impl Link for CallbackLink<'_> {
     }
 
     fn queued(&self) -> usize {
-        let (_, _, queued) = self.shared.lock().look(self.place, self.id);
+        let (_, _, queued) = self.shared.at_point().look(self.place, self.id);
         queued
     }
 
     fn pause(&mut self) {
-        self.shared.lock().set_paused(self.place, self.id, true);
+        self.shared.at_point().set_paused(self.place, self.id, true);
     }
 
     fn resume(&mut self) {
-        self.shared.lock().set_paused(self.place, self.id, false);
+        self.shared
+            .at_point()
+            .set_paused(self.place, self.id, false);
     }
 
     fn now(&self) -> Instant {

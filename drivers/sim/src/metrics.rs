@@ -1,6 +1,7 @@
 //! Counters of what one network did.
 
 use cubenet_core::CloseReason;
+use std::time::Duration;
 
 /// What a network has done since it started. The names mean what they mean on the other
 /// drivers.
@@ -45,6 +46,8 @@ pub struct Metrics {
     pub dropped_paused: u64,
     /// Datagrams dropped: accepted by `send`, and there was no room for them.
     pub dropped_not_sent: u64,
+    /// How long its workers were busy, all together, with what has a [cost](crate::Costs).
+    pub busy: Duration,
     /// Callbacks that panicked.
     pub panics: u64,
     /// Connections closed, by [`CloseReason::kind`].

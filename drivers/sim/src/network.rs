@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use crate::owners::Owner;
 use crate::peers::Peers;
 use crate::stream::Stream;
+use crate::workers::{Costs, Worker};
 use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World};
 use cubenet_core::{Handler, Limits, Transport};
 use std::fmt;
@@ -52,6 +53,8 @@ pub struct Builder {
     pub(crate) descriptors: usize,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) ephemeral_ports: RangeInclusive<u16>,
+    pub(crate) threads: usize,
+    pub(crate) costs: Costs,
 }
 
 impl Builder {
@@ -122,6 +125,22 @@ impl Builder {
         self
     }
 
+    /// Worker threads, at least one: each connection belongs to one. They matter if work
+    /// [costs](Builder::costs) time or callbacks are
+    /// [interleaved](crate::Builder::interleave). Default 1.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// What work costs a worker thread. Default: nothing.
+    #[must_use]
+    pub fn costs(mut self, costs: Costs) -> Self {
+        self.costs = costs;
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
@@ -146,6 +165,7 @@ impl Builder {
         let host = world.kernel.host_mut(self.host);
         host.alive = true;
         host.ephemeral = self.ephemeral_ports;
+        host.costs = self.costs;
         host.stream_buffers = self
             .stream_buffer
             .map_or(StreamBuffers::ADAPTIVE, StreamBuffers::fixed);
@@ -166,6 +186,8 @@ impl Builder {
             stopping: None,
             crashed: false,
             backlog: self.backlog,
+            costs: self.costs,
+            workers: (0..self.threads).map(|_| Worker::new()).collect(),
         });
         Ok(Network {
             shared: self.shared.clone(),
@@ -346,6 +368,15 @@ impl Network {
             return true;
         };
         shared.lock().networks[self.id.0 as usize].is_stopped()
+    }
+
+    /// Keeps the worker thread whose callback calls this busy for so long, beside what its work
+    /// [costs](Builder::costs): for handlers that compute. Nothing, outside of callbacks or if
+    /// work costs nothing.
+    pub fn spend(&self, time: Duration) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.lock().kernel.turn.spend(time);
+        }
     }
 
     /// What it has done so far.

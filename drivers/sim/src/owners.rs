@@ -5,7 +5,7 @@ use crate::peers::Peers;
 use crate::raw::Raw;
 use crate::stream::Stream;
 use crate::world::{AcceptFn, NetworkId};
-use cubenet_core::Instant;
+use cubenet_core::{Instant, Limits};
 use std::sync::Arc;
 
 /// Whose a socket is.
@@ -22,7 +22,7 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
-    fn network(&self) -> Option<NetworkId> {
+    pub(crate) fn network(&self) -> Option<NetworkId> {
         match self {
             Owner::Listener { network, .. } => Some(*network),
             Owner::Stream(stream) => Some(stream.network),
@@ -56,6 +56,15 @@ impl Owners {
     pub(crate) fn get(&mut self, key: Key) -> Option<&mut Owner> {
         let (of, owner) = self.entries.get_mut(key.slot as usize)?.as_mut()?;
         (*of == key).then_some(owner)
+    }
+
+    /// How many callbacks a socket has in one turn.
+    pub(crate) fn budget(&self, key: Key, limits: &Limits) -> usize {
+        match self.entries.get(key.slot as usize) {
+            Some(Some((_, Owner::Listener { .. }))) => limits.accepts_per_turn,
+            Some(Some((_, Owner::Peers(_)))) => limits.datagram_budget,
+            _ => limits.message_budget,
+        }
     }
 
     pub(crate) fn stream(&mut self, key: Key) -> Option<&mut Stream> {

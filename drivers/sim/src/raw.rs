@@ -1,10 +1,10 @@
 //! Peers of plain bytes: sockets on a virtual host with no protocol behind them, to send what
 //! no driver would and to see what one puts on the wire.
 
+use crate::dispatch::ACCEPT_AGAIN;
 use crate::error::{Error, Refusal};
 use crate::kernel::{HostId, Kernel, Key, Notice, Read, Received};
 use crate::owners::Owner;
-use crate::simulation::ACCEPT_AGAIN;
 use crate::world::{Shared, World};
 use cubenet_core::{CloseReason, Transport};
 use std::fmt;

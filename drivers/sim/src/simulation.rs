@@ -1,22 +1,20 @@
 //! The simulation: the hosts, the network between them, and time.
 
-use crate::conditions::{Conditions, Faults};
+use crate::conditions::{self, Conditions, Faults};
+use crate::dispatch;
 use crate::error::Error;
-use crate::kernel::{EPHEMERAL, HostId, Kernel, Key, Notice, Traffic};
+use crate::kernel::{Due, EPHEMERAL, HostId, Kernel, Traffic};
 use crate::network::{Builder as NetworkBuilder, IntoAddress};
 use crate::owners::Owner;
 use crate::raw::{self, RawDatagrams, RawListener, RawStream};
-use crate::trace::Record;
-use crate::world::{Guard, Shared};
-use crate::{peers, stream};
+use crate::threads::{Pause, Threads};
+use crate::workers::Costs;
+use crate::world::{NetworkId, Shared};
 use cubenet_core::{Instant, Limits, Transport};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How long after a failed `accept` it is tried again.
-pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// How a simulation is to be; [`Builder::build`] makes it.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +22,7 @@ pub struct Builder {
     seed: u64,
     conditions: Conditions,
     faults: Faults,
+    interleave: f64,
 }
 
 impl Builder {
@@ -48,13 +47,28 @@ impl Builder {
         self
     }
 
+    /// Of the points at which a callback may be held up in the middle while those of other workers
+    /// run, those at which it is: where it begins and ends, and at each call of a connection. The
+    /// seed chooses, so a handler with a race, or with two locks taken in two orders, fails for some
+    /// seeds, and again for the same. From 0 to 1; default 0.
+    ///
+    /// Callbacks then run on threads of the system, one at a time. A deadlock of locks of the
+    /// application's own makes the simulation panic and say who waits. One thing is left to
+    /// chance: in which order two threads get a lock that both wait for.
+    #[must_use]
+    pub fn interleave(mut self, rate: f64) -> Self {
+        self.interleave = rate;
+        self
+    }
+
     /// Makes it, at time zero, with nobody in it.
     pub fn build(self) -> Result<Simulation, Error> {
+        conditions::check_rates([("interleave", self.interleave)]).map_err(Error::Faults)?;
         self.conditions.validate().map_err(Error::Faults)?;
         self.faults.validate().map_err(Error::Faults)?;
         let kernel = Kernel::new(self.seed, self.conditions, self.faults);
         Ok(Simulation {
-            shared: Shared::new(kernel),
+            shared: Shared::new(kernel, self.interleave),
             seed: self.seed,
         })
     }
@@ -99,7 +113,7 @@ impl Simulation {
     pub fn new(seed: u64) -> Self {
         let kernel = Kernel::new(seed, Conditions::default(), Faults::default());
         Simulation {
-            shared: Shared::new(kernel),
+            shared: Shared::new(kernel, 0.0),
             seed,
         }
     }
@@ -124,6 +138,8 @@ impl Simulation {
             descriptors: usize::MAX,
             addresses: Vec::new(),
             ephemeral_ports: EPHEMERAL,
+            threads: 1,
+            costs: Costs::default(),
         }
     }
 
@@ -265,6 +281,7 @@ impl Simulation {
         let mut world = self.shared.lock();
         let id = world.kernel.host_at(host);
         let keys = world.kernel.crash(id);
+        world.forget_work(id);
         for network in &mut world.networks {
             if network.host == id {
                 network.crashed = true;
@@ -304,6 +321,32 @@ impl Simulation {
         let mut world = self.shared.lock();
         let moment = moment.max(world.now());
         world.timers.schedule(moment, Box::new(what));
+    }
+
+    /// Begins a thread of the application's own, such as one that ticks: it runs when it is its turn,
+    /// and only while nothing else does. It may be held up at any call of a connection if the simulation
+    /// [interleaves](Builder::interleave). `name` is for reports. A panic in it is one of whoever
+    /// runs the simulation.
+    ///
+    /// ```
+    /// # use cubenet_sim::Simulation;
+    /// # use std::time::Duration;
+    /// let simulation = Simulation::new(1);
+    /// simulation.spawn("tick", |thread| {
+    ///     while thread.sleep(Duration::from_millis(50)) {
+    ///         // Send everybody the state of the game.
+    ///     }
+    /// });
+    /// simulation.run_for(Duration::from_secs(60));
+    /// ```
+    pub fn spawn(&self, name: &str, what: impl FnOnce(&Thread) + Send + 'static) {
+        let thread = Thread(Arc::clone(&self.shared.threads));
+        let name = format!("thread `{name}`");
+        let now = self.now();
+        self.at(now, move |simulation| {
+            let what = Box::new(move || what(&thread));
+            dispatch::spawn(&simulation.shared, name, what);
+        });
     }
 
     // Time.
@@ -350,10 +393,15 @@ impl Simulation {
     }
 
     fn step_until(&self, until: Instant) -> bool {
+        let on_thread = self.shared.threads.current().is_some();
         let mut world = self.shared.lock();
-        if world.is_calling() {
+        if on_thread || world.is_calling() {
             drop(world);
-            panic!("a simulation cannot be run from inside a callback");
+            panic!("a simulation cannot be run from inside a callback, or by a thread of its own");
+        }
+        if world.blocked_since.is_some() {
+            dispatch::look_at_blocked(&self.shared, world);
+            world = self.shared.lock();
         }
         let buried = world.unbury();
         if !buried.is_empty() {
@@ -363,7 +411,7 @@ impl Simulation {
         }
         world.kernel.transmit_dirty();
         if let Some((key, notice)) = world.kernel.notice() {
-            self.noticed(world, key, notice);
+            dispatch::noticed(&self.shared, world, key, notice);
             return true;
         }
         let (event, timer) = (world.kernel.next_at(), world.timers.next_at());
@@ -372,95 +420,31 @@ impl Simulation {
             return false;
         }
         if event <= timer {
-            world.kernel.step();
-            // What it made possible belongs to it.
-            if let Some((key, notice)) = world.kernel.notice() {
-                self.noticed(world, key, notice);
+            match world.kernel.step() {
+                Some(Due::Work { network, worker }) => {
+                    dispatch::work(&self.shared, world, NetworkId(network), worker);
+                }
+                Some(Due::Resume(slot)) => {
+                    drop(world);
+                    dispatch::resume(&self.shared, slot as usize);
+                }
+                // What it made possible belongs to it.
+                None => {
+                    if let Some((key, notice)) = world.kernel.notice() {
+                        dispatch::noticed(&self.shared, world, key, notice);
+                    }
+                }
             }
             return true;
         }
         world.kernel.now = world.kernel.now.max(timer);
         if let Some(key) = world.timers.pop(timer) {
-            self.timer(world, key);
+            dispatch::timer(&self.shared, world, key);
         } else if let Some(what) = world.timers.pop_scheduled(timer) {
             drop(world);
             what(self);
         }
         true
-    }
-
-    /// A socket may go on.
-    fn noticed<'a>(&'a self, mut world: Guard<'a>, key: Key, notice: Notice) {
-        let Some(host) = world.kernel.host_of(key) else {
-            return;
-        };
-        let frozen_until = world.kernel.host(host).frozen_until;
-        if frozen_until > world.now() {
-            return world.kernel.notify_at(frozen_until, key, notice);
-        }
-        let shared = &self.shared;
-        match (world.owners.get(key), notice) {
-            (Some(Owner::Listener { .. }), _) => self.accept(world, key),
-            (Some(Owner::Stream(_)), Notice::Connected) => {
-                drop(stream::connected(shared, world, key));
-            }
-            (Some(Owner::Stream(_)), Notice::Readable) => drop(stream::read(shared, world, key)),
-            (Some(Owner::Stream(_)), Notice::Failed) => drop(stream::failed(shared, world, key)),
-            (Some(Owner::Stream(_)), _) => drop(stream::flush(shared, world, key)),
-            (Some(Owner::Peers(_)), Notice::Readable) => drop(peers::read(shared, world, key)),
-            (Some(Owner::Peers(_)), _) => drop(peers::attend(shared, world, key)),
-            (Some(Owner::Raw(_)), _) => raw::noticed(&mut world, key, notice),
-            (None, _) => {}
-        }
-    }
-
-    /// Takes the calls that wait, as long as there are descriptors.
-    fn accept<'a>(&'a self, mut world: Guard<'a>, listener: Key) {
-        let now = world.now();
-        while let Some(Owner::Listener {
-            network,
-            accept,
-            again,
-        }) = world.owners.get(listener)
-        {
-            if *again > now {
-                // Whoever waits to try again is not hurried by one more that calls.
-                return;
-            }
-            let (network, accept) = (*network, Arc::clone(accept));
-            match world.kernel.accept(listener) {
-                Ok(Some(key)) => {
-                    world = stream::accepted(&self.shared, world, network, &*accept, key);
-                    world.bury(accept);
-                }
-                Ok(None) => return,
-                Err(_) => {
-                    world.network(network).metrics.accept_failed += 1;
-                    let at = now.after(ACCEPT_AGAIN);
-                    if let Some(Owner::Listener { again, .. }) = world.owners.get(listener) {
-                        *again = at;
-                    }
-                    return world.kernel.notify_at(at, listener, Notice::Acceptable);
-                }
-            }
-        }
-    }
-
-    fn timer<'a>(&'a self, mut world: Guard<'a>, key: Key) {
-        let Some(host) = world.kernel.host_of(key) else {
-            return;
-        };
-        let frozen_until = world.kernel.host(host).frozen_until;
-        if frozen_until > world.now() {
-            return world.timers.again(key, frozen_until);
-        }
-        let now = world.now();
-        world.kernel.trace.record(now, Record::Timer, 0, &[]);
-        match world.owners.get(key) {
-            Some(Owner::Stream(_)) => drop(stream::handle_timeout(&self.shared, world, key)),
-            Some(Owner::Peers(_)) => drop(peers::handle_timeout(&self.shared, world, key)),
-            _ => {}
-        }
     }
 
     // What came of it.
@@ -567,6 +551,30 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        self.shared.threads.close();
+    }
+}
+
+/// A thread that [`Simulation::spawn`] began, to itself.
+pub struct Thread(Arc<Threads>);
+
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Thread")
+    }
+}
+
+impl Thread {
+    /// Lets this much virtual time pass. Returns whether the simulation is still there: if it is
+    /// not, no more time passes, and the thread is to end.
+    #[must_use]
+    pub fn sleep(&self, duration: Duration) -> bool {
+        self.0.point(|| Some(Pause::For(duration)))
     }
 }
 

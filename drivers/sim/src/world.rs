@@ -9,8 +9,10 @@ use crate::owners::{Owner, Owners};
 use crate::peers::Peers;
 use crate::simulation::Simulation;
 use crate::stream::Stream;
+use crate::threads::{Pause, Threads};
 use crate::timers::Timers;
 use crate::trace::Record;
+use crate::workers::{Costs, Turn, Worker};
 use cubenet_core::send::Backlog;
 use cubenet_core::{
     CloseReason, ConnectionId, Frame, Handler, Instant, Limits, SendError, State, Transport,
@@ -31,6 +33,9 @@ pub(crate) type Scheduled = Box<dyn FnOnce(&Simulation) + Send>;
 /// The world and its lock. Callbacks run without it.
 pub(crate) struct Shared {
     world: Mutex<World>,
+    pub(crate) threads: Arc<Threads>,
+    /// Of the points at which a thread may be held up, those at which it is.
+    interleave: f64,
 }
 
 pub(crate) type Guard<'a> = MutexGuard<'a, World>;
@@ -42,6 +47,12 @@ pub(crate) struct World {
     pub(crate) networks: Vec<NetworkState>,
     pub(crate) owners: Owners,
     next_id: u64,
+    /// Whether callbacks run on threads of their own, which may be held up.
+    pub(crate) interleaves: bool,
+    /// The turns of those that are held up, by their thread.
+    turns: Vec<Turn>,
+    /// Since when threads wait for locks of the application's own, if any do.
+    pub(crate) blocked_since: Option<Instant>,
     /// Callbacks that run.
     calling: u32,
     /// What the application gave and is done with. It is dropped without the lock, since
@@ -66,6 +77,8 @@ pub(crate) struct NetworkState {
     /// Its host crashed.
     pub(crate) crashed: bool,
     pub(crate) backlog: usize,
+    pub(crate) costs: Costs,
+    pub(crate) workers: Vec<Worker>,
 }
 
 /// Where a connection is: its socket, and its slot there if it shares that.
@@ -76,14 +89,19 @@ pub(crate) struct Place {
 }
 
 impl Shared {
-    pub(crate) fn new(kernel: Kernel) -> Arc<Self> {
+    pub(crate) fn new(kernel: Kernel, interleave: f64) -> Arc<Self> {
         Arc::new(Shared {
+            threads: Arc::default(),
+            interleave,
             world: Mutex::new(World {
                 kernel,
                 timers: Timers::new(),
                 networks: Vec::new(),
                 owners: Owners::default(),
                 next_id: 1,
+                interleaves: interleave > 0.0,
+                turns: Vec::new(),
+                blocked_since: None,
                 calling: 0,
                 buried: Vec::new(),
             }),
@@ -93,6 +111,22 @@ impl Shared {
     pub(crate) fn lock(&self) -> Guard<'_> {
         // Callbacks run without the lock, so nothing in here panics half way.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A point at which the thread that this runs on may be held up. The lock is not held.
+    pub(crate) fn point(&self) {
+        if self.interleave > 0.0 {
+            self.threads.point(|| {
+                let is_chosen = self.lock().kernel.random.chance(self.interleave);
+                is_chosen.then_some(Pause::Chosen)
+            });
+        }
+    }
+
+    /// The world, after a point.
+    pub(crate) fn at_point(&self) -> Guard<'_> {
+        self.point();
+        self.lock()
     }
 
     /// Runs a callback without the lock. A panic in it is counted and ends there: `None`.
@@ -105,9 +139,13 @@ impl Shared {
     ) -> (Option<R>, Guard<'a>) {
         let now = guard.kernel.now;
         guard.kernel.trace.record(now, what, id.0, &[]);
+        let cost = guard.network(network).costs.callback;
+        guard.kernel.turn.spend(cost);
         guard.calling += 1;
         drop(guard);
+        self.point();
         let answer = catch_unwind(AssertUnwindSafe(callback));
+        self.point();
         let mut guard = self.lock();
         guard.calling -= 1;
         match answer {
@@ -137,9 +175,21 @@ impl World {
         &mut self.networks[id.0 as usize]
     }
 
-    /// Whether a callback runs.
+    /// Whether a callback runs, on whatever thread runs the simulation.
     pub(crate) fn is_calling(&self) -> bool {
-        self.calling > 0
+        self.calling > 0 && !self.interleaves
+    }
+
+    /// The turn that a thread was in when it was held up.
+    pub(crate) fn turn_of(&self, thread: usize) -> Turn {
+        self.turns.get(thread).copied().unwrap_or(Turn::NONE)
+    }
+
+    pub(crate) fn set_turn(&mut self, thread: usize, turn: Turn) {
+        if self.turns.len() <= thread {
+            self.turns.resize(thread + 1, Turn::NONE);
+        }
+        self.turns[thread] = turn;
     }
 
     /// Has something dropped once the lock is not held.

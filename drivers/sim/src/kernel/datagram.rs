@@ -6,7 +6,7 @@ use super::{Event, Kernel, Key, Notice, Socket};
 use crate::error::Refusal;
 use crate::trace::Record;
 use bytes::Bytes;
-use cubenet_core::Transport;
+use cubenet_core::{Instant, Transport};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -119,6 +119,7 @@ impl Kernel {
             return true;
         };
         let from = SocketAddr::new(local, socket.port);
+        self.charge_datagram(key, host, datagram.len());
         let from = self.seen_at(host, Transport::Udp, from, to);
         let Some(to) = self.let_in(Transport::Udp, from, to) else {
             self.traffic.packets += 1;
@@ -129,6 +130,15 @@ impl Kernel {
         let bytes = Bytes::copy_from_slice(datagram);
         self.put_on_the_way(host, remote, from, to, key, bytes);
         true
+    }
+
+    /// Datagrams of the socket whose turn it is go many at a time.
+    fn charge_datagram(&mut self, key: Key, host: HostId, len: usize) {
+        const AT_A_TIME: u32 = 64;
+        let is_own = self.turn.key == Some(key);
+        let calls = !is_own || self.turn.datagrams.is_multiple_of(AT_A_TIME);
+        self.turn.datagrams += u32::from(is_own);
+        self.charge(host, calls, len);
     }
 
     fn put_on_the_way(
@@ -145,19 +155,21 @@ impl Kernel {
         let (reorder, spoof) = (conditions.reorder, conditions.spoof);
         let (latency, mtu) = (conditions.latency, conditions.mtu);
         self.traffic.packets += 1;
-        let mut at = match self.carry_fragments(host, remote, bytes.len(), mtu, to.is_ipv4()) {
-            Carried::Arrives(at) => at,
-            Carried::Damaged(at) if !bytes.is_empty() && self.random.chance(undetected) => {
-                self.traffic.corrupted += 1;
-                bytes = self.corrupted(&bytes);
-                at
-            }
-            dropped => {
-                self.traffic.corrupted += u64::from(dropped != Carried::Lost);
-                self.traffic.lost += 1;
-                return self.record(Record::Lost, sender, &[]);
-            }
-        };
+        let sent = self.departure();
+        let mut at =
+            match self.carry_fragments((host, remote), sent, bytes.len(), mtu, to.is_ipv4()) {
+                Carried::Arrives(at) => at,
+                Carried::Damaged(at) if !bytes.is_empty() && self.random.chance(undetected) => {
+                    self.traffic.corrupted += 1;
+                    bytes = self.corrupted(&bytes);
+                    at
+                }
+                dropped => {
+                    self.traffic.corrupted += u64::from(dropped != Carried::Lost);
+                    self.traffic.lost += 1;
+                    return self.record(Record::Lost, sender, &[]);
+                }
+            };
         if self.random.chance(reorder) {
             self.traffic.reordered += 1;
             at = at.after(self.random.duration(latency * 4));
@@ -204,15 +216,14 @@ impl Kernel {
     /// with the last of them, if all do.
     fn carry_fragments(
         &mut self,
-        from: HostId,
-        to: HostId,
+        (from, to): (HostId, HostId),
+        now: Instant,
         len: usize,
         mtu: usize,
         is_ipv4: bool,
     ) -> Carried {
         const UDP: usize = 8;
         let (ip, extension) = if is_ipv4 { (20, 0) } else { (40, 8) };
-        let now = self.now;
         if ip + UDP + len <= mtu {
             let len = ip + UDP + len;
             return self.paths.carry(from, to, len, now, &mut self.random);
@@ -319,6 +330,8 @@ impl Kernel {
         }
         if let Some(arrived) = socket.arrived.pop_front() {
             socket.unread -= memory(arrived.bytes.len());
+            let host = socket.host;
+            self.charge_datagram(key, host, arrived.bytes.len());
             Received::Datagram(arrived)
         } else {
             socket.arrived = VecDeque::new();

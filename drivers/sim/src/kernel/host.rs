@@ -5,6 +5,7 @@ use super::nat::NatId;
 use super::ports::{EPHEMERAL, Ports};
 use crate::conditions::Faults;
 use crate::error::Refusal;
+use crate::workers::Costs;
 use cubenet_core::{Instant, Transport};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -22,6 +23,7 @@ pub(crate) struct Host {
     /// Until when nothing on it runs.
     pub(crate) frozen_until: Instant,
     pub(crate) faults: Faults,
+    pub(crate) costs: Costs,
     pub(crate) stream_buffers: StreamBuffers,
     /// Bytes of the receive buffer of each datagram socket, overhead included.
     pub(crate) datagram_buffer: usize,
@@ -42,6 +44,7 @@ impl Host {
             nat: None,
             frozen_until: Instant::ZERO,
             faults: Faults::default(),
+            costs: Costs::default(),
             stream_buffers: StreamBuffers::ADAPTIVE,
             datagram_buffer: 8 << 20,
             ephemeral: EPHEMERAL,

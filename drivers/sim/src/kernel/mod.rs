@@ -19,6 +19,7 @@ pub(crate) use stream::{Read, Segment, StreamBuffers};
 use crate::conditions::{Conditions, Faults};
 use crate::random::Random;
 use crate::trace::{Record, Trace};
+use crate::workers::Turn;
 use bytes::Bytes;
 use cubenet_core::{CloseReason, Instant, Transport};
 use datagram::DatagramSocket;
@@ -89,6 +90,7 @@ enum Event {
     },
     /// Nobody listened where a datagram went.
     Unreachable(Key),
+    Due(Due),
 }
 
 /// What a socket tells whoever owns it.
@@ -102,6 +104,16 @@ pub(crate) enum Notice {
     Writable,
     /// It is over.
     Failed,
+    /// Its timer has come up.
+    Late,
+}
+
+/// What the kernel leaves to others.
+pub(crate) enum Due {
+    /// A worker of a network goes on.
+    Work { network: u32, worker: u32 },
+    /// A thread that was held up goes on.
+    Resume(u32),
 }
 
 enum Socket {
@@ -159,6 +171,8 @@ pub(crate) struct Kernel {
     pub(crate) random: Random,
     pub(crate) trace: Trace,
     pub(crate) traffic: Traffic,
+    /// The turn that runs.
+    pub(crate) turn: Turn,
     pub(crate) paths: Paths,
     /// The faults of hosts to come.
     pub(crate) faults: Faults,
@@ -181,6 +195,7 @@ impl Kernel {
             random: Random::new(seed),
             trace: Trace::new(),
             traffic: Traffic::default(),
+            turn: Turn::NONE,
             paths: Paths::new(conditions),
             faults,
             hosts: Vec::new(),
@@ -341,18 +356,44 @@ impl Kernel {
         self.events.push(at, Event::Notice(key, notice));
     }
 
-    /// Sends what was written.
-    pub(crate) fn transmit_dirty(&mut self) {
-        while let Some(key) = self.dirty.pop() {
-            self.transmit(key);
+    pub(crate) fn work_at(&mut self, at: Instant, network: u32, worker: u32) {
+        let due = Due::Work { network, worker };
+        self.events.push(at, Event::Due(due));
+    }
+
+    pub(crate) fn resume_at(&mut self, at: Instant, thread: u32) {
+        self.events.push(at, Event::Due(Due::Resume(thread)));
+    }
+
+    /// Counts what moving `bytes` to or from the system takes, and the call itself if `calls`.
+    fn charge(&mut self, host: HostId, calls: bool, bytes: usize) {
+        let costs = &self.hosts[host.0 as usize].costs;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let time = costs.byte * bytes + costs.system_call * u32::from(calls);
+        self.turn.spend(time);
+    }
+
+    /// When what is sent now leaves: once the work before it is done.
+    fn departure(&self) -> Instant {
+        match self.turn.spent {
+            0 => self.now,
+            spent => self.now.after(Duration::from_nanos(spent)),
         }
     }
 
+    /// Sends what was written.
+    pub(crate) fn transmit_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            self.transmit(key);
+        }
+        // Transmitting makes none dirty. Its memory is used again.
+        self.dirty = dirty;
+    }
+
     /// Lets the next thing happen, at its time.
-    pub(crate) fn step(&mut self) {
-        let Some((at, event)) = self.events.pop() else {
-            return;
-        };
+    pub(crate) fn step(&mut self) -> Option<Due> {
+        let (at, event) = self.events.pop()?;
         self.now = at;
         match event {
             Event::Call { to, from, seen_at } => self.called(to, from, seen_at),
@@ -374,7 +415,9 @@ impl Kernel {
                 bytes,
             } => self.datagram_arrived(from, to, sender, bytes),
             Event::Unreachable(key) => self.unreachable(key),
+            Event::Due(due) => return Some(due),
         }
+        None
     }
 
     fn record(&mut self, record: Record, key: Key, bytes: &[u8]) {

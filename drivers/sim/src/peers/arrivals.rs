@@ -16,6 +16,12 @@ pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) 
         let Some((peers, kernel, ..)) = world.peers(key) else {
             return world;
         };
+        let goes_on = kernel.turn.goes_on();
+        peers.demux.set_backlog(!goes_on);
+        if !goes_on {
+            return arm_on(world, key);
+        }
+        kernel.turn.messages -= 1;
         match kernel.receive_from(key) {
             Received::Nothing => return arm_on(world, key),
             Received::Datagram(arrived) => {

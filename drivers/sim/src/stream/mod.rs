@@ -37,6 +37,8 @@ pub(crate) struct Stream {
     calling: bool,
     /// Our end was sent.
     ended: bool,
+    /// What has arrived waits for the next turn.
+    in_line: bool,
     /// What was read before a pause and not delivered.
     parked: Option<Box<Bytes>>,
     /// Bytes of input held, as they were counted last, and since when.
@@ -72,6 +74,7 @@ impl Stream {
             to_pause: false,
             paused: false,
             ended: false,
+            in_line: false,
             parked: None,
             held: 0,
             held_since: Instant::NEVER,
@@ -217,7 +220,10 @@ impl Stream {
     fn poll_timeout(&self, limits: &Limits) -> Instant {
         let sender = self.sender.poll_timeout(limits);
         match (&self.inside, self.sender.state()) {
-            (Some(inside), State::Open) => sender.min(inside.receiver.poll_timeout(limits)),
+            // While what has arrived waits, nothing is known of the peer's silence.
+            (Some(inside), State::Open) if !self.in_line => {
+                sender.min(inside.receiver.poll_timeout(limits))
+            }
             _ => sender,
         }
     }
@@ -309,14 +315,27 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
             return world;
         };
         let state = stream.sender.state();
-        let held_up = state == State::Open && (stream.to_pause || stream.inside.is_none());
+        // Without a handler it is being accepted, by a worker that is held up.
+        let can_deliver = !stream.to_pause
+            && stream
+                .inside
+                .as_ref()
+                .is_some_and(|inside| inside.handler.is_some());
+        let held_up = state == State::Open && !can_deliver;
         if stream.calling || held_up || state == State::Closed {
+            break;
+        }
+        stream.in_line = !kernel.turn.goes_on();
+        if stream.in_line {
             break;
         }
         let bytes = match stream.parked.take() {
             Some(parked) => *parked,
             None => match kernel.read(key) {
-                Read::Bytes(bytes) => bytes,
+                Read::Bytes(bytes) => {
+                    kernel.turn.bytes = kernel.turn.bytes.saturating_sub(bytes.len());
+                    bytes
+                }
                 Read::Nothing => break,
                 Read::End => {
                     stream.peer_ended(kernel.now);
@@ -392,9 +411,15 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
     let mut link = link(shared, &mut world, key, id);
     let mut rest = &bytes[..];
     let (mut messages, mut volume) = (0, 0);
+    let budget = world.kernel.turn.messages as u64;
     let what = (Record::Received, id);
     let (done, mut world) = shared.callback(world, network, what, || {
-        while link.is_heard() {
+        // It is heard when this begins; each message may change that, but where nothing is left
+        // the receiver only lets go of what it has lent.
+        let is_heard = |messages, link: &CallbackLink<'_>, rest: &[u8]| {
+            messages == 0 || rest.is_empty() || link.is_heard()
+        };
+        while messages < budget && is_heard(messages, &link, rest) {
             let Some(message) = receiver.handle_input(&mut rest, now)? else {
                 break;
             };
@@ -407,6 +432,8 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
     let metrics = &mut world.network(network).metrics;
     metrics.messages_in += messages;
     metrics.bytes_in += volume;
+    let turn = &mut world.kernel.turn;
+    turn.messages -= messages as usize;
     let undelivered = bytes.slice(bytes.len() - rest.len()..);
     let Some((stream, ..)) = world.stream(key) else {
         world.bury(inside);
@@ -415,6 +442,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
     stream.inside = Some(inside);
     match done {
         Some(Ok(())) if !undelivered.is_empty() => {
+            stream.in_line = messages == budget;
             stream.parked = Some(Box::new(undelivered));
         }
         Some(Ok(())) => {}
@@ -442,10 +470,14 @@ pub(crate) fn handle_timeout<'a>(shared: &'a Shared, mut world: Guard<'a>, key: 
     if stream.armed <= now {
         stream.armed = Instant::NEVER;
     }
+    // This worker may have been busy: what has arrived counts first.
+    world = read(shared, world, key);
     if let Some((stream, _, network, _)) = world.stream(key) {
         let limits = &network.limits;
         let late = match (&stream.inside, stream.sender.state()) {
-            (Some(inside), State::Open) => inside.receiver.handle_timeout(now, limits),
+            (Some(inside), State::Open) if !stream.in_line => {
+                inside.receiver.handle_timeout(now, limits)
+            }
             _ => None,
         };
         stream.sender.handle_timeout(now, limits);
@@ -520,7 +552,7 @@ impl Stream {
             inside.receiver.resume(kernel.now);
         }
         self.paused = self.to_pause;
-        if resumed || (!self.paused && self.parked.is_some()) {
+        if resumed || (!self.paused && self.parked.is_some() && !self.in_line) {
             kernel.notify(key, Notice::Readable);
         }
     }

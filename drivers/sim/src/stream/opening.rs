@@ -1,9 +1,9 @@
 //! How a stream becomes a connection: it is accepted, or its call is answered, and the
 //! application gives it a handler.
 
-use super::{NOWHERE, Stream, flush, read};
+use super::{NOWHERE, Stream, flush, read, settle};
 use crate::connection::Connection;
-use crate::kernel::Key;
+use crate::kernel::{Key, Notice};
 use crate::owners::Owner;
 use crate::trace::Record;
 use crate::world::{AcceptFn, Guard, NetworkId, Place, Shared};
@@ -53,7 +53,8 @@ pub(crate) fn accepted<'a>(
         _ => world.bury(handler),
     }
     // What has arrived meanwhile was told to nobody.
-    read(shared, world, key)
+    world.kernel.notify(key, Notice::Readable);
+    settle(shared, world, key)
 }
 
 fn handle(shared: &Arc<Shared>, world: &mut Guard<'_>, key: Key, id: ConnectionId) -> Connection {

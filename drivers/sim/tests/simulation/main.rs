@@ -3,6 +3,7 @@
 mod faults;
 mod kernels;
 mod lifetime;
+mod workers;
 
 use cubenet_sim::{
     Bursts, CloseReason, Conditions, Connection, Faults, Handler, Instant, Limits, Link, Message,
@@ -69,7 +70,9 @@ impl Client {
 }
 
 fn server_and_client(simulation: &Simulation) -> (Network, Network) {
-    let server = simulation.network(SERVER).start().unwrap();
+    // Where there is no cost and nothing is interleaved, two are as one.
+    let builder = simulation.network(SERVER).threads(2);
+    let server = builder.start().unwrap();
     for transport in [Transport::Tcp, Transport::Udp] {
         server
             .listen(transport, "0.0.0.0:7000", |_| Some(Echo))
@@ -135,10 +138,11 @@ fn storm() -> (Conditions, Faults) {
     (conditions, faults)
 }
 
-fn stormy_run(seed: u64) -> (u64, u64) {
+fn stormy_run(seed: u64, interleave: f64) -> (u64, u64) {
     let (conditions, faults) = storm();
     let simulation = Simulation::builder()
         .seed(seed)
+        .interleave(interleave)
         .conditions(conditions)
         .faults(faults)
         .build()
@@ -161,10 +165,12 @@ fn stormy_run(seed: u64) -> (u64, u64) {
 
 #[test]
 fn one_seed_is_one_run_and_another_is_another() {
-    let first = stormy_run(42);
-    assert!(first.1 > 10_000, "{first:?}");
-    assert_eq!(first, stormy_run(42));
-    assert_ne!(first.0, stormy_run(43).0);
+    for interleave in [0.0, 0.2] {
+        let first = stormy_run(42, interleave);
+        assert!(first.1 > 10_000, "{first:?}");
+        assert_eq!(first, stormy_run(42, interleave));
+        assert_ne!(first.0, stormy_run(43, interleave).0);
+    }
 }
 
 #[test]
@@ -180,7 +186,8 @@ fn a_stream_loses_nothing_to_what_goes_wrong_on_its_way() {
         let builder = Simulation::builder().seed(seed);
         let builder = builder
             .conditions(conditions.clone())
-            .faults(faults.clone());
+            .faults(faults.clone())
+            .interleave([0.0, 0.2][seed as usize % 2]);
         let simulation = builder.build().unwrap();
         let (_server, network) = server_and_client(&simulation);
         let client = Client::default();

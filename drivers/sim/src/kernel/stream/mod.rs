@@ -197,6 +197,7 @@ impl Kernel {
         if let Some(stream) = accepted.and_then(|key| self.stream(key)) {
             stream.accepted = true;
             self.host_mut(host).descriptors += 1;
+            self.charge(host, true, 0);
         }
         Ok(accepted)
     }
@@ -235,8 +236,15 @@ impl Kernel {
             left -= piece.len();
         }
         out.wanted |= taken < len;
-        if taken > 0 && !out.dirty {
-            out.dirty = true;
+        let is_dirty = taken > 0 && !std::mem::replace(&mut out.dirty, true);
+        // Answers to whom the turn belongs leave together.
+        let is_own = self.turn.key == Some(key);
+        let calls = !(is_own && std::mem::replace(&mut self.turn.has_written, true));
+        self.charge(host, calls, taken);
+        let departs = self.departure();
+        if is_dirty && departs > now {
+            self.events.push(departs, Event::Transmit(key));
+        } else if is_dirty {
             self.dirty.push(key);
         }
         if held_up {
@@ -291,6 +299,8 @@ impl Kernel {
                 has_opened = socket.inc.has_opened();
             }
         }
+        let is_first = !std::mem::replace(&mut self.turn.has_read, true);
+        self.charge(host, is_first, bytes.len());
         if has_opened
             && let Some(peer) = peer
             && let Some(socket) = self.stream(key)
@@ -323,7 +333,10 @@ impl Kernel {
         if socket.out.end == End::None {
             socket.out.end = End::Asked;
             socket.ends_first = !socket.inc.ended;
-            self.transmit(key);
+            // What was written just now leaves in its time, and the end behind it.
+            if !socket.out.dirty {
+                self.transmit(key);
+            }
         }
     }
 

@@ -49,12 +49,7 @@ impl Kernel {
             if len == 0 && !end {
                 break;
             }
-            let bytes: Vec<u8> = out.unsent.drain(..len).collect();
-            let bytes = Bytes::from(bytes);
-            if out.unsent.is_empty() {
-                // An idle connection holds no buffer.
-                out.unsent = VecDeque::new();
-            }
+            let bytes = Bytes::from(out.take_unsent(len));
             let at = out.sent;
             // The end counts as a byte, so that its arrival shows.
             out.sent += len as u64 + u64::from(end);

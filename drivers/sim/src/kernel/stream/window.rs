@@ -182,6 +182,19 @@ impl Outgoing {
         }
     }
 
+    /// Takes the first bytes that are unsent.
+    pub(super) fn take_unsent(&mut self, len: usize) -> Vec<u8> {
+        if len == self.unsent.len() {
+            // An idle connection holds no buffer.
+            return std::mem::take(&mut self.unsent).into();
+        }
+        let (first, second) = self.unsent.as_slices();
+        let from_first = len.min(first.len());
+        let bytes = [&first[..from_first], &second[..len - from_first]].concat();
+        self.unsent.drain(..len);
+        bytes
+    }
+
     /// Bytes that a write may add.
     pub(super) fn room(&self) -> usize {
         let unsent = self.unsent.len();

@@ -1,0 +1,347 @@
+//! Threads of a simulation: one of them runs at a time, and which is chosen by the seed.
+//!
+//! A callback, or a thread that a test spawned, runs on a thread of the system, so that it can be
+//! held up in the middle. It is at chosen *points*: where a callback begins and ends, and at each call of
+//! a connection. Whoever runs the simulation hands control to one thread and waits until that is
+//! held up or done. A thread that waits for a lock of the application's own, which another one that
+//! is held up has, cannot say so: the system is asked, and the others go on meanwhile.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// What a thread is to do.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// How often the system is asked about a thread that does not come back.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
+/// How often in a row a thread must be asleep to count as blocked.
+const ASLEEP_FOR: u32 = 5;
+/// How long all threads must be blocked before that counts as a deadlock: somebody outside of the
+/// simulation may hold the lock.
+const DEADLOCK_AFTER: Duration = Duration::from_secs(2);
+/// How long threads are waited for when the simulation is dropped.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// Which thread of which simulation this one is.
+    static CURRENT: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+/// The threads of one simulation.
+#[derive(Default)]
+pub(crate) struct Threads {
+    state: Mutex<State>,
+    /// Whoever runs the simulation waits here.
+    runner: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    slots: Vec<Slot>,
+    /// Nobody is held up any more: the simulation is gone.
+    is_closing: bool,
+    /// What a thread of the application's own panicked with.
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+struct Slot {
+    phase: Phase,
+    woken: Arc<Condvar>,
+    job: Option<Job>,
+    system_id: SystemId,
+    /// For reports: what it is at.
+    doing: String,
+}
+
+/// The system's number of a thread.
+#[derive(Clone)]
+enum SystemId {
+    /// It has not begun.
+    NotYet,
+    /// This system does not say.
+    Unknown,
+    Known(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Running,
+    HeldUp(Pause),
+    /// It waits for something that is not the simulation's.
+    Blocked,
+}
+
+/// How long a thread is held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// As the seed chooses.
+    Chosen,
+    /// This long.
+    For(Duration),
+}
+
+/// Why a thread gave control back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    HeldUp(Pause),
+    Blocked,
+}
+
+impl Threads {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// The number of the thread that this runs on, if it is one of these.
+    pub(crate) fn current(&self) -> Option<usize> {
+        let (of, slot) = CURRENT.get()?;
+        (of == self.id()).then_some(slot)
+    }
+
+    /// Gives a thread something to do. It does nothing yet: see [`Threads::run`].
+    pub(crate) fn assign(self: &Arc<Self>, doing: String, job: Job) -> std::io::Result<usize> {
+        let mut state = self.lock();
+        let idle = state
+            .slots
+            .iter()
+            .position(|slot| slot.phase == Phase::Idle && slot.job.is_none());
+        if let Some(slot) = idle {
+            state.slots[slot].job = Some(job);
+            state.slots[slot].doing = doing;
+            return Ok(slot);
+        }
+        let slot = state.slots.len();
+        let threads = Arc::clone(self);
+        thread::Builder::new()
+            .name(format!("cubenet-sim-{slot}"))
+            .spawn(move || threads.serve(slot))?;
+        state.slots.push(Slot {
+            phase: Phase::Idle,
+            woken: Arc::default(),
+            job: Some(job),
+            system_id: SystemId::NotYet,
+            doing,
+        });
+        Ok(slot)
+    }
+
+    /// What each thread of the system does.
+    fn serve(&self, slot: usize) {
+        CURRENT.set(Some((self.id(), slot)));
+        let system_id = SystemId::of_this_thread();
+        let mut state = self.lock();
+        state.slots[slot].system_id = system_id;
+        loop {
+            let woken = Arc::clone(&state.slots[slot].woken);
+            while state.slots[slot].phase != Phase::Running && !state.is_closing {
+                state = woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            let job = state.slots[slot].job.take();
+            let is_closing = state.is_closing;
+            drop(state);
+            // What is dropped may use a connection.
+            let done = match job {
+                Some(job) if !is_closing => catch_unwind(AssertUnwindSafe(job)),
+                _ => Ok(()),
+            };
+            state = self.lock();
+            if let Err(panic) = done {
+                state.panic.get_or_insert(panic);
+            }
+            state.slots[slot].phase = Phase::Idle;
+            self.runner.notify_all();
+            if state.is_closing {
+                return;
+            }
+        }
+    }
+
+    /// Lets a thread run until it is done, held up or blocked.
+    pub(crate) fn run(&self, slot: usize) -> Outcome {
+        let mut state = self.lock();
+        state.slots[slot].phase = Phase::Running;
+        state.slots[slot].woken.notify_all();
+        let mut asleep = 0;
+        loop {
+            match state.slots[slot].phase {
+                Phase::Idle => {
+                    let panic = state.panic.take();
+                    drop(state);
+                    return panic.map_or(Outcome::Done, |panic| resume_unwind(panic));
+                }
+                Phase::HeldUp(pause) => return Outcome::HeldUp(pause),
+                Phase::Running if asleep >= ASLEEP_FOR => {
+                    state.slots[slot].phase = Phase::Blocked;
+                    return Outcome::Blocked;
+                }
+                _ => {}
+            }
+            let waited = self.runner.wait_timeout(state, ASK_AGAIN);
+            let timeout;
+            (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                let system_id = state.slots[slot].system_id.clone();
+                drop(state);
+                let is_asleep = system_id.is_asleep();
+                asleep = if is_asleep { asleep + 1 } else { 0 };
+                state = self.lock();
+            }
+        }
+    }
+
+    /// A point at which the thread that this runs on may be held up; nothing, on others. `pause`
+    /// says how long, if it is to be. Returns whether the simulation is still there.
+    pub(crate) fn point(&self, pause: impl FnOnce() -> Option<Pause>) -> bool {
+        let Some(slot) = self.current() else {
+            return true;
+        };
+        // One that was blocked runs beside another: it waits until it is its turn.
+        let is_loose = self.lock().slots[slot].phase == Phase::Blocked;
+        let pause = if is_loose {
+            Some(Pause::For(Duration::ZERO))
+        } else {
+            pause()
+        };
+        let Some(pause) = pause else {
+            return true;
+        };
+        let mut state = self.lock();
+        if state.is_closing {
+            return false;
+        }
+        state.slots[slot].phase = Phase::HeldUp(pause);
+        self.runner.notify_all();
+        let woken = Arc::clone(&state.slots[slot].woken);
+        while state.slots[slot].phase != Phase::Running && !state.is_closing {
+            state = woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        !state.is_closing
+    }
+
+    /// Waits until each thread that was blocked still is, or is held up at a point. Returns those
+    /// that are; the others are counted.
+    pub(crate) fn look_at_blocked(&self) -> (Vec<usize>, usize) {
+        let (mut freed, mut blocked) = (Vec::new(), 0);
+        let mut state = self.lock();
+        for slot in 0..state.slots.len() {
+            if state.slots[slot].phase != Phase::Blocked {
+                continue;
+            }
+            let mut asleep = 0;
+            // It may go on at this moment, and then comes to a point.
+            while state.slots[slot].phase == Phase::Blocked && asleep < 2 {
+                let system_id = state.slots[slot].system_id.clone();
+                drop(state);
+                let is_asleep = system_id.is_asleep();
+                asleep = if is_asleep { asleep + 1 } else { 0 };
+                thread::sleep(ASK_AGAIN / 10);
+                state = self.lock();
+            }
+            match state.slots[slot].phase {
+                Phase::HeldUp(_) | Phase::Idle => freed.push(slot),
+                _ => blocked += 1,
+            }
+        }
+        (freed, blocked)
+    }
+
+    /// Whether a thread that came loose is done already.
+    pub(crate) fn is_idle(&self, slot: usize) -> bool {
+        self.lock().slots[slot].phase == Phase::Idle
+    }
+
+    /// Whether all threads that are not idle are blocked, and stay so. `sleepers_too`: those that
+    /// sleep have had time to let a lock go, so they do not count.
+    pub(crate) fn are_deadlocked(&self, sleepers_too: bool) -> bool {
+        let wait = DEADLOCK_AFTER.as_micros() / (10 * ASK_AGAIN).as_micros();
+        for _ in 0..wait {
+            let state = self.lock();
+            let mut phases = state.slots.iter().map(|slot| slot.phase);
+            let may_help = phases.any(|phase| match phase {
+                Phase::Blocked | Phase::Idle => false,
+                Phase::HeldUp(Pause::For(_)) => !sleepers_too,
+                Phase::HeldUp(Pause::Chosen) | Phase::Running => true,
+            });
+            if may_help {
+                return false;
+            }
+            drop(state);
+            thread::sleep(10 * ASK_AGAIN);
+        }
+        true
+    }
+
+    /// What the threads that are blocked are at.
+    pub(crate) fn report(&self) -> String {
+        let state = self.lock();
+        let blocked = state
+            .slots
+            .iter()
+            .filter(|slot| slot.phase == Phase::Blocked);
+        let mut report = String::new();
+        for slot in blocked {
+            let and = if report.is_empty() { "" } else { ", and " };
+            let _ = write!(report, "{and}{}", slot.doing);
+        }
+        report
+    }
+
+    /// Lets all threads run on and end, and waits a while for those that do.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closing = true;
+        for slot in &state.slots {
+            slot.woken.notify_all();
+        }
+        let own = self.current();
+        let runs = |(number, slot): (usize, &Slot)| {
+            Some(number) != own && !matches!(slot.phase, Phase::Idle | Phase::Blocked)
+        };
+        let are_left = |state: &mut State| state.slots.iter().enumerate().any(runs);
+        let waited = self
+            .runner
+            .wait_timeout_while(state, CLOSE_WITHIN, are_left);
+        drop(waited);
+    }
+}
+
+impl SystemId {
+    fn of_this_thread() -> Self {
+        let link = std::fs::read_link("/proc/thread-self");
+        let number = link.ok().and_then(|link| {
+            let number = link.file_name()?.to_str()?;
+            Some(number.to_owned())
+        });
+        number.map_or(SystemId::Unknown, SystemId::Known)
+    }
+
+    /// Whether the system says that the thread waits for something. Where it cannot be asked, it
+    /// does.
+    fn is_asleep(&self) -> bool {
+        let number = match self {
+            SystemId::NotYet => return false,
+            SystemId::Unknown => {
+                thread::sleep(10 * ASK_AGAIN);
+                return true;
+            }
+            SystemId::Known(number) => number,
+        };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/self/task/{number}/stat")) else {
+            return true;
+        };
+        // The name, in parentheses, may hold anything.
+        let state = stat.rsplit_once(") ");
+        state.is_some_and(|(_, state)| state.starts_with('S'))
+    }
+}

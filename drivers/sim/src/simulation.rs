@@ -3,7 +3,7 @@
 use crate::conditions::{self, Conditions, Faults};
 use crate::dispatch;
 use crate::error::Error;
-use crate::kernel::{Due, EPHEMERAL, HostId, Kernel, Traffic};
+use crate::kernel::{Capture, Due, EPHEMERAL, HostId, Kernel, Traffic};
 use crate::network::{Builder as NetworkBuilder, IntoAddress};
 use crate::owners::Owner;
 use crate::raw::{self, RawDatagrams, RawListener, RawStream};
@@ -12,6 +12,7 @@ use crate::workers::Costs;
 use crate::world::{NetworkId, Shared};
 use cubenet_core::{Instant, Limits, Transport};
 use std::fmt;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -347,6 +348,24 @@ impl Simulation {
             let what = Box::new(move || what(&thread));
             dispatch::spawn(&simulation.shared, name, what);
         });
+    }
+
+    // Looking at it.
+
+    /// Writes down whatever is sent from now on, as a file that Wireshark reads (pcapng): each
+    /// packet once, when it leaves its host, with a comment if it is lost or damaged. What was
+    /// written before is ended. The writer is written to in small pieces: buffer it.
+    pub fn capture(&self, writer: impl Write + Send + 'static) -> io::Result<()> {
+        let capture = Capture::new(Box::new(writer))?;
+        let before = self.shared.lock().kernel.set_capture(Some(capture));
+        before.map_or(Ok(()), Capture::finish)
+    }
+
+    /// Ends the capture, if there is one, and flushes it. The first error that writing it met is
+    /// reported here; nothing was written after it.
+    pub fn end_capture(&self) -> io::Result<()> {
+        let capture = self.shared.lock().kernel.set_capture(None);
+        capture.map_or(Ok(()), Capture::finish)
     }
 
     // Time.

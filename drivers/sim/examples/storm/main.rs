@@ -12,7 +12,10 @@ use cubenet_sim::{
 use indicatif::{ProgressBar, ProgressStyle};
 use ledger::{Client, Ledger, Server};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +32,10 @@ struct Options {
     /// Minutes of virtual time.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     minutes: u32,
+    /// Write everything that is sent to this file, for Wireshark (pcapng). It grows to gigabytes
+    /// unless the run is small.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
 }
 
 pub(crate) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -129,6 +136,12 @@ impl Storm {
     }
 
     fn run(mut self, options: &Options) -> Result<Vec<String>, Error> {
+        if let Some(path) = &options.pcap {
+            let file = File::create(path).map(BufWriter::new);
+            if let Err(error) = file.and_then(|file| self.simulation.capture(file)) {
+                return Ok(vec![format!("cannot write {}: {error}", path.display())]);
+            }
+        }
         let minutes = Duration::from_secs(60) * options.minutes;
         let ticks = (minutes.as_millis() / TICK.as_millis()) as u64;
         let style = ProgressStyle::with_template("{bar:40} {msg}");
@@ -154,6 +167,10 @@ impl Storm {
         }
         bar.finish_and_clear();
         self.wind_up(&limits(options.connections));
+        if let Err(error) = self.simulation.end_capture() {
+            self.ledger
+                .fail(format!("the capture is not whole: {error}"));
+        }
         self.report();
         Ok(self.ledger.failures())
     }

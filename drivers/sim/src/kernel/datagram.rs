@@ -156,20 +156,22 @@ impl Kernel {
         let (latency, mtu) = (conditions.latency, conditions.mtu);
         self.traffic.packets += 1;
         let sent = self.departure();
-        let mut at =
-            match self.carry_fragments((host, remote), sent, bytes.len(), mtu, to.is_ipv4()) {
-                Carried::Arrives(at) => at,
-                Carried::Damaged(at) if !bytes.is_empty() && self.random.chance(undetected) => {
-                    self.traffic.corrupted += 1;
-                    bytes = self.corrupted(&bytes);
-                    at
-                }
-                dropped => {
-                    self.traffic.corrupted += u64::from(dropped != Carried::Lost);
-                    self.traffic.lost += 1;
-                    return self.record(Record::Lost, sender, &[]);
-                }
-            };
+        let is_ipv4 = to.is_ipv4();
+        let carried = self.carry_fragments((host, remote), sent, bytes.len(), mtu, is_ipv4);
+        self.capture_datagram(sent, (from, to), &bytes, carried);
+        let mut at = match carried {
+            Carried::Arrives(at) => at,
+            Carried::Damaged(at) if !bytes.is_empty() && self.random.chance(undetected) => {
+                self.traffic.corrupted += 1;
+                bytes = self.corrupted(&bytes);
+                at
+            }
+            dropped => {
+                self.traffic.corrupted += u64::from(dropped != Carried::Lost);
+                self.traffic.lost += 1;
+                return self.record(Record::Lost, sender, &[]);
+            }
+        };
         if self.random.chance(reorder) {
             self.traffic.reordered += 1;
             at = at.after(self.random.duration(latency * 4));
@@ -177,6 +179,7 @@ impl Kernel {
         if self.random.chance(spoof) {
             self.traffic.spoofed += 1;
             let forged = self.forged(from, &bytes);
+            self.capture_datagram(sent, (forged.0, to), &forged.1, Carried::Arrives(at));
             self.events.push(
                 at,
                 Event::Datagram {
@@ -191,6 +194,7 @@ impl Kernel {
             self.traffic.duplicated += 1;
             let later = at.after(self.random.duration(latency));
             let bytes = bytes.clone();
+            self.capture_datagram(sent, (from, to), &bytes, Carried::Arrives(later));
             self.events.push(
                 later,
                 Event::Datagram {
@@ -292,10 +296,12 @@ impl Kernel {
         let socket = key.and_then(|key| Some((key, self.datagrams(key).filter(heard)?)));
         let Some((key, socket)) = socket else {
             // From an address that was forged nobody hears.
-            if let Some(back) = self.host_of(sender)
-                && let Some(at) = self.carry_control(host, back)
-            {
-                self.events.push(at, Event::Unreachable(sender));
+            if let Some(back) = self.host_of(sender) {
+                let at = self.carry_control(host, back);
+                self.capture_unreachable((from, to), &bytes, at.is_some());
+                if let Some(at) = at {
+                    self.events.push(at, Event::Unreachable(sender));
+                }
             }
             return;
         };

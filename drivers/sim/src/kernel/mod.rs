@@ -2,6 +2,7 @@
 //! block, and what is under way. It knows nothing of messages or handlers; it says who may
 //! go on, as a real kernel says what is ready.
 
+mod capture;
 mod datagram;
 mod host;
 mod nat;
@@ -10,6 +11,7 @@ mod ports;
 mod queue;
 mod stream;
 
+pub(crate) use capture::Capture;
 pub(crate) use datagram::{Arrived, Received};
 pub(crate) use host::{Host, HostId};
 pub(crate) use path::Paths;
@@ -21,6 +23,7 @@ use crate::random::Random;
 use crate::trace::{Record, Trace};
 use crate::workers::Turn;
 use bytes::Bytes;
+use capture::Control;
 use cubenet_core::{CloseReason, Instant, Transport};
 use datagram::DatagramSocket;
 use nat::{Nat, NatId, Passage, Side};
@@ -178,6 +181,8 @@ pub(crate) struct Kernel {
     pub(crate) faults: Faults,
     hosts: Vec<Host>,
     by_address: BTreeMap<IpAddr, HostId>,
+    /// Where what is sent is written down.
+    capture: Option<Box<Capture>>,
     nats: Vec<Nat>,
     nat_at: BTreeMap<IpAddr, NatId>,
     sockets: Vec<Entry>,
@@ -200,6 +205,7 @@ impl Kernel {
             faults,
             hosts: Vec::new(),
             by_address: BTreeMap::new(),
+            capture: None,
             nats: Vec::new(),
             nat_at: BTreeMap::new(),
             sockets: Vec::new(),
@@ -426,13 +432,15 @@ impl Kernel {
 
     /// When a packet arrives that the peer of `to`, a stream, sends it, and that carries nothing of
     /// the application's: an answer, an acknowledgement, a reset. `None` if it does not.
-    fn carry_control_to(&mut self, to: Key) -> Option<Instant> {
+    fn carry_control_to(&mut self, to: Key, what: Control) -> Option<Instant> {
         let Some(Socket::Stream(socket)) = self.socket(to) else {
             return None;
         };
         let (from, host) = (socket.remote_host, socket.host);
         if socket.nat == Side::Open || self.passage_to(to) == Passage::Through {
-            return self.carry_control(from, host);
+            let at = self.carry_control(from, host);
+            self.capture_control(to, what, at.is_some());
+            return at;
         }
         self.traffic.control += 1;
         self.traffic.control_lost += 1;

@@ -1,5 +1,6 @@
 //! What a user of the simulator relies on.
 
+mod capture;
 mod faults;
 mod kernels;
 mod lifetime;

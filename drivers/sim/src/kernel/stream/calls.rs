@@ -2,6 +2,7 @@
 
 use super::window::{Incoming, Outgoing};
 use super::{Phase, StreamSocket};
+use crate::kernel::capture::Control;
 use crate::kernel::nat::Side;
 use crate::kernel::{Event, Kernel, Key, Notice, Socket};
 use crate::trace::Record;
@@ -34,6 +35,7 @@ impl Kernel {
             attempt: attempt + 1,
         };
         let (from, to, remote) = (socket.host, socket.remote_host, socket.remote);
+        let window = socket.inc.capacity.into();
         let Some((local, _)) = self.ends(key) else {
             return;
         };
@@ -45,6 +47,7 @@ impl Kernel {
         }
         self.traffic.packets += 1;
         let carried = self.paths.carry(from, to, 60, now, &mut self.random);
+        self.capture_call(key, (seen_at, remote), window, carried);
         match carried.intact() {
             Some(at) => self.events.push(
                 at,
@@ -90,7 +93,7 @@ impl Kernel {
         let Some((listener, Socket::Listen(socket))) =
             listener.and_then(|key| Some((key, self.socket(key)?)))
         else {
-            if let Some(at) = self.carry_control_to(from) {
+            if let Some(at) = self.carry_control_to(from, Control::Reset) {
                 let reason = CloseReason::Refused;
                 let (to, by) = (from, None);
                 self.events.push(at, Event::Fail { to, by, reason });
@@ -138,7 +141,7 @@ impl Kernel {
         let Some(to) = socket.peer() else {
             return;
         };
-        match self.carry_control_to(to) {
+        match self.carry_control_to(to, Control::Answer) {
             Some(at) => self.events.push(at, Event::Answer { to, by }),
             None => self.answer_later(by),
         }
@@ -201,7 +204,7 @@ impl Kernel {
         let Some(peer) = socket.peer() else {
             return;
         };
-        match self.carry_control_to(peer) {
+        match self.carry_control_to(peer, Control::Acknowledgement) {
             Some(at) => self.events.push(at, Event::Confirm(peer)),
             None => self.answer_later(peer),
         }

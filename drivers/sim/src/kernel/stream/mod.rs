@@ -9,6 +9,7 @@ mod calls;
 mod segments;
 mod window;
 
+use super::capture::{Control, Header};
 use super::host::{HostId, specified};
 use super::nat::Side;
 use super::{Event, Kernel, Key, Socket};
@@ -24,7 +25,7 @@ use window::{End, Incoming, Outgoing};
 /// Bytes of the headers of a segment: the addresses', TCP's, and its time stamps.
 const HEADERS: usize = 52;
 /// Bytes of a segment in an Ethernet frame: what windows are counted in.
-const SEGMENT: usize = 1_500 - HEADERS;
+pub(super) const SEGMENT: usize = 1_500 - HEADERS;
 /// How long a socket that was closed goes on sending.
 const LINGER: Duration = Duration::from_secs(60);
 /// How long a full buffer stays full for no reason.
@@ -32,13 +33,13 @@ const HELD_UP: Duration = Duration::from_millis(1);
 
 /// A piece of a stream on its way.
 pub(crate) struct Segment {
-    to: Key,
-    from: Key,
+    pub(super) to: Key,
+    pub(super) from: Key,
     /// Bytes of the stream before it.
-    at: u64,
-    bytes: Bytes,
+    pub(super) at: u64,
+    pub(super) bytes: Bytes,
     /// Whether the stream ends behind it.
-    end: bool,
+    pub(super) end: bool,
     attempt: u32,
 }
 
@@ -64,7 +65,7 @@ pub(crate) struct StreamSocket {
     pub(super) remote_host: HostId,
     phase: Phase,
     /// Who answers its call; a call that is made again is answered by the same.
-    answered: Option<Key>,
+    pub(super) answered: Option<Key>,
     /// It has its port to itself, and does not share a listener's.
     owns_port: bool,
     /// It ended its direction before its peer did.
@@ -96,6 +97,22 @@ pub(crate) enum Read {
 }
 
 impl StreamSocket {
+    /// What a segment says that it sends now, beside its data.
+    pub(super) fn header(&self) -> Header {
+        Header {
+            // The first of a handshake counts as one.
+            seq: 1 + self.out.sent,
+            ack: Some(1 + self.inc.acknowledged()),
+            window: self.inc.free(),
+            ..Header::default()
+        }
+    }
+
+    /// What its peer, which is gone, acknowledges in a last segment.
+    pub(super) fn acknowledgeable(&self) -> u64 {
+        1 + self.out.latest.arrived
+    }
+
     pub(super) fn peer(&self) -> Option<Key> {
         match self.phase {
             Phase::Open(peer) => Some(peer),
@@ -380,7 +397,7 @@ impl Kernel {
 
     /// Tells `to` that its connection with `by` is over.
     fn send_reset(&mut self, by: Key, to: Key) {
-        if let Some(at) = self.carry_control_to(to) {
+        if let Some(at) = self.carry_control_to(to, Control::Reset) {
             let (by, reason) = (Some(by), CloseReason::Reset);
             self.events.push(at, Event::Fail { to, by, reason });
         }

@@ -3,6 +3,7 @@
 
 use super::window::{Acknowledgement, End};
 use super::{HEADERS, Phase, Segment};
+use crate::kernel::capture::Control;
 use crate::kernel::nat::{Passage, Side};
 use crate::kernel::{Event, HostId, Kernel, Key, Notice, retransmission_timeout};
 use crate::trace::Record;
@@ -127,6 +128,7 @@ impl Kernel {
         }
         let len = segment.bytes.len() + HEADERS;
         let carried = self.paths.carry(from, to, len, now, &mut self.random);
+        self.capture_segment(&segment, carried);
         match carried.intact() {
             Some(at) => self.events.push(at, Event::Segment(segment)),
             None => self.segment_lost(segment),
@@ -275,7 +277,7 @@ impl Kernel {
 
     fn send_acknowledgement(&mut self, to: Key, attempt: u32) {
         let now = self.now;
-        let at = self.carry_control_to(to);
+        let at = self.carry_control_to(to, Control::Acknowledgement);
         let Some(writer) = self.stream(to) else {
             return;
         };

@@ -269,9 +269,19 @@ impl Incoming {
     pub(super) fn acknowledge(&mut self) -> Acknowledgement {
         self.told = self.room_to();
         Acknowledgement {
-            arrived: self.expected + u64::from(self.ended),
+            arrived: self.acknowledged(),
             room_to: self.told,
         }
+    }
+
+    /// Bytes that have arrived in order; the end counts as one.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.expected + u64::from(self.ended)
+    }
+
+    /// Bytes that there is room for.
+    pub(super) fn free(&self) -> u64 {
+        self.room_to() - self.expected
     }
 
     fn room_to(&self) -> u64 {
@@ -283,7 +293,7 @@ impl Incoming {
     /// Linux, if little was left and at least twice as much is now.
     pub(super) fn has_opened(&self) -> bool {
         let left = self.told.saturating_sub(self.expected);
-        let now = self.room_to() - self.expected;
+        let now = self.free();
         2 * left <= u64::from(self.capacity) && now > 0 && now >= 2 * left
     }
 

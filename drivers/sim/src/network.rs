@@ -165,7 +165,7 @@ impl Builder {
         let host = world.kernel.host_mut(self.host);
         host.alive = true;
         host.ephemeral = self.ephemeral_ports;
-        host.costs = self.costs;
+        host.costs = Some(self.costs).filter(|costs| *costs != Costs::default());
         host.stream_buffers = self
             .stream_buffer
             .map_or(StreamBuffers::ADAPTIVE, StreamBuffers::fixed);

@@ -135,6 +135,9 @@ impl Kernel {
     /// Datagrams of the socket whose turn it is go many at a time.
     fn charge_datagram(&mut self, key: Key, host: HostId, len: usize) {
         const AT_A_TIME: u32 = 64;
+        if self.host(host).costs.is_none() {
+            return;
+        }
         let is_own = self.turn.key == Some(key);
         let calls = !is_own || self.turn.datagrams.is_multiple_of(AT_A_TIME);
         self.turn.datagrams += u32::from(is_own);
@@ -183,6 +186,7 @@ impl Kernel {
             self.events.push(
                 at,
                 Event::Datagram {
+                    at: remote,
                     from: forged.0,
                     to,
                     sender,
@@ -198,6 +202,7 @@ impl Kernel {
             self.events.push(
                 later,
                 Event::Datagram {
+                    at: remote,
                     from,
                     to,
                     sender,
@@ -208,6 +213,7 @@ impl Kernel {
         self.events.push(
             at,
             Event::Datagram {
+                at: remote,
                 from,
                 to,
                 sender,
@@ -278,19 +284,18 @@ impl Kernel {
 
     pub(crate) fn datagram_arrived(
         &mut self,
-        from: SocketAddr,
-        to: SocketAddr,
+        host: HostId,
+        (from, to): (SocketAddr, SocketAddr),
         sender: Key,
         bytes: Bytes,
     ) {
         self.record(Record::Datagram, sender, &bytes);
-        let host = self.host_at(to.ip());
         if !self.host(host).alive {
             self.traffic.lost += 1;
             return;
         }
         let buffer = self.host(host).datagram_buffer;
-        let key = self.listener(Transport::Udp, to);
+        let key = self.listener(host, Transport::Udp, to);
         let heard =
             |socket: &&mut DatagramSocket| socket.remote.is_none_or(|remote| remote == from);
         let socket = key.and_then(|key| Some((key, self.datagrams(key).filter(heard)?)));

@@ -23,7 +23,8 @@ pub(crate) struct Host {
     /// Until when nothing on it runs.
     pub(crate) frozen_until: Instant,
     pub(crate) faults: Faults,
-    pub(crate) costs: Costs,
+    /// What work costs, if it does.
+    pub(crate) costs: Option<Costs>,
     pub(crate) stream_buffers: StreamBuffers,
     /// Bytes of the receive buffer of each datagram socket, overhead included.
     pub(crate) datagram_buffer: usize,
@@ -44,7 +45,7 @@ impl Host {
             nat: None,
             frozen_until: Instant::ZERO,
             faults: Faults::default(),
-            costs: Costs::default(),
+            costs: None,
             stream_buffers: StreamBuffers::ADAPTIVE,
             datagram_buffer: 8 << 20,
             ephemeral: EPHEMERAL,

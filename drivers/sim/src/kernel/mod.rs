@@ -86,6 +86,8 @@ enum Event {
     /// A socket that was closed with something to send has had time enough.
     Forget(Key),
     Datagram {
+        /// The host that it goes to.
+        at: HostId,
         from: SocketAddr,
         to: SocketAddr,
         sender: Key,
@@ -373,7 +375,9 @@ impl Kernel {
 
     /// Counts what moving `bytes` to or from the system takes, and the call itself if `calls`.
     fn charge(&mut self, host: HostId, calls: bool, bytes: usize) {
-        let costs = &self.hosts[host.0 as usize].costs;
+        let Some(costs) = &self.hosts[host.0 as usize].costs else {
+            return;
+        };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let time = costs.byte * bytes + costs.system_call * u32::from(calls);
         self.turn.spend(time);
@@ -415,11 +419,12 @@ impl Kernel {
             Event::Notice(key, notice) => self.notices.push_back((key, notice)),
             Event::Forget(key) => self.drop_stream(key),
             Event::Datagram {
+                at,
                 from,
                 to,
                 sender,
                 bytes,
-            } => self.datagram_arrived(from, to, sender, bytes),
+            } => self.datagram_arrived(at, (from, to), sender, bytes),
             Event::Unreachable(key) => self.unreachable(key),
             Event::Due(due) => return Some(due),
         }
@@ -460,9 +465,8 @@ impl Kernel {
         at
     }
 
-    /// Who listens at `address`.
-    fn listener(&mut self, transport: Transport, address: SocketAddr) -> Option<Key> {
-        let host = self.host_at(address.ip());
+    /// Who listens at `address`, of this host.
+    fn listener(&self, host: HostId, transport: Transport, address: SocketAddr) -> Option<Key> {
         let slot = self.host(host).bound(transport, address)?;
         let generation = self.sockets[slot as usize].generation;
         Some(Key { slot, generation })

@@ -59,6 +59,13 @@ impl Paths {
         self.own.get(&(from, to)).unwrap_or(&self.default)
     }
 
+    /// How long a packet that is sent `now` takes, if nothing happens to it.
+    pub(crate) fn delay(&self, from: HostId, to: HostId, now: Instant) -> Duration {
+        let busy = self.busy.get(&(from, to));
+        let queued = busy.map_or(Duration::ZERO, |busy| busy.since(now));
+        self.conditions(from, to).latency + queued
+    }
+
     /// The rate of loss for the next packet on a path with bursts.
     fn in_bursts(
         &mut self,

@@ -4,7 +4,7 @@
 use crate::error::Refusal;
 use cubenet_core::Instant;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ const TIME_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct Ports {
-    /// Who is bound, by port and address; no address is all of them.
-    bound: BTreeMap<(u16, Option<IpAddr>), u32>,
+    /// Who is bound to a port of all addresses.
+    all: BTreeMap<u16, u32>,
+    /// Who is bound to a port of one.
+    own: BTreeMap<(u16, IpAddr), u32>,
     /// The ports that callers have, by whom they called: two may share one if they called
     /// different peers.
     calling: BTreeMap<SocketAddr, PortSet>,
@@ -47,9 +49,12 @@ impl Ports {
             0 => self.next_free(ephemeral, |ports, port| !ports.is_bound(port))?,
             port => port,
         };
-        let mut others = self.bound_at(port);
-        let is_in_use = others
-            .any(|other| address.is_none() || other.is_none_or(|other| Some(other) == address));
+        let is_in_use = match address {
+            Some(address) => {
+                self.own.contains_key(&(port, address)) || self.all.contains_key(&port)
+            }
+            None => self.is_bound(port),
+        };
         if is_in_use {
             return Err(Refusal::InUse);
         }
@@ -58,17 +63,27 @@ impl Ports {
 
     /// Says who is bound there, once that is known.
     pub(super) fn set_bound(&mut self, port: u16, address: Option<IpAddr>, socket: u32) {
-        self.bound.insert((port, address), socket);
+        match address {
+            Some(address) => self.own.insert((port, address), socket),
+            None => self.all.insert(port, socket),
+        };
     }
 
     pub(super) fn unbind(&mut self, port: u16, address: Option<IpAddr>) {
-        self.bound.remove(&(port, address));
+        match address {
+            Some(address) => self.own.remove(&(port, address)),
+            None => self.all.remove(&port),
+        };
     }
 
     /// Who hears what is sent to `port` of `address`.
     pub(super) fn bound(&self, port: u16, address: IpAddr) -> Option<u32> {
-        let own = self.bound.get(&(port, Some(address)));
-        own.or_else(|| self.bound.get(&(port, None))).copied()
+        if !self.own.is_empty()
+            && let Some(socket) = self.own.get(&(port, address))
+        {
+            return Some(*socket);
+        }
+        self.all.get(&port).copied()
     }
 
     /// A port for a call of `to`.
@@ -111,17 +126,9 @@ impl Ports {
         }
     }
 
-    fn bound_at(&self, port: u16) -> impl Iterator<Item = Option<IpAddr>> {
-        let all = (port, None)..;
-        let here = self
-            .bound
-            .range(all)
-            .take_while(move |((at, _), _)| *at == port);
-        here.map(|((_, address), _)| *address)
-    }
-
     fn is_bound(&self, port: u16) -> bool {
-        !self.bound.is_empty() && self.bound_at(port).next().is_some()
+        let mut own = self.own.range((port, Ipv4Addr::UNSPECIFIED.into())..);
+        self.all.contains_key(&port) || own.next().is_some_and(|((at, _), _)| *at == port)
     }
 
     fn next_free(
@@ -187,7 +194,6 @@ impl PortSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
 
     fn peer(last: u8) -> SocketAddr {
         (Ipv4Addr::new(10, 0, 0, last), 7_000).into()

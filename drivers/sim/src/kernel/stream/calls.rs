@@ -10,8 +10,11 @@ use cubenet_core::{CloseReason, Transport};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// After this many attempts a call is given up (as Linux's `tcp_syn_retries`).
-const MAX_CALLS: u32 = 6;
+/// A call is made again after a second each so many times (as Linux's
+/// `tcp_syn_linear_timeouts`), and after twice as long as before from then on.
+const STEADY_CALLS: u32 = 4;
+/// After this many attempts a call is given up (as with Linux's `tcp_syn_retries`).
+const MAX_CALLS: u32 = 6 + STEADY_CALLS;
 /// After this many more answers a call is forgotten (as Linux's `tcp_synack_retries`).
 const MAX_ANSWERS: u8 = 5;
 
@@ -59,8 +62,8 @@ impl Kernel {
             ),
             None => self.traffic.lost += 1,
         }
-        let again = now.after(Duration::from_secs(1 << attempt));
-        self.events.push(again, Event::CallAgain(key));
+        let wait = Duration::from_secs(1 << attempt.saturating_sub(STEADY_CALLS));
+        self.events.push(now.after(wait), Event::CallAgain(key));
     }
 
     /// A call has arrived.
@@ -86,7 +89,7 @@ impl Kernel {
             return self.answer(by);
         }
         let rate = self.paths.conditions(caller_host, host).refuse;
-        let listener = self.listener(Transport::Tcp, to);
+        let listener = self.listener(host, Transport::Tcp, to);
         let refused = self.random.chance(rate);
         self.traffic.refused += u64::from(refused && listener.is_some());
         let listener = listener.filter(|_| !refused);

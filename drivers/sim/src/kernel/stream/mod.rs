@@ -2,10 +2,11 @@
 //! be lost and are sent again, three things hold the sender back (its own buffer, the receiver's,
 //! and congestion), and either end can be closed, reset, or vanish.
 //!
-//! Left out, since no handler can tell: sequence numbers of the handshake, selective
-//! acknowledgement, delayed acknowledgement, Nagle's algorithm.
+//! Left out, since no handler can tell: sequence numbers of the handshake, delayed acknowledgement,
+//! Nagle's algorithm.
 
 mod calls;
+mod recovery;
 mod segments;
 mod window;
 
@@ -41,6 +42,13 @@ pub(crate) struct Segment {
     /// Whether the stream ends behind it.
     pub(super) end: bool,
     attempt: u32,
+}
+
+impl Segment {
+    /// Bytes of the stream; the end counts as one.
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64 + u64::from(self.end)
+    }
 }
 
 pub(crate) struct ListenSocket {

@@ -45,15 +45,28 @@ impl Kernel {
             if socket.failed.is_some() {
                 return;
             }
+            if let Some(segment) = out.take_again() {
+                out.handle_sent(segment.len());
+                self.traffic.sent_again += 1;
+                self.send_segment(segment);
+                continue;
+            }
+            if out.has_again() {
+                break;
+            }
             let len = out.unsent.len().min(most).min(out.allowed() as usize);
             let end = len == out.unsent.len() && out.end == End::Asked;
-            if len == 0 && !end {
+            // Part of a segment waits until the windows allow all of it, unless nothing else is
+            // under way that opens them.
+            let is_cut = len < most.min(out.unsent.len()) && out.outstanding() > 0;
+            if is_cut || len == 0 && !end {
                 break;
             }
             let bytes = Bytes::from(out.take_unsent(len));
             let at = out.sent;
             // The end counts as a byte, so that its arrival shows.
             out.sent += len as u64 + u64::from(end);
+            out.handle_sent(len as u64);
             if end {
                 out.end = End::Sent;
             }
@@ -88,7 +101,7 @@ impl Kernel {
             return;
         };
         let out = &mut socket.out;
-        let waits = out.wanted || !out.unsent.is_empty() || out.end != End::None;
+        let waits = out.wanted || !out.unsent.is_empty() || out.end != End::None || out.has_again();
         let Some((at, _)) = out.under_way.front().copied().filter(|_| waits) else {
             return self.forget_if_done(key);
         };
@@ -165,11 +178,12 @@ impl Kernel {
             return;
         };
         let (from, to) = (socket.host, socket.remote_host);
-        let latency = self.paths.conditions(from, to).latency;
+        let there = self.paths.delay(from, to, now);
+        let back = self.paths.delay(to, from, now);
         let Some(socket) = self.stream(segment.from) else {
             return;
         };
-        let wait = socket.out.lost(&segment, latency * 2);
+        let wait = socket.out.notices_after(segment.attempt, there + back);
         segment.attempt += 1;
         self.events.push(now.after(wait), Event::SendAgain(segment));
     }
@@ -178,9 +192,10 @@ impl Kernel {
         if segment.attempt >= MAX_ATTEMPTS {
             return self.fail(segment.from, CloseReason::Reset);
         }
-        if self.stream(segment.from).is_some() {
-            self.traffic.sent_again += 1;
-            self.send_segment(segment);
+        let key = segment.from;
+        if let Some(socket) = self.stream(key) {
+            socket.out.handle_loss(segment);
+            self.transmit(key);
         }
     }
 
@@ -207,8 +222,9 @@ impl Kernel {
         };
         let inc = &mut socket.inc;
         if segment.at != inc.expected {
-            inc.early.insert(segment.at, segment);
-            return;
+            inc.keep(segment);
+            let acknowledgement = inc.acknowledge();
+            return self.acknowledge(from, acknowledgement);
         }
         inc.take(segment);
         let acknowledgement = socket.inc.acknowledge();

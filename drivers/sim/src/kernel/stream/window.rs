@@ -3,8 +3,8 @@
 //! As on Linux the two buffers are separate. The sender's holds a byte until the peer's system has
 //! acknowledged it; the receiver's holds it until the peer's application has read it.
 
+use super::recovery::Recovery;
 use super::{SEGMENT, Segment};
-use crate::kernel::retransmission_timeout;
 use bytes::Bytes;
 use cubenet_core::Instant;
 use std::collections::{BTreeMap, VecDeque};
@@ -33,8 +33,8 @@ pub(super) struct Outgoing {
     pub(super) max_unsent: u32,
     pub(super) congestion_window: u32,
     pub(super) slow_start_threshold: u32,
-    /// Losses among the bytes before this have been answered.
-    pub(super) recovered: u64,
+    /// While something is missing at the peer.
+    pub(super) recovery: Option<Box<Recovery>>,
     pub(super) end: End,
     /// The owner waits for room.
     pub(super) wanted: bool,
@@ -55,8 +55,17 @@ pub(super) enum End {
 pub(super) struct Acknowledgement {
     /// Bytes that have arrived in order; the end counts as one.
     pub(super) arrived: u64,
+    /// Bytes that have arrived before their turn (as selective acknowledgements say).
+    pub(super) early: u32,
     /// Bytes, from the first of the stream, up to which there is room.
     pub(super) room_to: u64,
+}
+
+impl Acknowledgement {
+    /// Bytes that have arrived, in order or not.
+    pub(super) fn delivered(self) -> u64 {
+        self.arrived + u64::from(self.early)
+    }
 }
 
 /// The buffers of a host's streams.
@@ -99,8 +108,9 @@ const MAX_RECEIVE: u32 = 3 << 20;
 pub(super) struct Incoming {
     /// Bytes that have come in order.
     pub(super) expected: u64,
-    /// What came before its turn.
+    /// What came before its turn, and how many bytes that is.
     pub(super) early: BTreeMap<u64, Segment>,
+    early_bytes: u32,
     pub(super) arrived: VecDeque<Bytes>,
     pub(super) unread: usize,
     pub(super) ended: bool,
@@ -130,7 +140,7 @@ impl Outgoing {
             max_unsent: buffers.max_unsent,
             congestion_window: INITIAL_WINDOW,
             slow_start_threshold: u32::MAX,
-            recovered: 0,
+            recovery: None,
             end: End::None,
             wanted: false,
             dirty: false,
@@ -142,6 +152,7 @@ impl Outgoing {
     pub(super) fn set_window(&mut self, window: u32) {
         let opened = Acknowledgement {
             arrived: 0,
+            early: 0,
             room_to: window.into(),
         };
         (self.known, self.latest) = (opened, opened);
@@ -155,8 +166,7 @@ impl Outgoing {
     /// Bytes that the windows allow to send now.
     pub(super) fn allowed(&self) -> u64 {
         let receiver = self.known.room_to.saturating_sub(self.sent);
-        let congestion = u64::from(self.congestion_window).saturating_sub(self.outstanding());
-        receiver.min(congestion)
+        receiver.min(self.uncongested())
     }
 
     /// Takes the acknowledgements that have come.
@@ -166,15 +176,10 @@ impl Outgoing {
                 return;
             }
             self.under_way.pop_front();
-            let bytes = (acknowledgement.arrived - self.known.arrived) as u32;
+            let delivered = acknowledgement.delivered();
+            let bytes = delivered.saturating_sub(self.known.delivered());
             self.known = acknowledgement;
-            let window = self.congestion_window;
-            let grown = if window < self.slow_start_threshold {
-                bytes
-            } else {
-                (u64::from(bytes) * SEGMENT as u64 / u64::from(window)) as u32
-            };
-            self.congestion_window = window.saturating_add(grown).min(1 << 24);
+            self.handle_delivered(bytes);
         }
         if self.under_way.is_empty() && self.outstanding() == 0 {
             // An idle connection holds no buffer.
@@ -210,25 +215,6 @@ impl Outgoing {
         let held = unsent + self.outstanding();
         3 * held <= 2 * u64::from(self.capacity) && 2 * unsent < u64::from(self.max_unsent)
     }
-
-    /// A segment was lost. Returns when it is sent again.
-    pub(super) fn lost(&mut self, segment: &Segment, round_trip: Duration) -> Duration {
-        let timeout = retransmission_timeout(segment.attempt).max(round_trip * 2);
-        let outstanding = self.outstanding() as u32;
-        let half = (outstanding / 2).max(2 * SEGMENT as u32);
-        if segment.attempt > 0 || outstanding < 4 * SEGMENT as u32 {
-            self.slow_start_threshold = half;
-            self.congestion_window = SEGMENT as u32;
-            return timeout;
-        }
-        // Enough comes behind it to tell the sender soon.
-        if segment.at >= self.recovered {
-            self.slow_start_threshold = half;
-            self.congestion_window = half;
-            self.recovered = self.sent;
-        }
-        round_trip
-    }
 }
 
 impl Incoming {
@@ -236,6 +222,7 @@ impl Incoming {
         Incoming {
             expected: 0,
             early: BTreeMap::new(),
+            early_bytes: 0,
             arrived: VecDeque::new(),
             unread: 0,
             ended: false,
@@ -252,7 +239,16 @@ impl Incoming {
     pub(super) fn take(&mut self, segment: Segment) {
         self.append(segment);
         while let Some(next) = self.early.remove(&self.expected) {
+            self.early_bytes -= next.bytes.len() as u32;
             self.append(next);
+        }
+    }
+
+    /// Keeps a segment until its turn comes.
+    pub(super) fn keep(&mut self, segment: Segment) {
+        let len = segment.bytes.len() as u32;
+        if self.early.insert(segment.at, segment).is_none() {
+            self.early_bytes += len;
         }
     }
 
@@ -270,6 +266,7 @@ impl Incoming {
         self.told = self.room_to();
         Acknowledgement {
             arrived: self.acknowledged(),
+            early: self.early_bytes,
             room_to: self.told,
         }
     }
@@ -317,6 +314,7 @@ impl Incoming {
     /// throws it away.
     pub(super) fn fail(&mut self, throws_away: bool) {
         self.early = BTreeMap::new();
+        self.early_bytes = 0;
         if throws_away {
             self.arrived = VecDeque::new();
             self.unread = 0;

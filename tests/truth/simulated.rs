@@ -1,0 +1,82 @@
+//! Two hosts of a simulation.
+
+use crate::{Path, World, limits};
+use cubenet_core::Transport;
+use cubenet_sim::{Conditions, Network, Simulation};
+use cubenet_tests::harness::{Accept, Connected, Connection, Net};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 3, 1));
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 3, 2));
+
+pub(crate) struct Simulated {
+    simulation: Simulation,
+    server: Network,
+    client: Network,
+}
+
+impl Simulated {
+    pub(crate) fn new(path: Path, buffer: Option<usize>) -> Self {
+        let conditions = Conditions {
+            latency: path.delay,
+            loss: path.loss,
+            bandwidth: path.bandwidth,
+            queue: path.queue,
+            ..Conditions::default()
+        };
+        let simulation = Simulation::builder().seed(1).conditions(conditions);
+        let simulation = simulation.build().expect("the conditions make sense");
+        let [server, client] = [SERVER, CLIENT].map(|host| {
+            let mut builder = simulation.network(host).limits(limits());
+            if let Some(bytes) = buffer {
+                builder = builder.stream_buffer(bytes);
+            }
+            builder.start().expect("the host is free")
+        });
+        Simulated {
+            simulation,
+            server,
+            client,
+        }
+    }
+}
+
+impl World for Simulated {
+    fn listen(&self, transport: Transport, accept: Accept) -> SocketAddr {
+        let any = (SERVER, 0).into();
+        let listener = Net::listen(&self.server, transport, Some(any), accept);
+        listener.expect("a free port").local()
+    }
+
+    fn connect(
+        &self,
+        transport: Transport,
+        to: SocketAddr,
+        connected: Connected,
+    ) -> Arc<dyn Connection> {
+        let connection = Net::connect(&self.client, transport, to, connected);
+        connection.expect("it can be called")
+    }
+
+    fn nobody(&self) -> SocketAddr {
+        (SERVER, 9).into()
+    }
+
+    fn cut(&self) {
+        self.simulation.partition(SERVER, CLIENT);
+    }
+
+    fn pass(&self, time: Duration) {
+        self.simulation.run_for(time);
+    }
+
+    fn until(&self, longest: Duration, done: &mut dyn FnMut() -> bool) -> bool {
+        self.simulation.run_while(longest, || !done())
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.simulation.now().as_micros())
+    }
+}

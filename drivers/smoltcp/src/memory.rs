@@ -198,7 +198,25 @@ pub struct PortMemory<H, const PEERS: usize, const DATAGRAMS: usize> {
     peers: [Peer<H>; PEERS],
     slots: [Slot<Remote>; PEERS],
     heads: [u32; PEERS],
-    metadata: [[PacketMetadata; DATAGRAMS]; 2],
+    metadata: Metadata<DATAGRAMS>,
+}
+
+/// What smoltcp keeps of the datagrams each way. Not all zeros, so it is made when it is lent: a `static`
+/// of it takes no room in flash.
+#[repr(u32)]
+enum Metadata<const DATAGRAMS: usize> {
+    NotYet = 0,
+    Made([[PacketMetadata; DATAGRAMS]; 2]) = 1,
+}
+
+impl<const DATAGRAMS: usize> Metadata<DATAGRAMS> {
+    fn make(&mut self) -> [&mut [PacketMetadata]; 2] {
+        *self = Metadata::Made([[PacketMetadata::EMPTY; DATAGRAMS]; 2]);
+        match self {
+            Metadata::Made(metadata) => metadata.each_mut().map(|each| &mut each[..]),
+            Metadata::NotYet => [&mut [], &mut []],
+        }
+    }
 }
 
 impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRAMS> {
@@ -208,7 +226,7 @@ impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRA
             peers: [const { Peer::NOBODY }; PEERS],
             slots: [Slot::FREE; PEERS],
             heads: [0; PEERS],
-            metadata: [[PacketMetadata::EMPTY; DATAGRAMS]; 2],
+            metadata: Metadata::NotYet,
         }
     }
 
@@ -221,7 +239,7 @@ impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRA
         receive: &'a mut [u8],
         transmit: &'a mut [u8],
     ) -> PortParts<'a, H> {
-        let [incoming, outgoing] = &mut self.metadata;
+        let [incoming, outgoing] = self.metadata.make();
         PortParts {
             peers: &mut self.peers,
             slots: &mut self.slots,

@@ -20,6 +20,15 @@ pub struct Listening<'a, H> {
     pub(crate) accepted: Accepted<'a, H>,
     /// Tells it from those that were there before.
     pub(crate) generation: u32,
+    #[expect(dead_code, reason = "it is there for its place")]
+    pub(crate) used: Used,
+}
+
+/// Is never zero, so a place that is not used is, and takes no room in flash.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Used {
+    Yes = 1,
 }
 
 /// The places for listeners.

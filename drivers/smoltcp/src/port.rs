@@ -106,10 +106,11 @@ impl<H> Peer<H> {
     };
 }
 
-/// What a port is for.
+/// What a port is for. Zero is left for a place without a port.
+#[repr(u32)]
 enum Role<'a, H> {
     /// Nothing; its socket is closed.
-    Free,
+    Free = 1,
     /// Whoever speaks is a peer, if it is wanted.
     Listens(Accepted<'a, H>, u32),
     /// One peer, whose caller has not been told.

@@ -47,14 +47,17 @@ pub(crate) struct Live<'a, H> {
     pub(crate) ends: Ends,
 }
 
-/// Who is called about a connection.
+/// Who is called about a connection. The numbers up to four tell the other stages of a stream, and the
+/// smallest is that of one that is free: so a `static` of them is all zeros, and takes no room in
+/// flash.
+#[repr(u32)]
 enum Owner<'a, H> {
     /// Whoever called, until the call is answered.
-    Caller(Connected<'a, H>),
+    Caller(Connected<'a, H>) = 4,
     /// Its handler.
-    Handler(H),
+    Handler(H) = 5,
     /// Nobody: the application did not want it.
-    Nobody,
+    Nobody = 6,
 }
 
 /// Both halves of a connection, and what its link tells of it.
@@ -66,8 +69,6 @@ pub(crate) struct Ends {
     pub(crate) serial: Serial,
     /// In one byte, since there is a connection of it for each stream.
     marks: u8,
-    /// Somebody outside has asked for something.
-    pub(crate) attend: bool,
     pub(crate) peer: IpEndpoint,
     pub(crate) local: IpEndpoint,
 }
@@ -76,6 +77,12 @@ impl Ends {
     const PAUSED: u8 = 1;
     /// The peer has opened it.
     const ACCEPTED: u8 = 2;
+    /// Somebody outside has asked for something.
+    const ATTEND: u8 = 4;
+
+    fn attend(&mut self) {
+        self.marks |= Ends::ATTEND;
+    }
 
     fn is_paused(&self) -> bool {
         self.marks & Ends::PAUSED != 0
@@ -93,8 +100,7 @@ impl Ends {
             receiver: RingReceiver::accepted(now),
             queued: 0,
             serial,
-            marks: 0,
-            attend: true,
+            marks: Ends::ATTEND,
             peer,
             local,
         }
@@ -185,7 +191,7 @@ impl<'a, H: Handler> Stream<'a, H> {
         if live.ends.serial.id(place) != id {
             return None;
         }
-        live.ends.attend = true;
+        live.ends.attend();
         let context = Context {
             limits: &common.limits,
             now: common.now,
@@ -441,7 +447,7 @@ impl<'a, H: Handler> Stream<'a, H> {
             && let Stage::Live(live) = &mut self.stage
         {
             live.ends.sender.fail(CloseReason::Io);
-            live.ends.attend = true;
+            live.ends.attend();
         }
     }
 
@@ -488,7 +494,7 @@ impl<'a, H: Handler> Live<'a, H> {
     }
 
     fn turn(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
-        self.ends.attend = false;
+        self.ends.marks &= !Ends::ATTEND;
         if let Owner::Caller(connected) = self.owner {
             match socket.state() {
                 tcp::State::SynSent | tcp::State::SynReceived if common.strikes => {
@@ -515,7 +521,7 @@ impl<'a, H: Handler> Live<'a, H> {
         socket.state() == tcp::State::Established
             && !socket.can_recv()
             && socket.send_queue() == self.ends.queued as usize
-            && !self.ends.attend
+            && self.ends.marks & Ends::ATTEND == 0
             && !self.is_called()
     }
 

@@ -11,7 +11,7 @@ use crate::early::Early;
 use crate::error::Error;
 use crate::id::{MAX_PEERS, Place, Serial, Serials};
 use crate::memory::{Memory, PortParts};
-use crate::pool::{self, Listeners, Listening};
+use crate::pool::{self, Listeners, Listening, Used};
 use crate::port::{Port, Remote};
 use crate::stack::{self, Stack, endpoint, listen_endpoint};
 use crate::stream::{Stage, Stream};
@@ -209,6 +209,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                     endpoint,
                     accepted,
                     generation,
+                    used: Used::Yes,
                 });
                 // To be shared out anew.
                 self.disarm(None);

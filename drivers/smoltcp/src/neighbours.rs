@@ -129,9 +129,13 @@ impl Neighbours {
         self.asks_at = self.asks_at.min(next);
     }
 
-    /// The host that has not answered in time.
-    pub(crate) fn missing(&self, now: Instant) -> Option<IpAddress> {
-        self.watch.sought.get().filter(|_| now >= self.missing_at)
+    /// The host that has not answered in time, once: it is not looked for any more.
+    pub(crate) fn missing(&mut self, now: Instant) -> Option<IpAddress> {
+        if now < self.missing_at {
+            return None;
+        }
+        self.missing_at = Instant::NEVER;
+        self.watch.sought.take()
     }
 
     /// Begins a round of questions, if it is time.

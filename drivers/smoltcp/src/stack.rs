@@ -145,8 +145,8 @@ impl<'a, D: Device> Stack<'a, D> {
             return false;
         };
         let (frame, len) = neighbours::missing(&self.interface, host);
-        // It is an answer like any other, so the host is not looked for any more.
-        let injected = self.ingress_of(now, None, Some(&frame[..len]));
+        // Without an address of its own the device cannot be told, and sends nothing either.
+        let injected = len > 0 && self.ingress_of(now, None, Some(&frame[..len]));
         self.neighbours.look(&self.interface, now);
         injected
     }

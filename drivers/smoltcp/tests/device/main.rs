@@ -3,6 +3,7 @@
 
 mod lifetime;
 mod neighbours;
+mod storm;
 mod strangers;
 mod wire;
 mod world;

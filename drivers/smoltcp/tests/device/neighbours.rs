@@ -171,6 +171,30 @@ fn a_device_that_takes_a_frame_at_a_time_serves_all_connections() {
 }
 
 #[test]
+fn streams_over_a_device_that_takes_a_frame_at_a_time_get_equal_shares() {
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        world.listen(Transport::Tcp);
+        let messages: [&[u8]; 3] = [&[0; 100], &[0; 101], &[0; 102]];
+        let ids = messages.map(|_| world.call(Transport::Tcp).unwrap());
+        world.pass(MOMENT);
+        for _ in 0..3_000 {
+            for (id, message) in ids.into_iter().zip(messages) {
+                let _ = world.send(id, message);
+            }
+            world.wire().room = Some(1);
+            world.network.poll(world.now);
+            world.now = world.now.after(Duration::from_millis(1));
+        }
+        // Each message is received twice: there, and back.
+        let received = [100, 101, 102].map(|len| world.log.count(&format!("received {len}")));
+        let [least, most] = [received.iter().min(), received.iter().max()];
+        assert!(*least.unwrap() > 200, "{received:?}");
+        assert!(10 * most.unwrap() < 12 * least.unwrap(), "{received:?}");
+    });
+}
+
+#[test]
 fn answers_over_a_device_that_takes_a_frame_at_a_time_go_to_all() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
@@ -252,5 +276,22 @@ fn a_peer_that_says_nothing_does_not_keep_a_stream() {
             ["closed Timeout(FirstMessage)", "closed Peer"]
         );
         assert_eq!(world.network.open(), 0);
+    });
+}
+
+#[test]
+fn a_device_that_loses_its_addresses_while_it_looks_for_a_host_sleeps() {
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        let there = (family.host(99), 9);
+        let id = world.call_to(Transport::Udp, there).unwrap();
+        world.send(id, b"hello").unwrap().unwrap();
+        world.pass(Duration::from_millis(100));
+        let interface = &mut world.network.stack().interface;
+        interface.update_ip_addrs(|addresses| addresses.clear());
+        world.polls = 0;
+        world.pass(Duration::from_secs(60));
+        assert!(world.polls < 100, "{} polls in a minute", world.polls);
+        assert_eq!(world.log.count("closed Io"), 1);
     });
 }

@@ -210,13 +210,22 @@ impl World {
     }
 
     pub(crate) fn listen_at(&mut self, transport: Transport, port: u16) -> Listener {
+        self.try_listen_at(transport, port).unwrap()
+    }
+
+    pub(crate) fn try_listen_at(
+        &mut self,
+        transport: Transport,
+        port: u16,
+    ) -> Result<Listener, Error> {
         let log = self.log;
         let accepted = leak(move |link: &mut dyn Link| {
             log.accepted.lock().unwrap().push(link.id());
+            log.add("opened".to_owned());
             Some(Echo(log))
         });
         let any = SocketAddr::new(self.family.any(), port);
-        self.network.listen(transport, any, accepted).unwrap()
+        self.network.listen(transport, any, accepted)
     }
 
     pub(crate) fn call(&mut self, transport: Transport) -> Result<ConnectionId, Error> {
@@ -234,6 +243,7 @@ impl World {
                 log.add("failed".to_owned());
                 return None;
             };
+            log.add("opened".to_owned());
             Some(Echo(log))
         });
         let now = self.now;

@@ -200,13 +200,13 @@ pub(crate) fn check_rates<const N: usize>(
     Ok(())
 }
 
-fn check_durations<const N: usize>(
+pub(crate) fn check_durations<const N: usize>(
     durations: [(&'static str, Duration); N],
 ) -> Result<(), FaultError> {
     const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
     for (field, duration) in durations {
         if duration > LONGEST {
-            let problem = "it must be at most a day; a path that carries nothing is a partition";
+            let problem = "it must be at most a day; for longer, use a partition or a freeze";
             return Err(FaultError { field, problem });
         }
     }

@@ -7,6 +7,7 @@ use crate::trace::Record;
 use crate::workers::Turn;
 use crate::world::{Guard, NetworkId, Shared};
 use crate::{peers, raw, stream};
+use cubenet_core::Instant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,12 +150,18 @@ pub(crate) fn work<'a>(
         let mut world = handle(&of_job, of_job.lock(), key, notice);
         world.work_done(network, number, began);
     };
-    assign(shared, doing, Box::new(job), turn);
+    assign(shared, doing, true, Box::new(job), turn);
 }
 
 /// Has something done by a thread of the simulation, which begins at once.
-fn assign(shared: &Arc<Shared>, doing: String, job: Box<dyn FnOnce() + Send>, turn: Turn) {
-    match shared.threads.assign(doing, job) {
+fn assign(
+    shared: &Arc<Shared>,
+    doing: String,
+    is_worker: bool,
+    job: Box<dyn FnOnce() + Send>,
+    turn: Turn,
+) {
+    match shared.threads.assign(doing, is_worker, job) {
         Ok(slot) => {
             shared.lock().set_turn(slot, turn);
             resume(shared, slot);
@@ -165,13 +172,20 @@ fn assign(shared: &Arc<Shared>, doing: String, job: Box<dyn FnOnce() + Send>, tu
 
 /// A test's own thread begins.
 pub(crate) fn spawn(shared: &Arc<Shared>, doing: String, job: Box<dyn FnOnce() + Send>) {
-    assign(shared, doing, job, Turn::NONE);
+    assign(shared, doing, false, job, Turn::NONE);
 }
 
 /// Lets a thread run on.
 pub(crate) fn resume(shared: &Arc<Shared>, slot: usize) {
     let mut world = shared.lock();
-    world.kernel.turn = world.turn_of(slot);
+    let turn = world.turn_of(slot);
+    // Nothing runs on a host that stands still.
+    let host = turn.key.and_then(|key| world.kernel.host_of(key));
+    let frozen_until = host.map(|host| world.kernel.host(host).frozen_until);
+    if let Some(until) = frozen_until.filter(|until| *until > world.now()) {
+        return world.kernel.resume_at(until, slot as u32);
+    }
+    world.kernel.turn = turn;
     drop(world);
     let outcome = shared.threads.run(slot);
     let mut world = shared.lock();
@@ -195,34 +209,31 @@ pub(crate) fn resume(shared: &Arc<Shared>, slot: usize) {
     }
 }
 
-/// Sees to the threads that wait for a lock of the application's own. Panics if none of them can
-/// ever go on.
-pub(crate) fn look_at_blocked<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>) {
-    let Some(since) = world.blocked_since else {
-        return;
-    };
+/// Sees to the threads that wait for a lock of the application's own. Nothing else happens before
+/// `by`. Panics if a callback can never go on.
+pub(crate) fn look_at_loose<'a>(shared: &'a Arc<Shared>, world: Guard<'a>, by: Instant) {
     let now = world.kernel.now;
     drop(world);
-    let (freed, blocked) = shared.threads.look_at_blocked();
-    world = shared.lock();
-    for slot in &freed {
-        if !shared.threads.is_idle(*slot) {
-            world.kernel.resume_at(now, *slot as u32);
-        }
+    let loose = shared.threads.look_at_loose();
+    let mut world = shared.lock();
+    for slot in &loose.held_up {
+        world.kernel.resume_at(now, *slot as u32);
     }
-    if blocked == 0 {
+    let since = *world.blocked_since.get_or_insert(now);
+    if !loose.are_left {
         world.blocked_since = None;
-    } else if !freed.is_empty() {
+    } else if !loose.held_up.is_empty() {
         world.blocked_since = Some(now);
     }
     drop(world);
-    if blocked > 0
-        && freed.is_empty()
-        && shared
-            .threads
-            .are_deadlocked(now.since(since) > BLOCKED_FOR)
+    // What is still to happen may let it go on, for a while.
+    let is_hopeless = by.since(since) > BLOCKED_FOR;
+    if loose.is_worker_blocked
+        && loose.held_up.is_empty()
+        && is_hopeless
+        && shared.threads.are_deadlocked()
     {
         let report = shared.threads.report();
-        panic!("deadlock: every thread waits for a lock that another one has: {report}");
+        panic!("deadlock: callbacks wait for locks that nobody lets go: {report}");
     }
 }

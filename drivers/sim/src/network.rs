@@ -40,6 +40,9 @@ impl IntoAddress for &str {
     }
 }
 
+/// The most worker threads of a network.
+const MAX_THREADS: usize = 1_024;
+
 /// How a network is to be; [`Builder::start`] makes it.
 #[derive(Clone)]
 pub struct Builder {
@@ -125,12 +128,12 @@ impl Builder {
         self
     }
 
-    /// Worker threads, at least one: each connection belongs to one. They matter if work
+    /// Worker threads, 1 to 1,024: each connection belongs to one. They matter if work
     /// [costs](Builder::costs) time or callbacks are
     /// [interleaved](crate::Builder::interleave). Default 1.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.max(1);
+        self.threads = threads.clamp(1, MAX_THREADS);
         self
     }
 
@@ -157,10 +160,14 @@ impl Builder {
         if self.ephemeral_ports.is_empty() || *self.ephemeral_ports.start() == 0 {
             return Err(Error::NoPorts);
         }
-        for address in self.addresses {
-            if !world.kernel.add_address(self.host, address) {
-                return Err(Error::HostInUse(address));
+        self.costs.validate().map_err(Error::Faults)?;
+        for address in &self.addresses {
+            if !world.kernel.may_add_address(self.host, *address) {
+                return Err(Error::HostInUse(*address));
             }
+        }
+        for address in self.addresses {
+            world.kernel.add_address(self.host, address);
         }
         let host = world.kernel.host_mut(self.host);
         host.alive = true;
@@ -371,11 +378,18 @@ impl Network {
     }
 
     /// Keeps the worker thread whose callback calls this busy for so long, beside what its work
-    /// [costs](Builder::costs): for handlers that compute. Nothing, outside of callbacks or if
-    /// work costs nothing.
+    /// [costs](Builder::costs): for handlers that compute. Nothing, outside of callbacks of this
+    /// network or if its work costs nothing.
     pub fn spend(&self, time: Duration) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.lock().kernel.turn.spend(time);
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut world = shared.at_point();
+        let turn = world.kernel.turn.key;
+        let owner = turn.and_then(|key| world.owners.get(key)?.network());
+        let costs = world.network(self.id).costs;
+        if owner == Some(self.id) && costs != Costs::default() {
+            world.kernel.turn.spend(time);
         }
     }
 
@@ -383,7 +397,9 @@ impl Network {
     pub fn metrics(&self) -> Metrics {
         let shared = self.shared.upgrade();
         shared.map_or_else(Metrics::default, |shared| {
-            shared.lock().networks[self.id.0 as usize].metrics.clone()
+            shared.at_point().networks[self.id.0 as usize]
+                .metrics
+                .clone()
         })
     }
 
@@ -393,7 +409,7 @@ impl Network {
 
     /// The world, if the network runs.
     fn running<'a>(&self, shared: &'a Shared) -> Result<Guard<'a>, Error> {
-        let world = shared.lock();
+        let world = shared.at_point();
         let network = &world.networks[self.id.0 as usize];
         if network.stopping.is_none() && !network.crashed {
             Ok(world)

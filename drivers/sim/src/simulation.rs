@@ -53,9 +53,14 @@ impl Builder {
     /// seed chooses, so a handler with a race, or with two locks taken in two orders, fails for some
     /// seeds, and again for the same. From 0 to 1; default 0.
     ///
-    /// Callbacks then run on threads of the system, one at a time. A deadlock of locks of the
-    /// application's own makes the simulation panic and say who waits. One thing is left to
-    /// chance: in which order two threads get a lock that both wait for.
+    /// Callbacks then run on threads of the system, one at a time. A callback that waits for a lock of
+    /// the application's own lets the others go on; if it still waits after ten seconds of virtual
+    /// time, or nothing else is left to happen, the simulation panics and says who waits. One
+    /// thing is left to chance: in which order two threads get a lock that both wait for.
+    ///
+    /// Whoever runs the simulation is not one of these threads. It must not take a lock that a
+    /// handler holds at a point: not between steps, not in [`at`](Simulation::at), not when a
+    /// handler is dropped.
     #[must_use]
     pub fn interleave(mut self, rate: f64) -> Self {
         self.interleave = rate;
@@ -419,7 +424,14 @@ impl Simulation {
             panic!("a simulation cannot be run from inside a callback, or by a thread of its own");
         }
         if world.blocked_since.is_some() {
-            dispatch::look_at_blocked(&self.shared, world);
+            // What happens until then may let them go on.
+            let next = world.kernel.next_at().min(world.timers.next_at());
+            let by = if next > until {
+                until.min(next)
+            } else {
+                world.now()
+            };
+            dispatch::look_at_loose(&self.shared, world, by);
             world = self.shared.lock();
         }
         let buried = world.unbury();

@@ -21,6 +21,9 @@ type Job = Box<dyn FnOnce() + Send>;
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// How often in a row a thread must be asleep to count as blocked.
 const ASLEEP_FOR: u32 = 5;
+/// The same, where the system cannot be asked, and a callback that computes looks like one that
+/// waits: ten seconds.
+const SILENT_FOR: u32 = 1_000;
 /// How long all threads must be blocked before that counts as a deadlock: somebody outside of the
 /// simulation may hold the lock.
 const DEADLOCK_AFTER: Duration = Duration::from_secs(2);
@@ -53,9 +56,24 @@ struct Slot {
     phase: Phase,
     woken: Arc<Condvar>,
     job: Option<Job>,
+    /// Whether it runs callbacks.
+    is_worker: bool,
+    /// It was blocked while it ran, and nobody knows yet where it is now.
+    is_loose: bool,
     system_id: SystemId,
     /// For reports: what it is at.
     doing: String,
+}
+
+/// What became of threads that were blocked.
+#[derive(Default)]
+pub(crate) struct Loose {
+    /// They are held up at a point now, and have to be resumed.
+    pub(crate) held_up: Vec<usize>,
+    /// Some are still blocked.
+    pub(crate) are_left: bool,
+    /// One of those is in a callback.
+    pub(crate) is_worker_blocked: bool,
 }
 
 /// The system's number of a thread.
@@ -110,15 +128,21 @@ impl Threads {
     }
 
     /// Gives a thread something to do. It does nothing yet: see [`Threads::run`].
-    pub(crate) fn assign(self: &Arc<Self>, doing: String, job: Job) -> std::io::Result<usize> {
+    pub(crate) fn assign(
+        self: &Arc<Self>,
+        doing: String,
+        is_worker: bool,
+        job: Job,
+    ) -> std::io::Result<usize> {
         let mut state = self.lock();
         let idle = state
             .slots
             .iter()
-            .position(|slot| slot.phase == Phase::Idle && slot.job.is_none());
+            .position(|slot| slot.phase == Phase::Idle && slot.job.is_none() && !slot.is_loose);
         if let Some(slot) = idle {
-            state.slots[slot].job = Some(job);
-            state.slots[slot].doing = doing;
+            let of_slot = &mut state.slots[slot];
+            of_slot.job = Some(job);
+            (of_slot.doing, of_slot.is_worker) = (doing, is_worker);
             return Ok(slot);
         }
         let slot = state.slots.len();
@@ -130,6 +154,8 @@ impl Threads {
             phase: Phase::Idle,
             woken: Arc::default(),
             job: Some(job),
+            is_worker,
+            is_loose: false,
             system_id: SystemId::NotYet,
             doing,
         });
@@ -181,8 +207,9 @@ impl Threads {
                     return panic.map_or(Outcome::Done, |panic| resume_unwind(panic));
                 }
                 Phase::HeldUp(pause) => return Outcome::HeldUp(pause),
-                Phase::Running if asleep >= ASLEEP_FOR => {
+                Phase::Running if asleep >= state.slots[slot].system_id.patience() => {
                     state.slots[slot].phase = Phase::Blocked;
+                    state.slots[slot].is_loose = true;
                     return Outcome::Blocked;
                 }
                 _ => {}
@@ -229,13 +256,13 @@ impl Threads {
         !state.is_closing
     }
 
-    /// Waits until each thread that was blocked still is, or is held up at a point. Returns those
-    /// that are; the others are counted.
-    pub(crate) fn look_at_blocked(&self) -> (Vec<usize>, usize) {
-        let (mut freed, mut blocked) = (Vec::new(), 0);
+    /// Waits until each thread that came loose is blocked, or is held up at a point. Returns those
+    /// that are held up, and not loose any more; and whether a worker is blocked.
+    pub(crate) fn look_at_loose(&self) -> Loose {
+        let mut loose = Loose::default();
         let mut state = self.lock();
         for slot in 0..state.slots.len() {
-            if state.slots[slot].phase != Phase::Blocked {
+            if !state.slots[slot].is_loose {
                 continue;
             }
             let mut asleep = 0;
@@ -248,32 +275,35 @@ impl Threads {
                 thread::sleep(ASK_AGAIN / 10);
                 state = self.lock();
             }
-            match state.slots[slot].phase {
-                Phase::HeldUp(_) | Phase::Idle => freed.push(slot),
-                _ => blocked += 1,
+            let of_slot = &mut state.slots[slot];
+            match of_slot.phase {
+                Phase::Blocked => {
+                    loose.are_left = true;
+                    loose.is_worker_blocked |= of_slot.is_worker;
+                }
+                phase => {
+                    of_slot.is_loose = false;
+                    if phase != Phase::Idle {
+                        loose.held_up.push(slot);
+                    }
+                }
             }
         }
-        (freed, blocked)
+        let panic = state.panic.take();
+        drop(state);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+        loose
     }
 
-    /// Whether a thread that came loose is done already.
-    pub(crate) fn is_idle(&self, slot: usize) -> bool {
-        self.lock().slots[slot].phase == Phase::Idle
-    }
-
-    /// Whether all threads that are not idle are blocked, and stay so. `sleepers_too`: those that
-    /// sleep have had time to let a lock go, so they do not count.
-    pub(crate) fn are_deadlocked(&self, sleepers_too: bool) -> bool {
+    /// Whether every worker that is not idle is blocked, and all of them stay so.
+    pub(crate) fn are_deadlocked(&self) -> bool {
         let wait = DEADLOCK_AFTER.as_micros() / (10 * ASK_AGAIN).as_micros();
         for _ in 0..wait {
             let state = self.lock();
-            let mut phases = state.slots.iter().map(|slot| slot.phase);
-            let may_help = phases.any(|phase| match phase {
-                Phase::Blocked | Phase::Idle => false,
-                Phase::HeldUp(Pause::For(_)) => !sleepers_too,
-                Phase::HeldUp(Pause::Chosen) | Phase::Running => true,
-            });
-            if may_help {
+            let is_blocked = |slot: &Slot| slot.is_worker && slot.phase == Phase::Blocked;
+            if !state.slots.iter().any(is_blocked) {
                 return false;
             }
             drop(state);
@@ -324,6 +354,14 @@ impl SystemId {
             Some(number.to_owned())
         });
         number.map_or(SystemId::Unknown, SystemId::Known)
+    }
+
+    /// How often in a row a thread must be asleep to count as blocked.
+    fn patience(&self) -> u32 {
+        match self {
+            SystemId::Known(_) => ASLEEP_FOR,
+            SystemId::NotYet | SystemId::Unknown => SILENT_FOR,
+        }
     }
 
     /// Whether the system says that the thread waits for something. Where it cannot be asked, it

@@ -1,5 +1,6 @@
 //! The worker threads of a network: what waits for each, what it is at, and until when it is busy.
 
+use crate::conditions::{FaultError, check_durations};
 use crate::kernel::{HostId, Key, Notice};
 use crate::world::{NetworkId, NetworkState, World};
 use cubenet_core::{Instant, Limits};
@@ -20,6 +21,17 @@ pub struct Costs {
     pub byte: Duration,
     /// Of each system call.
     pub system_call: Duration,
+}
+
+impl Costs {
+    /// Whether the times make sense. [`NetworkBuilder::start`](crate::NetworkBuilder::start) asks.
+    pub fn validate(&self) -> Result<(), FaultError> {
+        check_durations([
+            ("callback", self.callback),
+            ("byte", self.byte),
+            ("system_call", self.system_call),
+        ])
+    }
 }
 
 /// One worker thread.
@@ -96,7 +108,8 @@ impl Turn {
     /// Something has taken this long. Outside of any turn nobody counts.
     pub(crate) fn spend(&mut self, time: Duration) {
         if self.key.is_some() {
-            self.spent += time.as_nanos() as u64;
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            self.spent = self.spent.saturating_add(nanos);
         }
     }
 
@@ -177,7 +190,7 @@ impl World {
         let done = std::mem::replace(&mut self.kernel.turn, Turn::NONE);
         let state = &mut self.networks[id.0 as usize];
         let worker = &mut state.workers[number as usize];
-        let spent = done.spent + u64::from(worker.rest);
+        let spent = done.spent.saturating_add(worker.rest.into());
         worker.rest = (spent % 1_000) as u32;
         let spent = Duration::from_micros(spent / 1_000);
         state.metrics.busy += spent;

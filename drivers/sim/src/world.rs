@@ -115,12 +115,10 @@ impl Shared {
 
     /// A point at which the thread that this runs on may be held up. The lock is not held.
     pub(crate) fn point(&self) {
-        if self.interleave > 0.0 {
-            self.threads.point(|| {
-                let is_chosen = self.lock().kernel.random.chance(self.interleave);
-                is_chosen.then_some(Pause::Chosen)
-            });
-        }
+        self.threads.point(|| {
+            let chosen = self.interleave > 0.0 && self.lock().kernel.random.chance(self.interleave);
+            chosen.then_some(Pause::Chosen)
+        });
     }
 
     /// The world, after a point.

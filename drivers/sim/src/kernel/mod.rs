@@ -232,15 +232,16 @@ impl Kernel {
         id
     }
 
-    /// Gives a host another address. Returns whether it has it now: it may be another's.
-    pub(crate) fn add_address(&mut self, id: HostId, address: IpAddr) -> bool {
+    /// Whether a host may have another address: it may be another's.
+    pub(crate) fn may_add_address(&mut self, id: HostId, address: IpAddr) -> bool {
         let other = self.host_at(address);
-        if other != id && self.host(other).alive {
-            return false;
-        }
+        other == id || !self.host(other).alive
+    }
+
+    /// Gives a host another address.
+    pub(crate) fn add_address(&mut self, id: HostId, address: IpAddr) {
         self.by_address.insert(address, id);
         self.host_mut(id).add_address(address);
-        true
     }
 
     pub(crate) fn host(&self, id: HostId) -> &Host {
@@ -379,8 +380,9 @@ impl Kernel {
             return;
         };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let time = costs.byte * bytes + costs.system_call * u32::from(calls);
-        self.turn.spend(time);
+        let calls = costs.system_call * u32::from(calls);
+        self.turn
+            .spend(costs.byte.saturating_mul(bytes).saturating_add(calls));
     }
 
     /// When what is sent now leaves: once the work before it is done.

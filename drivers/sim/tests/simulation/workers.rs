@@ -273,7 +273,7 @@ fn two_locks_that_are_taken_in_two_orders_are_a_deadlock_for_some_seed() {
             let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
             connection.send("move").unwrap();
         }
-        simulation.run_for(Duration::from_secs(1));
+        simulation.run_for(Duration::from_secs(30));
         assert_eq!(client.messages().len(), 4);
     };
     let deadlock = (0..50).find_map(|seed| {

@@ -26,8 +26,8 @@ pub struct Conditions {
     /// other by it; the segments of a stream are put in order again.
     pub jitter: Duration,
     /// Of packets that are lost: segments and datagrams, and calls, answers, acknowledgements,
-    /// refusals and resets. A stream's segments are sent again: after a round trip if enough
-    /// came behind them, after a retransmission timeout from 200 ms otherwise.
+    /// refusals and resets. A stream's segments are sent again: after a round trip if enough is
+    /// under way, after two if little is, and after a timeout from 200 ms if nothing else is.
     pub loss: f64,
     /// Times in which more is lost; `None` for none.
     pub bursts: Option<Bursts>,
@@ -98,6 +98,8 @@ impl Default for Conditions {
 
 /// The least that IPv4 allows (RFC 791).
 const MIN_MTU: usize = 68;
+/// The most that a header can say.
+const MAX_MTU: usize = 65_535;
 
 impl Conditions {
     /// Whether the numbers make sense. [`Simulation`](crate::Simulation) asks before it uses
@@ -122,10 +124,10 @@ impl Conditions {
             ])?;
         }
         check_durations([("latency", self.latency), ("jitter", self.jitter)])?;
-        if self.mtu < MIN_MTU {
+        if !(MIN_MTU..=MAX_MTU).contains(&self.mtu) {
             return Err(FaultError {
                 field: "mtu",
-                problem: "it must be at least 68 bytes, the least that IPv4 allows",
+                problem: "it must be 68 to 65,535 bytes, as IPv4 allows",
             });
         }
         if self.bandwidth == Some(0) {

@@ -32,6 +32,10 @@ pub(crate) fn noticed<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Ke
         drop(handle(shared, world, key, notice));
         return;
     };
+    if notice == Notice::Readable && world.owners.is_in_line(key) {
+        // It is read when its turn comes.
+        return;
+    }
     if world.waits_for_workers(network) {
         return world.line_up(network, key, notice);
     }
@@ -44,7 +48,7 @@ pub(crate) fn noticed<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Ke
     if turn.has_more {
         // The others come first.
         let now = world.kernel.now;
-        world.kernel.notify_at(now, key, Notice::Readable);
+        world.kernel.notify_at(now, key, Notice::NextTurn);
     }
 }
 
@@ -58,11 +62,15 @@ fn handle<'a>(
     match (world.owners.get(key), notice) {
         (Some(Owner::Listener { .. }), _) => accept(shared, world, key),
         (Some(Owner::Stream(_)), Notice::Connected) => stream::connected(shared, world, key),
-        (Some(Owner::Stream(_)), Notice::Readable) => stream::read(shared, world, key),
+        (Some(Owner::Stream(_)), Notice::Readable | Notice::NextTurn) => {
+            stream::read(shared, world, key)
+        }
         (Some(Owner::Stream(_)), Notice::Failed) => stream::failed(shared, world, key),
         (Some(Owner::Stream(_)), Notice::Late) => stream::handle_timeout(shared, world, key),
         (Some(Owner::Stream(_)), _) => stream::flush(shared, world, key),
-        (Some(Owner::Peers(_)), Notice::Readable) => peers::read(shared, world, key),
+        (Some(Owner::Peers(_)), Notice::Readable | Notice::NextTurn) => {
+            peers::read(shared, world, key)
+        }
         (Some(Owner::Peers(_)), Notice::Late) => peers::handle_timeout(shared, world, key),
         (Some(Owner::Peers(_)), _) => peers::attend(shared, world, key),
         (Some(Owner::Raw(_)), _) => {

@@ -109,7 +109,10 @@ impl fmt::Display for Error {
                 f.write_str("`ephemeral_ports` must hold at least one port, and not port 0")
             }
             Error::NoRouter { address } => {
-                write!(f, "no router is at {address}: `Simulation::nat` makes one")
+                write!(
+                    f,
+                    "no router is at {address}, which `Simulation::nat` makes, or one is at its new address"
+                )
             }
             Error::Stopped => f.write_str("the network has been stopped"),
         }

@@ -58,6 +58,15 @@ impl Owners {
         (*of == key).then_some(owner)
     }
 
+    /// Whether what has arrived at a socket waits for its next turn.
+    pub(crate) fn is_in_line(&self, key: Key) -> bool {
+        match self.entries.get(key.slot as usize) {
+            Some(Some((of, Owner::Stream(stream)))) => *of == key && stream.in_line,
+            Some(Some((of, Owner::Peers(peers)))) => *of == key && peers.in_line,
+            _ => false,
+        }
+    }
+
     /// How many callbacks a socket has in one turn.
     pub(crate) fn budget(&self, key: Key, limits: &Limits) -> usize {
         match self.entries.get(key.slot as usize) {

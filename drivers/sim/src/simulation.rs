@@ -269,7 +269,7 @@ impl Simulation {
     }
 
     /// The router at `outside` forgets everything, as one does that was switched off and on, and
-    /// is at `new` from now on, which may be the same address. Peers see whatever is sent from
+    /// is at `new` from now on, which may be the same address, but not another router's. Peers see whatever is sent from
     /// behind it come from somebody else: datagrams from a new peer; streams are reset once they
     /// send.
     pub fn rebind(&self, outside: IpAddr, new: IpAddr) -> Result<(), Error> {
@@ -281,7 +281,8 @@ impl Simulation {
     }
 
     /// The power of a host fails: its network is gone, its handlers are dropped without a
-    /// callback, and its peers are told nothing. A new network can be started on it; until
+    /// callback, and its peers are told nothing. A callback that is held up runs to its end, and is
+    /// heard by nobody. A new network can be started on it; until
     /// then whatever is sent there is lost, and afterwards it is answered with a reset.
     pub fn crash(&self, host: IpAddr) {
         let mut world = self.shared.lock();
@@ -358,8 +359,8 @@ impl Simulation {
     // Looking at it.
 
     /// Writes down whatever is sent from now on, as a file that Wireshark reads (pcapng): each
-    /// packet once, when it leaves its host, with a comment if it is lost or damaged. What was
-    /// written before is ended. The writer is written to in small pieces: buffer it.
+    /// packet once, when it leaves its host, with a comment if it is lost or damaged; not what a
+    /// router drops. What was written before is ended. The writer is written to in small pieces: buffer it.
     pub fn capture(&self, writer: impl Write + Send + 'static) -> io::Result<()> {
         let capture = Capture::new(Box::new(writer))?;
         let before = self.shared.lock().kernel.set_capture(Some(capture));
@@ -521,7 +522,7 @@ impl Simulation {
                     census.partial_bytes += stream.footprint().unwrap_or(0);
                 }
                 Owner::Peers(peers) => {
-                    census.connections += peers.connections().count();
+                    census.connections += peers.counted();
                     census.queued_bytes += peers.queued();
                 }
                 _ => {}

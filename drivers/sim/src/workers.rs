@@ -137,6 +137,9 @@ impl World {
 
     /// Puts something in the line of the worker that a socket belongs to.
     pub(crate) fn line_up(&mut self, network: NetworkId, key: Key, notice: Notice) {
+        if notice == Notice::Readable && self.owners.is_in_line(key) {
+            return;
+        }
         let state = &mut self.networks[network.0 as usize];
         let number = key.slot as usize % state.workers.len();
         let worker = &mut state.workers[number];
@@ -160,8 +163,17 @@ impl World {
         let worker = &mut state.workers[number as usize];
         let going_on = worker.turn.take();
         let Some((key, notice)) = going_on
-            .and_then(|turn| Some((turn.key?, Notice::Readable)))
-            .or_else(|| worker.line.pop_front())
+            .and_then(|turn| Some((turn.key?, Notice::NextTurn)))
+            .or_else(|| {
+                // One whose turn comes once more is not served for old news before.
+                let is_old = |(key, notice): &(Key, Notice)| {
+                    *notice == Notice::Readable && self.owners.is_in_line(*key)
+                };
+                while worker.line.front().is_some_and(is_old) {
+                    worker.line.pop_front();
+                }
+                worker.line.pop_front()
+            })
         else {
             worker.is_awake = false;
             return None;
@@ -206,7 +218,7 @@ impl World {
             if is_left && worker.busy_until < left.deadline {
                 worker.turn = Some(left);
             } else {
-                worker.line.push_back((key, Notice::Readable));
+                worker.line.push_back((key, Notice::NextTurn));
             }
         }
         worker.is_awake = worker.turn.is_some() || !worker.line.is_empty();

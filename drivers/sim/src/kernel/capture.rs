@@ -28,6 +28,8 @@ const TTL: u8 = 64;
 pub(crate) struct Capture {
     writer: PcapNgWriter<Box<dyn Write + Send>>,
     packet: Vec<u8>,
+    /// When the last packet left: what waits for work to be done is written before its time.
+    last: Instant,
     /// Why no more is written.
     error: Option<io::Error>,
 }
@@ -74,6 +76,7 @@ impl Capture {
         Ok(Capture {
             writer,
             packet: Vec::new(),
+            last: Instant::ZERO,
             error: None,
         })
     }
@@ -90,6 +93,8 @@ impl Capture {
         if self.error.is_some() {
             return;
         }
+        let at = at.max(self.last);
+        self.last = at;
         let comment = comment.map(|comment| EnhancedPacketOption::Comment(Cow::Borrowed(comment)));
         let packet = EnhancedPacketBlock {
             interface_id: 0,

@@ -120,8 +120,12 @@ impl Kernel {
         };
         let from = SocketAddr::new(local, socket.port);
         self.charge_datagram(key, host, datagram.len());
-        let from = self.seen_at(host, Transport::Udp, from, to);
-        let Some(to) = self.let_in(Transport::Udp, from, to) else {
+        let seen = self.seen_at(host, Transport::Udp, from, to);
+        let through = seen.and_then(|from| {
+            let to = self.let_in(host, Transport::Udp, from, to)?;
+            Some((from, to))
+        });
+        let Some((from, to)) = through else {
             self.traffic.packets += 1;
             self.traffic.lost += 1;
             return true;

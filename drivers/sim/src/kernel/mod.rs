@@ -61,6 +61,8 @@ enum Event {
     Answer {
         to: Key,
         by: Key,
+        /// Bytes that it has room for.
+        window: u32,
     },
     /// The third packet of a handshake arrives, for this socket.
     Confirm(Key),
@@ -83,8 +85,10 @@ enum Event {
     /// There is room to send again.
     Transmit(Key),
     Notice(Key, Notice),
-    /// A socket that was closed with something to send has had time enough.
+    /// A socket that was closed with something to send has had time enough, unless it goes on.
     Forget(Key),
+    /// A window that closed is asked about.
+    Probe(Key),
     Datagram {
         /// The host that it goes to.
         at: HostId,
@@ -111,6 +115,8 @@ pub(crate) enum Notice {
     Failed,
     /// Its timer has come up.
     Late,
+    /// What was left of its last turn can be read now.
+    NextTurn,
 }
 
 /// What the kernel leaves to others.
@@ -410,7 +416,7 @@ impl Kernel {
         match event {
             Event::Call { to, from, seen_at } => self.called(to, from, seen_at),
             Event::CallAgain(key) => self.send_call(key),
-            Event::Answer { to, by } => self.answered(to, by),
+            Event::Answer { to, by, window } => self.answered(to, by, window),
             Event::Segment(segment) => self.arrived(segment),
             Event::SendAgain(segment) => self.send_again(segment),
             Event::Confirm(by) => self.confirmed(by),
@@ -419,7 +425,8 @@ impl Kernel {
             Event::Fail { to, by, reason } => self.failed_by(to, by, reason),
             Event::Transmit(key) => self.transmit(key),
             Event::Notice(key, notice) => self.notices.push_back((key, notice)),
-            Event::Forget(key) => self.drop_stream(key),
+            Event::Forget(key) => self.linger(key),
+            Event::Probe(key) => self.probe(key),
             Event::Datagram {
                 at,
                 from,

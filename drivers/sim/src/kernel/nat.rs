@@ -21,8 +21,8 @@ pub(crate) struct Nat {
     timeout: Duration,
     /// By the socket inside.
     mappings: BTreeMap<(Transport, SocketAddr), Mapping>,
-    /// The socket inside, by the port outside.
-    inside: BTreeMap<(Transport, u16), SocketAddr>,
+    /// The socket inside, by the port outside, of each transport.
+    inside: [BTreeMap<u16, SocketAddr>; 2],
     next: u16,
 }
 
@@ -39,7 +39,7 @@ impl Nat {
             outside,
             timeout,
             mappings: BTreeMap::new(),
-            inside: BTreeMap::new(),
+            inside: Default::default(),
             next: FIRST_PORT,
         }
     }
@@ -51,39 +51,58 @@ impl Nat {
         }
     }
 
-    /// The address at which `to` sees a packet that `from`, inside, sends it.
+    /// The address at which `to` sees a packet that `from`, inside, sends it; `None` if the router has
+    /// no port left, and drops it.
     fn outgoing(
         &mut self,
         transport: Transport,
         from: SocketAddr,
         to: SocketAddr,
         now: Instant,
-    ) -> SocketAddr {
+    ) -> Option<SocketAddr> {
         let timeout = self.timeout(transport);
         let old = self.mappings.get(&(transport, from));
         if let Some(old) = old.filter(|mapping| mapping.used.after(timeout) < now) {
-            self.inside.remove(&(transport, old.port));
+            self.inside[index(transport)].remove(&old.port);
             self.mappings.remove(&(transport, from));
         }
-        let (inside, next) = (&mut self.inside, &mut self.next);
-        let mapping = self.mappings.entry((transport, from)).or_insert_with(|| {
-            while inside.contains_key(&(transport, *next)) {
-                *next = next.checked_add(1).unwrap_or(FIRST_PORT);
-            }
-            let port = *next;
-            *next = next.checked_add(1).unwrap_or(FIRST_PORT);
-            inside.insert((transport, port), from);
-            Mapping {
-                port,
-                used: now,
-                peers: Vec::new(),
-            }
-        });
+        if !self.mappings.contains_key(&(transport, from)) {
+            let port = self.free_port(transport, now)?;
+            self.inside[index(transport)].insert(port, from);
+            let peers = Vec::new();
+            let used = now;
+            self.mappings
+                .insert((transport, from), Mapping { port, used, peers });
+        }
+        let mapping = self.mappings.get_mut(&(transport, from))?;
         mapping.used = now;
         if !mapping.peers.contains(&to) {
             mapping.peers.push(to);
         }
-        SocketAddr::new(self.outside, mapping.port)
+        Some(SocketAddr::new(self.outside, mapping.port))
+    }
+
+    /// A port that no socket has; `None` if there is none, those included that are silent.
+    fn free_port(&mut self, transport: Transport, now: Instant) -> Option<u16> {
+        const PORTS: usize = (u16::MAX - FIRST_PORT) as usize + 1;
+        let timeout = self.timeout(transport);
+        let inside = &mut self.inside[index(transport)];
+        if inside.len() >= PORTS {
+            let is_used = |mapping: &Mapping| mapping.used.after(timeout) >= now;
+            self.mappings
+                .retain(|(of, _), mapping| *of != transport || is_used(mapping));
+            inside.retain(|_, from| self.mappings.contains_key(&(transport, *from)));
+        }
+        if inside.len() >= PORTS {
+            return None;
+        }
+        loop {
+            let port = self.next;
+            self.next = port.checked_add(1).unwrap_or(FIRST_PORT);
+            if !inside.contains_key(&port) {
+                return Some(port);
+            }
+        }
     }
 
     /// The socket inside that a packet from `from` to `port` is for; `None` if it is let in to
@@ -96,7 +115,7 @@ impl Nat {
         now: Instant,
     ) -> Option<SocketAddr> {
         let timeout = self.timeout(transport);
-        let inside = *self.inside.get(&(transport, port))?;
+        let inside = *self.inside[index(transport)].get(&port)?;
         let mapping = self.mappings.get_mut(&(transport, inside))?;
         if mapping.used.after(timeout) < now || !mapping.peers.contains(&from) {
             return None;
@@ -110,7 +129,14 @@ impl Nat {
     fn rebind(&mut self, outside: IpAddr) {
         self.outside = outside;
         self.mappings.clear();
-        self.inside.clear();
+        self.inside = Default::default();
+    }
+}
+
+fn index(transport: Transport) -> usize {
+    match transport {
+        Transport::Tcp => 0,
+        Transport::Udp => 1,
     }
 }
 
@@ -148,8 +174,11 @@ impl Kernel {
     }
 
     /// The router at `outside` forgets its mappings, and has another address if `to` is one.
-    /// Returns whether there is such a router.
+    /// Returns whether there is such a router, and no other at `to`.
     pub(crate) fn rebind(&mut self, outside: IpAddr, to: IpAddr) -> bool {
+        if to != outside && self.nat_at.contains_key(&to) {
+            return false;
+        }
         let Some(id) = self.nat_at.remove(&outside) else {
             return false;
         };
@@ -158,24 +187,31 @@ impl Kernel {
         true
     }
 
-    /// The address at which `to` sees what `from`, on `host`, sends it.
+    /// The address at which `to` sees what `from`, on `host`, sends it. `None` if a router drops it.
     pub(super) fn seen_at(
         &mut self,
         host: HostId,
         transport: Transport,
         from: SocketAddr,
         to: SocketAddr,
-    ) -> SocketAddr {
-        let (now, nat) = (self.now, self.host(host).nat);
-        nat.map_or(from, |id| {
-            self.nats[id.0 as usize].outgoing(transport, from, to, now)
-        })
+    ) -> Option<SocketAddr> {
+        let now = self.now;
+        let Some(id) = self.host(host).nat else {
+            return Some(from);
+        };
+        let other = self.host_at(to.ip());
+        if self.host(other).nat == Some(id) {
+            // Behind the same router nothing is translated.
+            return Some(from);
+        }
+        self.nats[id.0 as usize].outgoing(transport, from, to, now)
     }
 
-    /// The address that a packet from `from` to `to` comes to: another, if a router is there. `None`
-    /// if that lets it in to nobody.
+    /// The address that a packet from `from`, on `host`, to `to` comes to: another, if a router is
+    /// there. `None` if that lets it in to nobody.
     pub(super) fn let_in(
         &mut self,
+        host: HostId,
         transport: Transport,
         from: SocketAddr,
         to: SocketAddr,
@@ -184,10 +220,13 @@ impl Kernel {
             return Some(to);
         }
         let now = self.now;
-        match self.nat_at.get(&to.ip()) {
-            Some(id) => self.nats[id.0 as usize].incoming(transport, from, to.port(), now),
-            None => Some(to),
+        if let Some(id) = self.nat_at.get(&to.ip()) {
+            return self.nats[id.0 as usize].incoming(transport, from, to.port(), now);
         }
+        let other = self.host_at(to.ip());
+        let nat = self.host(other).nat;
+        // An address inside means nothing outside.
+        (nat.is_none() || nat == self.host(host).nat).then_some(to)
     }
 
     /// What becomes of a packet that the peer of `to`, a stream, sends it.
@@ -196,6 +235,7 @@ impl Kernel {
             return Passage::Through;
         };
         let (side, remote, sender) = (socket.nat, socket.remote, socket.remote_host);
+        let host = socket.host;
         if side == Side::Open {
             return Passage::Through;
         }
@@ -205,15 +245,19 @@ impl Kernel {
             return Passage::Through;
         };
         if side == Side::Inside {
-            return match self.let_in(Transport::Tcp, remote, seen) {
+            // The router may have another address by now, or none that leads here.
+            let nat = self.host(host).nat;
+            let is_there = nat == self.nat_at.get(&seen.ip()).copied();
+            let let_in = self.let_in(sender, Transport::Tcp, remote, seen);
+            return match let_in.filter(|_| is_there) {
                 Some(_) => Passage::Through,
                 None => Passage::Dropped,
             };
         }
-        if self.seen_at(sender, Transport::Tcp, by, seen) == remote {
-            Passage::Through
-        } else {
-            Passage::Stranger
+        match self.seen_at(sender, Transport::Tcp, by, seen) {
+            Some(from) if from == remote => Passage::Through,
+            Some(_) => Passage::Stranger,
+            None => Passage::Dropped,
         }
     }
 }

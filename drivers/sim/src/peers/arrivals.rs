@@ -18,6 +18,7 @@ pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) 
         };
         let goes_on = kernel.turn.goes_on();
         peers.demux.set_backlog(!goes_on);
+        peers.in_line = !goes_on;
         if !goes_on {
             return arm_on(world, key);
         }
@@ -130,6 +131,7 @@ fn admit<'a>(
     let place = at(slot);
     let ends = (local, from);
     // So that a handle works inside `accepted` already.
+    peers.pending_counts = evicted.is_none();
     peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), ends));
     let connection = Connection::new(shared, place, id, Transport::Udp, ends);
     let what = (Record::Accepted, id);

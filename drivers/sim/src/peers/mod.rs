@@ -30,6 +30,10 @@ pub(crate) struct Peers {
     slots: Vec<Option<Peer>>,
     /// Who is to have the slot of another that makes way.
     pending: Option<Peer>,
+    /// It has a place of its own among all connections.
+    pending_counts: bool,
+    /// What has arrived waits for the next turn.
+    pub(crate) in_line: bool,
     /// `None` for a socket that called.
     accept: Option<Arc<AcceptFn>>,
     /// Is told that a socket that called is connected.
@@ -97,6 +101,8 @@ impl Peers {
             demux,
             slots: Vec::new(),
             pending: None,
+            pending_counts: false,
+            in_line: false,
             accept: Some(accept),
             connect: None,
             open: true,
@@ -129,6 +135,8 @@ impl Peers {
             demux,
             slots: vec![Some(Peer::new(connection, sender, (local, peer)))],
             pending: None,
+            pending_counts: false,
+            in_line: false,
             accept: None,
             connect: Some(connect),
             open: false,
@@ -162,6 +170,12 @@ impl Peers {
     pub(crate) fn connections(&self) -> impl Iterator<Item = (u32, ConnectionId)> {
         let slots = self.slots.iter().enumerate();
         slots.filter_map(|(slot, peer)| Some((slot as u32, peer.as_ref()?.id)))
+    }
+
+    /// How many are counted, one included that the application has not said it wants.
+    pub(crate) fn counted(&self) -> usize {
+        let pending = self.pending.is_some() && self.pending_counts;
+        self.connections().count() + usize::from(pending)
     }
 
     /// Bytes that wait on all of them.

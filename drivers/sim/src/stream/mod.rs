@@ -38,7 +38,9 @@ pub(crate) struct Stream {
     /// Our end was sent.
     ended: bool,
     /// What has arrived waits for the next turn.
-    in_line: bool,
+    pub(crate) in_line: bool,
+    /// The application has not said yet whether it wants it.
+    accepting: bool,
     /// What was read before a pause and not delivered.
     parked: Option<Box<Bytes>>,
     /// Bytes of input held, as they were counted last, and since when.
@@ -75,6 +77,7 @@ impl Stream {
             paused: false,
             ended: false,
             in_line: false,
+            accepting: false,
             parked: None,
             held: 0,
             held_since: Instant::NEVER,
@@ -95,6 +98,7 @@ impl Stream {
         now: Instant,
     ) -> Self {
         Stream {
+            accepting: true,
             inside: Some(Inside {
                 receiver: Receiver::accepted(Growing::new(), limits, now),
                 handler: None,
@@ -262,7 +266,8 @@ pub(crate) fn flush<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> G
         stream.flush(key, kernel, network);
     }
     let queued = stream.queued();
-    if stream.sender.poll_writable(queued, &network.limits) {
+    // Without a handler nobody can be told yet.
+    if !stream.accepting && stream.sender.poll_writable(queued, &network.limits) {
         world = writable(shared, world, key);
     }
     settle(shared, world, key)
@@ -314,14 +319,18 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
         let Some((stream, kernel, ..)) = world.stream(key) else {
             return world;
         };
+        stream.in_line = false;
         let state = stream.sender.state();
-        // Without a handler it is being accepted, by a worker that is held up.
-        let can_deliver = !stream.to_pause
-            && stream
-                .inside
-                .as_ref()
-                .is_some_and(|inside| inside.handler.is_some());
-        let held_up = state == State::Open && !can_deliver;
+        let is_busy = stream.accepting || stream.inside.is_none();
+        let held_up = state == State::Open && (stream.to_pause || is_busy);
+        if held_up
+            && !is_busy
+            && let Some(reason) = kernel.failure(key)
+        {
+            // One that is not read can still be told.
+            stream.sender.fail(reason);
+            break;
+        }
         if stream.calling || held_up || state == State::Closed {
             break;
         }
@@ -439,6 +448,10 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
         world.bury(inside);
         return world;
     };
+    if messages == budget {
+        // What was lent is given back, though nothing more is decoded now.
+        inside.receiver.handle_heard(now);
+    }
     stream.inside = Some(inside);
     match done {
         Some(Ok(())) if !undelivered.is_empty() => {
@@ -502,7 +515,7 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     }
     if stream.sender.state() == State::Closed {
         // A callback that runs must come back first; whoever runs it settles again.
-        return if stream.inside.is_some() {
+        return if stream.inside.is_some() && !stream.accepting {
             finish(shared, world, key)
         } else {
             world

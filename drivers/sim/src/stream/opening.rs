@@ -48,11 +48,18 @@ pub(crate) fn accepted<'a>(
         return world;
     };
     metrics.accepted += 1;
-    match world.stream(key).map(|(stream, ..)| &mut stream.inside) {
-        Some(Some(inside)) => inside.handler = Some(handler),
-        _ => world.bury(handler),
+    match world.stream(key) {
+        Some((stream, ..)) => {
+            stream.accepting = false;
+            match &mut stream.inside {
+                Some(inside) => inside.handler = Some(handler),
+                None => world.bury(handler),
+            }
+        }
+        None => world.bury(handler),
     }
-    // What has arrived meanwhile was told to nobody.
+    // What has happened meanwhile was told to nobody.
+    world.kernel.notify(key, Notice::Writable);
     world.kernel.notify(key, Notice::Readable);
     settle(shared, world, key)
 }

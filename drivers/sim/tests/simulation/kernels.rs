@@ -2,6 +2,7 @@
 
 use super::*;
 use cubenet_sim::{Error, RawStream, Refusal};
+use std::net::SocketAddr;
 
 const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
 const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
@@ -415,4 +416,79 @@ fn a_stream_fills_a_narrow_path_and_slows_down_for_loss_as_it_does() {
             "{loss}: {rate}, not {expected}"
         );
     }
+}
+
+#[test]
+fn a_writer_whose_reader_is_full_and_dies_is_told() {
+    for comes_back in [false, true] {
+        let simulation = Simulation::new(14);
+        let writer = simulation.raw_connect(CLIENT, (SERVER, 1)).unwrap();
+        let raw = simulation.raw_listen("10.0.0.1:1").unwrap();
+        simulation.run_for(Duration::from_secs(5));
+        let reader = raw.accepted().pop().unwrap();
+        reader.stop_reading();
+        writer.write(&vec![1; 200_000]);
+        simulation.run_for(Duration::from_secs(5));
+        simulation.crash(SERVER);
+        if comes_back {
+            let _again = simulation.network(SERVER).start().unwrap();
+        }
+        simulation.run_for(Duration::from_secs(60 * 60));
+        assert_eq!(writer.end(), Some(RawEnd::Failed(CloseReason::Reset)));
+    }
+}
+
+#[test]
+fn a_caller_whose_callee_dies_as_it_answers_is_told_when_it_sends() {
+    let simulation = Simulation::new(15);
+    let conditions = Conditions {
+        latency: Duration::from_millis(100),
+        ..Conditions::default()
+    };
+    simulation.set_conditions(conditions).unwrap();
+    let (_server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    simulation.run_for(Duration::from_millis(150));
+    simulation.crash(SERVER);
+    let _again = simulation.network(SERVER).start().unwrap();
+    simulation.run_for(Duration::from_millis(100));
+    connection.send("hello").unwrap();
+    simulation.run_for(Duration::from_secs(5));
+    assert_eq!(client.closed(), [CloseReason::Reset]);
+}
+
+#[test]
+fn a_router_never_runs_out_of_ports_for_those_that_speak() {
+    let simulation = Simulation::new(16);
+    simulation.nat(ROUTER, &[CLIENT], Duration::from_secs(1));
+    let outside = simulation.raw_datagrams("10.0.0.1:1").unwrap();
+    // Each from a port of its own, of which the router remembers them all.
+    for round in 0..3_u16 {
+        for port in 1..=30_000 {
+            let at = SocketAddr::from((CLIENT, port + 30_000 * (round % 2)));
+            let inside = simulation.raw_datagrams(at).unwrap();
+            inside.send_to(outside.local(), b"hello");
+            inside.close();
+        }
+        simulation.run_for(Duration::from_secs(2));
+        assert_eq!(outside.received().len(), 30_000, "round {round}");
+    }
+}
+
+#[test]
+fn those_behind_one_router_meet_without_it_and_nobody_else_meets_them() {
+    let simulation = Simulation::new(17);
+    let [_one, _other] = behind_a_router(&simulation);
+    let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();
+    let neighbour = simulation.raw_datagrams("10.0.0.3:5").unwrap();
+    let outside = simulation.raw_datagrams("10.0.0.1:5").unwrap();
+    inside.send_to(neighbour.local(), b"hello");
+    outside.send_to(neighbour.local(), b"an address inside");
+    simulation.run_for(Duration::from_secs(1));
+    let received = neighbour.received();
+    assert_eq!(received, [(inside.local(), b"hello".to_vec())]);
+    neighbour.send_to(inside.local(), b"and back");
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(inside.received().len(), 1);
 }

@@ -322,3 +322,74 @@ fn a_panic_of_a_thread_is_one_of_whoever_runs_the_simulation() {
     let panic = run.unwrap_err();
     assert_eq!(*panic.downcast::<&str>().unwrap(), "as it is told to");
 }
+
+/// Pauses at the second message.
+#[derive(Clone, Default)]
+struct Pauses(Arc<Mutex<Vec<Connection>>>, Order);
+
+impl Handler for Pauses {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        self.1.received(link, message);
+        if self.1.0.lock().unwrap().len() == 2 {
+            link.pause();
+        }
+    }
+}
+
+#[test]
+fn a_pause_at_the_end_of_a_turn_is_only_a_pause() {
+    for costs in [Costs::default(), COSTS] {
+        let simulation = Simulation::new(6);
+        let limits = Limits {
+            message_budget: 2,
+            ..Limits::default()
+        };
+        let builder = simulation.network(SERVER).limits(limits).costs(costs);
+        let server = builder.start().unwrap();
+        let handler = Pauses::default();
+        let accepted = handler.clone();
+        server
+            .listen(Transport::Tcp, (SERVER, 7_000), move |connection| {
+                accepted.0.lock().unwrap().push(connection.clone());
+                Some(accepted.clone())
+            })
+            .unwrap();
+        let network = simulation.network(CLIENT).start().unwrap();
+        let client = Client::default();
+        let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+        for _ in 0..7 {
+            connection.send([1; 50]).unwrap();
+        }
+        simulation.run_for(Duration::from_secs(1));
+        assert_eq!(client.messages().len(), 2);
+        handler.0.lock().unwrap()[0].resume();
+        simulation.run_for(Duration::from_secs(1));
+        assert_eq!(client.messages().len(), 7);
+        assert_eq!(simulation.census().partial_bytes, 0, "nothing is held");
+    }
+}
+
+#[test]
+fn whoever_is_admitted_is_told_of_the_end_whatever_happens_meanwhile() {
+    for seed in 0..200 {
+        let builder = Simulation::builder().seed(seed).interleave(0.5);
+        let simulation = builder.build().unwrap();
+        let server = simulation.network(SERVER).threads(3).start().unwrap();
+        let ends = Client::default();
+        let handler = ends.clone();
+        server
+            .listen(Transport::Tcp, (SERVER, 7_000), move |connection| {
+                let _ = connection.send("welcome");
+                Some(handler.clone())
+            })
+            .unwrap();
+        let raw = simulation.raw_connect(CLIENT, (SERVER, 7_000)).unwrap();
+        simulation.run_while(Duration::from_secs(1), || !raw.is_connected());
+        raw.write(b"\x00\x02hi");
+        raw.reset();
+        simulation.run_for(Duration::from_secs(1));
+        let accepted = server.metrics().accepted as usize;
+        assert_eq!(ends.closed().len(), accepted, "seed {seed}");
+        simulation.audit().unwrap();
+    }
+}

@@ -42,7 +42,17 @@ impl Kernel {
         let Some((local, _)) = self.ends(key) else {
             return;
         };
-        let seen_at = self.seen_at(from, Transport::Tcp, local, remote);
+        let wait = Duration::from_secs(1 << attempt.saturating_sub(STEADY_CALLS));
+        self.events.push(now.after(wait), Event::CallAgain(key));
+        let seen = self.seen_at(from, Transport::Tcp, local, remote);
+        let inside = self.host(to).nat;
+        let is_reachable = inside.is_none() || inside == self.host(from).nat;
+        let Some(seen_at) = seen.filter(|_| is_reachable) else {
+            // A router drops it.
+            self.traffic.packets += 1;
+            self.traffic.lost += 1;
+            return;
+        };
         if seen_at != local
             && let Some(socket) = self.stream(key)
         {
@@ -62,8 +72,6 @@ impl Kernel {
             ),
             None => self.traffic.lost += 1,
         }
-        let wait = Duration::from_secs(1 << attempt.saturating_sub(STEADY_CALLS));
-        self.events.push(now.after(wait), Event::CallAgain(key));
     }
 
     /// A call has arrived.
@@ -124,6 +132,7 @@ impl Kernel {
             accepted: false,
             orphan: false,
             failed: None,
+            lingered_at: 0,
             out,
             inc: Incoming::new(&buffers),
         })));
@@ -144,8 +153,12 @@ impl Kernel {
         let Some(to) = socket.peer() else {
             return;
         };
+        let Some(socket) = self.stream(by) else {
+            return;
+        };
+        let window = socket.inc.capacity;
         match self.carry_control_to(to, Control::Answer) {
-            Some(at) => self.events.push(at, Event::Answer { to, by }),
+            Some(at) => self.events.push(at, Event::Answer { to, by, window }),
             None => self.answer_later(by),
         }
     }
@@ -214,20 +227,24 @@ impl Kernel {
     }
 
     /// Our call was answered.
-    pub(crate) fn answered(&mut self, to: Key, by: Key) {
+    pub(crate) fn answered(&mut self, to: Key, by: Key, window: u32) {
         self.record(Record::Answer, to, &[]);
-        let window = self.stream(by).map(|socket| socket.inc.capacity);
         match self.stream(to) {
             Some(socket) if socket.phase == Phase::Open(by) => self.confirm(to),
             Some(socket) if socket.peer().is_none() && socket.failed.is_none() => {
                 socket.phase = Phase::Open(by);
-                // One that is gone already sends a reset.
-                socket.out.set_window(window.unwrap_or(0));
+                socket.out.set_window(window);
                 self.confirm(to);
                 self.notify(to, Notice::Connected);
             }
-            // It gave up meanwhile.
+            // It gave up meanwhile, and says so if it runs.
             _ => {
+                let Some(caller) = self.stream(by).map(|socket| socket.remote_host) else {
+                    return;
+                };
+                if !self.host(caller).alive {
+                    return self.answer_later(by);
+                }
                 self.send_reset(to, by);
                 // In case the reset is lost.
                 self.answer_later(by);

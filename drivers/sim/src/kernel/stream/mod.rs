@@ -85,6 +85,8 @@ pub(crate) struct StreamSocket {
     /// Nobody owns it any more; it only sends what is left.
     orphan: bool,
     failed: Option<CloseReason>,
+    /// What had arrived at the peer at the last look, since nobody owns it.
+    lingered_at: u64,
     out: Outgoing,
     inc: Incoming,
 }
@@ -184,6 +186,7 @@ impl Kernel {
             accepted: true,
             orphan: false,
             failed: None,
+            lingered_at: 0,
             out: Outgoing::new(&buffers),
             inc: Incoming::new(&buffers),
         })));
@@ -268,6 +271,9 @@ impl Kernel {
         self.charge(host, calls, taken);
         let departs = self.departure();
         if is_dirty && departs > now {
+            if let Some(socket) = self.stream(key) {
+                socket.out.departs = departs;
+            }
             self.events.push(departs, Event::Transmit(key));
         } else if is_dirty {
             self.dirty.push(key);
@@ -384,6 +390,7 @@ impl Kernel {
             return self.reset(key);
         }
         socket.orphan = true;
+        socket.lingered_at = u64::MAX;
         self.shutdown(key);
         self.events.push(now.after(LINGER), Event::Forget(key));
         self.forget_if_done(key);
@@ -426,6 +433,21 @@ impl Kernel {
         } else if socket.accepted {
             host.release_descriptor();
         }
+    }
+
+    /// A socket that nobody owns has had its time to send what is left. As on Linux, it has more as
+    /// long as some of it arrives.
+    pub(crate) fn linger(&mut self, key: Key) {
+        let now = self.now;
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        socket.out.retire(now);
+        let arrived = socket.out.known.arrived;
+        if std::mem::replace(&mut socket.lingered_at, arrived) == arrived {
+            return self.drop_stream(key);
+        }
+        self.events.push(now.after(LINGER), Event::Forget(key));
     }
 
     fn close_listener(&mut self, key: Key) {

@@ -1,5 +1,4 @@
-//! What goes over an open stream: segments, lost and sent again, credits for what was read,
-//! and the end.
+//! What goes over an open stream: segments, lost and sent again, acknowledgements, and the end.
 
 use super::window::{Acknowledgement, End};
 use super::{HEADERS, Phase, Segment};
@@ -34,6 +33,10 @@ impl Kernel {
                 return;
             };
             let out = &mut socket.out;
+            if out.dirty && out.departs > now {
+                // An event says when.
+                break;
+            }
             out.dirty = false;
             if out.armed <= now {
                 out.armed = Instant::NEVER;
@@ -81,6 +84,61 @@ impl Kernel {
         }
         self.tell_writable(key);
         self.arm(key);
+        self.ask_for_room(key);
+    }
+
+    /// If the peer's window is closed and nothing is under way that would open it, the peer is asked
+    /// again and again.
+    fn ask_for_room(&mut self, key: Key) {
+        let now = self.now;
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        let out = &mut socket.out;
+        let waits = !out.unsent.is_empty() || out.end == End::Asked;
+        let is_shut = out.outstanding() == 0 && out.under_way.is_empty() && out.allowed() == 0;
+        if waits && is_shut && out.probes.is_none() && !out.dirty {
+            out.probes = Some(0);
+            self.events
+                .push(now.after(retransmission_timeout(0)), Event::Probe(key));
+        }
+    }
+
+    /// A window that closed may have opened: its reader's system says so, or that nobody is there.
+    pub(crate) fn probe(&mut self, key: Key) {
+        let now = self.now;
+        let Some(socket) = self.stream(key) else {
+            return;
+        };
+        socket.out.retire(now);
+        let is_shut = socket.out.outstanding() == 0 && socket.out.allowed() == 0;
+        let (peer, remote_host, host) = (socket.peer(), socket.remote_host, socket.host);
+        let asked = socket.out.probes.take();
+        let (Some(asked), Some(peer), None) = (asked, peer, socket.failed) else {
+            return;
+        };
+        if !is_shut {
+            return self.transmit(key);
+        }
+        if u32::from(asked) >= MAX_ATTEMPTS {
+            // One that answers will say by itself when there is room.
+            return if self.stream(peer).is_none() {
+                self.fail(key, CloseReason::Reset);
+            };
+        }
+        socket.out.probes = Some(asked + 1);
+        let wait = retransmission_timeout(asked.into());
+        self.events.push(now.after(wait), Event::Probe(key));
+        if self.carry_control(host, remote_host).is_none() {
+            return;
+        }
+        match self.stream(peer) {
+            Some(reader) => {
+                let acknowledgement = reader.inc.acknowledge();
+                self.acknowledge(key, acknowledgement);
+            }
+            None => self.send_reset(peer, key),
+        }
     }
 
     /// Whoever waits for room is told when there is some.
@@ -288,7 +346,18 @@ impl Kernel {
         if attempt >= MAX_ATTEMPTS {
             return self.fail(to, CloseReason::Reset);
         }
-        self.send_acknowledgement(to, attempt);
+        let reader_host = writer.remote_host;
+        if self.host(reader_host).alive {
+            return self.send_acknowledgement(to, attempt);
+        }
+        // Whoever is to repeat it does not run.
+        if let Some(writer) = self.stream(to) {
+            writer.out.repeats = true;
+            let again = self.now.after(retransmission_timeout(attempt));
+            let attempt = attempt + 1;
+            self.events
+                .push(again, Event::AcknowledgeAgain { to, attempt });
+        }
     }
 
     fn send_acknowledgement(&mut self, to: Key, attempt: u32) {

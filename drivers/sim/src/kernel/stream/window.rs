@@ -39,6 +39,11 @@ pub(super) struct Outgoing {
     /// The owner waits for room.
     pub(super) wanted: bool,
     pub(super) dirty: bool,
+    /// What was written leaves then: the work before it is not done.
+    pub(super) departs: Instant,
+    /// How often the peer was asked in vain whether its window has opened; `None` if it is not
+    /// asked.
+    pub(super) probes: Option<u8>,
     /// When it is looked at again.
     pub(super) armed: Instant,
 }
@@ -127,7 +132,7 @@ pub(super) struct Incoming {
 }
 
 impl Outgoing {
-    /// Nothing is sent yet; the peer has room for `window` bytes.
+    /// Nothing is sent yet, and nothing may be.
     pub(super) fn new(buffers: &StreamBuffers) -> Self {
         Outgoing {
             unsent: VecDeque::new(),
@@ -144,6 +149,8 @@ impl Outgoing {
             end: End::None,
             wanted: false,
             dirty: false,
+            departs: Instant::ZERO,
+            probes: None,
             armed: Instant::NEVER,
         }
     }

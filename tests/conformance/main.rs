@@ -61,7 +61,7 @@ const ONE_FRAME: (&str, &[&str]) = (
     &["a datagram of 65,507 bytes passes"],
 );
 
-const DRIVERS: [Driver; 5] = [
+const DRIVERS: [Driver; 6] = [
     Driver {
         name: "mio",
         world: || Box::new(mio::Harness::new()),
@@ -71,6 +71,12 @@ const DRIVERS: [Driver; 5] = [
     Driver {
         name: "sim",
         world: || Box::new(sim::Harness::new()),
+        without: &[],
+        needs: || true,
+    },
+    Driver {
+        name: "sim, interleaved",
+        world: || Box::new(sim::Harness::interleaved()),
         without: &[],
         needs: || true,
     },

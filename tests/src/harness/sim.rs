@@ -23,6 +23,15 @@ impl Harness {
         }
     }
 
+    /// One in which callbacks of three workers of each network interleave.
+    pub fn interleaved() -> Self {
+        let simulation = Simulation::builder().seed(1).interleave(0.15);
+        Harness {
+            simulation: simulation.build().expect("a rate"),
+            hosts: Cell::new(0),
+        }
+    }
+
     fn host(&self) -> IpAddr {
         let nth = self.hosts.get() + 1;
         self.hosts.set(nth);
@@ -39,7 +48,8 @@ impl Default for Harness {
 impl super::Harness for Harness {
     fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
         let builder = self.simulation.network(self.host());
-        let network = builder.limits(limits).stream_buffer(16 << 10).start();
+        let builder = builder.threads(3).stream_buffer(16 << 10);
+        let network = builder.limits(limits).start();
         Ok(Box::new(network.map_err(|error| error.to_string())?))
     }
 

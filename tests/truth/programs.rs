@@ -141,8 +141,8 @@ fn pace(world: &dyn World, time: Duration) -> f64 {
 }
 
 fn throughput(world: &dyn World, loss: f64, rows: &mut Vec<Row>) {
-    let rate = pace(world, Duration::from_secs(6));
-    // Without loss, a kernel and a relay on a busy machine set the pace.
+    let rate = pace(world, Duration::from_secs(5));
+    // Without loss, a kernel and a relay on a busy machine set the pace, and one that is busy may stand still.
     let factor = if loss == 0.0 { 30.0 } else { 4.0 };
     rows.push(Row {
         what: format!("throughput of one stream, {} % loss", 100.0 * loss),
@@ -153,7 +153,7 @@ fn throughput(world: &dyn World, loss: f64, rows: &mut Vec<Row>) {
 fn narrow_throughput(world: &dyn World, rows: &mut Vec<Row>) {
     rows.push(Row {
         what: "throughput of one stream, 8 Mbit/s".to_owned(),
-        value: Value::Number(pace(world, Duration::from_secs(4)), "Mbit/s", 1.3),
+        value: Value::Number(pace(world, Duration::from_secs(4)), "Mbit/s", 1.6),
     });
 }
 
@@ -206,8 +206,8 @@ fn round_trips(world: &dyn World, loss: f64, rows: &mut Vec<Row>) {
     let mut took = took.lock().unwrap().clone();
     took.sort_unstable();
     for (name, at, factor) in [
-        ("median", COUNT / 2, 1.5),
-        ("97 of 100", COUNT * 97 / 100, 2.0),
+        ("median", COUNT / 2, 2.0),
+        ("97 of 100", COUNT * 97 / 100, 4.0),
     ] {
         rows.push(Row {
             what: format!("round trip over a stream, {} % loss, {name}", 100.0 * loss),
@@ -262,7 +262,7 @@ fn datagrams(world: &dyn World, loss: f64, len: usize, rows: &mut Vec<Row>) {
             "datagrams of {len} bytes that arrive, {} % loss",
             100.0 * loss
         ),
-        value: Value::Share(counts.messages() as f64 / COUNT as f64, 0.05),
+        value: Value::Share(counts.messages() as f64 / COUNT as f64, 0.08),
     });
 }
 

@@ -169,6 +169,7 @@
 //! its way → `Kernel::arrived` → `stream::read` → `Receiver` → [`Handler::received`]. The
 //! [`Simulation`] pops one event after the other; callbacks run without its lock.
 
+mod census;
 mod conditions;
 mod connection;
 mod dispatch;
@@ -189,6 +190,7 @@ mod trace;
 mod workers;
 mod world;
 
+pub use census::Census;
 pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
 pub use cubenet_core::{
@@ -200,5 +202,5 @@ pub use kernel::Traffic;
 pub use metrics::Metrics;
 pub use network::{Builder as NetworkBuilder, IntoAddress, Listener, Network};
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};
-pub use simulation::{Builder, Census, Simulation, Thread};
+pub use simulation::{Builder, Simulation, Thread};
 pub use workers::Costs;

@@ -87,26 +87,8 @@ impl Builder {
 /// jumps to the next event. It cannot be run from inside a callback: that panics, as any
 /// panic of a callback does. When it is dropped, all its handlers are.
 pub struct Simulation {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     seed: u64,
-}
-
-/// What there is in a simulation at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Census {
-    /// Sockets, those included that nobody owns any more and that only send what is left.
-    pub sockets: usize,
-    /// Connections of all networks.
-    pub connections: usize,
-    /// Bytes accepted by `send` that wait, on all of them.
-    pub queued_bytes: usize,
-    /// Bytes of memory held for partial frames.
-    pub partial_bytes: usize,
-    /// Packets and other events under way.
-    pub pending: usize,
-    /// Timers that are armed, those included that will find nothing to do.
-    pub timers: usize,
 }
 
 impl Simulation {
@@ -501,88 +483,6 @@ impl Simulation {
     /// seed gives the same numbers.
     pub fn random(&self) -> u64 {
         self.shared.lock().kernel.random.next()
-    }
-
-    /// What there is.
-    pub fn census(&self) -> Census {
-        let world = self.shared.lock();
-        let mut census = Census {
-            sockets: world.kernel.len(),
-            connections: 0,
-            queued_bytes: 0,
-            partial_bytes: 0,
-            pending: world.kernel.pending(),
-            timers: world.timers.len(),
-        };
-        for owner in world.owners.iter() {
-            match owner {
-                Owner::Stream(stream) => {
-                    census.connections += 1;
-                    census.queued_bytes += stream.queued();
-                    census.partial_bytes += stream.footprint().unwrap_or(0);
-                }
-                Owner::Peers(peers) => {
-                    census.connections += peers.counted();
-                    census.queued_bytes += peers.queued();
-                }
-                _ => {}
-            }
-        }
-        census
-    }
-
-    /// Checks what must hold at every moment: that what the networks count is what there
-    /// is, and that nobody holds more than the limits allow. Costs time in proportion to
-    /// the connections.
-    pub fn audit(&self) -> Result<(), String> {
-        let census = self.census();
-        let world = self.shared.lock();
-        let counted: usize = world
-            .networks
-            .iter()
-            .map(|network| network.metrics.open)
-            .sum();
-        if counted != census.connections {
-            let there = census.connections;
-            return Err(format!(
-                "{counted} connections are counted, {there} are there"
-            ));
-        }
-        let networks = world.networks.iter();
-        let queued: usize = networks.map(|network| network.metrics.queued_bytes).sum();
-        if queued != census.queued_bytes {
-            let there = census.queued_bytes;
-            return Err(format!(
-                "{queued} queued bytes are counted, {there} are there"
-            ));
-        }
-        for network in &world.networks {
-            let (metrics, limits) = (&network.metrics, &network.limits);
-            let datagrams = metrics.open - network.open_streams;
-            if network.open_streams.max(datagrams) > limits.max_connections {
-                return Err(format!("{} connections are over the limit", metrics.open));
-            }
-            if metrics.held_bytes > limits.max_held_total {
-                let held = metrics.held_bytes;
-                return Err(format!(
-                    "{held} bytes of held input are over the limit in all"
-                ));
-            }
-            if metrics.queued_bytes > limits.max_queued_total {
-                let queued = metrics.queued_bytes;
-                return Err(format!("{queued} queued bytes are over the limit in all"));
-            }
-        }
-        for owner in world.owners.iter() {
-            if let Owner::Stream(stream) = owner {
-                let limit = world.networks[stream.network.0 as usize].limits.max_queued;
-                if stream.queued() > limit {
-                    let (id, queued) = (stream.id, stream.queued());
-                    return Err(format!("{queued} bytes on {id} are over the limit"));
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,13 +1,13 @@
 //! A stream connection: what binds the two halves of the core to a virtual socket.
 
+mod ending;
 mod opening;
 
+use ending::finish;
 pub(crate) use opening::{accepted, connected};
 
-use crate::error::ConnectError;
 use crate::kernel::{Kernel, Key, Notice, Read};
 use crate::link::CallbackLink;
-use crate::owners::Owner;
 use crate::trace::Record;
 use crate::world::{ConnectFn, Guard, NetworkId, NetworkState, Place, Shared};
 use bytes::Bytes;
@@ -569,42 +569,4 @@ impl Stream {
             kernel.notify(key, Notice::Readable);
         }
     }
-}
-
-/// A stream has closed: tells the application, and lets everything go.
-fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
-    let Some((stream, ..)) = world.stream(key) else {
-        return world;
-    };
-    let (id, network) = (stream.id, stream.network);
-    let reason = stream.sender.close_reason().unwrap_or(CloseReason::Io);
-    let queued = stream.queued();
-    let reset = !stream.sender.ends_in_order(queued);
-    let mut link = link(shared, &mut world, key, id);
-    let Some(Owner::Stream(mut stream)) = world.owners.remove(key) else {
-        return world;
-    };
-    world.network(network).metrics.queued_bytes -= queued;
-    world.network(network).metrics.held_bytes -= stream.held;
-    world.count_closed(network, Transport::Tcp, reason);
-    world.kernel.close(key, reset);
-    if let Some(connect) = stream.connect.take() {
-        world.network(network).metrics.connect_failed += 1;
-        let error = ConnectError {
-            transport: Transport::Tcp,
-            address: link.peer,
-            reason,
-        };
-        let what = (Record::Closed, id);
-        (_, world) = shared.callback(world, network, what, || {
-            connect(Err(error));
-        });
-    }
-    if let Some(mut handler) = stream.inside.take().and_then(|inside| inside.handler) {
-        let what = (Record::Closed, id);
-        (_, world) = shared.callback(world, network, what, move || {
-            handler.closed(&mut link, reason);
-        });
-    }
-    world
 }

@@ -110,6 +110,7 @@ pub enum FullPolicy {
 }
 
 impl Default for Limits {
+    #[inline]
     fn default() -> Self {
         Limits {
             max_message: MAX_PAYLOAD,
@@ -141,6 +142,11 @@ impl Default for Limits {
 
 impl Limits {
     /// Whether the bounds fit each other. Drivers ask before they start.
+    #[expect(
+        clippy::inline_always,
+        reason = "with limits that are constants nothing is left of it"
+    )]
+    #[inline(always)]
     pub fn validate(&self) -> Result<(), LimitError> {
         let error = |limit, problem| Err(LimitError { limit, problem });
         if self.max_message > MAX_PAYLOAD {

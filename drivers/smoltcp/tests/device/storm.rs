@@ -2,7 +2,7 @@
 //! addresses that go and come, time. A seed says what.
 
 use crate::world::{Family, World, limits, start, with_each_family};
-use cubenet_smoltcp::smoltcp::wire::{IpAddress, IpCidr};
+use cubenet_smoltcp::smoltcp::wire::IpCidr;
 use cubenet_smoltcp::{ConnectionId, Limits, Listener, Transport};
 use std::time::Duration;
 
@@ -167,7 +167,8 @@ impl Storm {
         interface.update_ip_addrs(|addresses| {
             if addresses.is_empty() {
                 for own in family.own() {
-                    let _ = addresses.push(IpCidr::new(IpAddress::from(own), prefix));
+                    let cidr = format!("{own}/{prefix}").parse::<IpCidr>();
+                    let _ = addresses.push(cidr.unwrap());
                 }
             } else {
                 addresses.clear();

@@ -3,7 +3,7 @@
 use crate::conditions::{self, Conditions, Faults};
 use crate::dispatch;
 use crate::error::Error;
-use crate::kernel::{Capture, Due, EPHEMERAL, HostId, Kernel, Traffic};
+use crate::kernel::{Capture, CaptureFile, Due, EPHEMERAL, HostId, Kernel, Traffic};
 use crate::network::{Builder as NetworkBuilder, IntoAddress};
 use crate::owners::Owner;
 use crate::raw::{self, RawDatagrams, RawListener, RawStream};
@@ -16,6 +16,9 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Bytes of a capture that are written at once.
+const CAPTURE_AT_ONCE: usize = 64 << 10;
 
 /// How a simulation is to be; [`Builder::build`] makes it.
 #[derive(Clone, Debug, Default)]
@@ -340,20 +343,33 @@ impl Simulation {
 
     // Looking at it.
 
-    /// Writes down whatever is sent from now on, as a file that Wireshark reads (pcapng): each
-    /// packet once, when it leaves its host, with a comment if it is lost or damaged; not what a
-    /// router drops. What was written before is ended. The writer is written to in small pieces: buffer it.
+    /// Writes every packet sent from now on to a file that Wireshark reads (pcapng). Each packet is
+    /// written once, when it leaves its host, with a comment if it is lost or damaged; packets that
+    /// a router drops are left out. Ends an earlier capture first, and returns its error.
+    ///
+    /// The simulation collects 64 KiB before it writes, between two steps.
     pub fn capture(&self, writer: impl Write + Send + 'static) -> io::Result<()> {
-        let capture = Capture::new(Box::new(writer))?;
-        let before = self.shared.lock().kernel.set_capture(Some(capture));
-        before.map_or(Ok(()), Capture::finish)
+        let ended = self.end_capture();
+        let mut capture = Capture::new()?;
+        let mut file = CaptureFile::new(Box::new(writer));
+        file.write(&capture.take());
+        self.shared.set_capture_file(Some(file));
+        self.shared.lock().kernel.set_capture(Some(capture));
+        ended
     }
 
-    /// Ends the capture, if there is one, and flushes it. The first error that writing it met is
-    /// reported here; nothing was written after it.
+    /// Ends the capture, if there is one, and flushes its writer. Returns the first error of that
+    /// writer; nothing was written after it.
     pub fn end_capture(&self) -> io::Result<()> {
         let capture = self.shared.lock().kernel.set_capture(None);
-        capture.map_or(Ok(()), Capture::finish)
+        let file = self.shared.set_capture_file(None);
+        match (capture, file) {
+            (Some(mut capture), Some(mut file)) => {
+                file.write(&capture.take());
+                file.finish()
+            }
+            _ => Ok(()),
+        }
     }
 
     // Time.
@@ -421,6 +437,11 @@ impl Simulation {
         if !buried.is_empty() {
             drop(world);
             drop(buried);
+            world = self.shared.lock();
+        }
+        if let Some(bytes) = world.kernel.take_captured(CAPTURE_AT_ONCE) {
+            drop(world);
+            self.shared.write_captured(&bytes);
             world = self.shared.lock();
         }
         world.kernel.transmit_dirty();

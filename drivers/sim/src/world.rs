@@ -3,7 +3,7 @@
 
 use crate::connection::Connection;
 use crate::error::ConnectError;
-use crate::kernel::{HostId, Kernel, Key, Notice};
+use crate::kernel::{CaptureFile, HostId, Kernel, Key, Notice};
 use crate::metrics::Metrics;
 use crate::owners::{Owner, Owners};
 use crate::peers::Peers;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Arc<Threads>,
     /// Of the points at which a thread may be held up, those at which it is.
     interleave: f64,
+    /// The file of the capture, apart from the world: writing to it runs code of the application.
+    capture_file: Mutex<Option<CaptureFile>>,
 }
 
 pub(crate) type Guard<'a> = MutexGuard<'a, World>;
@@ -93,6 +95,7 @@ impl Shared {
         Arc::new(Shared {
             threads: Arc::default(),
             interleave,
+            capture_file: Mutex::default(),
             world: Mutex::new(World {
                 kernel,
                 timers: Timers::new(),
@@ -111,6 +114,21 @@ impl Shared {
     pub(crate) fn lock(&self) -> Guard<'_> {
         // Callbacks run without the lock, so nothing in here panics half way.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the file of the capture, and leaves another.
+    pub(crate) fn set_capture_file(&self, file: Option<CaptureFile>) -> Option<CaptureFile> {
+        let before = self.capture_file.lock();
+        let mut before = before.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *before, file)
+    }
+
+    /// Writes captured packets to their file. No lock is held.
+    pub(crate) fn write_captured(&self, bytes: &[u8]) {
+        if let Some(mut file) = self.set_capture_file(None) {
+            file.write(bytes);
+            self.set_capture_file(Some(file));
+        }
     }
 
     /// A point at which the thread that this runs on may be held up. The lock is not held.

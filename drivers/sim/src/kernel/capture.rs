@@ -26,12 +26,41 @@ const WINDOW_SCALE: u8 = 8;
 const TTL: u8 = 64;
 
 pub(crate) struct Capture {
-    writer: PcapNgWriter<Box<dyn Write + Send>>,
+    /// In memory: the file is the application's, and is not written to under the lock.
+    blocks: PcapNgWriter<Vec<u8>>,
     packet: Vec<u8>,
     /// When the last packet left: what waits for work to be done is written before its time.
     last: Instant,
+}
+
+/// The file that a capture goes to.
+pub(crate) struct CaptureFile {
+    writer: Box<dyn Write + Send>,
     /// Why no more is written.
     error: Option<io::Error>,
+}
+
+impl CaptureFile {
+    pub(crate) fn new(writer: Box<dyn Write + Send>) -> Self {
+        CaptureFile {
+            writer,
+            error: None,
+        }
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        if self.error.is_none() {
+            self.error = self.writer.write_all(bytes).err();
+        }
+    }
+
+    /// Ends it. Says what went wrong, if anything did.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        match self.error {
+            Some(error) => Err(error),
+            None => self.writer.flush(),
+        }
+    }
 }
 
 /// What a segment of a stream is, beside its data.
@@ -61,8 +90,8 @@ impl Header {
 }
 
 impl Capture {
-    pub(crate) fn new(writer: Box<dyn Write + Send>) -> io::Result<Self> {
-        let mut writer = PcapNgWriter::new(writer).map_err(to_io)?;
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut blocks = PcapNgWriter::new(Vec::new()).map_err(to_io)?;
         let interface = InterfaceDescriptionBlock {
             linktype: DataLink::RAW,
             snaplen: 0,
@@ -72,27 +101,20 @@ impl Capture {
                 InterfaceDescriptionOption::IfTsResol(9),
             ],
         };
-        writer.write_block(&interface.into_block()).map_err(to_io)?;
+        blocks.write_block(&interface.into_block()).map_err(to_io)?;
         Ok(Capture {
-            writer,
+            blocks,
             packet: Vec::new(),
             last: Instant::ZERO,
-            error: None,
         })
     }
 
-    /// Ends it. Says what went wrong, if anything did.
-    pub(crate) fn finish(self) -> io::Result<()> {
-        match self.error {
-            Some(error) => Err(error),
-            None => self.writer.into_inner().flush(),
-        }
+    /// Takes the bytes written since the last call.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(self.blocks.get_mut())
     }
 
     fn write(&mut self, at: Instant, comment: Option<&'static str>) {
-        if self.error.is_some() {
-            return;
-        }
         let at = at.max(self.last);
         self.last = at;
         let comment = comment.map(|comment| EnhancedPacketOption::Comment(Cow::Borrowed(comment)));
@@ -103,8 +125,8 @@ impl Capture {
             data: Cow::Borrowed(&self.packet),
             options: comment.into_iter().collect(),
         };
-        let written = self.writer.write_block(&packet.into_block());
-        self.error = written.map_err(to_io).err();
+        // Memory takes whatever is written, and the interface is there.
+        let _ = self.blocks.write_block(&packet.into_block());
     }
 
     fn segment(&mut self, (from, to): Ends, header: Header, data: &[u8]) {
@@ -189,6 +211,13 @@ impl Kernel {
     pub(crate) fn set_capture(&mut self, capture: Option<Capture>) -> Option<Capture> {
         let before = std::mem::replace(&mut self.capture, capture.map(Box::new));
         before.map(|capture| *capture)
+    }
+
+    /// Takes what a capture has written, if that is at least `least` bytes.
+    pub(crate) fn take_captured(&mut self, least: usize) -> Option<Vec<u8>> {
+        let capture = self.capture.as_mut()?;
+        let is_enough = capture.blocks.get_ref().len() >= least;
+        is_enough.then(|| capture.take())
     }
 
     pub(super) fn capture_datagram(

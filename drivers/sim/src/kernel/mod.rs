@@ -11,7 +11,7 @@ mod ports;
 mod queue;
 mod stream;
 
-pub(crate) use capture::Capture;
+pub(crate) use capture::{Capture, CaptureFile};
 pub(crate) use datagram::{Arrived, Received};
 pub(crate) use host::{Host, HostId};
 pub(crate) use path::Paths;

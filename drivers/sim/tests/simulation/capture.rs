@@ -67,6 +67,39 @@ fn a_capture_has_every_packet_at_its_time_and_changes_nothing() {
     assert_eq!(packets, sent - traffic.reset);
 }
 
+/// A file whose writes look at a connection.
+struct Curious(Connection, Arc<Mutex<usize>>);
+
+impl Write for Curious {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.queued();
+        *self.1.lock().unwrap() += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_file_of_a_capture_may_use_a_connection() {
+    let simulation = Simulation::new(2);
+    let (_server, network) = server_and_client(&simulation);
+    let client = Client::default();
+    let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
+    let written = Arc::new(Mutex::new(0));
+    let file = Curious(connection.clone(), Arc::clone(&written));
+    simulation.capture(file).unwrap();
+    for _ in 0..100 {
+        connection.send([0; 1_000]).unwrap();
+        simulation.run_for(Duration::from_millis(10));
+    }
+    assert!(*written.lock().unwrap() > 128 << 10, "while it runs");
+    simulation.end_capture().unwrap();
+    assert!(*written.lock().unwrap() > 200_000, "and the rest");
+}
+
 #[test]
 fn a_capture_that_cannot_be_written_says_so_at_its_end() {
     let simulation = Simulation::new(1);

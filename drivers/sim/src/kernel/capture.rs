@@ -3,7 +3,7 @@
 
 use super::nat::Side;
 use super::path::Carried;
-use super::stream::{SEGMENT, Segment};
+use super::segment::{Control, Header, SEGMENT, Segment};
 use super::{Kernel, Key};
 use cubenet_core::Instant;
 use etherparse::{
@@ -61,20 +61,6 @@ impl CaptureFile {
             None => self.writer.flush(),
         }
     }
-}
-
-/// What a segment of a stream is, beside its data.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Header {
-    pub(super) syn: bool,
-    pub(super) fin: bool,
-    pub(super) rst: bool,
-    /// Bytes of the stream before it; those of the handshake and of the end count as one each.
-    pub(super) seq: u64,
-    /// What it acknowledges; `None` if nothing.
-    pub(super) ack: Option<u64>,
-    /// Bytes that the sender has room for.
-    pub(super) window: u64,
 }
 
 impl Header {
@@ -327,15 +313,6 @@ impl Kernel {
         let socket = self.stream(key)?;
         Some(socket.header())
     }
-}
-
-/// A segment without data.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Control {
-    /// The second of a handshake.
-    Answer,
-    Acknowledgement,
-    Reset,
 }
 
 const LOST: &str = "lost on its way";

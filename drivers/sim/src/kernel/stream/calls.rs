@@ -2,8 +2,8 @@
 
 use super::window::{Incoming, Outgoing};
 use super::{Phase, StreamSocket};
-use crate::kernel::capture::Control;
 use crate::kernel::nat::Side;
+use crate::kernel::segment::Control;
 use crate::kernel::{Event, Kernel, Key, Notice, Socket};
 use crate::trace::Record;
 use cubenet_core::{CloseReason, Transport};

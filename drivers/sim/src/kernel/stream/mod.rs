@@ -10,9 +10,9 @@ mod recovery;
 mod segments;
 mod window;
 
-use super::capture::{Control, Header};
 use super::host::{HostId, specified};
 use super::nat::Side;
+use super::segment::{Control, Header};
 use super::{Event, Kernel, Key, Socket};
 use crate::error::Refusal;
 use bytes::Bytes;
@@ -23,33 +23,10 @@ use std::time::Duration;
 pub(crate) use window::StreamBuffers;
 use window::{End, Incoming, Outgoing};
 
-/// Bytes of the headers of a segment: the addresses', TCP's, and its time stamps.
-const HEADERS: usize = 52;
-/// Bytes of a segment in an Ethernet frame: what windows are counted in.
-pub(super) const SEGMENT: usize = 1_500 - HEADERS;
 /// How long a socket that was closed goes on sending.
 const LINGER: Duration = Duration::from_secs(60);
 /// How long a full buffer stays full for no reason.
 const HELD_UP: Duration = Duration::from_millis(1);
-
-/// A piece of a stream on its way.
-pub(crate) struct Segment {
-    pub(super) to: Key,
-    pub(super) from: Key,
-    /// Bytes of the stream before it.
-    pub(super) at: u64,
-    pub(super) bytes: Bytes,
-    /// Whether the stream ends behind it.
-    pub(super) end: bool,
-    attempt: u32,
-}
-
-impl Segment {
-    /// Bytes of the stream; the end counts as one.
-    fn len(&self) -> u64 {
-        self.bytes.len() as u64 + u64::from(self.end)
-    }
-}
 
 pub(crate) struct ListenSocket {
     pub(crate) host: HostId,

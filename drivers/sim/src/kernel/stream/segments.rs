@@ -1,9 +1,9 @@
 //! What goes over an open stream: segments, lost and sent again, acknowledgements, and the end.
 
+use super::Phase;
 use super::window::{Acknowledgement, End};
-use super::{HEADERS, Phase, Segment};
-use crate::kernel::capture::Control;
 use crate::kernel::nat::{Passage, Side};
+use crate::kernel::segment::{Control, HEADERS, Segment};
 use crate::kernel::{Event, HostId, Kernel, Key, Notice, retransmission_timeout};
 use crate::trace::Record;
 use bytes::Bytes;

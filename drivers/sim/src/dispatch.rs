@@ -242,6 +242,6 @@ pub(crate) fn look_at_loose<'a>(shared: &'a Arc<Shared>, world: Guard<'a>, by: I
         && shared.threads.are_deadlocked()
     {
         let report = shared.threads.report();
-        panic!("deadlock: callbacks wait for locks that nobody lets go: {report}");
+        panic!("deadlock: these callbacks wait for locks that are never released: {report}");
     }
 }

@@ -61,9 +61,9 @@ impl Builder {
     /// time, or nothing else is left to happen, the simulation panics and says who waits. One
     /// thing is left to chance: in which order two threads get a lock that both wait for.
     ///
-    /// Whoever runs the simulation is not one of these threads. It must not take a lock that a
-    /// handler holds at a point: not between steps, not in [`at`](Simulation::at), not when a
-    /// handler is dropped.
+    /// The thread that runs the simulation is not one of these. If it takes a lock that a held-up
+    /// handler holds, it waits for ever. So do not take such a lock between steps, in
+    /// [`at`](Simulation::at), or in the `Drop` of a handler.
     #[must_use]
     pub fn interleave(mut self, rate: f64) -> Self {
         self.interleave = rate;
@@ -317,8 +317,8 @@ impl Simulation {
 
     /// Begins a thread of the application's own, such as one that ticks: it runs when it is its turn,
     /// and only while nothing else does. It may be held up at any call of a connection if the simulation
-    /// [interleaves](Builder::interleave). `name` is for reports. A panic in it is one of whoever
-    /// runs the simulation.
+    /// [interleaves](Builder::interleave). `name` appears in reports. If it panics, the thread that
+    /// runs the simulation panics, too.
     ///
     /// ```
     /// # use cubenet_sim::Simulation;

@@ -2,7 +2,7 @@
 //!
 //! A callback, or a thread that a test spawned, runs on a thread of the system, so that it can be
 //! held up in the middle. It is at chosen *points*: where a callback begins and ends, and at each call of
-//! a connection. Whoever runs the simulation hands control to one thread and waits until that is
+//! a connection. The thread that runs the simulation hands control to one and waits until that is
 //! held up or done. A thread that waits for a lock of the application's own, which another one that
 //! is held up has, cannot say so: the system is asked, and the others go on meanwhile.
 
@@ -39,14 +39,14 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Threads {
     state: Mutex<State>,
-    /// Whoever runs the simulation waits here.
+    /// The thread that runs the simulation waits here.
     runner: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     slots: Vec<Slot>,
-    /// Nobody is held up any more: the simulation is gone.
+    /// No thread is held up any more: the simulation is being dropped.
     is_closing: bool,
     /// What a thread of the application's own panicked with.
     panic: Option<Box<dyn Any + Send>>,
@@ -58,7 +58,7 @@ struct Slot {
     job: Option<Job>,
     /// Whether it runs callbacks.
     is_worker: bool,
-    /// It was blocked while it ran, and nobody knows yet where it is now.
+    /// It was blocked while it ran. Its phase must be checked before the next step.
     is_loose: bool,
     system_id: SystemId,
     /// For reports: what it is at.

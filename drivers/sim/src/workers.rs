@@ -105,7 +105,7 @@ impl Turn {
         }
     }
 
-    /// Something has taken this long. Outside of any turn nobody counts.
+    /// Adds the time that something took. Ignored outside of any turn.
     pub(crate) fn spend(&mut self, time: Duration) {
         if self.key.is_some() {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

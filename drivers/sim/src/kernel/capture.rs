@@ -143,7 +143,7 @@ impl Capture {
         let _ = udp.write(&mut self.packet, data);
     }
 
-    /// The host at the second address says that nobody listens there.
+    /// An ICMP message of the host at the second address: port unreachable.
     fn unreachable(&mut self, (from, to): Ends, data: &[u8]) {
         const UDP: usize = 8;
         self.datagram((from, to), data);
@@ -257,7 +257,7 @@ impl Kernel {
         let Some((local, remote)) = self.outside_ends(to) else {
             return;
         };
-        // One that calls knows nobody yet.
+        // A connecting socket has no peer yet.
         let sender = self
             .stream(to)
             .and_then(|socket| socket.peer().or(socket.answered));

@@ -304,7 +304,7 @@ impl Kernel {
             |socket: &&mut DatagramSocket| socket.remote.is_none_or(|remote| remote == from);
         let socket = key.and_then(|key| Some((key, self.datagrams(key).filter(heard)?)));
         let Some((key, socket)) = socket else {
-            // From an address that was forged nobody hears.
+            // The ICMP message goes to the real sender, whatever the source address says.
             if let Some(back) = self.host_of(sender) {
                 let at = self.carry_control(host, back);
                 self.capture_unreachable((from, to), &bytes, at.is_some());

@@ -29,7 +29,7 @@ pub(crate) struct Nat {
 struct Mapping {
     port: u16,
     used: Instant,
-    /// Whom it has sent to: nobody else's packets are let in.
+    /// The addresses it has sent to. Only their packets are let in.
     peers: Vec<SocketAddr>,
 }
 
@@ -157,7 +157,7 @@ pub(super) enum Passage {
     Through,
     /// It leaves from an address that the peer does not know.
     Stranger,
-    /// The router knows nobody whom it could be for.
+    /// The router has no mapping for it.
     Dropped,
 }
 

@@ -266,7 +266,7 @@ pub(crate) fn flush<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> G
         stream.flush(key, kernel, network);
     }
     let queued = stream.queued();
-    // Without a handler nobody can be told yet.
+    // There is no handler yet that could be told.
     if !stream.accepting && stream.sender.poll_writable(queued, &network.limits) {
         world = writable(shared, world, key);
     }

@@ -181,7 +181,7 @@ impl Handler for Adds {
     fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {
         if self.races {
             let seen = *self.sum.lock().unwrap();
-            // Somebody else may add before this does.
+            // Another connection may add before this one does.
             let _ = link.send(b"added");
             *self.sum.lock().unwrap() = seen + 1;
         } else {

@@ -62,7 +62,7 @@ pub(crate) struct StreamSocket {
     /// Nobody owns it any more; it only sends what is left.
     orphan: bool,
     failed: Option<CloseReason>,
-    /// What had arrived at the peer at the last look, since nobody owns it.
+    /// For an orphan: the bytes acknowledged at the last check.
     lingered_at: u64,
     out: Outgoing,
     inc: Incoming,
@@ -412,8 +412,8 @@ impl Kernel {
         }
     }
 
-    /// A socket that nobody owns has had its time to send what is left. As on Linux, it has more as
-    /// long as some of it arrives.
+    /// The time of an orphan, a closed socket with data left to send, is over. As on Linux it gets more
+    /// time if some of the data was acknowledged meanwhile.
     pub(crate) fn linger(&mut self, key: Key) {
         let now = self.now;
         let Some(socket) = self.stream(key) else {

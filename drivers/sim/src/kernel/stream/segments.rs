@@ -104,7 +104,8 @@ impl Kernel {
         }
     }
 
-    /// A window that closed may have opened: its reader's system says so, or that nobody is there.
+    /// Probes a window that is closed. The peer's host answers with an acknowledgement, or with RST if
+    /// the connection is gone.
     pub(crate) fn probe(&mut self, key: Key) {
         let now = self.now;
         let Some(socket) = self.stream(key) else {
@@ -350,7 +351,7 @@ impl Kernel {
         if self.host(reader_host).alive {
             return self.send_acknowledgement(to, attempt);
         }
-        // Whoever is to repeat it does not run.
+        // The reader's host does not run, so it repeats nothing.
         if let Some(writer) = self.stream(to) {
             writer.out.repeats = true;
             let again = self.now.after(retransmission_timeout(attempt));

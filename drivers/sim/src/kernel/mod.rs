@@ -246,9 +246,12 @@ impl Kernel {
         other == id || !self.host(other).alive
     }
 
-    /// Gives a host another address.
+    /// Gives a host another address, with what the paths to and from it were set to.
     pub(crate) fn add_address(&mut self, id: HostId, address: IpAddr) {
-        self.by_address.insert(address, id);
+        let before = self.by_address.insert(address, id);
+        if let Some(before) = before.filter(|before| *before != id) {
+            self.paths.inherit(before, id);
+        }
         self.host_mut(id).add_address(address);
     }
 

@@ -48,6 +48,24 @@ impl Paths {
         }
     }
 
+    /// What was said of the paths of `host` is said of those of `heir`, unless that has been
+    /// told otherwise.
+    pub(crate) fn inherit(&mut self, host: HostId, heir: HostId) {
+        let of_heir = |(from, to): (HostId, HostId)| {
+            let renamed = |end| if end == host { heir } else { end };
+            (from == host || to == host).then(|| (renamed(from), renamed(to)))
+        };
+        let own = self.own.iter();
+        let own: Vec<_> = own
+            .filter_map(|(path, conditions)| Some((of_heir(*path)?, conditions.clone())))
+            .collect();
+        for (path, conditions) in own {
+            self.own.entry(path).or_insert(conditions);
+        }
+        let cut: Vec<_> = self.cut.iter().copied().filter_map(of_heir).collect();
+        self.cut.extend(cut);
+    }
+
     pub(crate) fn is_cut(&self, from: HostId, to: HostId) -> bool {
         !self.cut.is_empty() && self.cut.contains(&(from, to))
     }

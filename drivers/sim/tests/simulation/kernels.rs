@@ -83,6 +83,25 @@ fn a_datagram_costs_more_of_its_buffer_than_its_length() {
 }
 
 #[test]
+fn a_path_that_was_set_before_its_host_had_the_address_keeps_its_conditions() {
+    let simulation = Simulation::new(4);
+    let conditions = Conditions {
+        latency: Duration::from_secs(2),
+        ..Conditions::default()
+    };
+    simulation.set_path(CLIENT, OTHER, conditions).unwrap();
+    let _server = simulation.network(SERVER).address(OTHER).start().unwrap();
+    let raw = simulation.raw_listen("10.0.0.1:1").unwrap();
+    let network = simulation.network(CLIENT).start().unwrap();
+    let client = Client::default();
+    let _connection = client.connect(&network, Transport::Tcp, "10.0.0.1:1");
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(raw.accepted().len(), 0);
+    simulation.run_for(Duration::from_secs(4));
+    assert_eq!(raw.accepted().len(), 1);
+}
+
+#[test]
 fn a_host_with_two_addresses_answers_from_the_one_that_was_called() {
     for transport in [Transport::Tcp, Transport::Udp] {
         let simulation = Simulation::new(4);

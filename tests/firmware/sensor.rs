@@ -92,3 +92,32 @@ fn a_panic_ends_the_board_with_its_message() {
         assert!(!board.ended_well(), "{name} ends with status 1");
     }
 }
+
+#[test]
+fn a_sensor_without_its_gateway_goes_on_connecting() {
+    for name in BOARDS {
+        let Some(programs) = build(name) else {
+            return;
+        };
+        // The cable leads nowhere: ARP requests stay unanswered. The board's clock runs ahead
+        // while it sleeps, so that minutes pass in seconds.
+        let model = if name == "mps2-an385" {
+            "lan9118"
+        } else {
+            "stellaris"
+        };
+        let mut qemu = Command::new("qemu-system-arm");
+        qemu.args(["-M", name, "-nographic", "-monitor", "none"]);
+        qemu.args(["-serial", "stdio", "-icount", "shift=10,sleep=off"]);
+        qemu.args(["-nic", &format!("hubport,hubid=0,model={model}")]);
+        let sensor = "enable=on,target=native,arg=sensor,arg=7,arg=9,arg=400,arg=10";
+        qemu.args(["-semihosting-config", sensor, "-kernel"]);
+        let mut board = Board::start(qemu.arg(programs.join("sensor")));
+        board.wait_for("READY");
+        // Two seconds each, and up to 1.6 of back-off: more than three minutes.
+        for _ in 0..60 {
+            let failure = board.wait_for("cannot connect to 10.0.2.2:7: ");
+            assert!(failure.contains("did not answer"), "{failure}");
+        }
+    }
+}

@@ -110,6 +110,36 @@ fn a_quiet_device_asks_for_nobody() {
 }
 
 #[test]
+fn as_many_hosts_as_the_cache_has_places_are_all_answered() {
+    with_each_family(|family| {
+        let mut world = start(family, limits()).unwrap();
+        // At these ports the test answers, not the handler.
+        for port in 17..20 {
+            world.listen_at(Transport::Udp, port);
+        }
+        // Eight hosts, as many as the network was told, at 50 datagrams a second together.
+        for host in 10..18 {
+            world.wire().living.insert(host);
+        }
+        for round in 0..1_500_usize {
+            let host = 10 + (round % 8) as u8;
+            world.hear_datagram(host, 9, 17 + u16::from(host % 3), b"question");
+            world.pass(MOMENT / 30);
+            let id = *world.log.accepted().last().unwrap();
+            assert_eq!(world.send(id, b"answer"), Some(Ok(())), "round {round}");
+            // Each is looked for once; smoltcp looks for one host a second.
+            world.pass(if round < 8 { 10 * MOMENT } else { MOMENT / 30 });
+            // So that there is room for the next.
+            let now = world.now;
+            world.network.with(id, now, |link| link.abort());
+            world.polls = 0;
+        }
+        let answered = (10..18).map(|host| world.wire().datagrams(host));
+        assert_eq!(answered.sum::<usize>(), 1_500);
+    });
+}
+
+#[test]
 fn a_datagram_from_where_no_way_leads_does_not_stop_the_others() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();

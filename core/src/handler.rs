@@ -1,8 +1,8 @@
 //! What an application implements ([`Handler`]) and what it is handed ([`Link`]).
 
+use crate::connection::CloseReason;
 #[cfg(feature = "alloc")]
 use crate::frame::Frame;
-use crate::lifecycle::CloseReason;
 use crate::message::Message;
 use crate::time::Instant;
 #[cfg(feature = "alloc")]

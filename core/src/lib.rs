@@ -6,14 +6,14 @@
 //! microcontroller and in a simulator. It contains no `unsafe` and panics on no input.
 //!
 //! A *driver* binds it to the world. It reads sockets and feeds what arrived to a
-//! [`Receiver`], asks a [`Sender`] whether a message may go out and in which state the
-//! connection is, and passes the current [`Instant`] with every call that needs one. The
-//! two halves can be owned apart, so that one thread reads while another sends.
+//! [`RecvHalf`], asks a [`SendHalf`] whether a message may go out and what is to be done next,
+//! and passes the current [`Instant`] with every call that needs one. The two halves can be
+//! owned apart, so that one thread reads while another sends, or together as a [`Connection`].
 //!
 //! ```text
-//!  socket ──► Receiver ──► Handler::received ──► Link::send ──► Sender::admit ──► socket
+//!  socket ──► RecvHalf ──► Handler::received ──► Link::send ──► SendHalf::admit ──► socket
 //!             (Decoder)                                         (Lifecycle)
-//!             Demux, for datagrams
+//!             Demux, for datagrams                              DatagramHalf, for datagrams
 //! ```
 //!
 //! Verbs follow one rule: `handle_*` takes input, `poll_*` asks for output,
@@ -22,9 +22,11 @@
 //! | to learn about | read |
 //! | --- | --- |
 //! | what an application implements and is handed | [`handler`] |
-//! | the wire format of a stream | [`frame`], [`decode`] |
-//! | how a connection opens and closes | [`lifecycle`] |
-//! | the receiving and the sending half | [`receive`], [`send`] |
+//! | the wire format of a stream | [`frame`], [`decode`], [`ring`] |
+//! | what a driver does with a connection, and in which order | [`connection`] |
+//! | how a stream connection opens and closes | [`connection::lifecycle`] |
+//! | its sending and its receiving half | [`connection::send`], [`connection::receive`] |
+//! | the life of a datagram connection | [`connection::datagram`] |
 //! | many peers on one datagram socket | [`demux`] |
 //! | every bound, with its default | [`limits`] |
 //! | bounds on one peer address | `address` |
@@ -39,36 +41,37 @@ extern crate std;
 
 #[cfg(feature = "alloc")]
 pub mod address;
+pub mod connection;
 pub mod decode;
 pub mod demux;
 pub mod frame;
 pub mod handler;
-pub mod lifecycle;
 pub mod limits;
 pub mod message;
 #[cfg(feature = "alloc")]
 pub mod queue;
-pub mod receive;
-pub mod send;
+pub mod ring;
 pub mod storage;
 pub mod time;
 pub mod transport;
 
 #[cfg(feature = "alloc")]
 pub use address::{AddressLimits, AddressRefusal, AddressTable, Prefix};
+pub use connection::{
+    Action, Backlog, CloseReason, Connection, DatagramHalf, Lifecycle, Reading, RecvHalf, SendHalf,
+    State, Timeout,
+};
 pub use decode::Decoder;
 pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]
 pub use frame::Frame;
 pub use frame::FrameError;
 pub use handler::{ConnectionId, Exception, Handler, Link, SendError};
-pub use lifecycle::{CloseReason, Lifecycle, State, Timeout};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 #[cfg(feature = "alloc")]
 pub use queue::SendQueue;
-pub use receive::{Receiver, RingReceiver};
-pub use send::Sender;
+pub use ring::RingDecoder;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;
 pub use storage::{Fixed, Storage};

@@ -5,7 +5,7 @@ use crate::{pieces, read};
 use arbitrary::Arbitrary;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
-    CloseReason, Decoder, Fixed, FrameError, Growing, Instant, Limits, Receiver, RingReceiver,
+    CloseReason, Decoder, Fixed, FrameError, Growing, Instant, Limits, RecvHalf, RingDecoder,
     Storage,
 };
 
@@ -56,8 +56,9 @@ fn ring<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u16) -> Outcome {
         ..Limits::default()
     };
     let mut now = Instant::ZERO;
-    let mut receiver = RingReceiver::connecting(now);
-    let mut beside = Receiver::connecting(Growing::new(), &limits, now);
+    let mut receiver = RecvHalf::connecting(RingDecoder::new(), now);
+    let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let mut beside = RecvHalf::connecting(decoder, now);
     let mut messages = Vec::new();
     let mut ring = Vec::new();
     for mut piece in pieces {
@@ -87,12 +88,12 @@ fn ring<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u16) -> Outcome {
                 .is_ok_and(|m| m.is_some())
         {}
         assert_eq!(receiver.poll_timeout(&limits), beside.poll_timeout(&limits));
-        assert_eq!(receiver.handle_end(), beside.handle_end());
+        assert_eq!(receiver.handle_fin(), beside.handle_fin());
     }
     Outcome {
         messages,
         error: None,
-        in_frame: receiver.handle_end() == CloseReason::Truncated,
+        in_frame: receiver.handle_fin() == CloseReason::Truncated,
     }
 }
 

@@ -1,14 +1,14 @@
-//! The lifecycle follows its table, and the sending half does with it what the limits and
-//! its clocks say, whatever happens in whatever order.
+//! The lifecycle follows its table, and the halves of a connection do with it what the limits
+//! and their clocks say, whatever happens in whatever order.
 
 use crate::model::lifecycle::{End, Failure, Model, VIOLATION};
 use crate::{length, read};
 use arbitrary::Arbitrary;
+use cubenet_core::connection::lifecycle::Input;
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::lifecycle::{Input, State};
-use cubenet_core::send::Backlog;
 use cubenet_core::{
-    CloseReason, Instant, Lifecycle, Limits, SendError, Sender, Timeout, Transport,
+    Action, Backlog, CloseReason, DatagramHalf, Instant, Lifecycle, Limits, SendError, SendHalf,
+    State, Timeout,
 };
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Arbitrary, Debug)]
 struct Scenario {
     datagrams: bool,
-    calling: bool,
+    connecting: bool,
     steps: Vec<Step>,
 }
 
@@ -32,7 +32,7 @@ enum Step {
     Written(u8),
     /// Time passes.
     Milliseconds(u8),
-    /// The lifecycle alone is told that everything went out.
+    /// Everything went out.
     Flushed,
     /// The peer's transport has acknowledged everything.
     Acknowledged,
@@ -57,73 +57,145 @@ pub fn check(data: &[u8]) {
     let Some(scenario) = read::<Scenario>(data) else {
         return;
     };
-    let transport = if scenario.datagrams {
-        Transport::Udp
-    } else {
-        Transport::Tcp
-    };
-    against_the_table(transport, scenario.calling, &scenario.steps);
-    Half::new(transport, scenario.calling).run(&scenario.steps);
+    if scenario.datagrams {
+        return datagrams(&scenario.steps);
+    }
+    against_the_table(scenario.connecting, &scenario.steps);
+    Half::new(scenario.connecting).run(&scenario.steps);
 }
 
 /// The lifecycle alone, driven by the inputs themselves.
-fn against_the_table(transport: Transport, calling: bool, steps: &[Step]) {
-    let mut lifecycle = if calling {
-        Lifecycle::connecting(transport)
+fn against_the_table(connecting: bool, steps: &[Step]) {
+    let mut lifecycle = if connecting {
+        Lifecycle::connecting()
     } else {
-        Lifecycle::accepted(transport)
+        Lifecycle::accepted()
     };
-    let mut model = Model::new(transport, calling);
+    let mut model = Model::new(connecting);
     for step in steps {
         let input = match step {
             Step::Connected => Input::Connected,
-            Step::Close => Input::Close { queued: false },
+            Step::Close => Input::Close,
             Step::Ended(end) => end.input(),
             Step::Failed(failure) => Input::Failed(failure.reason()),
-            Step::Send(_) => Input::Close { queued: true },
             Step::Flushed => Input::Flushed,
             Step::Acknowledged => Input::Acknowledged,
-            Step::Written(_) | Step::Milliseconds(_) => continue,
+            Step::Send(_) | Step::Written(_) | Step::Milliseconds(_) => continue,
         };
         let before = model.state;
         model.handle(input);
         assert_eq!(lifecycle.handle(input), before != model.state);
         assert_eq!(lifecycle.state(), model.state);
         assert_eq!(lifecycle.close_reason(), model.close_reason());
-        assert_eq!(lifecycle.transport(), transport);
+    }
+}
+
+/// A datagram connection: what it says follows from the first thing that ended it.
+fn datagrams(steps: &[Step]) {
+    let limits = limits();
+    let mut half = DatagramHalf::new();
+    let (mut closing, mut lost) = (false, None);
+    let (mut queued, mut owed) = (0, false);
+    for step in steps {
+        let open = !closing && lost.is_none();
+        match *step {
+            Step::Close => {
+                half.close();
+                closing |= open;
+            }
+            Step::Ended(_) if half.state() != State::Closed => {
+                half.handle_close_datagram();
+                let reason = if closing {
+                    CloseReason::Local
+                } else {
+                    CloseReason::Peer
+                };
+                lost = Some(reason);
+            }
+            Step::Failed(failure) if half.state() != State::Closed => {
+                half.abort(failure.reason());
+                lost = Some(match failure {
+                    Failure::Reset | Failure::Refused => CloseReason::Io,
+                    known => known.reason(),
+                });
+            }
+            Step::Ended(_) | Step::Failed(_) => {
+                let reason = half.close_reason();
+                half.handle_close_datagram();
+                half.abort(CloseReason::Io);
+                assert_eq!(half.close_reason(), reason, "once and for good");
+            }
+            Step::Send(byte) => {
+                let len = length(byte);
+                let backlog = Backlog::growing(queued, queued);
+                let answer = half.admit(len, backlog, &limits);
+                let expected = match len {
+                    _ if !open => Err(SendError::Closed),
+                    5_001.. => Err(SendError::TooLong { len, limit: 5_000 }),
+                    0 => Err(SendError::Empty),
+                    _ if queued > 0 && queued + len > 20_000 => Err(SendError::Full),
+                    _ => Ok(()),
+                };
+                assert_eq!(answer, expected);
+                owed |= answer == Err(SendError::Full);
+                if answer.is_ok() {
+                    queued += len;
+                }
+            }
+            Step::Written(byte) => queued -= length(byte).min(queued),
+            Step::Flushed => queued = 0,
+            Step::Connected | Step::Milliseconds(_) | Step::Acknowledged => {}
+        }
+        if half.poll_action(queued) == Action::SendFin {
+            assert!(closing && lost.is_none());
+            half.handle_fin_sent();
+        }
+        let action = half.poll_action(queued);
+        let expected = match lost {
+            Some(reason) => Action::Reset(reason),
+            None if closing && (queued == 0 || half.state() == State::Closed) => {
+                Action::Close(CloseReason::Local)
+            }
+            None => Action::Wait,
+        };
+        assert_eq!(action, expected);
+        let due = owed && queued <= 5_000 && half.state() == State::Open;
+        let backlog = Backlog::growing(queued, queued);
+        assert_eq!(half.poll_writable(backlog, &limits), due);
+        owed &= !due;
     }
 }
 
 /// A sending half, what it should be, and what a driver keeps beside it.
 struct Half {
     limits: Limits,
-    sender: Sender,
+    sending: SendHalf,
     model: Model,
     /// Since when the clock of the state runs.
     since: Instant,
-    starved: bool,
+    owed: bool,
+    /// It was aborted before it had closed.
+    lossy: bool,
+    fin_sent: bool,
     queued: usize,
     now: Instant,
 }
 
 impl Half {
-    fn new(transport: Transport, calling: bool) -> Self {
-        let sender = if calling {
-            Sender::connecting(transport, Instant::ZERO)
+    fn new(connecting: bool) -> Self {
+        let (half, since) = if connecting {
+            (SendHalf::connecting(Instant::ZERO), Instant::ZERO)
         } else {
-            Sender::accepted(transport)
-        };
-        let model = Model::new(transport, calling);
-        let since = match model.state {
-            State::Connecting => Instant::ZERO,
-            _ => Instant::NEVER,
+            (SendHalf::accepted(), Instant::NEVER)
         };
         Half {
             limits: limits(),
-            sender,
-            model,
+            sending: half,
+            model: Model::new(connecting),
             since,
-            starved: false,
+            owed: false,
+            lossy: false,
+            fin_sent: false,
             queued: 0,
             now: Instant::ZERO,
         }
@@ -134,10 +206,14 @@ impl Half {
             let closed = self.model.close_reason();
             match *step {
                 Step::Connected => self.connected(),
-                Step::Close => self.close(),
+                Step::Close => {
+                    self.sending.close(self.now);
+                    self.drain(Input::Close);
+                }
                 Step::Ended(end) => self.ended(end),
                 Step::Failed(failure) => {
-                    self.sender.fail(failure.reason());
+                    self.sending.abort(failure.reason());
+                    self.lossy |= self.model.state != State::Closed;
                     self.model.handle(Input::Failed(failure.reason()));
                 }
                 Step::Send(byte) => self.send(length(byte)),
@@ -145,17 +221,40 @@ impl Half {
                 Step::Milliseconds(count) => self.pass(u64::from(count)),
                 Step::Flushed => self.written(usize::MAX),
                 Step::Acknowledged => {
-                    self.sender.handle_acknowledged();
+                    self.sending.handle_acknowledged();
                     self.model.handle(Input::Acknowledged);
                 }
             }
-            assert_eq!(self.sender.state(), self.model.state);
-            assert_eq!(self.sender.close_reason(), self.model.close_reason());
+            self.act();
+            assert_eq!(self.sending.state(), self.model.state);
+            assert_eq!(self.sending.close_reason(), self.model.close_reason());
             if closed.is_some() {
-                assert_eq!(self.sender.close_reason(), closed, "once and for good");
+                assert_eq!(self.sending.close_reason(), closed, "once and for good");
             } else if self.model.state != State::Closed {
-                assert_eq!(self.sender.poll_timeout(&self.limits), self.deadline());
+                let deadline = self.sending.poll_timeout(&self.limits);
+                assert_eq!(deadline, self.deadline());
+                let has_deadline = SendHalf::has_deadline(self.model.state, self.queued);
+                assert!(has_deadline || deadline == Instant::NEVER);
             }
+        }
+    }
+
+    /// What the driver does after every input.
+    fn act(&mut self) {
+        if self.queued == 0 {
+            self.model.handle(Input::Flushed);
+        }
+        let action = self.sending.poll_action(self.queued);
+        let expected = match self.model.close_reason() {
+            Some(reason) if self.lossy || self.queued > 0 => Action::Reset(reason),
+            Some(reason) => Action::Close(reason),
+            None if self.model.state == State::Finishing && !self.fin_sent => Action::SendFin,
+            None => Action::Wait,
+        };
+        assert_eq!(action, expected);
+        if action == Action::SendFin {
+            self.fin_sent = true;
+            self.sending.handle_fin_sent();
         }
     }
 
@@ -168,7 +267,7 @@ impl Half {
     }
 
     fn connected(&mut self) {
-        self.sender.handle_connected();
+        self.sending.handle_connected();
         let was = self.model.state;
         self.model.handle(Input::Connected);
         if was == State::Connecting {
@@ -176,56 +275,39 @@ impl Half {
         }
     }
 
-    fn close(&mut self) {
-        self.sender.close(self.now, self.queued);
-        let was = self.model.state;
-        let queued = self.queued > 0;
-        self.model.handle(Input::Close { queued });
-        self.begin_to_drain(was);
-    }
-
     fn ended(&mut self, end: End) {
-        if let Input::Ended(reason) = end.input() {
-            self.sender.handle_end(self.now, reason, self.queued);
+        if let Input::Fin(reason) = end.input() {
+            self.sending.handle_fin(reason, self.now);
         } else {
-            self.sender
-                .handle_violation(self.now, VIOLATION, self.queued);
+            self.sending.handle_violation(VIOLATION, self.now);
         }
-        let was = self.model.state;
-        self.model.handle(end.input());
-        self.begin_to_drain(was);
+        self.drain(end.input());
     }
 
-    fn begin_to_drain(&mut self, was: State) {
+    fn drain(&mut self, input: Input) {
+        let was = self.model.state;
+        self.model.handle(input);
         if was != State::Draining && self.model.state == State::Draining {
             self.since = self.now;
-            if self.queued == 0 {
-                self.model.handle(Input::Flushed);
-            }
         }
     }
 
     fn send(&mut self, len: usize) {
-        let backlog = Backlog {
-            own: self.queued,
-            total: self.queued,
-        };
-        let stream = self.model.transport == Transport::Tcp;
-        let size = len + if stream { HEADER_LEN } else { 0 };
-        let answer = self.sender.admit(len, backlog, &self.limits);
+        let backlog = Backlog::growing(self.queued, self.queued);
+        let size = len + HEADER_LEN;
+        let answer = self.sending.admit(len, backlog, &self.limits);
         let expected = match self.model.state {
             State::Connecting | State::Open if len > 5_000 => {
                 Err(SendError::TooLong { len, limit: 5_000 })
             }
-            State::Connecting | State::Open if len == 0 && !stream => Err(SendError::Empty),
             State::Connecting | State::Open if self.queued > 0 && self.queued + size > 20_000 => {
                 Err(SendError::Full)
             }
-            State::Connecting | State::Open => Ok(()),
+            State::Connecting | State::Open => Ok((len as u16).to_be_bytes()),
             _ => Err(SendError::Closed),
         };
         assert_eq!(answer, expected);
-        self.starved |= answer == Err(SendError::Full);
+        self.owed |= answer == Err(SendError::Full);
         if answer.is_ok() {
             self.queued += size;
             assert!(self.queued <= self.limits.max_queued);
@@ -240,31 +322,26 @@ impl Half {
         let taken = count.min(self.queued);
         self.queued -= taken;
         self.tried(taken > 0);
-        let due = self.starved && self.queued <= 5_000 && self.model.state == State::Open;
-        assert_eq!(self.sender.poll_writable(self.queued, &self.limits), due);
-        self.starved &= !due;
-        assert!(
-            !self.sender.poll_writable(self.queued, &self.limits),
-            "once"
-        );
+        let due = self.owed && self.queued <= 5_000 && self.model.state == State::Open;
+        let backlog = Backlog::growing(self.queued, self.queued);
+        assert_eq!(self.sending.poll_writable(backlog, &self.limits), due);
+        self.owed &= !due;
+        assert!(!self.sending.poll_writable(backlog, &self.limits), "once");
     }
 
     /// The driver tried to send.
     fn tried(&mut self, progress: bool) {
-        self.sender.handle_written(self.now, progress, self.queued);
+        self.sending.handle_written(progress, self.queued, self.now);
         match self.model.state {
             State::Open if self.queued == 0 => self.since = Instant::NEVER,
             State::Open if progress || self.since == Instant::NEVER => self.since = self.now,
-            State::Draining if self.queued == 0 => {
-                self.model.handle(Input::Flushed);
-            }
             _ => {}
         }
     }
 
     fn pass(&mut self, milliseconds: u64) {
         self.now = self.now.after(Duration::from_millis(milliseconds));
-        self.sender.handle_timeout(self.now, &self.limits);
+        self.sending.handle_timeout(self.now, &self.limits);
         if self.model.state == State::Closed || self.now < self.deadline() {
             return;
         }

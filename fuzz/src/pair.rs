@@ -7,11 +7,10 @@
 
 use crate::{length, read};
 use arbitrary::Arbitrary;
-use cubenet_core::frame::{HEADER_LEN, header};
-use cubenet_core::lifecycle::State;
-use cubenet_core::send::Backlog;
+use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
-    CloseReason, Growing, Instant, Limits, Receiver, SendError, SendQueue, Sender, Transport,
+    Action, Backlog, CloseReason, Connection, Decoder, Growing, Instant, Limits, Reading,
+    SendError, SendQueue, State,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -80,16 +79,14 @@ struct Pair {
 
 /// One side, as a driver would keep it, and what it heard.
 struct Side {
-    sender: Sender,
-    receiver: Receiver<Growing>,
+    connection: Connection<Decoder<Growing>>,
     queue: SendQueue,
-    paused: bool,
     /// What it put on the wire and the other has not read.
     wire: VecDeque<u8>,
-    /// Its end is on the wire, behind that.
-    ended: bool,
-    /// It has read the other's end.
-    heard_end: bool,
+    /// Its FIN is on the wire, behind that.
+    fin_sent: bool,
+    /// It has read the other's FIN.
+    fin_read: bool,
     /// The wire is broken and it has not been told.
     reset: bool,
     /// Messages it was accepted to send that have not arrived.
@@ -100,15 +97,13 @@ struct Side {
 }
 
 impl Side {
-    fn new(sender: Sender, limits: &Limits) -> Self {
+    fn new(connection: Connection<Decoder<Growing>>) -> Self {
         Side {
-            sender,
-            receiver: Receiver::connecting(Growing::new(), limits, Instant::ZERO),
+            connection,
             queue: SendQueue::new(),
-            paused: false,
             wire: VecDeque::new(),
-            ended: false,
-            heard_end: false,
+            fin_sent: false,
+            fin_read: false,
             reset: false,
             accepted: VecDeque::new(),
             of_frame: 0,
@@ -117,24 +112,27 @@ impl Side {
     }
 
     fn state(&self) -> State {
-        self.sender.state()
+        self.connection.state()
     }
 
     fn send(&mut self, message: Vec<u8>, now: Instant, limits: &Limits) {
         let own = self.queue.len();
-        let backlog = Backlog { own, total: own };
-        match self.sender.admit(message.len(), backlog, limits) {
-            Ok(()) => {
-                let header = header(message.len()).expect("the limit is below that");
+        let backlog = Backlog::growing(own, own);
+        match self.connection.admit(message.len(), backlog, limits) {
+            Ok(header) => {
                 self.queue.push(&header);
                 self.queue.push(&message);
-                self.sender.handle_written(now, false, self.queue.len());
+                let queued = self.queue.len();
+                let backlog = Backlog::growing(queued, queued);
+                self.connection
+                    .send
+                    .handle_queued(false, backlog, now, limits);
                 self.accepted.push_back(message);
             }
             Err(SendError::TooLong { len, limit }) => assert!(len > limit),
             Err(SendError::Full) => assert!(own > 0),
             Err(SendError::Closed) => {
-                assert!(!matches!(self.state(), State::Connecting | State::Open));
+                assert!(!self.state().accepts_messages());
             }
             Err(SendError::Empty) => panic!("a stream carries empty messages"),
         }
@@ -149,47 +147,29 @@ impl Side {
             .extend(self.queue.chunks().flatten().take(count).copied());
         self.queue.advance(count);
         let queued = self.queue.len();
-        self.sender.handle_written(now, queued < before, queued);
-        self.sender.poll_writable(queued, limits);
-        self.end_if_finished();
-    }
-
-    /// Sends its end once everything went out.
-    fn end_if_finished(&mut self) {
-        if self.state() == State::Finishing {
-            assert!(self.queue.is_empty(), "the end comes behind everything");
-            self.ended = true;
-        }
+        let send = &mut self.connection.send;
+        send.handle_written(queued < before, queued, now);
+        send.poll_writable(Backlog::growing(queued, queued), limits);
     }
 
     /// Reads `count` bytes of what the other put on the wire.
     fn read(&mut self, from: &mut Side, count: usize, now: Instant, flipped: bool) {
-        if matches!(self.state(), State::Connecting | State::Closed) {
-            return;
-        }
-        if self.paused && self.state() == State::Open {
+        if self.state() == State::Closed || self.connection.reading() == Reading::Hold {
             return;
         }
         let count = count.min(from.wire.len());
         let piece: Vec<u8> = from.wire.drain(..count).collect();
-        if self.state() == State::Open {
-            self.decode(from, &piece, now, flipped);
-        }
-        if self.state() == State::Closed || !from.wire.is_empty() {
-            return;
-        }
-        if from.ended && !self.heard_end {
-            self.heard_end = true;
-            let reason = self.receiver.handle_end();
-            self.sender.handle_end(now, reason, self.queue.len());
-            self.end_if_finished();
+        self.decode(from, &piece, now, flipped);
+        if from.wire.is_empty() && from.fin_sent && !self.fin_read {
+            self.fin_read = true;
+            self.connection.handle_fin(now);
         }
     }
 
     fn decode(&mut self, from: &mut Side, mut piece: &[u8], now: Instant, flipped: bool) {
-        loop {
+        while self.connection.reading() == Reading::Deliver {
             let before = piece.len();
-            match self.receiver.handle_input(&mut piece, now) {
+            match self.connection.handle_input(&mut piece, now) {
                 Ok(Some(message)) => {
                     let sent = from.accepted.pop_front();
                     assert!(flipped || sent.as_deref() == Some(&*message));
@@ -199,12 +179,7 @@ impl Side {
                     self.of_frame += before;
                     return;
                 }
-                Err(error) => {
-                    assert!(flipped, "nobody sends a frame that is too long");
-                    self.sender.handle_violation(now, error, self.queue.len());
-                    self.end_if_finished();
-                    return;
-                }
+                Err(_) => assert!(flipped, "no side sends a frame that is too long"),
             }
         }
     }
@@ -213,40 +188,42 @@ impl Side {
         if self.state() == State::Closed {
             return;
         }
-        let hears = self.state() == State::Open;
-        let silent = hears
-            .then(|| self.receiver.handle_timeout(now, limits))
-            .flatten();
-        assert_eq!(
-            silent.is_some(),
-            hears && now >= self.receiver.poll_timeout(limits)
-        );
-        let due = now >= self.sender.poll_timeout(limits);
-        self.sender.handle_timeout(now, limits);
+        let due = now >= self.connection.poll_timeout(false, limits);
+        self.connection.handle_timeout(false, now, limits);
         assert_eq!(self.state() == State::Closed, due);
-        if let Some(silent) = silent {
-            self.sender.fail(CloseReason::Timeout(silent));
-        }
     }
 
-    /// What a driver does once it has closed: tells the peer and lets everything go.
-    fn settle(&mut self, other: &mut Side) {
-        let Some(reason) = self.sender.close_reason() else {
-            assert_eq!(self.closed, None);
-            return;
+    /// What a driver does after every input.
+    fn act(&mut self, other: &mut Side) {
+        let reset = match self.connection.poll_action(self.queue.len()) {
+            Action::Wait => return assert_eq!(self.closed, None),
+            Action::SendFin => {
+                assert!(self.queue.is_empty(), "the FIN comes behind everything");
+                self.fin_sent = true;
+                return self.connection.send.handle_fin_sent();
+            }
+            Action::Close(reason) => self.close(reason),
+            Action::Reset(reason) => {
+                self.close(reason);
+                true
+            }
         };
-        if self.closed.is_none() {
-            self.closed = Some(reason);
-            self.queue.advance(usize::MAX);
-            other.reset |= !self.ended || !self.heard_end;
-        }
-        assert_eq!(self.closed, Some(reason), "once and for good");
+        other.reset |= reset;
+    }
+
+    /// Lets everything go. Returns whether the socket of a system would reset the peer: it was
+    /// closed before both FINs were through.
+    fn close(&mut self, reason: CloseReason) -> bool {
+        let first = self.closed.is_none();
+        assert_eq!(*self.closed.get_or_insert(reason), reason, "for good");
+        self.queue.advance(usize::MAX);
+        first && !(self.fin_sent && self.fin_read)
     }
 
     /// A reset arrives when what came before it has been read, or at once.
     fn be_told(&mut self) {
         if self.reset && self.state() != State::Connecting {
-            self.sender.fail(CloseReason::Reset);
+            self.connection.abort(CloseReason::Reset);
         }
     }
 }
@@ -254,11 +231,12 @@ impl Side {
 impl Pair {
     fn new() -> Self {
         let limits = limits();
-        let caller = Sender::connecting(Transport::Tcp, Instant::ZERO);
-        let called = Sender::accepted(Transport::Tcp);
+        let decoder = || Decoder::new(Growing::new(), limits.max_message);
+        let caller = Connection::connecting(decoder(), Instant::ZERO);
+        let called = Connection::accepted(decoder(), Instant::ZERO);
         Pair {
-            caller: Side::new(caller, &limits),
-            called: Side::new(called, &limits),
+            caller: Side::new(caller),
+            called: Side::new(called),
             limits,
             now: Instant::ZERO,
             flipped: false,
@@ -279,8 +257,7 @@ impl Pair {
         match step {
             Step::Connect => {
                 if matches!(self.caller.state(), State::Connecting | State::Draining) {
-                    self.caller.sender.handle_connected();
-                    self.caller.receiver.resume(now);
+                    self.caller.connection.handle_connected(now);
                 }
             }
             Step::Send(side, byte, fill) => {
@@ -301,24 +278,16 @@ impl Pair {
                     self.flipped |= bits != 0;
                 }
             }
-            Step::Pause(side) => {
-                let side = self.sides(side).0;
-                if !std::mem::replace(&mut side.paused, true) {
-                    side.receiver.pause();
-                }
+            Step::Pause(side) | Step::Resume(side) => {
+                let pause = matches!(step, Step::Pause(_));
+                let recv = &mut self.sides(side).0.connection.recv;
+                recv.set_paused(pause, now);
             }
-            Step::Resume(side) => {
-                let side = self.sides(side).0;
-                if std::mem::replace(&mut side.paused, false) {
-                    side.receiver.resume(now);
-                }
+            Step::Close(side) => self.sides(side).0.connection.close(now),
+            Step::Abort(side) => {
+                let connection = &mut self.sides(side).0.connection;
+                connection.abort(CloseReason::Local);
             }
-            Step::Close(side) => {
-                let side = self.sides(side).0;
-                side.sender.close(now, side.queue.len());
-                side.end_if_finished();
-            }
-            Step::Abort(side) => self.sides(side).0.sender.fail(CloseReason::Local),
             Step::Break => {
                 self.caller.reset = true;
                 self.called.reset = true;
@@ -330,24 +299,24 @@ impl Pair {
             }
         }
         let Pair { caller, called, .. } = self;
-        caller.settle(called);
-        called.settle(caller);
+        caller.act(called);
+        called.act(caller);
         caller.be_told();
         called.be_told();
-        caller.settle(called);
-        called.settle(caller);
+        caller.act(called);
+        called.act(caller);
     }
 
     /// What holds after every step.
     fn check(&self) {
         for side in [&self.caller, &self.called] {
-            let footprint = side.receiver.footprint();
+            let footprint = side.connection.recv.footprint();
             assert!(footprint <= 2 * side.of_frame + size_of::<Vec<u8>>());
             assert!(side.queue.len() <= self.limits.max_queued.max(8_000 + HEADER_LEN));
             if side.closed.is_some() {
                 assert!(side.queue.is_empty());
             } else {
-                let deadline = side.sender.poll_timeout(&self.limits);
+                let deadline = side.connection.poll_timeout(false, &self.limits);
                 assert!(deadline > self.now, "a clock that ran out has been heeded");
             }
         }

@@ -3,12 +3,13 @@
 //! The input is the stream itself.
 
 use cubenet_core::frame::{MAX_PAYLOAD, header};
-use cubenet_core::{Frame, Growing, Instant, Limits, Receiver};
+use cubenet_core::{CloseReason, Decoder, Frame, Growing, Instant, Limits, RecvHalf};
 
 /// Panics if `data` breaks the property of this module.
 pub fn check(data: &[u8]) {
     let limits = Limits::default();
-    let mut receiver = Receiver::connecting(Growing::new(), &limits, Instant::ZERO);
+    let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let mut receiver = RecvHalf::connecting(decoder, Instant::ZERO);
     let mut input = data;
     let mut encoded = Vec::with_capacity(data.len());
     loop {
@@ -25,7 +26,7 @@ pub fn check(data: &[u8]) {
     }
     assert!(data.starts_with(&encoded));
     let rest = &data[encoded.len()..];
-    let truncated = receiver.handle_end() == cubenet_core::CloseReason::Truncated;
+    let truncated = receiver.handle_fin() == CloseReason::Truncated;
     assert_eq!(truncated, !rest.is_empty());
     if let [first, second, payload @ ..] = rest {
         assert!(payload.len() < usize::from(u16::from_be_bytes([*first, *second])));

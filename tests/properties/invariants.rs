@@ -1,12 +1,11 @@
 //! The eight invariants of the protocol, as properties of the core under arbitrary inputs.
 //! Each test names its invariant by the number it has in the documentation.
 
+use cubenet_core::connection::lifecycle::Input;
 use cubenet_core::demux::{Arrival, Demux, GrowingTable};
-use cubenet_core::lifecycle::{Input, State};
-use cubenet_core::send::Backlog;
 use cubenet_core::{
-    CloseReason, Decoder, Fixed, FrameError, Growing, Instant, Lifecycle, Limits, Receiver,
-    SendError, SendQueue, Sender, Storage, Timeout, Transport, frame,
+    Action, Backlog, CloseReason, Decoder, Fixed, FrameError, Growing, Instant, Lifecycle, Limits,
+    RecvHalf, SendError, SendHalf, SendQueue, State, Storage, Timeout, frame,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -137,12 +136,12 @@ proptest! {
 
     #[test]
     fn invariant_4_a_connection_closes_exactly_once_and_for_good(
-        inputs in vec(input(), 0..40), transport in transport(), calls in any::<bool>(),
+        inputs in vec(input(), 0..40), connects in any::<bool>(),
     ) {
-        let mut lifecycle = if calls {
-            Lifecycle::connecting(transport)
+        let mut lifecycle = if connects {
+            Lifecycle::connecting()
         } else {
-            Lifecycle::accepted(transport)
+            Lifecycle::accepted()
         };
         let mut opened = lifecycle.state() == State::Open;
         let mut closed = None;
@@ -172,16 +171,17 @@ proptest! {
         cuts in cuts(),
     ) {
         let limits = small_limits();
-        let mut sender = Sender::accepted(Transport::Tcp);
+        let mut sender = SendHalf::accepted();
         let mut queue = SendQueue::new();
         let mut wire = Vec::new();
         let mut accepted = Vec::new();
         let mut takes = takes.iter().cycle();
         for message in &messages {
-            let backlog = Backlog { own: queue.len(), total: queue.len() };
+            let backlog = Backlog::growing(queue.len(), queue.len());
             match sender.admit(message.len(), backlog, &limits) {
-                Ok(()) => {
-                    queue.push(&frame::header(message.len()).unwrap());
+                Ok(header) => {
+                    prop_assert_eq!(Some(header), frame::header(message.len()));
+                    queue.push(&header);
                     queue.push(message);
                     accepted.push(message.clone());
                 }
@@ -189,15 +189,16 @@ proptest! {
                 Err(other) => prop_assert!(false, "{other:?}"),
             }
             take(&mut queue, &mut wire, *takes.next().unwrap());
-            sender.handle_written(Instant::ZERO, true, queue.len());
+            sender.handle_written(true, queue.len(), Instant::ZERO);
         }
-        sender.close(Instant::ZERO, queue.len());
-        let late = sender.admit(1, Backlog::default(), &limits);
+        sender.close(Instant::ZERO);
+        let late = sender.admit(1, Backlog::growing(0, 0), &limits);
         prop_assert_eq!(late, Err(SendError::Closed));
-        while sender.state() == State::Draining {
+        while sender.poll_action(queue.len()) == Action::Wait {
             take(&mut queue, &mut wire, 1 + *takes.next().unwrap());
-            sender.handle_written(Instant::ZERO, true, queue.len());
+            sender.handle_written(true, queue.len(), Instant::ZERO);
         }
+        prop_assert_eq!(sender.poll_action(0), Action::SendFin);
         prop_assert_eq!(sender.state(), State::Finishing);
         let received = decode(&mut Decoder::new(Growing::new(), 65_535), &wire, &cuts);
         prop_assert_eq!(received.messages, accepted);
@@ -210,18 +211,18 @@ proptest! {
         peers in vec(any::<u8>(), 0..200),
     ) {
         let limits = small_limits();
-        let mut sender = Sender::accepted(Transport::Tcp);
+        let mut sender = SendHalf::accepted();
         let mut queued = 0;
         for (len, taken) in sends {
-            let backlog = Backlog { own: queued, total: queued };
+            let backlog = Backlog::growing(queued, queued);
             match sender.admit(len, backlog, &limits) {
-                Ok(()) => queued += len + frame::HEADER_LEN,
+                Ok(_) => queued += len + frame::HEADER_LEN,
                 Err(SendError::TooLong { .. }) => prop_assert!(len > limits.max_message),
                 Err(_) => prop_assert!(queued > 0),
             }
             prop_assert!(queued <= limits.max_queued);
             queued -= taken.min(queued);
-            if sender.poll_writable(queued, &limits) {
+            if sender.poll_writable(Backlog::growing(queued, queued), &limits) {
                 prop_assert!(queued <= limits.low_watermark);
             }
         }
@@ -249,7 +250,8 @@ proptest! {
     ) {
         let limits = Limits::default();
         let mut queue = SendQueue::new();
-        let mut receiver = Receiver::connecting(Growing::new(), &limits, Instant::ZERO);
+        let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let mut receiver = RecvHalf::connecting(decoder, Instant::ZERO);
         for message in &messages {
             queue.push(&frame::header(message.len()).unwrap());
             queue.push(message);
@@ -277,8 +279,8 @@ proptest! {
         prop_assert_eq!(demux.poll_timeout(), Instant::NEVER);
         prop_assert_eq!(demux.handle_timeout(Instant::NEVER), None);
 
-        let mut sender = Sender::accepted(Transport::Tcp);
-        sender.fail(CloseReason::Reset);
+        let mut sender = SendHalf::accepted();
+        sender.abort(CloseReason::Reset);
         sender.handle_timeout(Instant::from_micros(u64::MAX - 1), &limits);
         prop_assert_eq!(sender.close_reason(), Some(CloseReason::Reset));
     }
@@ -289,10 +291,6 @@ proptest! {
     ) {
         demux_events(&operations);
     }
-}
-
-fn transport() -> impl Strategy<Value = Transport> {
-    prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)]
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -306,8 +304,8 @@ fn input() -> impl Strategy<Value = Input> {
     let ended = prop_oneof![Just(CloseReason::Peer), Just(CloseReason::Truncated)];
     prop_oneof![
         Just(Input::Connected),
-        any::<bool>().prop_map(|queued| Input::Close { queued }),
-        ended.prop_map(Input::Ended),
+        Just(Input::Close),
+        ended.prop_map(Input::Fin),
         Just(Input::Violated(FrameError::TooLong {
             declared: 2,
             limit: 1
@@ -343,7 +341,8 @@ fn take(queue: &mut SendQueue, wire: &mut Vec<u8>, count: usize) {
 /// What a receiver says to a stream whose pieces come at these intervals.
 fn timed_events(bytes: &[u8], cuts: &[usize], gaps: &[u64]) -> Vec<String> {
     let limits = small_limits();
-    let mut receiver = Receiver::connecting(Growing::new(), &limits, Instant::ZERO);
+    let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let mut receiver = RecvHalf::connecting(decoder, Instant::ZERO);
     let mut now = Instant::ZERO;
     let mut events = Vec::new();
     for (mut piece, gap) in chunked(bytes, cuts).into_iter().zip(gaps.iter().cycle()) {
@@ -361,7 +360,7 @@ fn timed_events(bytes: &[u8], cuts: &[usize], gaps: &[u64]) -> Vec<String> {
         }
         events.push(format!("{:?}", receiver.poll_timeout(&limits)));
     }
-    events.push(format!("{:?}", receiver.handle_end()));
+    events.push(format!("{:?}", receiver.handle_fin()));
     events
 }
 

@@ -2,10 +2,10 @@
 //! against a list, the send queue against a `VecDeque`. Operations are drawn one by one,
 //! each from the state that the ones before it led to; a failure is shrunk to the fewest.
 
+use cubenet_core::connection::lifecycle::{Input, State};
 use cubenet_core::demux::{Demux, FixedTable, GrowingTable, Table};
-use cubenet_core::lifecycle::{Input, State};
 use cubenet_core::{
-    CloseReason, Frame, FullPolicy, Instant, Lifecycle, Limits, SendQueue, Timeout, Transport,
+    CloseReason, Frame, FullPolicy, Instant, Lifecycle, Limits, SendQueue, Timeout,
 };
 use cubenet_fuzz::model::demux::{Answer, Model as Peers};
 use cubenet_fuzz::model::lifecycle::{Model as Row, TABLE, VIOLATION};
@@ -53,15 +53,8 @@ impl ReferenceStateMachine for LifecycleModel {
     type Transition = Input;
 
     fn init_state() -> BoxedStrategy<Self::State> {
-        (any::<bool>(), any::<bool>())
-            .prop_map(|(stream, calling)| {
-                let transport = if stream {
-                    Transport::Tcp
-                } else {
-                    Transport::Udp
-                };
-                LifecycleModel(Row::new(transport, calling))
-            })
+        any::<bool>()
+            .prop_map(|connecting| LifecycleModel(Row::new(connecting)))
             .boxed()
     }
 
@@ -76,8 +69,8 @@ impl ReferenceStateMachine for LifecycleModel {
         ];
         prop_oneof![
             3 => Just(Input::Connected),
-            2 => any::<bool>().prop_map(|queued| Input::Close { queued }),
-            2 => ended.prop_map(Input::Ended),
+            2 => Just(Input::Close),
+            2 => ended.prop_map(Input::Fin),
             1 => Just(Input::Violated(VIOLATION)),
             2 => Just(Input::Flushed),
             1 => Just(Input::Acknowledged),
@@ -103,8 +96,8 @@ impl StateMachineTest for LifecycleTest {
 
     fn init_test(LifecycleModel(model): &LifecycleModel) -> Self {
         let lifecycle = match model.state {
-            State::Connecting => Lifecycle::connecting(model.transport),
-            _ => Lifecycle::accepted(model.transport),
+            State::Connecting => Lifecycle::connecting(),
+            _ => Lifecycle::accepted(),
         };
         LifecycleTest {
             lifecycle,
@@ -138,7 +131,7 @@ fn the_lifecycle_follows_its_table_and_every_row_of_it_is_reached() {
 
 #[test]
 fn the_model_is_the_table_in_the_documentation() {
-    let source = include_str!("../../core/src/lifecycle.rs");
+    let source = include_str!("../../core/src/connection/lifecycle.rs");
     let rows = source.lines().filter(|line| line.starts_with("//! | `"));
     // The state in a column: what stands first in it, between its first marks.
     let state = |column: Option<&str>| {

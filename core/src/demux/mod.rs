@@ -31,10 +31,8 @@ pub enum Arrival {
     Close(usize),
     /// Its peer is new and there is room: ask the application, then [`Demux::insert`] it.
     Admit,
-    /// Its peer is new and there will be room once the connection in this slot has made
-    /// way. The new one's slot is known before anybody is closed: it is what [`Demux::insert`]
-    /// says now or, if it says `None`, this one, which it gives out right after
-    /// [`Demux::remove`].
+    /// Its peer is new and can have this slot, whose peer has been idle long enough: ask the
+    /// application, then [`Demux::replace`] the one by the other.
     Evict(usize),
     /// Its peer is new and there is no room: drop it.
     Refuse,
@@ -159,9 +157,9 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         }
     }
 
-    /// The driver was busy with what it had received from `peer` until `now`, for instance with
+    /// The driver was busy until `now` with what it had received from `peer`, for instance with
     /// slow callbacks: the peer's silence, which it may owe to that, is counted from here.
-    pub fn handle_heard(&mut self, peer: &P, now: Instant) {
+    pub fn handle_delivered(&mut self, peer: &P, now: Instant) {
         if let Some(slot) = self.find(peer) {
             self.touch(slot, now);
         }
@@ -185,6 +183,20 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
             self.link_head(slot);
         }
         Some(slot as usize)
+    }
+
+    /// Admits `peer`, heard at `now`, in the slot of another, which is forgotten. Changes nothing
+    /// and returns `false` if the slot is free, or `peer` has a slot already.
+    pub fn replace(&mut self, slot: usize, peer: P, now: Instant) -> bool {
+        let Some(evicted) = self.peer(slot).filter(|_| self.find(&peer).is_none()) else {
+            return false;
+        };
+        let slot = slot as u32;
+        self.unlink_head(slot, &evicted);
+        self.slot_mut(slot).peer = Some(peer);
+        self.link_head(slot);
+        self.touch(slot, now);
+        true
     }
 
     /// Forgets the peer in `slot`; nothing, if it is free.
@@ -251,6 +263,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     /// Which head `peer` hangs from.
+    #[cfg_attr(target_pointer_width = "32", inline(never))]
     fn head(&self, peer: &P) -> usize {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
         peer.hash(&mut hasher);
@@ -469,6 +482,26 @@ mod tests {
     }
 
     #[test]
+    fn a_newcomer_takes_the_slot_of_the_peer_it_replaces() {
+        let mut demux = filled(FullPolicy::EvictSilentFor(Duration::from_secs(1)));
+        let slot = demux.find(&2).map(|slot| slot as usize).unwrap();
+        assert!(!demux.replace(slot, 1, second(4)), "it has a slot");
+        assert!(!demux.replace(3, 9, second(4)), "nothing to replace");
+        assert!(demux.replace(slot, 9, second(4)));
+        assert_eq!(demux.len(), 3);
+        assert_eq!(demux.peer(slot), Some(9));
+        assert_eq!(demux.handle_datagram(&2, 0, second(4)), Arrival::Ignore);
+        let arrival = demux.handle_datagram(&9, 1, second(5));
+        assert_eq!(arrival, Arrival::Deliver(slot));
+        // It is the newest, whatever the age of the other was.
+        for (peer, due) in [(1, 61), (3, 63), (9, 65)] {
+            let slot = demux.handle_timeout(second(due)).unwrap();
+            assert_eq!(demux.peer(slot), Some(peer));
+            demux.remove(slot);
+        }
+    }
+
+    #[test]
     fn reserved_places_are_for_peers_that_are_recognised() {
         let limits = Limits {
             max_peers: 3,
@@ -501,8 +534,8 @@ mod tests {
     #[test]
     fn a_peer_is_not_silent_while_the_driver_is_busy_with_it() {
         let mut demux = filled(FullPolicy::Refuse);
-        demux.handle_heard(&1, second(50));
-        demux.handle_heard(&9, second(50));
+        demux.handle_delivered(&1, second(50));
+        demux.handle_delivered(&9, second(50));
         assert_eq!(demux.len(), 3);
         let slot = demux.handle_timeout(second(63)).unwrap();
         assert_eq!(demux.peer(slot), Some(2));

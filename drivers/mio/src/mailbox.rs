@@ -7,12 +7,12 @@ use crate::datagram::DatagramSocket;
 use crate::error::ConnectError;
 use crate::listening::{Home, Listening, StreamListener};
 use crate::seat::Permit;
-use crate::shared::{Place, Shared, Wire};
+use crate::shared::{Half, Place, Shared, Wire};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Pollable};
 use crate::timers::MAX_INDEX;
-use cubenet_core::{ConnectionId, Handler, Instant, Sender};
+use cubenet_core::{ConnectionId, Handler, Instant, SendHalf};
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Poll, Registry, Token, Waker};
 use std::io;
@@ -209,7 +209,7 @@ impl Home {
         self: &Arc<Self>,
         mut stream: TcpStream,
         peer: SocketAddr,
-        sender: Sender,
+        half: SendHalf,
     ) -> io::Result<Arc<Shared>> {
         let interest = crate::sys::STREAM_INTEREST;
         let entry = self.worker.register(&mut stream, interest)?;
@@ -217,7 +217,7 @@ impl Home {
             stream,
             home: Arc::clone(self),
         };
-        Ok(Shared::new(wire, peer, entry, sender))
+        Ok(Shared::new(wire, peer, entry, Half::Stream(half)))
     }
 
     /// Makes a datagram socket ready for connections. The worker must be told of it.

@@ -12,11 +12,11 @@ use crate::mailbox::{Command, ConnectFn, WorkerHandle};
 use crate::metrics::Metrics;
 use crate::output::is_network_thread;
 use crate::seat::Permit;
-use crate::shared::{OnSocket, Shared, Wire, canonical};
+use crate::shared::{Half, OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
 use crate::sync::atomic::AtomicU16;
 use crate::worker::Worker;
-use cubenet_core::{AddressLimits, Handler, Limits, Sender, Transport};
+use cubenet_core::{AddressLimits, DatagramHalf, Handler, Limits, SendHalf, Transport};
 use mio::Poll;
 use std::fmt;
 use std::io;
@@ -455,8 +455,8 @@ impl Network {
     ) -> io::Result<(Arc<Shared>, Command)> {
         let common = &self.inner.common;
         let stream = common.options.call_stream(address)?;
-        let sender = Sender::connecting(Transport::Tcp, common.now());
-        let shared = home.share_stream(stream, address, sender)?;
+        let half = SendHalf::connecting(common.now());
+        let shared = home.share_stream(stream, address, half)?;
         let command = Command::Call(Arc::clone(&shared), permit, connected);
         Ok((shared, command))
     }
@@ -479,8 +479,8 @@ impl Network {
             socket: Arc::clone(&socket),
             source: None,
         }));
-        let sender = Sender::connecting(Transport::Udp, common.now());
-        let shared = Shared::new(wire, address, 0, sender);
+        let half = Half::Datagrams(DatagramHalf::new());
+        let shared = Shared::new(wire, address, 0, half);
         let command = Command::Connect(socket, Arc::clone(&shared), permit, connected);
         Ok((shared, command))
     }

@@ -12,8 +12,9 @@ use crate::datagram::DatagramSocket;
 use crate::metrics::Tally;
 use crate::shared::{Core, Out, Outgoing, Shared, Wire};
 use crate::sys::{Route, Run};
-use cubenet_core::send::{Backlog, admit};
-use cubenet_core::{ConnectionId, SendError};
+use cubenet_core::connection::{datagram, send};
+use cubenet_core::frame::HEADER_LEN;
+use cubenet_core::{Backlog, ConnectionId, SendError};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -106,21 +107,23 @@ impl Output {
     pub(crate) fn send(&mut self, shared: &Arc<Shared>, payload: &[u8]) -> Result<(), SendError> {
         let len = payload.len();
         let core = &shared.core;
-        let backlog = Backlog {
-            own: core.queued() + self.frames.len(),
-            total: self.common.queued_total(),
+        let own = core.queued() + self.frames.len();
+        let backlog = Backlog::growing(own, self.common.queued_total());
+        let header = match &core.wire {
+            Wire::Stream { .. } => send::admit(core.state(), len, backlog, core.limits()),
+            Wire::Datagrams(_) => {
+                datagram::admit(core.state(), len, backlog, core.limits()).map(|()| [0; HEADER_LEN])
+            }
         };
-        match admit(core.state(), core.transport(), len, backlog, core.limits()) {
-            Ok(()) => {}
+        let header = match header {
             Err(SendError::Full) => {
                 self.flush_frames(shared);
-                shared.admit_locked(len)?;
+                shared.admit_locked(len)?
             }
-            Err(error) => return Err(error),
-        }
+            header => header?,
+        };
         match &core.wire {
             Wire::Stream { .. } => {
-                let header = core.header(payload)?;
                 self.frames.reserve(header.len() + len);
                 self.frames.extend_from_slice(&header);
                 self.frames.extend_from_slice(payload);
@@ -194,8 +197,9 @@ impl Output {
         core.queued() + gathered
     }
 
-    pub(crate) fn has_frames(&self) -> bool {
-        !self.frames.is_empty()
+    /// Bytes that the stream that is gathering has sent in this callback.
+    pub(crate) fn gathered(&self) -> usize {
+        self.frames.len()
     }
 
     /// Hands the gathered datagrams to their socket.

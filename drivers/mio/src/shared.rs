@@ -19,11 +19,9 @@ use crate::sync::atomic::{
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Route, Source};
 use crate::wake::Wake;
-use cubenet_core::lifecycle::State;
-use cubenet_core::send::Backlog;
 use cubenet_core::{
-    CloseReason, ConnectionId, Frame, Instant, Limits, SendError, SendQueue, Sender, Transport,
-    frame,
+    Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Frame, Instant, Limits, Reading,
+    SendError, SendHalf, SendQueue, State, Transport, connection, frame,
 };
 use mio::net::TcpStream;
 use std::io::{self, IoSlice};
@@ -89,11 +87,83 @@ pub(crate) struct OnSocket {
 
 /// The sending half: what is changed under the lock.
 pub(crate) struct Out {
-    pub(crate) sender: Sender,
+    pub(crate) half: Half,
     /// What the system would not take yet. Allocated while there is something.
     queue: Option<Box<SendQueue>>,
     /// The error that ended the connection, to be reported by its worker.
     error: Option<io::Error>,
+}
+
+/// The core's part of it.
+pub(crate) enum Half {
+    Stream(SendHalf),
+    Datagrams(DatagramHalf),
+}
+
+impl Half {
+    pub(crate) fn state(&self) -> State {
+        match self {
+            Half::Stream(half) => half.state(),
+            Half::Datagrams(half) => half.state(),
+        }
+    }
+
+    pub(crate) fn abort(&mut self, reason: CloseReason) {
+        match self {
+            Half::Stream(half) => half.abort(reason),
+            Half::Datagrams(half) => half.abort(reason),
+        }
+    }
+
+    /// What is to be done next, while so much waits.
+    pub(crate) fn poll_action(&mut self, queued: usize) -> Action {
+        match self {
+            Half::Stream(half) => half.poll_action(queued),
+            Half::Datagrams(half) => half.poll_action(queued),
+        }
+    }
+
+    pub(crate) fn handle_fin_sent(&mut self) {
+        match self {
+            Half::Stream(half) => half.handle_fin_sent(),
+            Half::Datagrams(half) => half.handle_fin_sent(),
+        }
+    }
+
+    pub(crate) fn poll_writable(&mut self, backlog: Backlog, limits: &Limits) -> bool {
+        match self {
+            Half::Stream(half) => half.poll_writable(backlog, limits),
+            Half::Datagrams(half) => half.poll_writable(backlog, limits),
+        }
+    }
+
+    fn admit(
+        &mut self,
+        len: usize,
+        backlog: Backlog,
+        limits: &Limits,
+    ) -> Result<[u8; frame::HEADER_LEN], SendError> {
+        match self {
+            Half::Stream(half) => half.admit(len, backlog, limits),
+            Half::Datagrams(half) => half.admit(len, backlog, limits).map(|()| [0; 2]),
+        }
+    }
+
+    /// That of a stream.
+    pub(crate) fn stream(&mut self) -> Option<&mut SendHalf> {
+        match self {
+            Half::Stream(half) => Some(half),
+            Half::Datagrams(_) => None,
+        }
+    }
+
+    /// That of a datagram connection.
+    pub(crate) fn datagrams(&mut self) -> Option<&mut DatagramHalf> {
+        match self {
+            Half::Stream(_) => None,
+            Half::Datagrams(half) => Some(half),
+        }
+    }
 }
 
 /// Framed bytes on their way to a stream.
@@ -103,6 +173,8 @@ pub(crate) enum Outgoing<'a> {
     Gathered(&'a [u8]),
     /// A header and its payload.
     Parts([u8; frame::HEADER_LEN], &'a [u8]),
+    /// A payload whose header is known once it is admitted.
+    Payload(&'a [u8]),
     /// A frame whose bytes can be shared.
     Frame(&'a Frame),
 }
@@ -116,20 +188,20 @@ const STATES: [State; 5] = [
 ];
 
 impl Shared {
-    pub(crate) fn new(wire: Wire, peer: SocketAddr, number: u32, sender: Sender) -> Arc<Self> {
+    pub(crate) fn new(wire: Wire, peer: SocketAddr, number: u32, half: Half) -> Arc<Self> {
         let core = Core {
             id: next_id(),
             wire,
             peer: peer.into(),
             number,
-            state: AtomicU8::new(sender.state() as u8),
+            state: AtomicU8::new(half.state() as u8),
             paused: AtomicBool::new(false),
             seat: SeatState::new(),
             wake: Wake::new(),
             queued: AtomicU32::new(0),
         };
         let out = Out {
-            sender,
+            half,
             queue: None,
             error: None,
         };
@@ -167,15 +239,12 @@ impl Shared {
     /// Sends from outside the connection's callbacks: at once if nothing waits.
     pub(crate) fn send(self: &Arc<Self>, payload: &[u8]) -> Result<(), SendError> {
         match &self.core.wire {
-            Wire::Stream { .. } => {
-                let header = self.core.header(payload)?;
-                self.send_stream(payload.len(), Outgoing::Parts(header, payload))
-            }
+            Wire::Stream { .. } => self.send_stream(payload.len(), Outgoing::Payload(payload)),
             Wire::Datagrams(on) => {
                 // Under the lock, so that no close datagram can overtake it.
                 self.locked(|core, out| {
                     let limits = core.limits();
-                    out.sender.admit(payload.len(), core.backlog(), limits)?;
+                    out.half.admit(payload.len(), core.backlog(), limits)?;
                     on.socket.send(self, payload);
                     Ok(())
                 })?;
@@ -195,7 +264,11 @@ impl Shared {
 
     fn send_stream(&self, len: usize, outgoing: Outgoing<'_>) -> Result<(), SendError> {
         let needs_worker = self.locked(|core, out| {
-            out.sender.admit(len, core.backlog(), core.limits())?;
+            let header = out.half.admit(len, core.backlog(), core.limits())?;
+            let outgoing = match outgoing {
+                Outgoing::Payload(payload) => Outgoing::Parts(header, payload),
+                framed => framed,
+            };
             Ok(out.transmit(core, outgoing))
         })?;
         self.core.common().count_sent(len);
@@ -206,20 +279,17 @@ impl Shared {
     }
 
     /// Asks the sending half itself, so that it remembers whom it owes a `writable`.
-    pub(crate) fn admit_locked(&self, len: usize) -> Result<(), SendError> {
-        self.locked(|core, out| out.sender.admit(len, core.backlog(), core.limits()))
+    pub(crate) fn admit_locked(&self, len: usize) -> Result<[u8; frame::HEADER_LEN], SendError> {
+        self.locked(|core, out| out.half.admit(len, core.backlog(), core.limits()))
     }
 
     /// Delivers what was sent, then closes. The worker must look at it next: it finds that
     /// nothing waits any more, and sends a datagram peer its close datagram, behind whatever
     /// callbacks have gathered.
     pub(crate) fn close(&self) {
-        self.locked(|core, out| {
-            // A callback may have gathered messages that do not count yet. So an open
-            // connection drains until its worker finds that nothing waits.
-            let gathered = usize::from(out.sender.state() == State::Open);
-            let queued = out.queued(core) + gathered;
-            out.sender.close(core.common().now(), queued);
+        self.locked(|core, out| match &mut out.half {
+            Half::Stream(half) => half.close(core.common().now()),
+            Half::Datagrams(half) => half.close(),
         });
     }
 
@@ -232,9 +302,21 @@ impl Shared {
         }
     }
 
+    /// The application turned the connection away, after it had sent what is queued and this many
+    /// bytes more. Returns how the socket is to be closed.
+    pub(crate) fn turn_away(&self, gathered: usize) -> Action {
+        self.locked(|core, out| match &mut out.half {
+            Half::Stream(half) => half.turn_away(core.queued() + gathered),
+            Half::Datagrams(half) => {
+                half.abort(CloseReason::Local);
+                half.poll_action(0)
+            }
+        })
+    }
+
     /// Closes at once. The worker must look at it next.
     pub(crate) fn abort(&self, reason: CloseReason) {
-        self.locked(|_, out| out.sender.abort(reason));
+        self.locked(|_, out| out.half.abort(reason));
     }
 }
 
@@ -340,12 +422,12 @@ impl Core {
 
     /// Whether messages may be sent.
     pub(crate) fn is_open(&self) -> bool {
-        is_open(self.state())
+        self.state().accepts_messages()
     }
 
-    /// Whether messages are to be delivered.
-    pub(crate) fn is_heard(&self) -> bool {
-        self.state.load(Acquire) == State::Open as u8 && !self.is_paused()
+    /// What is done with the peer's bytes.
+    pub(crate) fn reading(&self) -> Reading {
+        connection::reading(self.state(), self.is_paused())
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -361,19 +443,9 @@ impl Core {
         self.queued.load(Relaxed) as usize
     }
 
-    fn backlog(&self) -> Backlog {
-        Backlog {
-            own: self.queued(),
-            total: self.common().queued_total(),
-        }
-    }
-
-    /// The header for `payload`.
-    pub(crate) fn header(&self, payload: &[u8]) -> Result<[u8; frame::HEADER_LEN], SendError> {
-        frame::header(payload.len()).ok_or(SendError::TooLong {
-            len: payload.len(),
-            limit: self.limits().max_message,
-        })
+    /// What waits, on it and on all connections.
+    pub(crate) fn backlog(&self) -> Backlog {
+        Backlog::growing(self.queued(), self.common().queued_total())
     }
 
     /// Asks the worker to look at the connection.
@@ -397,7 +469,7 @@ impl Core {
 
     /// Makes the state known. Released, so that whoever reads it reads no older `queued`.
     fn publish(&self, out: &Out) {
-        self.state.store(out.sender.state() as u8, Release);
+        self.state.store(out.half.state() as u8, Release);
     }
 }
 
@@ -410,18 +482,16 @@ impl Out {
         }
     }
 
-    /// The worker has handed over all there was: sees whether anything waits.
-    pub(crate) fn finish_draining(&mut self, core: &Core, now: Instant) {
-        if self.sender.state() == State::Draining && self.queued(core) == 0 {
-            self.sender.handle_written(now, false, 0);
-        }
+    /// What is to be done next. To be asked once everything that callbacks sent was handed over.
+    pub(crate) fn poll_action(&mut self, core: &Core) -> Action {
+        self.half.poll_action(self.queued(core))
     }
 
     /// Hands framed bytes to the stream, and keeps what it does not take. Returns whether
     /// the worker must look at the connection: something waits that did not before, or it
     /// has closed.
     pub(crate) fn transmit(&mut self, core: &Core, outgoing: Outgoing<'_>) -> bool {
-        let state = self.sender.state();
+        let state = self.half.state();
         let Wire::Stream { stream, .. } = &core.wire else {
             return false;
         };
@@ -441,7 +511,7 @@ impl Out {
             }
         }
         self.keep(core, outgoing, sent);
-        !waited || self.sender.state() == State::Closed
+        !waited || self.half.state() == State::Closed
     }
 
     fn keep(&mut self, core: &Core, outgoing: Outgoing<'_>, sent: usize) {
@@ -451,11 +521,9 @@ impl Out {
         let queued = queue.len();
         let total = common.add_queued(outgoing.len() - sent);
         core.queued.store(queued as u32, Relaxed);
-        self.sender.handle_written(common.now(), sent > 0, queued);
-        // `admit` accepts one message whenever a connection's queue is empty, so
-        // `max_queued_total` can be exceeded here. It is enforced by aborting this connection.
-        if total > common.limits.max_queued_total {
-            self.sender.abort(CloseReason::Overflow);
+        if let Half::Stream(half) = &mut self.half {
+            let backlog = Backlog::growing(queued, total);
+            half.handle_queued(sent > 0, backlog, common.now(), core.limits());
         }
     }
 
@@ -497,7 +565,11 @@ impl Out {
         core.common().sub_queued(progress);
         core.queued.store(queued as u32, Relaxed);
         match outcome {
-            Ok(()) => self.sender.handle_written(now, progress > 0, queued),
+            Ok(()) => {
+                if let Half::Stream(half) = &mut self.half {
+                    half.handle_written(progress > 0, queued, now);
+                }
+            }
             Err(error) => self.fail(error),
         }
     }
@@ -513,7 +585,7 @@ impl Out {
     /// The socket failed. The worker reports the error when it closes the connection. What was
     /// being sent is lost, so it must not end in order.
     pub(crate) fn fail(&mut self, error: io::Error) {
-        self.sender.abort(failure(&error));
+        self.half.abort(failure(&error));
         self.error.get_or_insert(error);
     }
 
@@ -523,16 +595,12 @@ impl Out {
     }
 }
 
-/// Whether messages may be sent in this state.
-fn is_open(state: State) -> bool {
-    matches!(state, State::Connecting | State::Open)
-}
-
 impl Outgoing<'_> {
     fn len(&self) -> usize {
         match self {
             Outgoing::Gathered(bytes) => bytes.len(),
             Outgoing::Parts(header, payload) => header.len() + payload.len(),
+            Outgoing::Payload(payload) => frame::HEADER_LEN + payload.len(),
             Outgoing::Frame(frame) => frame.as_bytes().len(),
         }
     }
@@ -540,7 +608,7 @@ impl Outgoing<'_> {
     /// What is left after the first `sent` bytes, in two pieces.
     fn rest(&self, sent: usize) -> [&[u8]; 2] {
         match self {
-            Outgoing::Gathered(bytes) => [&bytes[sent..], &[]],
+            Outgoing::Gathered(bytes) | Outgoing::Payload(bytes) => [&bytes[sent..], &[]],
             Outgoing::Frame(frame) => [&frame.as_bytes()[sent..], &[]],
             Outgoing::Parts(header, payload) => {
                 let of_header = sent.min(header.len());

@@ -16,7 +16,7 @@ use crate::stream::{Readiness, Stream};
 use crate::sys::{self, ReceiveBatch};
 use crate::timers::Timers;
 use bytes::Bytes;
-use cubenet_core::{CloseReason, ConnectionId, Instant, Sender, Timeout, Transport};
+use cubenet_core::{Action, CloseReason, ConnectionId, Instant, SendHalf, Timeout};
 use mio::event::Event;
 use mio::{Events, Poll};
 use std::cell::RefCell;
@@ -386,9 +386,8 @@ impl Worker {
             permit,
         } = accepted;
         let context = &mut self.context;
-        let sender = Sender::accepted(Transport::Tcp);
         let shared = match context.common.options.adopt_stream(&stream) {
-            Ok(()) => home.share_stream(stream, peer, sender),
+            Ok(()) => home.share_stream(stream, peer, SendHalf::accepted()),
             Err(error) => Err(error),
         };
         let shared = match shared {
@@ -412,13 +411,11 @@ impl Worker {
         output.begin(0);
         let Some(handler) = handler.flatten() else {
             // It may have sent something that is not delivered now, or aborted by itself.
-            let in_order = shared.locked(|core, out| out.sender.ends_in_order(core.queued()));
-            let in_order = in_order && !output.has_frames();
+            let gathered = output.gathered();
             output.discard(&shared);
             drop(output);
             context.tally.refused += 1;
-            shared.abort(CloseReason::Local);
-            if !in_order {
+            if let Action::Reset(_) = shared.turn_away(gathered) {
                 shared.reset();
             }
             // A handle that is used right now may keep the socket open a moment longer.

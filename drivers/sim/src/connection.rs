@@ -1,6 +1,6 @@
 //! The application's handle of a connection.
 
-use crate::world::{Place, Shared, is_open};
+use crate::world::{Place, Shared};
 use cubenet_core::{ConnectionId, Frame, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
@@ -78,7 +78,7 @@ impl Connection {
             return true;
         };
         let (state, ..) = shared.at_point().look(self.place, self.id);
-        !is_open(state)
+        !state.accepts_messages()
     }
 
     /// Stops delivering messages. A stream's peer is held up, and its silence does not time

@@ -1,7 +1,7 @@
 //! A connection inside one of its callbacks.
 
-use crate::world::{Place, Shared, is_open};
-use cubenet_core::{ConnectionId, Frame, Instant, Link, SendError, State};
+use crate::world::{Place, Shared};
+use cubenet_core::{ConnectionId, Frame, Instant, Link, Reading, SendError};
 use std::net::SocketAddr;
 
 pub(crate) struct CallbackLink<'a> {
@@ -16,8 +16,8 @@ pub(crate) struct CallbackLink<'a> {
 impl CallbackLink<'_> {
     /// Whether messages are to be delivered.
     pub(crate) fn is_heard(&self) -> bool {
-        let (state, paused, _) = self.shared.at_point().look(self.place, self.id);
-        state == State::Open && !paused
+        let (_, reading, _) = self.shared.at_point().look(self.place, self.id);
+        reading == Reading::Deliver
     }
 }
 
@@ -42,7 +42,7 @@ impl Link for CallbackLink<'_> {
 
     fn is_closed(&self) -> bool {
         let (state, ..) = self.shared.at_point().look(self.place, self.id);
-        !is_open(state)
+        !state.accepts_messages()
     }
 
     fn peer(&self) -> SocketAddr {

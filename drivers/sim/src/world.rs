@@ -13,9 +13,9 @@ use crate::threads::{Pause, Threads};
 use crate::timers::Timers;
 use crate::trace::Record;
 use crate::workers::{Costs, Turn, Worker};
-use cubenet_core::send::Backlog;
 use cubenet_core::{
-    CloseReason, ConnectionId, Frame, Handler, Instant, Limits, SendError, State, Transport,
+    Backlog, CloseReason, ConnectionId, Frame, Handler, Instant, Limits, Reading, SendError, State,
+    Transport,
 };
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -259,7 +259,7 @@ impl World {
             if stream.id != id {
                 return Err(SendError::Closed);
             }
-            return stream.send(place.key, message, frame, kernel, network);
+            return stream.send_message(place.key, message, frame, kernel, network);
         }
         match self.peers(place.key) {
             Some((peers, kernel, network, _)) => peers.send(place, id, message, kernel, network),
@@ -272,8 +272,10 @@ impl World {
             if stream.id == id {
                 stream.close(kernel.now);
             }
-        } else if let Some((peers, kernel, network, _)) = self.peers(place.key) {
-            peers.close(place, id, kernel, network);
+        } else if let Some((peers, ..)) = self.peers(place.key)
+            && let Some(peer) = peers.peer_mut(place.slot, id)
+        {
+            peer.half.close();
         }
         self.attend(place);
     }
@@ -281,11 +283,11 @@ impl World {
     pub(crate) fn abort(&mut self, place: Place, id: ConnectionId) {
         match self.owners.get(place.key) {
             Some(Owner::Stream(stream)) if stream.id == id => {
-                stream.sender.abort(CloseReason::Local);
+                stream.send.abort(CloseReason::Local);
             }
             Some(Owner::Peers(peers)) => {
                 if let Some(peer) = peers.peer_mut(place.slot, id) {
-                    peer.sender.abort(CloseReason::Local);
+                    peer.half.abort(CloseReason::Local);
                 }
             }
             _ => return,
@@ -298,7 +300,7 @@ impl World {
             Some(Owner::Stream(stream)) if stream.id == id => stream.to_pause = paused,
             Some(Owner::Peers(peers)) => {
                 if let Some(peer) = peers.peer_mut(place.slot, id) {
-                    peer.paused = paused;
+                    peer.half.set_paused(paused);
                 }
             }
             _ => return,
@@ -306,17 +308,17 @@ impl World {
         self.attend(place);
     }
 
-    /// The state of a connection, whether it is to be paused, and the bytes that wait.
-    pub(crate) fn look(&mut self, place: Place, id: ConnectionId) -> (State, bool, usize) {
+    /// The state of a connection, what is done with its peer's bytes, and those that wait.
+    pub(crate) fn look(&mut self, place: Place, id: ConnectionId) -> (State, Reading, usize) {
+        let gone = (State::Closed, Reading::Discard, 0);
         match self.owners.get(place.key) {
             Some(Owner::Stream(stream)) if stream.id == id => {
-                (stream.sender.state(), stream.to_pause, stream.queued())
+                (stream.send.state(), stream.reading(), stream.queued())
             }
-            Some(Owner::Peers(peers)) => match peers.peer_mut(place.slot, id) {
-                Some(peer) => (peer.sender.state(), peer.paused, peer.queued),
-                None => (State::Closed, false, 0),
-            },
-            _ => (State::Closed, false, 0),
+            Some(Owner::Peers(peers)) => peers.peer_mut(place.slot, id).map_or(gone, |peer| {
+                (peer.half.state(), peer.half.reading(), peer.queued)
+            }),
+            _ => gone,
         }
     }
 
@@ -373,14 +375,6 @@ impl NetworkState {
     }
 
     pub(crate) fn backlog(&self, own: usize) -> Backlog {
-        Backlog {
-            own,
-            total: self.metrics.queued_bytes,
-        }
+        Backlog::growing(own, self.metrics.queued_bytes)
     }
-}
-
-/// Whether messages may be sent.
-pub(crate) fn is_open(state: State) -> bool {
-    matches!(state, State::Connecting | State::Open)
 }

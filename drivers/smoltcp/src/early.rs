@@ -20,17 +20,10 @@ impl<'a> Early<'a> {
         Early { memory, used: 0 }
     }
 
-    /// Whether a message of `len` bytes fits.
-    pub(crate) fn has_room(&self, len: usize) -> bool {
-        self.memory.len() - self.used >= SLOT_LEN + HEADER_LEN + len
-    }
-
-    /// Adds a message; `false`, and nothing is added, if it does not fit.
-    pub(crate) fn push(&mut self, slot: usize, message: &[u8]) -> bool {
-        let Some(header) = frame::header(message.len()) else {
-            return false;
-        };
-        if !self.has_room(message.len()) {
+    /// Adds a frame; `false`, and nothing is added, if it does not fit.
+    pub(crate) fn push(&mut self, slot: usize, header: [u8; HEADER_LEN], message: &[u8]) -> bool {
+        let room = self.memory.len() - self.used;
+        if room < SLOT_LEN + HEADER_LEN + message.len() {
             return false;
         }
         for part in [&(slot as u16).to_be_bytes()[..], &header, message] {
@@ -71,8 +64,7 @@ impl<'a> Early<'a> {
     fn entry(&self, at: usize) -> Option<(usize, usize)> {
         let entry = &self.memory[at..self.used];
         let (slot, rest) = entry.split_first_chunk::<SLOT_LEN>()?;
-        let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
-        let len = usize::from(u16::from_be_bytes(*header));
+        let len = frame::declared(rest, frame::MAX_PAYLOAD).ok()??;
         let slot = usize::from(u16::from_be_bytes(*slot));
         Some((slot, at + SLOT_LEN + HEADER_LEN + len))
     }
@@ -93,9 +85,9 @@ mod tests {
     fn every_stream_gets_its_own_frames_in_order() {
         let mut memory = [0; 40];
         let mut early = Early::new(&mut memory);
-        assert!(early.push(1, b"one"));
-        assert!(early.push(300, b""));
-        assert!(early.push(1, b"two"));
+        assert!(early.push(1, [0, 3], b"one"));
+        assert!(early.push(300, [0, 0], b""));
+        assert!(early.push(1, [0, 3], b"two"));
         assert_eq!(
             [early.queued(1), early.queued(300), early.queued(2)],
             [10, 2, 0]
@@ -110,10 +102,10 @@ mod tests {
     fn what_does_not_fit_is_refused_whole() {
         let mut memory = [0; 10];
         let mut early = Early::new(&mut memory);
-        assert!(!early.push(0, &[7; 7]));
-        assert!(early.push(0, &[7; 6]));
-        assert!(!early.push(0, b""));
+        assert!(!early.push(0, [0, 7], &[7; 7]));
+        assert!(early.push(0, [0, 6], &[7; 6]));
+        assert!(!early.push(0, [0, 0], b""));
         assert_eq!(early.queued(0), 8);
-        assert!(!Early::new(&mut []).push(0, b""));
+        assert!(!Early::new(&mut []).push(0, [0, 0], b""));
     }
 }

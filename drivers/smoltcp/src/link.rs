@@ -3,14 +3,12 @@
 
 use crate::common::Context;
 use crate::early::Early;
-use crate::port::{Flags, Remote};
+use crate::port::Remote;
 use crate::stack::address;
 use crate::stream::Ends;
 use core::net::SocketAddr;
-use cubenet_core::frame::{self, HEADER_LEN};
-use cubenet_core::lifecycle::State;
-use cubenet_core::send::Backlog;
-use cubenet_core::{CloseReason, ConnectionId, Instant, Link, SendError, Transport};
+use cubenet_core::frame::HEADER_LEN;
+use cubenet_core::{Backlog, CloseReason, ConnectionId, DatagramHalf, Instant, Link, SendError};
 use smoltcp::socket::{tcp, udp};
 
 /// Where a stream's messages go.
@@ -58,53 +56,25 @@ pub(crate) struct StreamLink<'l, 's> {
     pub(crate) slot: usize,
 }
 
-/// How full the way out is.
-struct Room {
-    /// Bytes that wait.
-    queued: usize,
-    /// Bytes that may wait.
-    capacity: usize,
-    /// Whether the message fits.
-    fits: bool,
-}
-
 impl StreamLink<'_, '_> {
-    /// How full the way out is, for a message of `len` bytes.
-    fn room(&self, len: usize) -> Room {
-        let (queued, capacity, fits) = match &self.output {
-            Output::Ring(socket) => (socket.send_queue(), socket.send_capacity(), true),
-            Output::Held(held) => (held.queued + held.len, held.capacity, true),
-            Output::Early { frames, capacity } => {
-                (frames.queued(self.slot), *capacity, frames.has_room(len))
-            }
-            Output::Nowhere => (0, usize::MAX, true),
+    /// What waits on the connection, and how much may.
+    fn backlog(&self) -> Backlog {
+        let (queued, capacity) = match &self.output {
+            Output::Ring(socket) => (socket.send_queue(), socket.send_capacity()),
+            Output::Held(held) => (held.queued + held.len, held.capacity),
+            Output::Early { frames, capacity } => (frames.queued(self.slot), *capacity),
+            Output::Nowhere => (0, usize::MAX),
         };
-        Room {
-            queued,
-            capacity,
-            fits: fits && queued + HEADER_LEN + len <= capacity,
-        }
+        Backlog::fixed(queued, capacity)
     }
 }
 
 impl Link for StreamLink<'_, '_> {
     fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
         let len = message.len();
-        let limits = self.context.limits;
-        let room = self.room(len);
-        let ring = room.capacity - HEADER_LEN;
-        if len > ring && len <= limits.max_message && !self.is_closed() {
-            return Err(SendError::TooLong { len, limit: ring });
-        }
-        // What does not fit is refused, as if all that may be queued were.
-        let own = if room.fits {
-            room.queued
-        } else {
-            usize::MAX / 2
-        };
-        let backlog = Backlog { own, total: own };
-        self.ends.sender.admit(len, backlog, limits)?;
-        let header = frame::header(len).unwrap_or_default();
+        let backlog = self.backlog();
+        let connection = &mut self.ends.connection;
+        let header = connection.admit(len, backlog, self.context.limits)?;
         match &mut self.output {
             Output::Ring(socket) => {
                 let _ = socket.send_slice(&header);
@@ -112,27 +82,28 @@ impl Link for StreamLink<'_, '_> {
             }
             Output::Held(held) => held.push(header, message),
             Output::Early { frames, .. } => {
-                frames.push(self.slot, message);
+                if !frames.push(self.slot, header, message) {
+                    return Err(connection.send.handle_full());
+                }
                 return Ok(());
             }
             Output::Nowhere => return Err(SendError::Closed),
         }
-        let queued = room.queued + HEADER_LEN + len;
+        let queued = backlog.own + HEADER_LEN + len;
         self.ends.queued(self.context.now, queued);
         Ok(())
     }
 
     fn close(&mut self) {
-        let queued = self.queued();
-        self.ends.sender.close(self.context.now, queued);
+        self.ends.connection.close(self.context.now);
     }
 
     fn abort(&mut self) {
-        self.ends.sender.abort(CloseReason::Local);
+        self.ends.connection.abort(CloseReason::Local);
     }
 
     fn is_closed(&self) -> bool {
-        !matches!(self.ends.sender.state(), State::Connecting | State::Open)
+        !self.ends.connection.state().accepts_messages()
     }
 
     fn peer(&self) -> SocketAddr {
@@ -148,15 +119,18 @@ impl Link for StreamLink<'_, '_> {
     }
 
     fn queued(&self) -> usize {
-        self.room(0).queued
+        self.backlog().own
     }
 
     fn pause(&mut self) {
-        self.ends.pause();
+        self.ends.connection.recv.set_paused(true, self.context.now);
     }
 
     fn resume(&mut self) {
-        self.ends.resume(self.context.now);
+        self.ends
+            .connection
+            .recv
+            .set_paused(false, self.context.now);
     }
 
     fn now(&self) -> Instant {
@@ -169,47 +143,32 @@ pub(crate) struct PeerLink<'l, 's> {
     pub(crate) socket: &'l mut udp::Socket<'s>,
     pub(crate) remote: Remote,
     pub(crate) id: ConnectionId,
-    pub(crate) flags: &'l mut Flags,
+    pub(crate) half: &'l mut DatagramHalf,
     pub(crate) context: Context<'l>,
 }
 
 impl Link for PeerLink<'_, '_> {
     fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        let len = message.len();
-        let ring = self.socket.payload_send_capacity();
-        let state = if self.is_closed() {
-            State::Draining
-        } else {
-            State::Open
-        };
-        if state == State::Open && len > ring && len <= self.context.limits.max_datagram {
-            return Err(SendError::TooLong { len, limit: ring });
-        }
-        // Whether it fits is the ring's to say.
-        cubenet_core::send::admit(
-            state,
-            Transport::Udp,
-            len,
-            Backlog::default(),
-            self.context.limits,
-        )?;
+        // All peers of the port share its ring, so what waits there is no peer's own.
+        let backlog = Backlog::fixed(0, self.socket.payload_send_capacity());
+        self.half
+            .admit(message.len(), backlog, self.context.limits)?;
         if self.remote.send(self.socket, message) {
             return Ok(());
         }
-        self.flags.set(Flags::STARVED);
-        Err(SendError::Full)
+        Err(self.half.handle_full())
     }
 
     fn close(&mut self) {
-        self.flags.set(Flags::CLOSING);
+        self.half.close();
     }
 
     fn abort(&mut self) {
-        self.flags.set(Flags::ABORTED);
+        self.half.abort(CloseReason::Local);
     }
 
     fn is_closed(&self) -> bool {
-        self.flags.is_closed()
+        !self.half.state().accepts_messages()
     }
 
     fn peer(&self) -> SocketAddr {
@@ -229,11 +188,11 @@ impl Link for PeerLink<'_, '_> {
     }
 
     fn pause(&mut self) {
-        self.flags.set(Flags::PAUSED);
+        self.half.set_paused(true);
     }
 
     fn resume(&mut self) {
-        self.flags.clear(Flags::PAUSED);
+        self.half.set_paused(false);
     }
 
     fn now(&self) -> Instant {

@@ -11,8 +11,8 @@ use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use cubenet_core::demux::SliceTable;
 use cubenet_core::{
-    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
-    Timeout, Transport,
+    Action, Arrival, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Exception, Handler,
+    Instant, Limits, Link, Message, Reading, State, Timeout, Transport,
 };
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
@@ -52,48 +52,16 @@ impl Remote {
     }
 }
 
-/// What is to be known of a peer's connection, in one byte: there are many peers, and little
-/// memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Flags(u8);
-
-impl Flags {
-    pub(crate) const PAUSED: u8 = 1;
-    /// A message was refused for lack of room, and `writable` is owed.
-    pub(crate) const STARVED: u8 = 2;
-    /// It is to be closed with a goodbye.
-    pub(crate) const CLOSING: u8 = 4;
-    /// It is to be closed without a word, or it has been closed.
-    pub(crate) const ABORTED: u8 = 8;
-
-    pub(crate) fn has(self, flags: u8) -> bool {
-        self.0 & flags != 0
-    }
-
-    pub(crate) fn set(&mut self, flags: u8) {
-        self.0 |= flags;
-    }
-
-    pub(crate) fn clear(&mut self, flags: u8) {
-        self.0 &= !flags;
-    }
-
-    /// Whether the application has closed it.
-    pub(crate) fn is_closed(self) -> bool {
-        self.has(Flags::CLOSING | Flags::ABORTED)
-    }
-
-    /// Whether they ask for something to be done.
-    fn ask(self) -> bool {
-        self.has(Flags::STARVED | Flags::CLOSING | Flags::ABORTED)
-    }
+/// Whether a peer's connection asks for something to be done.
+fn asks(half: DatagramHalf) -> bool {
+    half.owes_writable() || half.state() != State::Open
 }
 
 /// A place for one peer's connection.
 #[derive(Debug)]
 pub struct Peer<H> {
     serial: Serial,
-    flags: Flags,
+    half: DatagramHalf,
     handler: Option<H>,
 }
 
@@ -101,7 +69,7 @@ impl<H> Peer<H> {
     /// A place that is not used.
     pub const NOBODY: Peer<H> = Peer {
         serial: Serial::NONE,
-        flags: Flags(0),
+        half: DatagramHalf::new(),
         handler: None,
     };
 }
@@ -301,7 +269,8 @@ impl<'a, H: Handler> Port<'a, H> {
         }
         if common.strikes {
             while let Some(slot) = self.demux.handle_timeout(common.now) {
-                self.finish(slot, CloseReason::Timeout(Timeout::Idle), socket, common);
+                self.abort(slot, CloseReason::Timeout(Timeout::Idle));
+                self.finish(slot, socket, common);
             }
         }
         common.datagrams |= socket.send_queue() > 0 || !socket.can_send();
@@ -339,7 +308,7 @@ impl<'a, H: Handler> Port<'a, H> {
         let peer = &mut self.peers[slot];
         peer.handler = handler.flatten();
         if peer.handler.is_none() {
-            peer.flags.set(Flags::CLOSING);
+            peer.half.close();
             self.attend = true;
         }
     }
@@ -360,16 +329,12 @@ impl<'a, H: Handler> Port<'a, H> {
                 if !has_route(interface, remote.endpoint.addr, common) => {}
             Arrival::Deliver(slot) => return self.deliver(slot, len, socket, common),
             Arrival::Close(slot) => {
-                let reason = if self.peers[slot].flags.is_closed() {
-                    CloseReason::Local
-                } else {
-                    CloseReason::Peer
-                };
-                return self.finish(slot, reason, socket, common);
+                self.peers[slot].half.handle_close_datagram();
+                return self.finish(slot, socket, common);
             }
             Arrival::Admit => return self.admit(remote, len, None, socket, common),
             Arrival::Evict(slot) => return self.admit(remote, len, Some(slot), socket, common),
-            Arrival::TooLong(Some(slot)) if !self.peers[slot].flags.is_closed() => {
+            Arrival::TooLong(Some(slot)) if self.peers[slot].half.state() == State::Open => {
                 let limit = common.limits.max_datagram;
                 let too_long = Exception::DatagramTooLong { len, limit };
                 self.call(slot, socket, common, |handler, link| {
@@ -388,8 +353,7 @@ impl<'a, H: Handler> Port<'a, H> {
         socket: &mut udp::Socket<'a>,
         common: &mut Common<'a>,
     ) {
-        let flags = self.peers[slot].flags;
-        if flags.is_closed() || flags.has(Flags::PAUSED) {
+        if self.peers[slot].half.reading() != Reading::Deliver {
             common.counts.dropped = common.counts.dropped.wrapping_add(1);
             return;
         }
@@ -419,7 +383,7 @@ impl<'a, H: Handler> Port<'a, H> {
             return;
         };
         common.counts.accepted = common.counts.accepted.wrapping_add(1);
-        self.attend |= self.peers[slot].flags.ask();
+        self.attend |= asks(self.peers[slot].half);
         self.deliver(slot, len, socket, common);
     }
 
@@ -442,11 +406,13 @@ impl<'a, H: Handler> Port<'a, H> {
             Some(_) => common.take_place(Transport::Udp),
             None => common.reserve(Transport::Udp)?,
         };
-        // What the application is shown must know its slot: a new one or, in a full table, that
-        // of the evicted, which is the first to be given out again.
-        let inserted = self.demux.insert(remote, common.now);
-        let slot = inserted.or(evicted);
-        let mut flags = Flags::default();
+        // What the application is shown must know its slot: that of the evicted, or a new one.
+        let inserted = match evicted {
+            Some(_) => None,
+            None => self.demux.insert(remote, common.now),
+        };
+        let slot = evicted.or(inserted);
+        let mut half = DatagramHalf::new();
         let handler = slot.and_then(|slot| {
             let place = self.place(slot);
             let before = socket.send_queue();
@@ -454,7 +420,7 @@ impl<'a, H: Handler> Port<'a, H> {
                 socket,
                 remote,
                 id: serial.id(place),
-                flags: &mut flags,
+                half: &mut half,
                 context: common.context(place),
             });
             self.queued += socket.send_queue() - before;
@@ -468,12 +434,13 @@ impl<'a, H: Handler> Port<'a, H> {
             return None;
         };
         if let Some(evicted) = evicted {
-            self.finish(evicted, CloseReason::Overflow, socket, common);
-            self.demux.insert(remote, common.now);
+            self.abort(evicted, CloseReason::Overflow);
+            self.tell_closed(evicted, socket, common);
+            self.demux.replace(evicted, remote, common.now);
         }
         self.peers[slot] = Peer {
             serial,
-            flags,
+            half,
             handler: Some(handler),
         };
         Some(slot)
@@ -511,7 +478,8 @@ impl<'a, H: Handler> Port<'a, H> {
         for slot in 0..self.peers.len() {
             if self.has_lost(slot, interface, common) {
                 self.tell_of_failure(slot);
-                self.finish(slot, CloseReason::Io, socket, common);
+                self.abort(slot, CloseReason::Io);
+                self.finish(slot, socket, common);
                 lost = true;
             }
         }
@@ -542,41 +510,47 @@ impl<'a, H: Handler> Port<'a, H> {
             let Some(remote) = self.demux.peer(slot) else {
                 continue;
             };
-            let flags = self.peers[slot].flags;
-            let goodbye = flags.has(Flags::CLOSING) && !flags.has(Flags::ABORTED);
-            self.said_goodbye |= goodbye;
-            if flags.has(Flags::ABORTED) || goodbye && remote.send(socket, b"") {
-                self.finish(slot, CloseReason::Local, socket, common);
+            let half = &mut self.peers[slot].half;
+            if half.poll_action(0) == Action::SendFin {
+                self.said_goodbye = true;
+                if remote.send(socket, b"") {
+                    half.handle_fin_sent();
+                    let _ = half.poll_action(0);
+                }
+            }
+            if half.state() == State::Closed {
+                self.finish(slot, socket, common);
                 continue;
             }
-            let has_room = 2 * socket.send_queue() <= socket.payload_send_capacity();
-            let has_room = has_room && socket.can_send();
-            if flags.has(Flags::STARVED) && !goodbye && has_room {
-                self.peers[slot].flags.clear(Flags::STARVED);
+            let backlog = Backlog::fixed(socket.send_queue(), socket.payload_send_capacity());
+            if socket.can_send() && half.poll_writable(backlog, &common.limits) {
                 self.told_last = slot;
                 self.call(slot, socket, common, |handler, link| handler.writable(link));
             }
-            self.attend |= self.peers[slot].flags.ask();
+            self.attend |= asks(self.peers[slot].half);
         }
     }
 
+    fn abort(&mut self, slot: usize, reason: CloseReason) {
+        self.peers[slot].half.abort(reason);
+    }
+
     /// The connection is over.
-    fn finish(
-        &mut self,
-        slot: usize,
-        reason: CloseReason,
-        socket: &mut udp::Socket<'a>,
-        common: &mut Common<'a>,
-    ) {
-        self.peers[slot].flags.set(Flags::ABORTED);
+    fn finish(&mut self, slot: usize, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
+        self.tell_closed(slot, socket, common);
+        self.demux.remove(slot);
+    }
+
+    /// Tells the handler that the connection is over, and gives its place back.
+    fn tell_closed(&mut self, slot: usize, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
+        let reason = self.peers[slot].half.close_reason();
         let attend = self.attend;
         self.call(slot, socket, common, |handler, link| {
-            handler.closed(link, reason);
+            handler.closed(link, reason.unwrap_or(CloseReason::Io));
         });
         // Nothing is left to be done for this peer.
         self.attend = attend;
         self.peers[slot] = Peer::NOBODY;
-        self.demux.remove(slot);
         common.counts.closed = common.counts.closed.wrapping_add(1);
         common.release(Transport::Udp);
     }
@@ -614,11 +588,11 @@ impl<'a, H: Handler> Port<'a, H> {
                 socket,
                 remote,
                 id: peer.serial.id(place),
-                flags: &mut peer.flags,
+                half: &mut peer.half,
                 context: common.context(place),
             },
         );
-        self.attend |= peer.flags.ask();
+        self.attend |= asks(peer.half);
         let put = socket.send_queue() - before;
         if before == 0 && put > 0 {
             self.first = Some(remote.endpoint.addr);
@@ -646,14 +620,14 @@ impl<'a, H: Handler> Port<'a, H> {
     /// Marks every peer, to be closed at the next poll.
     pub(crate) fn close_all(&mut self, with_goodbye: bool) {
         self.retire();
-        let flag = if with_goodbye {
-            Flags::CLOSING
-        } else {
-            Flags::ABORTED
-        };
         for slot in 0..self.peers.len() {
             if self.demux.peer(slot).is_some() {
-                self.peers[slot].flags.set(flag);
+                let half = &mut self.peers[slot].half;
+                if with_goodbye {
+                    half.close();
+                } else {
+                    half.abort(CloseReason::Local);
+                }
                 self.attend = true;
             }
         }

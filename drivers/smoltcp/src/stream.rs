@@ -8,10 +8,9 @@ use crate::link::{Held, Output, StreamLink};
 use crate::pool::Listeners;
 use crate::stack::{address, swapped};
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    CloseReason, ConnectionId, FrameError, Handler, Instant, Limits, Link, Message, RingReceiver,
-    Sender, Transport,
+    Action, Backlog, CloseReason, Connection, ConnectionId, FrameError, Handler, Instant, Limits,
+    Link, Message, Reading, RingDecoder, Transport,
 };
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
@@ -60,10 +59,9 @@ enum Owner<'a, H> {
     Nobody = 6,
 }
 
-/// Both halves of a connection, and what its link tells of it.
+/// A connection, and what its link tells of it.
 pub(crate) struct Ends {
-    pub(crate) sender: Sender,
-    receiver: RingReceiver,
+    pub(crate) connection: Connection<RingDecoder>,
     /// Bytes that lay in the transmit ring at the last look, and were sent since.
     queued: u32,
     pub(crate) serial: Serial,
@@ -74,30 +72,23 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    const PAUSED: u8 = 1;
     /// The peer has opened it.
-    const ACCEPTED: u8 = 2;
+    const ACCEPTED: u8 = 1;
     /// Somebody outside has asked for something.
-    const ATTEND: u8 = 4;
+    const ATTEND: u8 = 2;
 
     fn attend(&mut self) {
         self.marks |= Ends::ATTEND;
     }
 
-    fn is_paused(&self) -> bool {
-        self.marks & Ends::PAUSED != 0
-    }
-
     fn new(
-        sender: Sender,
+        connection: Connection<RingDecoder>,
         serial: Serial,
         peer: IpEndpoint,
         local: IpEndpoint,
-        now: Instant,
     ) -> Self {
         Ends {
-            sender,
-            receiver: RingReceiver::accepted(now),
+            connection,
             queued: 0,
             serial,
             marks: Ends::ATTEND,
@@ -109,23 +100,7 @@ impl Ends {
     /// So much waits to be confirmed, after something was sent.
     pub(crate) fn queued(&mut self, now: Instant, queued: usize) {
         self.queued = queued as u32;
-        self.sender.handle_written(now, false, queued);
-    }
-
-    pub(crate) fn pause(&mut self) {
-        self.marks |= Ends::PAUSED;
-        self.receiver.pause();
-    }
-
-    pub(crate) fn resume(&mut self, now: Instant) {
-        if self.is_paused() {
-            self.marks &= !Ends::PAUSED;
-            self.receiver.resume(now);
-        }
-    }
-
-    fn is_heard(&self) -> bool {
-        self.sender.state() == State::Open && !self.is_paused()
+        self.connection.send.handle_written(false, queued, now);
     }
 }
 
@@ -168,10 +143,10 @@ impl<'a, H: Handler> Stream<'a, H> {
         local: IpEndpoint,
         now: Instant,
     ) {
-        let sender = Sender::connecting(Transport::Tcp, now);
+        let connection = Connection::connecting(RingDecoder::new(), now);
         self.stage = Stage::Live(Live {
             owner: Owner::Caller(connected),
-            ends: Ends::new(sender, serial, peer, local, now),
+            ends: Ends::new(connection, serial, peer, local),
         });
     }
 
@@ -264,8 +239,15 @@ impl<'a, H: Handler> Stream<'a, H> {
                     return;
                 }
                 live.turn(slot, socket, common);
-                if let Some(reason) = live.ends.sender.close_reason() {
-                    self.closed(reason, slot, socket, common);
+                let queued = if live.is_called() {
+                    common.early.queued(slot)
+                } else {
+                    socket.send_queue()
+                };
+                match live.ends.connection.poll_action(queued) {
+                    Action::Close(reason) => self.closed(reason, true, slot, socket, common),
+                    Action::Reset(reason) => self.closed(reason, false, slot, socket, common),
+                    Action::Wait | Action::SendFin => {}
                 }
             }
             Stage::Ending { deadline } => {
@@ -303,8 +285,8 @@ impl<'a, H: Handler> Stream<'a, H> {
             listeners.accepted(listener),
             common.reserve(Transport::Tcp),
         ) {
-            let sender = Sender::accepted(Transport::Tcp);
-            let mut ends = Ends::new(sender, serial, peer, local, common.now);
+            let connection = Connection::accepted(RingDecoder::new(), common.now);
+            let mut ends = Ends::new(connection, serial, peer, local);
             ends.marks |= Ends::ACCEPTED;
             let mut link = StreamLink {
                 ends: &mut ends,
@@ -334,6 +316,7 @@ impl<'a, H: Handler> Stream<'a, H> {
     fn closed(
         &mut self,
         reason: CloseReason,
+        in_order: bool,
         slot: usize,
         socket: &mut tcp::Socket<'_>,
         common: &mut Common<'a>,
@@ -366,7 +349,6 @@ impl<'a, H: Handler> Stream<'a, H> {
             }
             Owner::Nobody => {}
         }
-        let in_order = ends.sender.ends_in_order(socket.send_queue());
         self.end(socket, in_order, common);
     }
 
@@ -446,7 +428,7 @@ impl<'a, H: Handler> Stream<'a, H> {
         if self.has_lost_its_address(interface)
             && let Stage::Live(live) = &mut self.stage
         {
-            live.ends.sender.fail(CloseReason::Io);
+            live.ends.connection.abort(CloseReason::Io);
             live.ends.attend();
         }
     }
@@ -475,14 +457,7 @@ impl<'a, H: Handler> Stream<'a, H> {
                 called_at.map_or(Instant::NEVER, |at| at.after(limits.connect_timeout))
             }
             Stage::Ending { deadline } => *deadline,
-            Stage::Live(Live { ends, .. }) => {
-                let sends = ends.sender.poll_timeout(limits);
-                if ends.sender.state() == State::Open {
-                    sends.min(ends.receiver.poll_timeout(limits))
-                } else {
-                    sends
-                }
-            }
+            Stage::Live(Live { ends, .. }) => ends.connection.poll_timeout(false, limits),
         }
     }
 }
@@ -497,11 +472,8 @@ impl<'a, H: Handler> Live<'a, H> {
         self.ends.marks &= !Ends::ATTEND;
         if let Owner::Caller(connected) = self.owner {
             match socket.state() {
-                tcp::State::SynSent | tcp::State::SynReceived if common.strikes => {
-                    return self.expire(common);
-                }
-                tcp::State::SynSent | tcp::State::SynReceived => return,
-                tcp::State::Closed => return self.ends.sender.fail(CloseReason::Refused),
+                tcp::State::SynSent | tcp::State::SynReceived => return self.expire(common),
+                tcp::State::Closed => return self.ends.connection.abort(CloseReason::Refused),
                 _ => self.connected(connected, slot, socket, common),
             }
         }
@@ -511,9 +483,7 @@ impl<'a, H: Handler> Live<'a, H> {
         if !more {
             self.ended(socket, common.now);
         }
-        if common.strikes {
-            self.expire(common);
-        }
+        self.expire(common);
     }
 
     /// Whether nothing has happened since the last look, as it mostly has not.
@@ -534,8 +504,7 @@ impl<'a, H: Handler> Live<'a, H> {
         common: &mut Common<'a>,
     ) {
         let ends = &mut self.ends;
-        ends.sender.handle_connected();
-        ends.receiver = RingReceiver::connecting(common.now);
+        ends.connection.handle_connected(common.now);
         common.counts.connected = common.counts.connected.wrapping_add(1);
         let mut refused = 0;
         common.early.take(slot, |frame| {
@@ -561,14 +530,13 @@ impl<'a, H: Handler> Live<'a, H> {
     fn written(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
         let queued = socket.send_queue();
         let before = self.ends.queued as usize;
-        if queued != before || self.ends.sender.state() == State::Draining {
+        let send = &mut self.ends.connection.send;
+        if queued != before {
             self.ends.queued = queued as u32;
-            let progress = queued < before;
-            self.ends
-                .sender
-                .handle_written(common.now, progress, queued);
+            send.handle_written(queued < before, queued, common.now);
         }
-        if self.ends.sender.poll_writable(queued, &common.limits)
+        let backlog = Backlog::fixed(queued, socket.send_capacity());
+        if send.poll_writable(backlog, &common.limits)
             && let Owner::Handler(handler) = &mut self.owner
         {
             let mut link = StreamLink {
@@ -594,7 +562,7 @@ impl<'a, H: Handler> Live<'a, H> {
             place: Place::Stream(slot),
         };
         let mut budget = common.limits.read_budget;
-        while socket.can_recv() && ends.is_heard() {
+        while socket.can_recv() && ends.connection.reading() == Reading::Deliver {
             let frame_len = match lend(handler, ends, socket, common.scratch, context, slot) {
                 Ok(Found::Lent(frame_len)) => frame_len,
                 Ok(Found::Broken(frame_len)) => {
@@ -609,12 +577,7 @@ impl<'a, H: Handler> Live<'a, H> {
                     handler.received(&mut link, Message::lent(&frame[HEADER_LEN..]));
                     frame_len
                 }
-                Ok(Found::Nothing) => return false,
-                Err(error) => {
-                    let queued = socket.send_queue();
-                    ends.sender.handle_violation(context.now, error, queued);
-                    return false;
-                }
+                Ok(Found::Nothing) | Err(_) => return false,
             };
             common.counts.received = common.counts.received.wrapping_add(1);
             budget = budget.saturating_sub(frame_len);
@@ -625,37 +588,35 @@ impl<'a, H: Handler> Live<'a, H> {
         false
     }
 
-    /// Sees whether the peer, or the connection, has ended, and ends our direction if it is
-    /// time.
+    /// Sees whether the peer has ended its direction, or the connection.
     fn ended(&mut self, socket: &mut tcp::Socket<'_>, now: Instant) {
         use tcp::State::{CloseWait, Closed, Closing, LastAck, TimeWait};
-        let ends = &mut self.ends;
+        let connection = &mut self.ends.connection;
         match socket.state() {
-            Closed => ends.sender.fail(CloseReason::Reset),
+            Closed => {
+                // What the peer has acknowledged before this counts first.
+                let _ = connection.poll_action(socket.send_queue());
+                connection.abort(CloseReason::Reset);
+            }
             // An end during a pause is heard after it.
-            CloseWait | LastAck | Closing | TimeWait
-                if !(ends.is_paused() && ends.sender.state() == State::Open) =>
-            {
-                let reason = ends.receiver.handle_end();
-                ends.sender.handle_end(now, reason, socket.send_queue());
+            CloseWait | LastAck | Closing | TimeWait if connection.reading() != Reading::Hold => {
+                connection.handle_fin(now);
             }
             _ => {}
         }
-        if matches!(ends.sender.state(), State::Draining | State::Finishing) {
+        if connection.reading() == Reading::Discard {
             discard(socket);
-            // What is queued goes out before the end.
+            // smoltcp sends the FIN behind what is queued, so it need not wait for
+            // `Action::SendFin`.
             socket.close();
         }
     }
 
     /// Closes what took too long.
     fn expire(&mut self, common: &Common<'a>) {
-        let ends = &mut self.ends;
-        ends.sender.handle_timeout(common.now, &common.limits);
-        if ends.sender.state() == State::Open
-            && let Some(timeout) = ends.receiver.handle_timeout(common.now, &common.limits)
-        {
-            ends.sender.fail(CloseReason::Timeout(timeout));
+        if common.strikes {
+            let connection = &mut self.ends.connection;
+            connection.handle_timeout(false, common.now, &common.limits);
         }
     }
 }
@@ -692,7 +653,7 @@ fn lend<H: Handler>(
         if ring.len() < HEADER_LEN.min(len) {
             return (0, None);
         }
-        let payload_len = match ends.receiver.handle_ring(ring, len, limits, now) {
+        let payload_len = match ends.connection.handle_ring(ring, len, limits, now) {
             Ok(Some(payload_len)) => payload_len,
             Ok(None) => return (0, Some(Ok(Found::Nothing))),
             Err(error) => return (0, Some(Err(error))),
@@ -719,7 +680,7 @@ fn lend<H: Handler>(
     // The ring's end is inside the header.
     let mut header = [0; HEADER_LEN];
     let _ = socket.peek_slice(&mut header);
-    let payload_len = ends.receiver.handle_ring(&header, len, limits, now)?;
+    let payload_len = ends.connection.handle_ring(&header, len, limits, now)?;
     Ok(payload_len.map_or(Found::Nothing, |len| Found::Broken(HEADER_LEN + len)))
 }
 

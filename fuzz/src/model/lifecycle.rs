@@ -1,8 +1,8 @@
 //! The table of the lifecycle, row by row, as it stands in the documentation.
 
 use arbitrary::Arbitrary;
-use cubenet_core::lifecycle::{Input, State};
-use cubenet_core::{CloseReason, FrameError, Timeout, Transport};
+use cubenet_core::connection::lifecycle::Input;
+use cubenet_core::{CloseReason, FrameError, State, Timeout};
 use std::fmt;
 
 /// An input without its details.
@@ -10,12 +10,10 @@ use std::fmt;
 pub enum Kind {
     /// [`Input::Connected`].
     Connected,
-    /// [`Input::Close`] with nothing queued.
-    CloseEmpty,
-    /// [`Input::Close`] with something queued.
-    CloseQueued,
-    /// [`Input::Ended`].
-    Ended,
+    /// [`Input::Close`].
+    Close,
+    /// [`Input::Fin`].
+    Fin,
     /// [`Input::Violated`].
     Violated,
     /// [`Input::Flushed`].
@@ -31,10 +29,10 @@ pub enum Kind {
 pub enum When {
     /// Nothing.
     Always,
-    /// It is a stream whose peer has not ended its direction.
-    PeerIsOwed,
-    /// It carries datagrams, or the peer has ended its direction.
-    PeerIsNotOwed,
+    /// The handshake is complete, and the peer's FIN has not come.
+    FinIsDue,
+    /// The peer has not answered, or its FIN has come.
+    FinIsNotDue,
 }
 
 /// Where the reason of the close comes from.
@@ -74,51 +72,44 @@ const fn row(from: State, on: Kind, when: When, to: State, because: Because) -> 
 }
 
 /// The table: every state, every input. The rows that change nothing are in it too.
-pub const TABLE: [Row; 41] = {
+pub const TABLE: [Row; 36] = {
     use Because::{Given, Kept, Local};
-    use Kind::{
-        Acknowledged, CloseEmpty, CloseQueued, Connected, Ended, Failed, Flushed, Violated,
-    };
+    use Kind::{Acknowledged, Close, Connected, Failed, Fin, Flushed, Violated};
     use State::{Closed, Connecting, Draining, Finishing, Open};
-    use When::{Always, PeerIsNotOwed, PeerIsOwed};
+    use When::{Always, FinIsDue, FinIsNotDue};
     [
         row(Connecting, Connected, Always, Open, Kept),
-        row(Connecting, CloseEmpty, Always, Closed, Local),
-        row(Connecting, CloseQueued, Always, Draining, Local),
-        row(Connecting, Ended, Always, Connecting, Kept),
+        row(Connecting, Close, Always, Draining, Local),
+        row(Connecting, Fin, Always, Connecting, Kept),
         row(Connecting, Violated, Always, Connecting, Kept),
         row(Connecting, Flushed, Always, Connecting, Kept),
         row(Connecting, Acknowledged, Always, Connecting, Kept),
         row(Connecting, Failed, Always, Closed, Given),
         row(Open, Connected, Always, Open, Kept),
-        row(Open, CloseEmpty, Always, Draining, Local),
-        row(Open, CloseQueued, Always, Draining, Local),
-        row(Open, Ended, Always, Draining, Given),
+        row(Open, Close, Always, Draining, Local),
+        row(Open, Fin, Always, Draining, Given),
         row(Open, Violated, Always, Draining, Given),
         row(Open, Flushed, Always, Open, Kept),
         row(Open, Acknowledged, Always, Open, Kept),
         row(Open, Failed, Always, Closed, Given),
         row(Draining, Connected, Always, Draining, Kept),
-        row(Draining, CloseEmpty, Always, Draining, Kept),
-        row(Draining, CloseQueued, Always, Draining, Kept),
-        row(Draining, Ended, Always, Draining, Kept),
+        row(Draining, Close, Always, Draining, Kept),
+        row(Draining, Fin, Always, Draining, Kept),
         row(Draining, Violated, Always, Draining, Kept),
         row(Draining, Acknowledged, Always, Draining, Kept),
-        row(Draining, Flushed, PeerIsOwed, Finishing, Kept),
-        row(Draining, Flushed, PeerIsNotOwed, Closed, Kept),
+        row(Draining, Flushed, FinIsDue, Finishing, Kept),
+        row(Draining, Flushed, FinIsNotDue, Closed, Kept),
         row(Draining, Failed, Always, Closed, Given),
         row(Finishing, Connected, Always, Finishing, Kept),
-        row(Finishing, CloseEmpty, Always, Finishing, Kept),
-        row(Finishing, CloseQueued, Always, Finishing, Kept),
-        row(Finishing, Ended, Always, Closed, Kept),
+        row(Finishing, Close, Always, Finishing, Kept),
+        row(Finishing, Fin, Always, Closed, Kept),
         row(Finishing, Violated, Always, Finishing, Kept),
         row(Finishing, Flushed, Always, Finishing, Kept),
         row(Finishing, Acknowledged, Always, Closed, Kept),
         row(Finishing, Failed, Always, Closed, Kept),
         row(Closed, Connected, Always, Closed, Kept),
-        row(Closed, CloseEmpty, Always, Closed, Kept),
-        row(Closed, CloseQueued, Always, Closed, Kept),
-        row(Closed, Ended, Always, Closed, Kept),
+        row(Closed, Close, Always, Closed, Kept),
+        row(Closed, Fin, Always, Closed, Kept),
         row(Closed, Violated, Always, Closed, Kept),
         row(Closed, Flushed, Always, Closed, Kept),
         row(Closed, Acknowledged, Always, Closed, Kept),
@@ -135,8 +126,8 @@ impl fmt::Display for Row {
         write!(f, "{from:<10} | {on:<12} | {to:<10}")?;
         match when {
             When::Always => Ok(()),
-            When::PeerIsOwed => f.write_str(" | the peer is to end, too"),
-            When::PeerIsNotOwed => f.write_str(" | the peer is not waited for"),
+            When::FinIsDue => f.write_str(" | the peer's FIN is to come"),
+            When::FinIsNotDue => f.write_str(" | no FIN is to come"),
         }
     }
 }
@@ -148,15 +139,13 @@ pub struct Model {
     pub state: State,
     /// Why it closes, once that is known.
     pub reason: Option<CloseReason>,
-    /// What carries it.
-    pub transport: Transport,
-    peer_ended: bool,
+    established: bool,
+    peer_fin: bool,
 }
 
 impl Model {
-    /// A connection that we called, or on which we were called.
-    pub fn new(transport: Transport, calling: bool) -> Self {
-        let connecting = calling && transport == Transport::Tcp;
+    /// A connection to which this side connects, or that it accepted.
+    pub fn new(connecting: bool) -> Self {
         Model {
             state: if connecting {
                 State::Connecting
@@ -164,8 +153,8 @@ impl Model {
                 State::Open
             },
             reason: None,
-            transport,
-            peer_ended: false,
+            established: !connecting,
+            peer_fin: false,
         }
     }
 
@@ -177,12 +166,12 @@ impl Model {
     /// Lets `input` happen. Returns the number of the row that applied.
     pub fn handle(&mut self, input: Input) -> usize {
         let kind = kind(input);
-        let owed = self.transport == Transport::Tcp && !self.peer_ended;
+        let due = self.established && !self.peer_fin;
         let applies = |row: &Row| {
             let holds = match row.when {
                 When::Always => true,
-                When::PeerIsOwed => owed,
-                When::PeerIsNotOwed => !owed,
+                When::FinIsDue => due,
+                When::FinIsNotDue => !due,
             };
             row.from == self.state && row.on == kind && holds
         };
@@ -191,7 +180,7 @@ impl Model {
         let Row { to, because, .. } = TABLE[at];
         match (because, input) {
             (Because::Local, _) => self.reason = Some(CloseReason::Local),
-            (Because::Given, Input::Ended(reason) | Input::Failed(reason)) => {
+            (Because::Given, Input::Fin(reason) | Input::Failed(reason)) => {
                 self.reason = Some(reason);
             }
             (Because::Given, Input::Violated(error)) => {
@@ -199,7 +188,8 @@ impl Model {
             }
             _ => {}
         }
-        self.peer_ended |= kind == Kind::Ended;
+        self.established |= kind == Kind::Connected;
+        self.peer_fin |= kind == Kind::Fin;
         self.state = to;
         at
     }
@@ -208,9 +198,8 @@ impl Model {
 fn kind(input: Input) -> Kind {
     match input {
         Input::Connected => Kind::Connected,
-        Input::Close { queued: false } => Kind::CloseEmpty,
-        Input::Close { queued: true } => Kind::CloseQueued,
-        Input::Ended(_) => Kind::Ended,
+        Input::Close => Kind::Close,
+        Input::Fin(_) => Kind::Fin,
         Input::Violated(_) => Kind::Violated,
         Input::Flushed => Kind::Flushed,
         Input::Acknowledged => Kind::Acknowledged,
@@ -239,8 +228,8 @@ impl End {
     /// The same as an input.
     pub fn input(self) -> Input {
         match self {
-            End::Peer => Input::Ended(CloseReason::Peer),
-            End::Truncated => Input::Ended(CloseReason::Truncated),
+            End::Peer => Input::Fin(CloseReason::Peer),
+            End::Truncated => Input::Fin(CloseReason::Truncated),
             End::Protocol => Input::Violated(VIOLATION),
         }
     }

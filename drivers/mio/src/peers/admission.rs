@@ -8,13 +8,13 @@ use crate::connection::Connection;
 use crate::listening::Listening;
 use crate::log::{debug, error_limited};
 use crate::seat::Permit;
-use crate::shared::{OnSocket, Shared, Wire, canonical};
+use crate::shared::{Half, OnSocket, Shared, Wire, canonical};
 use crate::sync::atomic::AtomicU16;
 use crate::sys::{Datagram, Source};
 use crate::user::catch_panic;
 use crate::worker::Context;
 use cubenet_core::demux::Admission;
-use cubenet_core::{CloseReason, Sender, Transport};
+use cubenet_core::{CloseReason, DatagramHalf, Transport};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -46,10 +46,10 @@ impl Peers {
                 return;
             }
         };
-        // The handle that the application is shown must know its slot: a new one or, in a full
-        // table, that of the evicted, which is the first to be given out again.
-        let inserted = self.demux.insert(from, context.now);
-        let Some(slot) = inserted.or(evicted) else {
+        // The handle that the application is shown must know its slot: that of the evicted, or a
+        // new one.
+        let slot = evicted.or_else(|| self.demux.insert(from, context.now));
+        let Some(slot) = slot else {
             context.tally.dropped_table_full += 1;
             return;
         };
@@ -64,30 +64,24 @@ impl Peers {
             context.output.borrow_mut().discard(&shared);
             context.tally.refused += 1;
             context.tally.dropped_not_admitted += 1;
-            if inserted.is_some() {
+            if evicted.is_none() {
                 self.demux.remove(slot);
             }
             shared.abort(CloseReason::Local);
             self.socket.forget(&shared);
             return;
         };
-        if let Some(evicted) = evicted {
-            if let Some(peer) = self.peer(evicted) {
-                permit.take_place_of(&peer.shared);
-            }
-            self.fail(evicted, CloseReason::Overflow, context);
-            let inserted = self.demux.insert(from, context.now);
-            debug_assert_eq!(
-                inserted,
-                Some(slot),
-                "the slot was the next to be given out"
-            );
-        }
-        debug!(connection = %id, peer = %from, "accepted a datagram peer");
-        context.tally.accepted += 1;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
+        if let Some(evicted) = self.slots[slot].take() {
+            permit.take_place_of(&evicted.shared);
+            self.demux.replace(slot, from, context.now);
+            evicted.shared.abort(CloseReason::Overflow);
+            self.finish_peer(evicted, context);
+        }
+        debug!(connection = %id, peer = %from, "accepted a datagram peer");
+        context.tally.accepted += 1;
         self.slots[slot] = Some(Peer::new(permit.seat(shared), handler));
         self.settle(slot, context);
         self.deliver(slot, datagram.bytes, context);
@@ -123,8 +117,8 @@ impl Peers {
             source,
             max_segment: AtomicU16::new(self.socket.max_segment()),
         }));
-        let sender = Sender::accepted(Transport::Udp);
-        Shared::new(wire, peer, slot as u32, sender)
+        let half = Half::Datagrams(DatagramHalf::new());
+        Shared::new(wire, peer, slot as u32, half)
     }
 }
 

@@ -16,9 +16,9 @@ use crate::shared::Place;
 use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::worker::Context;
 use cubenet_core::demux::{Admission, GrowingTable};
-use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Link, Message, Timeout,
+    Action, Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Link, Message,
+    Reading, Timeout,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -57,17 +57,11 @@ impl Handler for Nobody {
 struct Peer {
     shared: Seat,
     handler: Box<dyn Handler + Send>,
-    /// It needs no close datagram, or has been sent one.
-    said_close: bool,
 }
 
 impl Peer {
     fn new(shared: Seat, handler: Box<dyn Handler + Send>) -> Self {
-        Peer {
-            shared,
-            handler,
-            said_close: false,
-        }
+        Peer { shared, handler }
     }
 }
 
@@ -224,7 +218,7 @@ impl Peers {
             // those who wait for an answer begins now.
             context.now = budget.now();
             for datagram in batch.datagrams().take(done) {
-                self.demux.handle_heard(&datagram.from, context.now);
+                self.demux.handle_delivered(&datagram.from, context.now);
             }
         }
         if all {
@@ -304,7 +298,7 @@ impl Peers {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        if !peer.shared.core.is_heard() {
+        if peer.shared.core.reading() != Reading::Deliver {
             context.tally.dropped_paused += u64::from(peer.shared.core.is_paused());
             return;
         }
@@ -370,11 +364,8 @@ impl Peers {
         senders.dedup_by(|one, other| Arc::ptr_eq(one, other));
         for shared in senders {
             let Place { slot, .. } = shared.core.place();
-            let writable = shared.locked(|core, out| {
-                let queued = core.queued();
-                out.sender.handle_written(context.now, true, queued);
-                out.sender.poll_writable(queued, core.limits())
-            });
+            let writable =
+                shared.locked(|core, out| out.half.poll_writable(core.backlog(), core.limits()));
             if !self.is_at(shared.core.place(), shared.core.id) {
                 continue;
             }
@@ -439,12 +430,11 @@ impl Peers {
     }
 
     fn peer_closed(&mut self, slot: usize, context: &mut Context) {
-        let now = context.now;
-        if let Some(Some(peer)) = self.slots.get_mut(slot) {
-            peer.said_close = true;
-            peer.shared.locked(|core, out| {
-                let queued = core.queued();
-                out.sender.handle_end(now, CloseReason::Peer, queued);
+        if let Some(peer) = self.peer(slot) {
+            peer.shared.locked(|_, out| {
+                if let Some(half) = out.half.datagrams() {
+                    half.handle_close_datagram();
+                }
             });
         }
         self.settle(slot, context);
@@ -452,7 +442,7 @@ impl Peers {
 
     fn fail(&mut self, slot: usize, reason: CloseReason, context: &mut Context) {
         if let Some(peer) = self.peer(slot) {
-            peer.shared.locked(|_, out| out.sender.fail(reason));
+            peer.shared.abort(reason);
         }
         self.settle(slot, context);
     }
@@ -468,9 +458,7 @@ impl Peers {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        let Peer {
-            shared, handler, ..
-        } = peer;
+        let Peer { shared, handler } = peer;
         context.output.borrow_mut().begin_callback();
         let mut link = CallbackLink {
             shared,
@@ -487,41 +475,53 @@ impl Peers {
         self.settle(slot, context);
     }
 
-    /// Removes the connection in `slot` if it has closed.
+    /// Does what the connection in `slot` has to do next, and removes it if it has closed.
     fn settle(&mut self, slot: usize, context: &mut Context) {
-        if let Some(Some(peer)) = self.slots.get_mut(slot)
-            && peer.shared.core.state() == State::Draining
-        {
-            let Peer {
-                shared, said_close, ..
-            } = peer;
-            if !std::mem::replace(said_close, true) {
-                let mut output = context.output.borrow_mut();
-                output.push_datagram(&self.socket, shared, &[]);
-            }
-            shared.locked(|core, out| out.finish_draining(core, context.now));
+        let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        let shared = &peer.shared;
+        if shared.core.is_open() {
+            return;
         }
-        let peer = self.slots.get_mut(slot);
-        let Some(peer) =
-            peer.and_then(|peer| peer.take_if(|peer| peer.shared.core.state() == State::Closed))
-        else {
+        let mut action = shared.locked(|core, out| out.poll_action(core));
+        if action == Action::SendFin {
+            let mut output = context.output.borrow_mut();
+            output.push_datagram(&self.socket, shared, &[]);
+            drop(output);
+            action = shared.locked(|core, out| {
+                out.half.handle_fin_sent();
+                out.poll_action(core)
+            });
+        }
+        if let Action::Wait | Action::SendFin = action {
+            return;
+        }
+        let Some(peer) = self.slots[slot].take() else {
             return;
         };
         self.demux.remove(slot);
         if self.demux.is_empty() {
             self.slots = Vec::new();
         }
+        self.finish_peer(peer, context);
+    }
+
+    /// A connection has closed and left its slot: tells the application and counts it.
+    fn finish_peer(&self, peer: Peer, context: &mut Context) {
         let Peer {
             shared,
             mut handler,
-            ..
         } = peer;
-        let (reason, in_order) =
-            shared.locked(|_, out| (out.sender.close_reason(), out.sender.ends_in_order(0)));
-        let reason = reason.unwrap_or(CloseReason::Io);
-        if !in_order {
-            self.socket.forget(&shared);
-        }
+        let action = shared.locked(|core, out| out.poll_action(core));
+        let reason = match action {
+            Action::Close(reason) => reason,
+            Action::Reset(reason) => {
+                self.socket.forget(&shared);
+                reason
+            }
+            Action::Wait | Action::SendFin => CloseReason::Io,
+        };
         let id = shared.core.id;
         shared.leave();
         context.closed(&shared.core, reason, None);

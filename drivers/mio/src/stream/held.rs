@@ -4,7 +4,7 @@ use super::Stream;
 use crate::budget::Budget;
 use crate::worker::Context;
 use bytes::Bytes;
-use cubenet_core::lifecycle::State;
+use cubenet_core::Reading;
 
 /// What the worker's context keeps of a stream's input.
 #[derive(Clone, Copy, PartialEq)]
@@ -25,7 +25,7 @@ impl Stream {
         budget: &mut Budget,
         context: &mut Context,
     ) -> bool {
-        if self.shared.core.is_paused() && self.shared.core.state() == State::Open {
+        if self.shared.core.reading() == Reading::Hold {
             return false;
         }
         let held = context.held.get_mut(&entry);
@@ -45,7 +45,7 @@ impl Stream {
         rest: impl AsRef<[u8]> + Into<Parked>,
         context: &mut Context,
     ) {
-        let partial = self.receiver.footprint();
+        let partial = self.recv.footprint();
         let held = partial + rest.as_ref().len();
         if held == 0 {
             if std::mem::replace(&mut self.holds, Holds::Nothing) != Holds::Nothing {

@@ -13,13 +13,22 @@ use crate::seat::Seat;
 use crate::shared::{Shared, Wire, failure};
 use crate::sys;
 use crate::worker::Context;
-use cubenet_core::lifecycle::State;
 use cubenet_core::{
-    CloseReason, FrameError, Growing, Handler, Instant, Receiver, Timeout, Transport,
+    Action, CloseReason, Decoder, FrameError, Growing, Handler, Instant, Reading, RecvHalf,
+    SendHalf, State, Timeout, Transport, connection,
 };
 use held::Holds;
 use mio::net::TcpStream;
 use std::io;
+
+/// Changes the core's part of a stream's sending half.
+fn with_half(shared: &mut Seat, change: impl FnOnce(&mut SendHalf)) {
+    Shared::with(shared, |_, out| {
+        if let Some(half) = out.half.stream() {
+            change(half);
+        }
+    });
+}
 
 /// What an event said about a stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,13 +47,11 @@ pub(crate) struct Stream {
     pub(crate) shared: Seat,
     /// `None` while the peer is being called, and if the application refused.
     handler: Option<Box<dyn Handler + Send>>,
-    receiver: Receiver<Growing>,
+    recv: RecvHalf<Decoder<Growing>>,
     pub(crate) armed: Instant,
     pub(crate) in_line: bool,
     /// The peer has not answered our call.
     calling: bool,
-    /// What `receiver` was told; the application's wish is in `shared`.
-    paused: bool,
     /// What the worker's context keeps of its input.
     holds: Holds,
     /// A message was delivered since what is held was counted last.
@@ -53,38 +60,34 @@ pub(crate) struct Stream {
     peer_ending: bool,
     /// The peer has sent urgent data: a short read does not mean that there is no more.
     urgent: bool,
-    /// Our end was sent.
-    ended: bool,
 }
 
 impl Stream {
     /// A connection that was accepted.
     pub(crate) fn accepted(shared: Seat, handler: Box<dyn Handler + Send>, now: Instant) -> Self {
-        let receiver = Receiver::accepted(Growing::new(), shared.core.limits(), now);
+        let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message);
         Stream {
             handler: Some(handler),
             calling: false,
-            receiver,
+            recv: RecvHalf::accepted(decoder, now),
             ..Stream::calling(shared, now)
         }
     }
 
     /// A connection whose peer is being called.
     pub(crate) fn calling(shared: Seat, now: Instant) -> Self {
-        let receiver = Receiver::connecting(Growing::new(), shared.core.limits(), now);
+        let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message);
         Stream {
             shared,
             handler: None,
-            receiver,
+            recv: RecvHalf::connecting(decoder, now),
             armed: Instant::NEVER,
             in_line: false,
             calling: true,
-            paused: false,
             holds: Holds::Nothing,
             progressed: false,
             peer_ending: false,
             urgent: false,
-            ended: false,
         }
     }
 
@@ -117,7 +120,7 @@ impl Stream {
         if (readiness.readable || readiness.ending) && !self.in_line {
             self.read(entry, context);
         }
-        if readiness.error && self.paused {
+        if readiness.error && self.recv.is_paused() {
             self.take_error();
         }
     }
@@ -142,14 +145,16 @@ impl Stream {
                 _ => failure(&error),
             };
             Shared::with(&mut self.shared, |_, out| {
-                out.sender.fail(reason);
+                out.half.abort(reason);
                 out.fail(error);
             });
             return;
         }
         self.calling = false;
-        self.receiver.resume(now);
-        Shared::with(&mut self.shared, |_, out| out.sender.handle_connected());
+        let recv = &mut self.recv;
+        with_half(&mut self.shared, |half| {
+            connection::handle_connected(recv, half, now);
+        });
         if self.shared.core.state() == State::Open {
             self.connected(context);
         }
@@ -187,7 +192,7 @@ impl Stream {
             return;
         }
         let mut input = std::mem::take(&mut context.input);
-        while !self.paused {
+        while !self.recv.is_paused() {
             if left == 0 || !budget.is_left() {
                 context.line_up(entry, &mut self.in_line);
                 break;
@@ -260,14 +265,14 @@ impl Stream {
             output: &context.output,
             now,
         };
-        let receiver = &mut self.receiver;
+        let recv = &mut self.recv;
         let common = &*context.common;
         let mut rest = input;
         let (mut messages, mut bytes) = (0, 0);
         let mut owes_last = false;
         let done = guarded("received", core.id, &mut context.tally, || {
-            while core.is_heard() && budget.is_left() {
-                let Some(message) = receiver.handle_input(&mut rest, now)? else {
+            while core.reading() == Reading::Deliver && budget.is_left() {
+                let Some(message) = recv.handle_input(&mut rest, now)? else {
                     break;
                 };
                 messages += 1;
@@ -295,16 +300,14 @@ impl Stream {
                     return 0;
                 }
                 // While the callbacks ran, nobody listened: the peer's silence begins now.
-                self.receiver.handle_heard(context.now);
+                self.recv.handle_delivered(context.now);
                 return rest.len();
             }
             Some(Err(error)) => {
                 self.flush_output(context);
                 context.tick();
                 let now = context.now;
-                Shared::with(&mut self.shared, |core, out| {
-                    out.sender.handle_violation(now, error, core.queued());
-                });
+                with_half(&mut self.shared, |half| half.handle_violation(error, now));
             }
             None => self.panicked(context),
         }
@@ -317,7 +320,7 @@ impl Stream {
         output.begin(0);
         drop(output);
         Shared::with(&mut self.shared, |_, out| {
-            out.sender.abort(CloseReason::Panicked);
+            out.half.abort(CloseReason::Panicked);
         });
         context.tick();
     }
@@ -326,7 +329,7 @@ impl Stream {
     fn flush_output(&mut self, context: &Context) {
         let mut output = context.output.borrow_mut();
         output.begin(0);
-        if output.has_frames() {
+        if output.gathered() > 0 {
             Shared::with(&mut self.shared, |core, out| {
                 output.transmit_frames(core, out);
             });
@@ -338,7 +341,7 @@ impl Stream {
         let now = context.now;
         let writable = Shared::with(&mut self.shared, |core, out| {
             out.flush(core, now);
-            out.sender.poll_writable(core.queued(), core.limits())
+            out.half.poll_writable(core.backlog(), core.limits())
         });
         let Some(handler) = self.handler.as_mut().filter(|_| writable) else {
             return;
@@ -364,9 +367,9 @@ impl Stream {
 
     /// The peer ended its direction.
     fn peer_ended(&mut self, now: Instant) {
-        let reason = self.receiver.handle_end();
-        Shared::with(&mut self.shared, |core, out| {
-            out.sender.handle_end(now, reason, core.queued());
+        let recv = &self.recv;
+        with_half(&mut self.shared, |half| {
+            connection::handle_fin(recv, half, now);
         });
     }
 
@@ -407,19 +410,10 @@ impl Stream {
                 self.read(entry, context);
             }
         }
-        let now = context.now;
-        let late = match self.shared.core.state() {
-            // What has been read and not delivered is no silence.
-            State::Open if !self.in_line => {
-                let limits = self.shared.core.limits();
-                self.receiver.handle_timeout(now, limits)
-            }
-            _ => None,
-        };
+        let (recv, has_unread, now) = (&self.recv, self.in_line, context.now);
         Shared::with(&mut self.shared, |core, out| {
-            out.sender.handle_timeout(now, core.limits());
-            if let Some(late) = late {
-                out.sender.fail(CloseReason::Timeout(late));
+            if let Some(half) = out.half.stream() {
+                connection::handle_timeout(recv, half, has_unread, now, core.limits());
             }
         });
     }
@@ -427,21 +421,13 @@ impl Stream {
     /// Brings the socket, the clocks and the reading into line with the state, after
     /// anything happened. Returns whether the connection has closed.
     pub(crate) fn settle(&mut self, entry: usize, context: &mut Context) -> bool {
-        let state = self.shared.core.state();
-        match state {
-            State::Closed => return true,
-            State::Draining | State::Finishing if !self.calling => {
-                self.stop_hearing(entry, context);
-                self.finish_draining(context.now);
-                let state = self.shared.core.state();
-                if state == State::Finishing && self.shared.core.queued() == 0 {
-                    self.end();
-                }
-            }
-            State::Open => self.follow_pause(entry, context),
-            _ => {}
+        match self.shared.core.reading() {
+            Reading::Discard if !self.calling => self.stop_hearing(entry, context),
+            Reading::Discard => {}
+            Reading::Deliver | Reading::Hold => self.follow_pause(entry, context),
         }
-        if self.shared.core.state() == State::Closed {
+        let state = self.shared.core.state();
+        if !state.accepts_messages() && self.handle_action() {
             return true;
         }
         let deadline = self.poll_timeout();
@@ -449,20 +435,29 @@ impl Stream {
         false
     }
 
+    /// Does what the connection has to do next. Returns whether it has closed.
+    fn handle_action(&mut self) -> bool {
+        let action = Shared::with(&mut self.shared, |core, out| out.poll_action(core));
+        match action {
+            Action::Wait => false,
+            Action::SendFin => {
+                self.send_fin();
+                self.shared.core.state() == State::Closed
+            }
+            Action::Close(_) | Action::Reset(_) => true,
+        }
+    }
+
     fn poll_timeout(&mut self) -> Instant {
         let core = &self.shared.core;
-        let receiver = match core.state() {
-            // While it waits for its turn, nothing is known of the peer's silence.
-            State::Open if !self.in_line => self.receiver.poll_timeout(core.limits()),
-            _ => Instant::NEVER,
-        };
-        if core.state() == State::Open && core.queued() == 0 {
-            return receiver;
+        let (recv, has_unread) = (&self.recv, self.in_line);
+        if !SendHalf::has_deadline(core.state(), core.queued()) {
+            return connection::recv_timeout(recv, core.state(), has_unread, core.limits());
         }
-        let sender = Shared::with(&mut self.shared, |core, out| {
-            out.sender.poll_timeout(core.limits())
-        });
-        sender.min(receiver)
+        Shared::with(&mut self.shared, |core, out| match out.half.stream() {
+            Some(half) => connection::poll_timeout(recv, half, has_unread, core.limits()),
+            None => Instant::NEVER,
+        })
     }
 
     /// A connection that closes reads on, if it was paused, only to find the peer's end.
@@ -471,51 +466,35 @@ impl Stream {
         if parked {
             self.hold(entry, &[][..], context);
         }
-        if std::mem::take(&mut self.paused) || parked {
+        if self.recv.set_paused(false, context.now) || parked {
             context.line_up(entry, &mut self.in_line);
         }
     }
 
-    /// What the callbacks sent has been handed over, so now it shows whether anything waits.
-    fn finish_draining(&mut self, now: Instant) {
-        if self.shared.core.state() == State::Draining {
-            Shared::with(&mut self.shared, |core, out| out.finish_draining(core, now));
-        }
-    }
-
     /// Sends our end.
-    fn end(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
+    fn send_fin(&mut self) {
         let outcome = self.socket().map(sys::shutdown);
-        if let Some(Err(error)) = outcome {
-            Shared::with(&mut self.shared, |_, out| out.fail(error));
-        }
+        Shared::with(&mut self.shared, |_, out| match outcome {
+            Some(Err(error)) => out.fail(error),
+            _ => out.half.handle_fin_sent(),
+        });
     }
 
     /// The network stops: once the peer's system has acknowledged everything, this side's end
     /// included, there is nothing left to wait for.
     pub(crate) fn end_if_acknowledged(&mut self) {
-        if self.ended
-            && self.shared.core.state() == State::Finishing
+        if self.shared.core.state() == State::Finishing
             && self.socket().and_then(sys::unacknowledged) == Some(0)
         {
-            Shared::with(&mut self.shared, |_, out| out.sender.handle_acknowledged());
+            with_half(&mut self.shared, SendHalf::handle_acknowledged);
         }
     }
 
     /// Does what the application wished by `pause` and `resume`.
     fn follow_pause(&mut self, entry: usize, context: &mut Context) {
         let paused = self.shared.core.is_paused();
-        let resumed = self.paused && !paused;
-        if paused && !self.paused {
-            self.receiver.pause();
-        } else if resumed {
-            self.receiver.resume(context.now);
-        }
-        self.paused = paused;
-        if !paused && (resumed || self.holds == Holds::Parked) {
+        let changed = self.recv.set_paused(paused, context.now);
+        if !paused && (changed || self.holds == Holds::Parked) {
             context.line_up(entry, &mut self.in_line);
         }
     }
@@ -524,18 +503,22 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, entry: usize, context: &mut Context) {
         let id = self.shared.core.id;
-        let (reason, in_order, failed) = Shared::with(&mut self.shared, |core, out| {
-            let in_order = out.sender.ends_in_order(core.queued());
+        let (action, failed) = Shared::with(&mut self.shared, |core, out| {
+            let action = out.poll_action(core);
             out.discard(core);
-            (out.sender.close_reason(), in_order, out.take_error())
+            (action, out.take_error())
         });
-        let reason = reason.unwrap_or(CloseReason::Io);
+        let (reason, reset) = match action {
+            Action::Close(reason) => (reason, false),
+            Action::Reset(reason) => (reason, true),
+            Action::Wait | Action::SendFin => (CloseReason::Io, true),
+        };
         if self.holds != Holds::Nothing {
             context.let_go(entry);
         }
         self.shared.leave();
         context.closed(&self.shared.core, reason, failed.as_ref());
-        if !in_order {
+        if reset {
             self.shared.reset();
         }
         if let Some(mut handler) = self.handler.take() {

@@ -1,12 +1,12 @@
 //! What arrives at a datagram socket: for whom it is, and who is let in.
 
-use super::{Peer, arm_on, call, excepted, settle};
+use super::{Peer, arm_on, call, excepted, finish, settle};
 use crate::connection::Connection;
 use crate::kernel::{Arrived, Key, Received};
 use crate::trace::Record;
 use crate::world::{Guard, Place, Shared};
 use bytes::Bytes;
-use cubenet_core::{Arrival, CloseReason, Exception, Message, Sender, State, Transport};
+use cubenet_core::{Arrival, CloseReason, Exception, Message, Reading, Transport};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -58,9 +58,7 @@ fn datagram<'a>(
         Arrival::Deliver(slot) => deliver(shared, world, at(slot), bytes),
         Arrival::Close(slot) => {
             if let Some(Some(peer)) = peers.slots.get_mut(slot) {
-                let queued = peer.queued;
-                peer.sender
-                    .handle_end(kernel.now, CloseReason::Peer, queued);
+                peer.half.handle_close_datagram();
             }
             settle(shared, world, at(slot))
         }
@@ -118,9 +116,9 @@ fn admit<'a>(
         network.metrics.dropped_table_full += 1;
         return world;
     }
-    // In a full table the slot of the evicted is the first to be given out again.
-    let inserted = peers.demux.insert(from, kernel.now);
-    let Some(slot) = inserted.or(evicted) else {
+    // The newcomer takes the slot of the evicted, or one of its own.
+    let slot = evicted.or_else(|| peers.demux.insert(from, kernel.now));
+    let Some(slot) = slot else {
         network.release(Transport::Udp);
         return world;
     };
@@ -132,7 +130,7 @@ fn admit<'a>(
     let ends = (local, from);
     // So that a handle works inside `accepted` already.
     peers.pending_counts = evicted.is_none();
-    peers.pending = Some(Peer::new(id, Sender::accepted(Transport::Udp), ends));
+    peers.pending = Some(Peer::new(id, ends));
     let connection = Connection::new(shared, place, id, Transport::Udp, ends);
     let what = (Record::Accepted, id);
     let (handler, mut world) = shared.callback(world, of, what, || accept(&connection));
@@ -147,34 +145,26 @@ fn admit<'a>(
         peers.pending = None;
         if evicted.is_none() {
             network.release(Transport::Udp);
-        }
-        if inserted.is_some() {
             peers.demux.remove(slot);
         }
         return arm_on(world, key);
     };
     network.metrics.accepted += 1;
-    if let Some(evicted) = evicted {
-        if let Some(Some(peer)) = peers.slots.get_mut(evicted) {
-            peer.sender.fail(CloseReason::Overflow);
-        }
-        world = settle(shared, world, at(evicted));
+    if evicted.is_some() {
+        world = evict(shared, world, place, from);
     }
-    let Some((peers, kernel, network, _)) = world.peers(key) else {
+    let Some((peers, _, network, _)) = world.peers(key) else {
         world.bury(handler);
         return world;
     };
     if evicted.is_some() && !network.reserve(Transport::Udp) {
-        // Somebody else took the place while the evicted was told.
+        // Another connection took the place while the evicted was told.
         network.metrics.dropped_table_full += 1;
         peers.pending = None;
-        if inserted.is_some() {
-            peers.demux.remove(slot);
-        }
+        peers.demux.remove(slot);
         world.bury(handler);
         return arm_on(world, key);
     }
-    peers.demux.insert(from, kernel.now);
     if peers.slots.len() <= slot {
         peers.slots.resize_with(slot + 1, || None);
     }
@@ -190,6 +180,25 @@ fn admit<'a>(
     deliver(shared, world, place, bytes)
 }
 
+/// Closes the connection in a slot and gives the slot to a newcomer.
+fn evict<'a>(
+    shared: &'a Shared,
+    mut world: Guard<'a>,
+    place: Place,
+    newcomer: SocketAddr,
+) -> Guard<'a> {
+    let Some((peers, kernel, ..)) = world.peers(place.key) else {
+        return world;
+    };
+    let slot = place.slot as usize;
+    peers.demux.replace(slot, newcomer, kernel.now);
+    let Some(mut evicted) = peers.slots[slot].take() else {
+        return world;
+    };
+    evicted.half.abort(CloseReason::Overflow);
+    finish(shared, world, place, evicted)
+}
+
 fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place, bytes: &Bytes) -> Guard<'a> {
     let Some((peers, _, network, _)) = world.peers(place.key) else {
         return world;
@@ -197,8 +206,8 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place, bytes: &B
     let Some(Some(peer)) = peers.slots.get(place.slot as usize) else {
         return world;
     };
-    if peer.sender.state() != State::Open || peer.paused {
-        network.metrics.dropped_paused += u64::from(peer.paused);
+    if peer.half.reading() != Reading::Deliver {
+        network.metrics.dropped_paused += u64::from(peer.half.is_paused());
         return world;
     }
     network.metrics.messages_in += 1;

@@ -9,14 +9,12 @@ use crate::connection::Connection;
 use crate::kernel::{Kernel, Key, Notice};
 use crate::link::CallbackLink;
 use crate::trace::Record;
-use crate::world::{
-    AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World, is_open,
-};
+use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World};
 use bytes::Bytes;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
-    CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Limits, Link, Message,
-    SendError, Sender, State, Timeout, Transport,
+    Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Exception, Handler, Instant,
+    Limits, Link, Message, SendError, Timeout, Transport,
 };
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -50,8 +48,7 @@ pub(crate) struct Peers {
 
 pub(crate) struct Peer {
     pub(crate) id: ConnectionId,
-    pub(crate) sender: Sender,
-    pub(crate) paused: bool,
+    pub(crate) half: DatagramHalf,
     /// Bytes that wait.
     pub(crate) queued: usize,
     /// This end's address, and the peer's.
@@ -75,11 +72,10 @@ impl Handler for Nobody {
 }
 
 impl Peer {
-    fn new(id: ConnectionId, sender: Sender, ends: (SocketAddr, SocketAddr)) -> Self {
+    fn new(id: ConnectionId, ends: (SocketAddr, SocketAddr)) -> Self {
         Peer {
             id,
-            sender,
-            paused: false,
+            half: DatagramHalf::new(),
             queued: 0,
             ends,
             handler: None,
@@ -128,12 +124,11 @@ impl Peers {
         };
         let mut demux = Demux::new(GrowingTable::new(), network.hash_key, &limits);
         demux.insert(peer, now);
-        let sender = Sender::connecting(Transport::Udp, now);
         Peers {
             network: id,
             local,
             demux,
-            slots: vec![Some(Peer::new(connection, sender, (local, peer)))],
+            slots: vec![Some(Peer::new(connection, (local, peer)))],
             pending: None,
             pending_counts: false,
             in_line: false,
@@ -197,7 +192,7 @@ impl Peers {
         let len = message.len();
         let peer = self.peer_mut(place.slot, id).ok_or(SendError::Closed)?;
         let backlog = network.backlog(peer.queued);
-        peer.sender.admit(len, backlog, &network.limits)?;
+        peer.half.admit(len, backlog, &network.limits)?;
         network.metrics.messages_out += 1;
         network.metrics.bytes_out += len as u64;
         self.put(place, id, message, kernel, network);
@@ -242,31 +237,10 @@ impl Peers {
         });
     }
 
-    pub(crate) fn close(
-        &mut self,
-        place: Place,
-        id: ConnectionId,
-        kernel: &mut Kernel,
-        network: &mut NetworkState,
-    ) {
-        let Some(peer) = self.peer_mut(place.slot, id) else {
-            return;
-        };
-        if !is_open(peer.sender.state()) {
-            return;
-        }
-        self.put(place, id, &[], kernel, network);
-        if let Some(peer) = self.peer_mut(place.slot, id) {
-            peer.sender.close(kernel.now, peer.queued);
-        }
-    }
-
-    /// Forgets what waits of a connection that is over, but its goodbye. Returns how many
-    /// bytes that were.
+    /// Forgets what waits of a connection that is over. Returns how many bytes that were.
     pub(crate) fn forget(&mut self, id: ConnectionId) -> usize {
         let before = self.queued();
-        self.waiting
-            .retain(|waiting| waiting.id != id || waiting.datagram.is_empty());
+        self.waiting.retain(|waiting| waiting.id != id);
         before - self.queued()
     }
 
@@ -292,7 +266,6 @@ impl Peers {
             network.metrics.queued_bytes -= datagram.len();
             if let Some(peer) = self.peer_mut(slot, id) {
                 peer.queued -= datagram.len();
-                peer.sender.handle_written(kernel.now, true, peer.queued);
                 flushed.push((slot, id));
             }
         }
@@ -343,7 +316,7 @@ fn connected<'a>(
                 if let Some((peers, ..)) = world.peers(key)
                     && let Some(peer) = peers.peer_mut(0, id)
                 {
-                    peer.sender.fail(CloseReason::Panicked);
+                    peer.half.abort(CloseReason::Panicked);
                 }
             }
         }
@@ -395,7 +368,7 @@ fn call<'a>(
         Some(peer) => {
             peer.handler = Some(handler);
             if done.is_none() {
-                peer.sender.fail(CloseReason::Panicked);
+                peer.half.abort(CloseReason::Panicked);
             }
         }
         None => world.bury(handler),
@@ -421,9 +394,11 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
         let Some((peers, _, network, _)) = world.peers(key) else {
             return world;
         };
-        let writable = peers
-            .peer_mut(slot, id)
-            .is_some_and(|peer| peer.sender.poll_writable(peer.queued, &network.limits));
+        let total = network.metrics.queued_bytes;
+        let writable = peers.peer_mut(slot, id).is_some_and(|peer| {
+            let backlog = Backlog::growing(peer.queued, total);
+            peer.half.poll_writable(backlog, &network.limits)
+        });
         world = if writable {
             call(
                 shared,
@@ -472,7 +447,7 @@ pub(crate) fn handle_timeout<'a>(
             return arm_on(world, key);
         };
         match peers.slots.get_mut(slot) {
-            Some(Some(peer)) => peer.sender.fail(CloseReason::Timeout(Timeout::Idle)),
+            Some(Some(peer)) => peer.half.abort(CloseReason::Timeout(Timeout::Idle)),
             _ => peers.demux.remove(slot),
         }
         let slot = slot as u32;
@@ -498,49 +473,60 @@ fn arm_on(mut world: Guard<'_>, key: Key) -> Guard<'_> {
     world
 }
 
-/// Removes a connection if it has closed, and tells it so.
+/// Does what a connection has to do next; removes it if it has closed, and tells it so.
 fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place) -> Guard<'a> {
-    let Some((peers, kernel, network_state, _)) = world.peers(place.key) else {
+    let Some((peers, kernel, network, _)) = world.peers(place.key) else {
         return world;
     };
-    let network = peers.network;
-    let Some(entry) = peers.slots.get_mut(place.slot as usize) else {
+    let slot = place.slot as usize;
+    let Some(Some(peer)) = peers.slots.get_mut(slot) else {
         return world;
     };
-    if let Some(peer) = entry
-        && peer.sender.state() == State::Draining
-        && peer.queued == 0
-    {
-        peer.sender.handle_written(kernel.now, false, 0);
+    if peer.half.poll_action(peer.queued) == Action::SendFin {
+        peer.half.handle_fin_sent();
+        let id = peer.id;
+        peers.put(place, id, &[], kernel, network);
     }
-    // A callback that runs must come back first; whoever runs it settles again.
-    let over = |peer: &mut Peer| peer.sender.state() == State::Closed && peer.handler.is_some();
-    let Some(peer) = entry.take_if(over) else {
+    let is_over = |peer: &mut Peer| {
+        let action = peer.half.poll_action(peer.queued);
+        // A callback that runs must come back first; its thread settles again.
+        matches!(action, Action::Close(_) | Action::Reset(_)) && peer.handler.is_some()
+    };
+    let Some(peer) = peers.slots[slot].take_if(is_over) else {
         return arm_on(world, place.key);
     };
-    peers.demux.remove(place.slot as usize);
+    peers.demux.remove(slot);
     if peers.demux.is_empty() {
         peers.slots = Vec::new();
     }
-    // What still waits is let go; a goodbye is not.
-    if peer.queued > 0 {
-        network_state.metrics.queued_bytes -= peers.forget(peer.id);
+    let world = finish(shared, world, place, peer);
+    arm_on(world, place.key)
+}
+
+/// A connection has closed and left its slot: tells it so.
+fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place, mut peer: Peer) -> Guard<'a> {
+    let Some((peers, _, network, _)) = world.peers(place.key) else {
+        return world;
+    };
+    let of = peers.network;
+    if let Action::Reset(_) = peer.half.poll_action(peer.queued) {
+        network.metrics.queued_bytes -= peers.forget(peer.id);
     }
     let Peer {
         id,
-        sender,
+        half,
         ends,
         handler,
         ..
     } = peer;
-    let reason = sender.close_reason().unwrap_or(CloseReason::Io);
-    world.count_closed(network, Transport::Udp, reason);
+    let reason = half.close_reason().unwrap_or(CloseReason::Io);
+    world.count_closed(of, Transport::Udp, reason);
     let mut link = link(shared, &world, place, id, ends);
     if let Some(mut handler) = handler {
         let what = (Record::Closed, id);
-        (_, world) = shared.callback(world, network, what, move || {
+        (_, world) = shared.callback(world, of, what, move || {
             handler.closed(&mut link, reason);
         });
     }
-    arm_on(world, place.key)
+    world
 }

@@ -9,14 +9,18 @@ use crate::world::{Guard, Shared};
 use cubenet_core::{CloseReason, Transport};
 
 /// A stream has closed: tells the application, and lets everything go.
-pub(super) fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
+pub(super) fn finish<'a>(
+    shared: &'a Shared,
+    mut world: Guard<'a>,
+    key: Key,
+    reason: CloseReason,
+    reset: bool,
+) -> Guard<'a> {
     let Some((stream, ..)) = world.stream(key) else {
         return world;
     };
     let (id, network) = (stream.id, stream.network);
-    let reason = stream.sender.close_reason().unwrap_or(CloseReason::Io);
     let queued = stream.queued();
-    let reset = !stream.sender.ends_in_order(queued);
     let mut link = link(shared, &mut world, key, id);
     let Some(Owner::Stream(mut stream)) = world.owners.remove(key) else {
         return world;

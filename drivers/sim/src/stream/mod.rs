@@ -12,8 +12,8 @@ use crate::trace::Record;
 use crate::world::{ConnectFn, Guard, NetworkId, NetworkState, Place, Shared};
 use bytes::Bytes;
 use cubenet_core::{
-    CloseReason, ConnectionId, Frame, Growing, Handler, Instant, Limits, Receiver, SendError,
-    SendQueue, Sender, State, Transport, frame,
+    Action, CloseReason, ConnectionId, Decoder, Frame, Growing, Handler, Instant, Limits, Reading,
+    RecvHalf, SendError, SendHalf, SendQueue, State, connection,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -26,17 +26,13 @@ const NOWHERE: (SocketAddr, SocketAddr) = {
 pub(crate) struct Stream {
     pub(crate) id: ConnectionId,
     pub(crate) network: NetworkId,
-    pub(crate) sender: Sender,
+    pub(crate) send: SendHalf,
     /// What the socket would not take yet. Allocated while there is something.
     queue: Option<Box<SendQueue>>,
     /// What the application wishes.
     pub(crate) to_pause: bool,
-    /// What the receiver was told.
-    paused: bool,
     /// The peer has not answered our call.
     calling: bool,
-    /// Our end was sent.
-    ended: bool,
     /// What has arrived waits for the next turn.
     pub(crate) in_line: bool,
     /// The application has not said yet whether it wants it.
@@ -55,7 +51,7 @@ pub(crate) struct Stream {
 
 /// What callbacks need, and take along.
 struct Inside {
-    receiver: Receiver<Growing>,
+    recv: RecvHalf<Decoder<Growing>>,
     handler: Option<Box<dyn Handler + Send>>,
 }
 
@@ -63,19 +59,16 @@ impl Stream {
     fn new(
         id: ConnectionId,
         network: NetworkId,
-        sender: Sender,
-        limits: &Limits,
-        now: Instant,
+        send: SendHalf,
+        recv: RecvHalf<Decoder<Growing>>,
     ) -> Self {
         Stream {
             id,
             network,
-            calling: sender.state() == State::Connecting,
-            sender,
+            calling: send.state() == State::Connecting,
+            send,
             queue: None,
             to_pause: false,
-            paused: false,
-            ended: false,
             in_line: false,
             accepting: false,
             parked: None,
@@ -83,7 +76,7 @@ impl Stream {
             held_since: Instant::NEVER,
             armed: Instant::NEVER,
             inside: Some(Inside {
-                receiver: Receiver::connecting(Growing::new(), limits, now),
+                recv,
                 handler: None,
             }),
             connect: None,
@@ -93,17 +86,14 @@ impl Stream {
     pub(crate) fn accepted(
         id: ConnectionId,
         network: NetworkId,
-        sender: Sender,
         limits: &Limits,
         now: Instant,
     ) -> Self {
+        let decoder = Decoder::new(Growing::new(), limits.max_message);
+        let recv = RecvHalf::accepted(decoder, now);
         Stream {
             accepting: true,
-            inside: Some(Inside {
-                receiver: Receiver::accepted(Growing::new(), limits, now),
-                handler: None,
-            }),
-            ..Stream::new(id, network, sender, limits, now)
+            ..Stream::new(id, network, SendHalf::accepted(), recv)
         }
     }
 
@@ -114,10 +104,11 @@ impl Stream {
         connect: ConnectFn,
         now: Instant,
     ) -> Self {
-        let sender = Sender::connecting(Transport::Tcp, now);
+        let decoder = Decoder::new(Growing::new(), limits.max_message);
+        let recv = RecvHalf::connecting(decoder, now);
         Stream {
             connect: Some(connect),
-            ..Stream::new(id, network, sender, limits, now)
+            ..Stream::new(id, network, SendHalf::connecting(now), recv)
         }
     }
 
@@ -127,11 +118,16 @@ impl Stream {
 
     /// Bytes of memory held for a partial frame; `None` while a callback runs.
     pub(crate) fn footprint(&self) -> Option<usize> {
-        Some(self.inside.as_ref()?.receiver.footprint())
+        Some(self.inside.as_ref()?.recv.footprint())
+    }
+
+    /// What is done with the peer's bytes.
+    pub(crate) fn reading(&self) -> Reading {
+        connection::reading(self.send.state(), self.to_pause)
     }
 
     /// Sends a message; what the socket does not take is queued.
-    pub(crate) fn send(
+    pub(crate) fn send_message(
         &mut self,
         key: Key,
         message: &[u8],
@@ -142,23 +138,18 @@ impl Stream {
         let len = message.len();
         let backlog = network.backlog(self.queued());
         let limits = &network.limits;
-        self.sender.admit(len, backlog, limits)?;
-        let too_long = SendError::TooLong {
-            len,
-            limit: limits.max_message,
-        };
-        let header = frame::header(len).ok_or(too_long)?;
+        let header = self.send.admit(len, backlog, limits)?;
         network.metrics.messages_out += 1;
         network.metrics.bytes_out += len as u64;
         let size = header.len() + len;
         let waited = self.queue.is_some();
         let mut sent = 0;
-        if !waited && self.sender.state() != State::Connecting {
+        if !waited && self.send.state() != State::Connecting {
             match kernel.write(key, &[&header, message]) {
                 Ok(written) if written == size => return Ok(()),
                 Ok(written) => sent = written,
                 Err(reason) => {
-                    self.sender.fail(reason);
+                    self.send.abort(reason);
                     kernel.notify(key, Notice::Writable);
                     return Ok(());
                 }
@@ -172,20 +163,17 @@ impl Stream {
             queue.push(&message[sent.saturating_sub(header.len())..]);
         }
         network.metrics.queued_bytes += size - sent;
-        self.sender
-            .handle_written(kernel.now, sent > 0, queue.len());
-        if network.metrics.queued_bytes > limits.max_queued_total {
-            network.metrics.queued_bytes -= self.queued();
-            self.queue = None;
-            self.sender.abort(CloseReason::Overflow);
-        }
+        let queued = queue.len();
+        let backlog = network.backlog(queued);
+        self.send
+            .handle_queued(sent > 0, backlog, kernel.now, &network.limits);
         // The clock of the queue has to be set.
         kernel.notify(key, Notice::Writable);
         Ok(())
     }
 
     pub(crate) fn close(&mut self, now: Instant) {
-        self.sender.close(now, self.queued());
+        self.send.close(now);
     }
 
     /// Writes what waits, as far as the socket takes it.
@@ -216,19 +204,17 @@ impl Stream {
         }
         network.metrics.queued_bytes -= progress;
         match outcome {
-            Ok(()) => self.sender.handle_written(kernel.now, progress > 0, queued),
-            Err(reason) => self.sender.fail(reason),
+            Ok(()) => self.send.handle_written(progress > 0, queued, kernel.now),
+            Err(reason) => self.send.abort(reason),
         }
     }
 
     fn poll_timeout(&self, limits: &Limits) -> Instant {
-        let sender = self.sender.poll_timeout(limits);
-        match (&self.inside, self.sender.state()) {
-            // While what has arrived waits, nothing is known of the peer's silence.
-            (Some(inside), State::Open) if !self.in_line => {
-                sender.min(inside.receiver.poll_timeout(limits))
+        match &self.inside {
+            Some(inside) => {
+                connection::poll_timeout(&inside.recv, &self.send, self.in_line, limits)
             }
-            _ => sender,
+            None => self.send.poll_timeout(limits),
         }
     }
 }
@@ -265,9 +251,9 @@ pub(crate) fn flush<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> G
     if !stream.calling {
         stream.flush(key, kernel, network);
     }
-    let queued = stream.queued();
+    let backlog = network.backlog(stream.queued());
     // There is no handler yet that could be told.
-    if !stream.accepting && stream.sender.poll_writable(queued, &network.limits) {
+    if !stream.accepting && stream.send.poll_writable(backlog, &network.limits) {
         world = writable(shared, world, key);
     }
     settle(shared, world, key)
@@ -294,7 +280,7 @@ fn writable<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a>
     };
     stream.inside = Some(inside);
     if done.is_none() {
-        stream.sender.abort(CloseReason::Panicked);
+        stream.send.abort(CloseReason::Panicked);
     }
     world
 }
@@ -308,7 +294,7 @@ pub(crate) fn failed<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> 
         return read(shared, world, key);
     }
     if let Some(reason) = kernel.failure(key) {
-        stream.sender.fail(reason);
+        stream.send.abort(reason);
     }
     settle(shared, world, key)
 }
@@ -320,15 +306,16 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
             return world;
         };
         stream.in_line = false;
-        let state = stream.sender.state();
+        let state = stream.send.state();
         let is_busy = stream.accepting || stream.inside.is_none();
-        let held_up = state == State::Open && (stream.to_pause || is_busy);
-        if held_up
+        let is_paused = state == State::Open && stream.reading() == Reading::Hold;
+        let held_up = is_paused || state == State::Open && is_busy;
+        if is_paused
             && !is_busy
             && let Some(reason) = kernel.failure(key)
         {
             // One that is not read can still be told.
-            stream.sender.fail(reason);
+            stream.send.abort(reason);
             break;
         }
         if stream.calling || held_up || state == State::Closed {
@@ -351,7 +338,7 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
                     break;
                 }
                 Read::Failed(reason) => {
-                    stream.sender.fail(reason);
+                    stream.send.abort(reason);
                     break;
                 }
             },
@@ -394,7 +381,7 @@ fn hold<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
         let Some((stream, _, network, _)) = world.stream(oldest) else {
             return world;
         };
-        stream.sender.abort(CloseReason::Overflow);
+        stream.send.abort(CloseReason::Overflow);
         // A callback of it may run, so that it closes only later.
         network.metrics.held_bytes -= std::mem::take(&mut stream.held);
         stream.held_since = Instant::NEVER;
@@ -412,7 +399,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
     let Some(mut inside) = stream.inside.take() else {
         return world;
     };
-    let Inside { receiver, handler } = &mut inside;
+    let Inside { recv, handler } = &mut inside;
     let Some(handler) = handler else {
         stream.inside = Some(inside);
         return world;
@@ -429,7 +416,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
             messages == 0 || rest.is_empty() || link.is_heard()
         };
         while messages < budget && is_heard(messages, &link, rest) {
-            let Some(message) = receiver.handle_input(&mut rest, now)? else {
+            let Some(message) = recv.handle_input(&mut rest, now)? else {
                 break;
             };
             messages += 1;
@@ -450,7 +437,7 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
     };
     if messages == budget {
         // What was lent is given back, though nothing more is decoded now.
-        inside.receiver.handle_heard(now);
+        inside.recv.handle_delivered(now);
     }
     stream.inside = Some(inside);
     match done {
@@ -460,10 +447,9 @@ fn deliver<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key, bytes: &Bytes
         }
         Some(Ok(())) => {}
         Some(Err(error)) => {
-            let queued = stream.queued();
-            stream.sender.handle_violation(now, error, queued);
+            stream.send.handle_violation(error, now);
         }
-        None => stream.sender.abort(CloseReason::Panicked),
+        None => stream.send.abort(CloseReason::Panicked),
     }
     world
 }
@@ -486,16 +472,12 @@ pub(crate) fn handle_timeout<'a>(shared: &'a Shared, mut world: Guard<'a>, key: 
     // This worker may have been busy: what has arrived counts first.
     world = read(shared, world, key);
     if let Some((stream, _, network, _)) = world.stream(key) {
-        let limits = &network.limits;
-        let late = match (&stream.inside, stream.sender.state()) {
-            (Some(inside), State::Open) if !stream.in_line => {
-                inside.receiver.handle_timeout(now, limits)
+        let (limits, send) = (&network.limits, &mut stream.send);
+        match &stream.inside {
+            Some(inside) => {
+                connection::handle_timeout(&inside.recv, send, stream.in_line, now, limits);
             }
-            _ => None,
-        };
-        stream.sender.handle_timeout(now, limits);
-        if let Some(late) = late {
-            stream.sender.fail(CloseReason::Timeout(late));
+            None => send.handle_timeout(now, limits),
         }
     }
     settle(shared, world, key)
@@ -508,18 +490,24 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     let Some((stream, kernel, network, timers)) = world.stream(key) else {
         return world;
     };
-    match stream.sender.state() {
-        State::Draining | State::Finishing if !stream.calling => stream.wind_up(key, kernel),
-        State::Open => stream.follow_pause(key, kernel),
-        _ => {}
+    match stream.reading() {
+        Reading::Discard if !stream.calling => stream.stop_delivery(key, kernel),
+        Reading::Discard => {}
+        Reading::Deliver | Reading::Hold => stream.follow_pause(key, kernel),
     }
-    if stream.sender.state() == State::Closed {
+    match stream.send.poll_action(stream.queued()) {
+        Action::Wait => {}
+        Action::SendFin => {
+            kernel.shutdown(key);
+            stream.send.handle_fin_sent();
+            kernel.notify(key, Notice::Readable);
+        }
         // A callback that runs must come back first; whoever runs it settles again.
-        return if stream.inside.is_some() && !stream.accepting {
-            finish(shared, world, key)
-        } else {
-            world
-        };
+        Action::Close(_) | Action::Reset(_) if stream.inside.is_none() || stream.accepting => {
+            return world;
+        }
+        Action::Close(reason) => return finish(shared, world, key, reason, false),
+        Action::Reset(reason) => return finish(shared, world, key, reason, true),
     }
     let deadline = stream.poll_timeout(&network.limits).max(now);
     timers.arm(key, &mut stream.armed, deadline);
@@ -531,24 +519,13 @@ impl Stream {
         let Some(inside) = &self.inside else {
             return;
         };
-        let reason = inside.receiver.handle_end();
-        let queued = self.queued();
-        self.sender.handle_end(now, reason, queued);
+        connection::handle_fin(&inside.recv, &mut self.send, now);
     }
 
-    /// It closes: what is still to be read is dropped, and once everything went out so does
-    /// our end.
-    fn wind_up(&mut self, key: Key, kernel: &mut Kernel) {
+    /// It closes: what is still to be read is dropped.
+    fn stop_delivery(&mut self, key: Key, kernel: &mut Kernel) {
         let parked = self.parked.take().is_some();
-        if std::mem::take(&mut self.paused) || parked {
-            self.to_pause = false;
-            kernel.notify(key, Notice::Readable);
-        }
-        if self.sender.state() == State::Draining && self.queued() == 0 {
-            self.sender.handle_written(kernel.now, false, 0);
-        }
-        if self.sender.state() == State::Finishing && !std::mem::replace(&mut self.ended, true) {
-            kernel.shutdown(key);
+        if std::mem::take(&mut self.to_pause) || parked {
             kernel.notify(key, Notice::Readable);
         }
     }
@@ -558,14 +535,9 @@ impl Stream {
         let Some(inside) = &mut self.inside else {
             return;
         };
-        let resumed = self.paused && !self.to_pause;
-        if self.to_pause && !self.paused {
-            inside.receiver.pause();
-        } else if resumed {
-            inside.receiver.resume(kernel.now);
-        }
-        self.paused = self.to_pause;
-        if resumed || (!self.paused && self.parked.is_some() && !self.in_line) {
+        let changed = inside.recv.set_paused(self.to_pause, kernel.now);
+        let goes_on = changed || self.parked.is_some() && !self.in_line;
+        if !self.to_pause && goes_on {
             kernel.notify(key, Notice::Readable);
         }
     }

@@ -7,7 +7,7 @@ use crate::kernel::{Key, Notice};
 use crate::owners::Owner;
 use crate::trace::Record;
 use crate::world::{AcceptFn, Guard, NetworkId, Place, Shared};
-use cubenet_core::{CloseReason, ConnectionId, Sender, State, Transport};
+use cubenet_core::{Action, CloseReason, ConnectionId, State, Transport, connection};
 use std::sync::Arc;
 
 /// A call that was taken off its listener: the application decides whether it becomes a
@@ -26,9 +26,8 @@ pub(crate) fn accepted<'a>(
     }
     let id = world.next_id();
     let now = world.now();
-    let sender = Sender::accepted(Transport::Tcp);
     let limits = Arc::clone(&world.network(network).limits);
-    let stream = Stream::accepted(id, network, sender, &limits, now);
+    let stream = Stream::accepted(id, network, &limits, now);
     world.owners.insert(key, Owner::Stream(Box::new(stream)));
     let connection = handle(shared, &mut world, key, id);
     let what = (Record::Accepted, id);
@@ -37,13 +36,13 @@ pub(crate) fn accepted<'a>(
     let Some(handler) = handler.flatten() else {
         metrics.refused += 1;
         // Unless its host crashed meanwhile.
-        if let Some(Owner::Stream(stream)) = world.owners.remove(key) {
+        if let Some(Owner::Stream(mut stream)) = world.owners.remove(key) {
             let network = world.network(network);
             network.release(Transport::Tcp);
-            // What it sent is not delivered, and the peer must not think that it was.
             let queued = stream.queued();
             network.metrics.queued_bytes -= queued;
-            world.kernel.close(key, queued > 0);
+            let reset = matches!(stream.send.turn_away(queued), Action::Reset(_));
+            world.kernel.close(key, reset);
         }
         return world;
     };
@@ -79,13 +78,15 @@ pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: 
         return world;
     }
     stream.calling = false;
-    stream.sender.handle_connected();
-    if let Some(inside) = &mut stream.inside {
-        inside.receiver.resume(kernel.now);
+    match &mut stream.inside {
+        Some(inside) => {
+            connection::handle_connected(&mut inside.recv, &mut stream.send, kernel.now);
+        }
+        None => stream.send.handle_connected(),
     }
     let (id, network) = (stream.id, stream.network);
     // A call that was closed meanwhile only delivers what it was given.
-    if stream.sender.state() != State::Open {
+    if stream.send.state() != State::Open {
         return flush(shared, world, key);
     }
     let Some(connect) = stream.connect.take() else {
@@ -103,7 +104,7 @@ pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: 
         }
         (Some(Some(handler)), None) => world.bury(handler),
         (Some(None), Some((stream, kernel, ..))) => stream.close(kernel.now),
-        (None, Some((stream, ..))) => stream.sender.abort(CloseReason::Panicked),
+        (None, Some((stream, ..))) => stream.send.abort(CloseReason::Panicked),
         (_, None) => {}
     }
     let world = flush(shared, world, key);

@@ -164,8 +164,8 @@ fn stopping_delivers_and_closes_and_frees_the_host() {
 
 #[test]
 fn the_core_keeps_little_of_a_connection_and_an_idle_one_holds_nothing() {
-    use cubenet_core::{Growing, Receiver, Sender};
-    let halves = size_of::<Receiver<Growing>>() + size_of::<Sender>();
+    use cubenet_core::{Decoder, Growing, RecvHalf, SendHalf};
+    let halves = size_of::<RecvHalf<Decoder<Growing>>>() + size_of::<SendHalf>();
     assert!(halves <= 96, "{halves} bytes");
     let simulation = Simulation::new(20);
     let (_server, network) = server_and_client(&simulation);

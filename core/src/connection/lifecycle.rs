@@ -1,84 +1,87 @@
-//! How a connection opens and closes: every state, every input, one table.
+//! How a stream connection opens and closes: every state, every input, one table.
 //!
-//! A connection begins as `Connecting` (we called) or `Open` (we were called, or it is a
-//! datagram connection, which needs no handshake). It ends as `Closed`, once, with one
-//! [`CloseReason`].
+//! A connection begins as `Connecting` (this side connects) or `Open` (this side accepted it).
+//! It ends as `Closed`, once, with one [`CloseReason`].
 //!
-//! Between the two lies the question of what happens to messages that were accepted by
-//! `send` and have not left yet. Whoever can still be reached gets them: a local `close`,
-//! a peer that has finished sending and a peer that broke the framing all lead to
-//! `Draining`, where nothing more is received or accepted, and what is queued goes out.
-//! Whoever cannot be reached does not: a reset, a timeout, an error of the transport and
-//! a local `abort` lead straight to `Closed`.
+//! A close delivers first what `send` has accepted. A local `close`, a FIN of the peer and a
+//! violation of the framing all lead to `Draining`: nothing more is received or accepted, and
+//! the queue is written out. A reset, a timeout, a failed transport and a local `abort` lead
+//! straight to `Closed`, and the queue is lost.
 //!
-//! After a local `close` of a stream there is one step more. A socket closed while its
-//! peer still sends is reset by the operating system, and a reset can overtake data on
-//! its way to the peer. So the driver ends its own direction and waits in `Finishing`
-//! for the peer to end the other. The same holds for a peer that broke the framing: it has
-//! not ended its direction, and what it still sends must be read (and dropped), or the
-//! reset that answers it destroys what was sent to the peer before.
+//! After a local `close` there is one state more. The operating system resets a socket that is
+//! closed while its peer still sends, and a reset can overtake data on its way to the peer. So
+//! the driver sends a FIN and waits in `Finishing` for the FIN of the peer. The same holds after
+//! a violation of the framing: the peer has not sent a FIN, and what it still sends must be read
+//! and dropped.
 //!
 //! A driver that stops need not wait in `Finishing` longer than until the peer's transport
-//! has acknowledged everything, this side's end included (`Acknowledged`).
+//! has acknowledged everything, this side's FIN included (`Acknowledged`).
 //!
 //! | state | input | next |
 //! | --- | --- | --- |
 //! | `Connecting` | `Connected` | `Open` |
-//! | `Connecting` | `Close`, nothing queued | `Closed(Local)` |
-//! | `Connecting` | `Close`, something queued | `Draining` |
+//! | `Connecting` | `Close` | `Draining`, to end as `Local` |
 //! | `Connecting` | `Failed(reason)` | `Closed(reason)` |
 //! | `Open` | `Close` | `Draining`, to end as `Local` |
-//! | `Open` | `Ended(reason)` | `Draining`, to end as that reason |
+//! | `Open` | `Fin(reason)` | `Draining`, to end as that reason |
 //! | `Open` | `Violated(error)` | `Draining`, to end as `Protocol(error)` |
 //! | `Open` | `Failed(reason)` | `Closed(reason)` |
 //! | `Draining` | `Connected` | `Draining` |
-//! | `Draining` | `Ended` | `Draining`; `Finishing` will be passed over |
-//! | `Draining` | `Flushed`, a stream whose peer has not ended its direction | `Finishing` |
+//! | `Draining` | `Fin` | `Draining`; `Finishing` will be passed over |
+//! | `Draining` | `Flushed`, the peer's FIN is still to come | `Finishing` |
 //! | `Draining` | `Flushed`, otherwise | `Closed`, as it was to end |
 //! | `Draining` | `Failed(reason)` | `Closed(reason)` |
-//! | `Finishing` | `Ended`, `Acknowledged` or `Failed` | `Closed`, as it was to end |
+//! | `Finishing` | `Fin`, `Acknowledged` or `Failed` | `Closed`, as it was to end |
 //!
-//! Every pair that is not in the table leaves the state as it is.
+//! No FIN is to come from a peer that has sent one, nor from a peer that has not answered yet: a
+//! `Close` before `Connected` with nothing queued is followed by `Flushed`, and ends there.
+//!
+//! A pair that is not in the table leaves the state as it is. Datagram connections have no
+//! handshake and no FIN; their smaller life is in [`datagram`](super::datagram).
 
 use crate::frame::FrameError;
-use crate::transport::Transport;
 use core::fmt;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// We called the peer; it has not answered. Messages can be queued.
+    /// This side connects; the peer has not answered. Messages can be queued.
     Connecting,
     /// Messages go both ways.
     Open,
-    /// Nothing more is received or accepted; what is queued goes out.
+    /// Nothing more is received or accepted; the queue is written out.
     Draining,
-    /// Everything went out and our end was sent; the peer's is awaited.
+    /// The queue is written out and this side's FIN follows it; the peer's FIN is awaited.
     Finishing,
     /// It is over.
     Closed,
 }
 
-/// What can happen to a connection.
+impl State {
+    /// Whether the application may send.
+    #[inline]
+    pub const fn accepts_messages(self) -> bool {
+        matches!(self, State::Connecting | State::Open)
+    }
+}
+
+/// What can happen to a stream connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
-    /// The peer answered our call.
+    /// The peer completed the handshake.
     Connected,
     /// The application asked to deliver what was sent and then close.
-    Close {
-        /// Whether anything waits to be sent.
-        queued: bool,
-    },
-    /// The peer ended its direction and may still listen: [`CloseReason::Peer`] or
-    /// [`CloseReason::Truncated`].
-    Ended(CloseReason),
-    /// The peer broke the framing. Nothing more of it can be understood, but its direction is
-    /// still open, and it may still listen.
+    Close,
+    /// The peer's FIN: [`CloseReason::Peer`] between two frames, [`CloseReason::Truncated`]
+    /// inside one.
+    Fin(CloseReason),
+    /// The peer broke the framing. Its bytes can no longer be decoded, but its direction is
+    /// still open, and it may still read.
     Violated(FrameError),
     /// Nothing waits to be sent any more.
     Flushed,
-    /// The peer's transport has acknowledged everything that was sent, this side's end
-    /// included. A driver tells this only if it is not to wait for the peer's end.
+    /// The peer's transport has acknowledged everything that was sent, this side's FIN
+    /// included. A driver says so only if it is not to wait for the peer's FIN.
     Acknowledged,
     /// The connection cannot go on, for this reason.
     Failed(CloseReason),
@@ -196,49 +199,42 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// The state of one connection. [`Lifecycle::handle`] is the table above.
+/// The state of one stream connection. [`Lifecycle::handle`] is the table above.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifecycle {
     state: State,
-    transport: Transport,
     /// Set once it is known that, and why, the connection will close.
     reason: Option<CloseReason>,
-    peer_ended: bool,
+    /// The handshake is complete.
+    established: bool,
+    /// The peer's FIN has come.
+    peer_fin: bool,
 }
 
 impl Lifecycle {
-    /// A connection that we called. A datagram connection has no handshake and is open.
-    pub const fn connecting(transport: Transport) -> Self {
-        let state = match transport {
-            Transport::Tcp => State::Connecting,
-            Transport::Udp => State::Open,
-        };
+    /// A connection to which this side connects.
+    pub const fn connecting() -> Self {
         Lifecycle {
-            state,
-            transport,
+            state: State::Connecting,
             reason: None,
-            peer_ended: false,
+            established: false,
+            peer_fin: false,
         }
     }
 
-    /// A connection on which we were called.
-    pub const fn accepted(transport: Transport) -> Self {
+    /// A connection that this side accepted.
+    pub const fn accepted() -> Self {
         Lifecycle {
             state: State::Open,
-            transport,
-            reason: None,
-            peer_ended: false,
+            established: true,
+            ..Lifecycle::connecting()
         }
     }
 
     /// The state it is in.
+    #[inline]
     pub const fn state(&self) -> State {
         self.state
-    }
-
-    /// What carries it.
-    pub const fn transport(&self) -> Transport {
-        self.transport
     }
 
     /// Why it closed; `None` before it has.
@@ -249,31 +245,26 @@ impl Lifecycle {
     /// Lets `input` happen. Returns whether the state changed.
     pub fn handle(&mut self, input: Input) -> bool {
         use CloseReason::Local;
-        use Input::{Acknowledged, Close, Connected, Ended, Failed, Flushed, Violated};
+        use Input::{Acknowledged, Close, Connected, Failed, Fin, Flushed, Violated};
         use State::{Closed, Connecting, Draining, Finishing, Open};
         let (next, reason) = match (self.state, input) {
             (Connecting, Connected) => (Open, None),
-            (Connecting, Close { queued: false }) => (Closed, Some(Local)),
-            (Connecting, Close { queued: true }) | (Open, Close { .. }) => (Draining, Some(Local)),
-            (Open, Ended(reason)) => (Draining, Some(reason)),
+            (Connecting | Open, Close) => (Draining, Some(Local)),
+            (Open, Fin(reason)) => (Draining, Some(reason)),
             (Open, Violated(error)) => (Draining, Some(CloseReason::Protocol(error))),
             (Connecting | Open | Draining, Failed(reason)) => (Closed, Some(reason)),
-            (Draining, Flushed) if self.awaits_peer() => (Finishing, self.reason),
-            (Draining, Flushed) | (Finishing, Ended(_) | Failed(_) | Acknowledged) => {
+            (Draining, Flushed) if self.established && !self.peer_fin => (Finishing, self.reason),
+            (Draining, Flushed) | (Finishing, Fin(_) | Failed(_) | Acknowledged) => {
                 (Closed, self.reason)
             }
             _ => (self.state, self.reason),
         };
-        self.peer_ended |= matches!(input, Ended(_));
+        self.established |= matches!(input, Connected);
+        self.peer_fin |= matches!(input, Fin(_));
         let changed = next != self.state;
         self.state = next;
         self.reason = reason;
         changed
-    }
-
-    /// Whether the peer, once everything is flushed, still has to end its direction.
-    fn awaits_peer(&self) -> bool {
-        self.transport == Transport::Tcp && !self.peer_ended
     }
 }
 
@@ -282,15 +273,15 @@ mod tests {
     use super::*;
 
     fn after(inputs: &[Input]) -> Lifecycle {
-        let mut lifecycle = Lifecycle::connecting(Transport::Tcp);
+        let mut lifecycle = Lifecycle::connecting();
         for input in inputs {
             lifecycle.handle(*input);
         }
         lifecycle
     }
 
-    const CLOSE: Input = Input::Close { queued: true };
-    const PEER: Input = Input::Ended(CloseReason::Peer);
+    const CLOSE: Input = Input::Close;
+    const PEER: Input = Input::Fin(CloseReason::Peer);
     const RESET: Input = Input::Failed(CloseReason::Reset);
 
     #[test]
@@ -348,20 +339,21 @@ mod tests {
     }
 
     #[test]
-    fn a_call_given_up_with_messages_queued_still_delivers_them() {
+    fn a_close_before_the_handshake_still_delivers_what_is_queued() {
         let lifecycle = after(&[CLOSE, Input::Connected]);
         assert_eq!(lifecycle.state(), State::Draining);
-        let lifecycle = after(&[Input::Close { queued: false }]);
+        let lifecycle = after(&[CLOSE, Input::Connected, Input::Flushed]);
+        assert_eq!(lifecycle.state(), State::Finishing);
+        let lifecycle = after(&[CLOSE, Input::Flushed]);
         assert_eq!(lifecycle.close_reason(), Some(CloseReason::Local));
     }
 
     #[test]
-    fn a_datagram_connection_has_no_handshake_at_either_end() {
-        let mut lifecycle = Lifecycle::connecting(Transport::Udp);
-        assert_eq!(lifecycle.state(), State::Open);
-        lifecycle.handle(Input::Close { queued: false });
-        lifecycle.handle(Input::Flushed);
-        assert_eq!(lifecycle.close_reason(), Some(CloseReason::Local));
+    fn messages_are_accepted_until_the_connection_begins_to_close() {
+        let accepting = [State::Connecting, State::Open];
+        assert!(accepting.into_iter().all(State::accepts_messages));
+        let closing = [State::Draining, State::Finishing, State::Closed];
+        assert!(!closing.into_iter().any(State::accepts_messages));
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl SendQueue {
         self.pieces.push_back(rest);
     }
 
+    /// The first piece of what waits, to be written next; empty if nothing waits.
+    pub fn front(&self) -> &[u8] {
+        self.chunks().next().unwrap_or_default()
+    }
+
     /// What waits, front first, in as many pieces as it lies in.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         let pieces = self.pieces.iter().map(|piece| &piece[..]);
@@ -106,6 +111,7 @@ mod tests {
         queue.push(b"a");
         queue.push_frame(&Frame::new(b"bc").unwrap(), 0);
         assert_eq!(queue.chunks().count(), 1);
+        assert_eq!(queue.front(), b"a\0\x02bc");
         assert_eq!(contents(&queue), b"a\0\x02bc");
     }
 
@@ -115,6 +121,7 @@ mod tests {
         queue.push(b"abc");
         queue.advance(99);
         assert!(queue.is_empty());
+        assert_eq!(queue.front(), b"");
         assert_eq!(contents(&queue), b"");
     }
 

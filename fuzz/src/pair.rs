@@ -169,7 +169,8 @@ impl Side {
     fn decode(&mut self, from: &mut Side, mut piece: &[u8], now: Instant, flipped: bool) {
         while self.connection.reading() == Reading::Deliver {
             let before = piece.len();
-            match self.connection.handle_input(&mut piece, now) {
+            let Connection { recv, send } = &mut self.connection;
+            match recv.handle_input(&mut piece, now) {
                 Ok(Some(message)) => {
                     let sent = from.accepted.pop_front();
                     assert!(flipped || sent.as_deref() == Some(&*message));
@@ -179,7 +180,10 @@ impl Side {
                     self.of_frame += before;
                     return;
                 }
-                Err(_) => assert!(flipped, "no side sends a frame that is too long"),
+                Err(error) => {
+                    assert!(flipped, "no side sends a frame that is too long");
+                    send.handle_violation(error, now);
+                }
             }
         }
     }

@@ -30,13 +30,10 @@ pub use lifecycle::{CloseReason, Lifecycle, State, Timeout};
 pub use receive::{Framing, RecvHalf};
 pub use send::SendHalf;
 
-use crate::decode::Decoder;
 use crate::frame::{FrameError, HEADER_LEN};
 use crate::handler::SendError;
 use crate::limits::Limits;
-use crate::message::Message;
 use crate::ring::RingDecoder;
-use crate::storage::Storage;
 use crate::time::Instant;
 
 /// Bytes that wait to be sent, as the driver counts them, headers included.
@@ -272,24 +269,6 @@ impl<D: Framing> Connection<D> {
     }
 }
 
-impl<S: Storage> Connection<Decoder<S>> {
-    /// Takes the next message off the front of what arrived at `now`. `None`: the input is used
-    /// up, or the rest of it is not to be delivered: see [`Connection::reading`]. A violation of
-    /// the framing closes the connection, and is returned for the driver to log.
-    pub fn handle_input<'s, 'i: 's>(
-        &'s mut self,
-        input: &mut &'i [u8],
-        now: Instant,
-    ) -> Result<Option<Message<'s>>, FrameError> {
-        if self.reading() != Reading::Deliver {
-            return Ok(None);
-        }
-        let Connection { recv, send } = self;
-        let message = recv.handle_input(input, now);
-        message.inspect_err(|error| send.handle_violation(*error, now))
-    }
-}
-
 impl Connection<RingDecoder> {
     /// Looks at the front of a ring at `now`; see [`RecvHalf::handle_ring`]. A violation of the
     /// framing closes the connection, and is returned for the driver to log.
@@ -418,17 +397,6 @@ mod tests {
         assert_eq!(front, Err(error));
         assert_eq!(connection.reading(), Reading::Discard);
         assert_eq!(connection.poll_action(0), Action::SendFin);
-
-        let decoder = Decoder::new(crate::storage::Fixed::<8>::new(), 1);
-        let mut connection = Connection::accepted(decoder, second(0));
-        let mut input = &b"\0\x01a\0\x02bc"[..];
-        let message = connection.handle_input(&mut input, second(1));
-        assert_eq!(message.unwrap().as_deref(), Some(&b"a"[..]));
-        assert!(connection.handle_input(&mut input, second(1)).is_err());
-        assert!(matches!(
-            connection.handle_input(&mut input, second(1)),
-            Ok(None)
-        ));
     }
 
     #[test]

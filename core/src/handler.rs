@@ -37,8 +37,8 @@ pub trait Handler {
     }
 
     /// Something went wrong that does not end the connection.
-    fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
-        let _ = (link, exception);
+    fn error(&mut self, link: &mut dyn Link, error: TransportError) {
+        let _ = (link, error);
     }
 
     /// The connection is over. Called exactly once, last. The link still tells who the
@@ -58,8 +58,8 @@ impl<H: Handler + ?Sized> Handler for Box<H> {
         (**self).writable(link);
     }
 
-    fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
-        (**self).excepted(link, exception);
+    fn error(&mut self, link: &mut dyn Link, error: TransportError) {
+        (**self).error(link, error);
     }
 
     fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
@@ -92,10 +92,10 @@ pub trait Link {
     fn is_closed(&self) -> bool;
 
     /// The peer's address.
-    fn peer(&self) -> SocketAddr;
+    fn peer_addr(&self) -> SocketAddr;
 
     /// The address of this end.
-    fn local(&self) -> SocketAddr;
+    fn local_addr(&self) -> SocketAddr;
 
     /// The connection's number.
     fn id(&self) -> ConnectionId;
@@ -152,7 +152,7 @@ impl core::error::Error for SendError {}
 
 /// Something that went wrong without ending the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Exception {
+pub enum TransportError {
     /// A datagram arrived that is longer than the limit, and was dropped.
     DatagramTooLong {
         /// Its length in bytes.
@@ -170,14 +170,14 @@ pub enum Exception {
     },
 }
 
-impl fmt::Display for Exception {
+impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Exception::DatagramTooLong { len, limit } => {
+            TransportError::DatagramTooLong { len, limit } => {
                 write!(f, "dropped a datagram of {len} bytes, the limit is {limit}")
             }
-            Exception::Unreachable => f.write_str("nobody listens at the peer's address"),
-            Exception::NotSent { len } => write!(f, "a datagram of {len} bytes was not sent"),
+            TransportError::Unreachable => f.write_str("nobody listens at the peer's address"),
+            TransportError::NotSent { len } => write!(f, "a datagram of {len} bytes was not sent"),
         }
     }
 }
@@ -206,11 +206,11 @@ mod tests {
             false
         }
 
-        fn peer(&self) -> SocketAddr {
+        fn peer_addr(&self) -> SocketAddr {
             ([127, 0, 0, 1], 1).into()
         }
 
-        fn local(&self) -> SocketAddr {
+        fn local_addr(&self) -> SocketAddr {
             ([127, 0, 0, 1], 2).into()
         }
 
@@ -243,8 +243,8 @@ mod tests {
             link.send(b"writable").unwrap();
         }
 
-        fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
-            link.send(exception.to_string().as_bytes()).unwrap();
+        fn error(&mut self, link: &mut dyn Link, error: TransportError) {
+            link.send(error.to_string().as_bytes()).unwrap();
         }
 
         fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
@@ -261,7 +261,7 @@ mod tests {
     fn call_everything(handler: &mut impl Handler, link: &mut dyn Link) {
         handler.received(link, Message::lent(b"message"));
         handler.writable(link);
-        handler.excepted(link, Exception::NotSent { len: 3 });
+        handler.error(link, TransportError::NotSent { len: 3 });
         handler.closed(link, CloseReason::Peer);
     }
 
@@ -304,14 +304,14 @@ mod tests {
         for (error, says) in errors {
             assert!(error.to_string().contains(says), "{error}");
         }
-        let too_long = Exception::DatagramTooLong { len: 9, limit: 8 };
-        let exceptions = [
+        let too_long = TransportError::DatagramTooLong { len: 9, limit: 8 };
+        let errors = [
             (too_long, "9 bytes, the limit is 8"),
-            (Exception::Unreachable, "nobody listens"),
-            (Exception::NotSent { len: 9 }, "9 bytes was not sent"),
+            (TransportError::Unreachable, "nobody listens"),
+            (TransportError::NotSent { len: 9 }, "9 bytes was not sent"),
         ];
-        for (exception, says) in exceptions {
-            assert!(exception.to_string().contains(says), "{exception}");
+        for (error, says) in errors {
+            assert!(error.to_string().contains(says), "{error}");
         }
         assert_eq!(ConnectionId(7).to_string(), "#7");
     }

@@ -66,7 +66,7 @@ pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]
 pub use frame::Frame;
 pub use frame::FrameError;
-pub use handler::{ConnectionId, Exception, Handler, Link, SendError};
+pub use handler::{ConnectionId, Handler, Link, SendError, TransportError};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 #[cfg(feature = "alloc")]

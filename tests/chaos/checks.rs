@@ -33,7 +33,7 @@ pub(crate) fn is_alive(world: &World, network: &Network) {
             let metrics = network.metrics();
             return world.violated(format!("a worker or the acceptor is dead: {metrics}"));
         }
-        if echoes(listener.local()) {
+        if echoes(listener.local_addr()) {
             answered += 1;
         } else {
             for connection in lock(&world.every).iter() {

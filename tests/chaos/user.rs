@@ -2,8 +2,8 @@
 
 use crate::world::{Call, World, lock};
 use cubenet_mio::{
-    Admission, CloseReason, Connection, Exception, Frame, Handler, Link, ListenOptions, Message,
-    Network, SendError, Transport,
+    Admission, CloseReason, Connection, Frame, Handler, Link, ListenOptions, Message, Network,
+    SendError, Transport, TransportError,
 };
 use fastrand::Rng;
 use std::net::SocketAddr;
@@ -66,7 +66,7 @@ impl Actor {
             150..158 => with(connection, Connection::close),
             158..164 => with(connection, Connection::abort),
             164..170 => with(connection, |one| {
-                let _ = (one.queued(), one.is_closed(), one.local());
+                let _ = (one.queued(), one.is_closed(), one.local_addr());
             }),
             170..190 => self.connect(&world),
             190..196 => {
@@ -240,7 +240,7 @@ pub(crate) fn listen(world: &Arc<World>, network: &Network, transport: Transport
         options = options.admit(hook(world, &is_closed, rng.u64(..)));
     }
     if let Ok(listener) = network.listen_with(options, transport, "127.0.0.1:0", accepted) {
-        lock(&world.addresses).push((transport, listener.local()));
+        lock(&world.addresses).push((transport, listener.local_addr()));
         lock(&world.listeners).push((listener, is_closed));
     }
 }
@@ -366,7 +366,12 @@ impl User {
                 64..66 => link.abort(),
                 66..70 => link.pause(),
                 70..75 => link.resume(),
-                75..80 => drop((link.queued(), link.is_closed(), link.local(), link.now())),
+                75..80 => drop((
+                    link.queued(),
+                    link.is_closed(),
+                    link.local_addr(),
+                    link.now(),
+                )),
                 _ => {}
             }
         }
@@ -402,8 +407,8 @@ impl Handler for User {
         self.act(link);
     }
 
-    fn excepted(&mut self, link: &mut dyn Link, _exception: Exception) {
-        self.check_open("excepted");
+    fn error(&mut self, link: &mut dyn Link, _exception: TransportError) {
+        self.check_open("error");
         self.act(link);
     }
 

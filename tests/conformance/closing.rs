@@ -394,7 +394,7 @@ fn protocol_waits(harness: &dyn Harness) {
 fn refused(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, _) = scene.listener(Tcp, ignore, |_| true);
-    let address = listener.local();
+    let address = listener.local_addr();
     listener.close();
     let (connection, client) = scene.connect(Tcp, address, ignore);
     scene.until("it is told", || client.closed() == [CloseReason::Refused]);

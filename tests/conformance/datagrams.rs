@@ -2,8 +2,9 @@
 
 use crate::Behaviour;
 use cubenet_core::{
-    CloseReason, Exception, FullPolicy, Limits, SendError, Timeout,
+    CloseReason, FullPolicy, Limits, SendError, Timeout,
     Transport::{Tcp, Udp},
+    TransportError,
 };
 use cubenet_tests::harness::{Event, Harness, Scene, echo, ignore};
 use cubenet_tests::{framed, pattern};
@@ -106,8 +107,8 @@ fn first(harness: &dyn Harness) {
     scene.until("it is heard", || {
         server.events() == [Event::Opened, Event::Received(b"hello".to_vec())]
     });
-    assert_eq!(server.handles()[0].peer(), raw.local());
-    assert_eq!(server.handles()[0].local(), address);
+    assert_eq!(server.handles()[0].peer_addr(), raw.local_addr());
+    assert_eq!(server.handles()[0].local_addr(), address);
 }
 
 fn several(harness: &dyn Harness) {
@@ -345,13 +346,11 @@ fn too_long(harness: &dyn Harness) {
     raw.send_to(address, &pattern(100));
     scene.until("it is heard", || server.messages() == [pattern(100)]);
     raw.send_to(address, &pattern(5_000));
-    let too_long = Exception::DatagramTooLong {
+    let too_long = TransportError::DatagramTooLong {
         len: 5_000,
         limit: 100,
     };
-    scene.until("it is told", || {
-        server.count(&Event::Excepted(too_long)) == 1
-    });
+    scene.until("it is told", || server.count(&Event::Error(too_long)) == 1);
     assert!(!server.handles()[0].is_closed());
 }
 
@@ -506,25 +505,25 @@ fn pause(harness: &dyn Harness) {
 fn call(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let raw = harness.raw_datagrams();
-    let (connection, client) = scene.connect(Udp, raw.local(), ignore);
+    let (connection, client) = scene.connect(Udp, raw.local_addr(), ignore);
     scene.until("it is connected", || client.events() == [Event::Opened]);
     assert!(raw.received().is_empty());
     connection.send(b"hello").unwrap();
     scene.until("it is heard", || raw.received() == [b"hello"]);
-    raw.send_to(connection.local(), b"welcome");
+    raw.send_to(connection.local_addr(), b"welcome");
     scene.until("it is answered", || client.messages() == [b"welcome"]);
 }
 
 fn nobody_there(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, _) = scene.listener(Udp, ignore, |_| true);
-    let address = listener.local();
+    let address = listener.local_addr();
     listener.close();
     scene.a_while();
     let (connection, client) = scene.connect(Udp, address, ignore);
     connection.send(b"anybody").unwrap();
     scene.until("it is told", || {
-        client.count(&Event::Excepted(Exception::Unreachable)) >= 1
+        client.count(&Event::Error(TransportError::Unreachable)) >= 1
     });
     assert!(!connection.is_closed());
 }

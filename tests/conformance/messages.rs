@@ -131,7 +131,7 @@ fn one_piece(harness: &dyn Harness) {
 fn wire(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let raw = harness.raw_listen();
-    let (connection, _) = scene.connect(Tcp, raw.local(), ignore);
+    let (connection, _) = scene.connect(Tcp, raw.local_addr(), ignore);
     connection.send(b"abc").unwrap();
     connection.send(&[7; 258]).unwrap();
     let mut stream = None;

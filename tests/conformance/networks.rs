@@ -115,7 +115,7 @@ fn burst(harness: &dyn Harness) {
 fn closed_listener(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, server) = scene.listener(Tcp, echo, |_| true);
-    let address = listener.local();
+    let address = listener.local_addr();
     let (connection, client) = scene.connect(Tcp, address, ignore);
     scene.until("it is there", || server.handles().len() == 1);
     listener.close();
@@ -128,17 +128,17 @@ fn closed_listener(harness: &dyn Harness) {
 fn free_again(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, _) = scene.listener(Tcp, ignore, |_| true);
-    let address = listener.local();
+    let address = listener.local_addr();
     listener.close();
     let log = Log::default();
     let again = scene.server.listen(Tcp, Some(address), accept_with(&log));
-    assert_eq!(again.expect("it is free").local(), address);
+    assert_eq!(again.expect("it is free").local_addr(), address);
 }
 
 fn closed_datagrams(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, server) = scene.listener(Udp, echo, |_| true);
-    let address = listener.local();
+    let address = listener.local_addr();
     let (here, late) = (harness.raw_datagrams(), harness.raw_datagrams());
     here.send_to(address, b"hello");
     scene.until("it is answered", || here.received().len() == 1);
@@ -156,9 +156,9 @@ fn addresses(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     for transport in [Tcp, Udp] {
         let pair = scene.pair(transport, ignore);
-        assert_eq!(pair.here.peer(), pair.address);
-        assert_eq!(pair.there.local(), pair.address);
-        assert_eq!(pair.here.local(), pair.there.peer());
+        assert_eq!(pair.here.peer_addr(), pair.address);
+        assert_eq!(pair.there.local_addr(), pair.address);
+        assert_eq!(pair.here.local_addr(), pair.there.peer_addr());
     }
 }
 
@@ -179,7 +179,7 @@ fn ids(harness: &dyn Harness) {
 fn inert_after(harness: &dyn Harness, transport: Transport) {
     let scene = Scene::new(harness);
     let pair = scene.pair(transport, ignore);
-    let (peer, id) = (pair.there.peer(), pair.there.id());
+    let (peer, id) = (pair.there.peer_addr(), pair.there.id());
     pair.here.close();
     scene.until("both have ended", || {
         pair.server.count(&Event::Dropped) + pair.client.count(&Event::Dropped) == 2
@@ -195,7 +195,7 @@ fn inert_after(harness: &dyn Harness, transport: Transport) {
         handle.close();
         handle.abort();
     }
-    assert_eq!((pair.there.peer(), pair.there.id()), (peer, id));
+    assert_eq!((pair.there.peer_addr(), pair.there.id()), (peer, id));
     other.here.send(b"not meant").unwrap();
     scene.until("the other goes on", || {
         other.server.messages() == [b"not meant"]

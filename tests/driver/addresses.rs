@@ -19,7 +19,7 @@ fn who_is_turned_away_is_closed_and_leaves_nothing() {
         .listen(Transport::Tcp, "127.0.0.1:0", refuse)
         .unwrap();
     for _ in 0..10 {
-        let mut client = RawClient::connect(listener.local());
+        let mut client = RawClient::connect(listener.local_addr());
         assert_eq!(client.rest().0, b"");
     }
     eventually("ten are counted", || network.metrics().refused == 10);
@@ -118,7 +118,7 @@ fn an_address_that_cannot_be_used_is_named_with_the_cause() {
     let taken = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap()
-        .local();
+        .local_addr();
     for address in [taken.to_string(), String::from("192.0.2.1:7000")] {
         let error = network
             .listen(Transport::Tcp, &address, accepted)
@@ -144,11 +144,11 @@ fn one_listener_on_ipv6_serves_both_families_unless_told_not_to() {
     let (opened, seen) = channel();
     let opened = std::sync::Mutex::new(opened);
     let accepted = move |connection: &Connection| {
-        opened.lock().unwrap().send(connection.peer()).unwrap();
+        opened.lock().unwrap().send(connection.peer_addr()).unwrap();
         Some(Server)
     };
     let listener = network.listen(Transport::Tcp, "[::]:0", accepted).unwrap();
-    let port = listener.local().port();
+    let port = listener.local_addr().port();
     for host in ["127.0.0.1", "::1"] {
         let address = SocketAddr::new(host.parse().unwrap(), port);
         let mut client = RawClient::connect(address);
@@ -164,7 +164,7 @@ fn one_listener_on_ipv6_serves_both_families_unless_told_not_to() {
     let listener = alone
         .listen(Transport::Tcp, "[::]:0", |_| Some(Server))
         .unwrap();
-    let address = SocketAddr::from(([127, 0, 0, 1], listener.local().port()));
+    let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().port()));
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
@@ -184,7 +184,7 @@ fn closing_one_of_several_listeners_frees_its_address_and_leaves_its_connections
     let second = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Server))
         .unwrap();
-    let (first_address, second_address) = (first.local(), second.local());
+    let (first_address, second_address) = (first.local_addr(), second.local_addr());
     let mut client = RawClient::connect(first_address);
     client.send(b"a");
     assert_eq!(client.receive(), b"a");

@@ -65,7 +65,7 @@ fn a_hook_sees_the_first_datagram_before_anything_is_built() {
         hook(peer, datagram)
     });
     let (listener, asked) = listen(&network, options, Transport::Udp);
-    let socket = client(listener.local());
+    let socket = client(listener.local_addr());
     for refused in [&b"what"[..], b"panic", b"x", b""] {
         socket.send(refused).unwrap();
     }
@@ -89,18 +89,22 @@ fn places_are_kept_for_peers_that_are_recognised() {
     let network = one_worker(Limits::default());
     let options = ListenOptions::new().limits(limits).admit(hook);
     let (listener, _) = listen(&network, options, Transport::Udp);
-    let admitted: Vec<_> = (0..4).map(|_| client(listener.local())).collect();
+    let admitted: Vec<_> = (0..4).map(|_| client(listener.local_addr())).collect();
     for socket in &admitted {
         answers(socket, b"admit me");
     }
-    client(listener.local()).send(b"admit me, too").unwrap();
+    client(listener.local_addr())
+        .send(b"admit me, too")
+        .unwrap();
     eventually("it is dropped", || {
         network.metrics().dropped_table_full == 1
     });
     for _ in 0..2 {
-        answers(&client(listener.local()), b"known");
+        answers(&client(listener.local_addr()), b"known");
     }
-    client(listener.local()).send(b"known, too late").unwrap();
+    client(listener.local_addr())
+        .send(b"known, too late")
+        .unwrap();
     eventually("it is dropped", || {
         network.metrics().dropped_table_full == 2
     });
@@ -119,7 +123,7 @@ fn a_hook_is_not_asked_once_its_listener_is_closed() {
         Admission::Admit
     });
     let (listener, _) = listen(&network, options, Transport::Udp);
-    let server = listener.local();
+    let server = listener.local_addr();
     let socket = client(server);
     answers(&socket, b"hello");
     listener.close();
@@ -148,17 +152,17 @@ fn datagrams_in_a_hosts_name_do_not_use_up_its_streams_nor_those_that_are_recogn
         .unwrap();
     let (datagrams, _) = listen(&network, ListenOptions::new().admit(hook), Transport::Udp);
     let (streams, _) = listen(&network, ListenOptions::new(), Transport::Tcp);
-    let forged: Vec<_> = (0..6).map(|_| client(datagrams.local())).collect();
+    let forged: Vec<_> = (0..6).map(|_| client(datagrams.local_addr())).collect();
     for socket in &forged {
         socket.send(b"admit me").unwrap();
     }
     eventually("one is refused", || {
         network.metrics().refused_by_address == 1
     });
-    let mut honest = RawClient::connect(streams.local());
+    let mut honest = RawClient::connect(streams.local_addr());
     honest.send(b"hello");
     assert_eq!(honest.receive(), b"hello");
-    answers(&client(datagrams.local()), b"known");
+    answers(&client(datagrams.local_addr()), b"known");
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn listeners_of_one_network_have_limits_of_their_own() {
     };
     let (admin, _) = listen(&network, ListenOptions::new().limits(admin), Transport::Tcp);
     let (plain, _) = listen(&network, ListenOptions::new(), Transport::Tcp);
-    let mut clients = [&chat, &admin, &plain].map(|one| RawClient::connect(one.local()));
+    let mut clients = [&chat, &admin, &plain].map(|one| RawClient::connect(one.local_addr()));
     for client in &mut clients {
         client.send(&[1; 100]);
         assert_eq!(client.receive(), [1; 100]);
@@ -269,7 +273,7 @@ fn listeners_of_one_network_have_limits_of_their_own() {
         ..Limits::default()
     };
     let (datagrams, _) = listen(&network, ListenOptions::new().limits(short), Transport::Udp);
-    let socket = client(datagrams.local());
+    let socket = client(datagrams.local_addr());
     answers(&socket, &[1; 10]);
     socket.send(&[1; 11]).unwrap();
     eventually("it is dropped", || network.metrics().dropped_too_long == 1);
@@ -331,7 +335,7 @@ mod floods {
                 _ => Admission::Admit,
             });
         let (listener, _) = listen(&network, options, Transport::Udp);
-        let server = listener.local();
+        let server = listener.local_addr();
         let there: Vec<_> = (0..20).map(|_| client(server)).collect();
         for socket in &there {
             answers(socket, b"known");

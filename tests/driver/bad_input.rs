@@ -190,14 +190,14 @@ fn a_handler_that_panics_closes_its_own_connection_and_harms_no_other() {
     let address = sane.listen(&network, Transport::Tcp, echo);
     let mut bystander = RawClient::connect(address);
     let accepted = |connection: &Connection| {
-        assert!(connection.peer().port() % 2 < 2, "never");
+        assert!(connection.peer_addr().port() % 2 < 2, "never");
         Some(Panics)
     };
     let panics = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
     for nth in 1..=3 {
-        let mut client = RawClient::connect(panics.local());
+        let mut client = RawClient::connect(panics.local_addr());
         client.send(b"panic");
         let (rest, _) = client.rest();
         assert_eq!(
@@ -226,9 +226,9 @@ fn an_accepted_that_panics_turns_its_peer_away() {
     let udp = network
         .listen(Transport::Udp, "127.0.0.1:0", accepted)
         .unwrap();
-    assert_eq!(RawClient::connect(tcp.local()).rest().0, b"");
+    assert_eq!(RawClient::connect(tcp.local_addr()).rest().0, b"");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.send_to(b"hello", udp.local()).unwrap();
+    socket.send_to(b"hello", udp.local_addr()).unwrap();
     eventually("two panics are counted", || network.metrics().panics == 2);
     eventually("nothing is left", || network.metrics().open == 0);
 }

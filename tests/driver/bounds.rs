@@ -154,7 +154,7 @@ fn a_peer_that_reads_nothing_holds_little_of_the_kernels_memory() {
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
-    let mut client = RawClient::connect(listener.local());
+    let mut client = RawClient::connect(listener.local_addr());
     client.send(b"go");
     eventually("all is accepted", || network.metrics().messages_out == 800);
     std::thread::sleep(Duration::from_millis(200));

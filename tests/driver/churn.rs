@@ -155,7 +155,7 @@ fn run_network(threads: u64) {
     let addresses = [Transport::Tcp, Transport::Udp].map(|transport| {
         let accepted = |_: &Connection| Some(Whimsical::new());
         let listener = network.listen(transport, "127.0.0.1:0", accepted);
-        listener.unwrap().local()
+        listener.unwrap().local_addr()
     });
     let churning: Vec<_> = (1..=threads)
         .map(|seed| {

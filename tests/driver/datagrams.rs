@@ -1,8 +1,8 @@
 //! What an application sees of datagram connections on the mio driver.
 
 use cubenet_mio::{
-    CloseReason, Connection, Exception, Frame, FullPolicy, Handler, Limits, Link, Message, Network,
-    SendError, Timeout, Transport,
+    CloseReason, Connection, Frame, FullPolicy, Handler, Limits, Link, Message, Network, SendError,
+    Timeout, Transport, TransportError,
 };
 use cubenet_tests::system::{ICMP, tells_destination, wine_cannot};
 use cubenet_tests::{Event, PATIENCE, Reports, echo, eventually, ignore, pattern};
@@ -54,8 +54,8 @@ fn a_peer_is_accepted_when_it_first_speaks_and_hears_every_size_back() {
         socket.send(&pattern(size)).unwrap();
         if nth == 0 {
             let connection = server.opened();
-            assert_eq!(connection.peer(), socket.local_addr().unwrap());
-            assert_eq!(connection.local(), address);
+            assert_eq!(connection.peer_addr(), socket.local_addr().unwrap());
+            assert_eq!(connection.local_addr(), address);
             assert_eq!(connection.transport(), Transport::Udp);
         }
         assert_eq!(server.received(), pattern(size));
@@ -149,7 +149,7 @@ fn what_a_callback_sends_before_it_closes_arrives_before_the_goodbye() {
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", accepted)
         .unwrap();
-    let socket = client(listener.local());
+    let socket = client(listener.local_addr());
     socket.send(b"go").unwrap();
     for expected in [&b"1"[..], b"2", b""] {
         assert_eq!(receive(&socket), expected);
@@ -165,7 +165,7 @@ fn both_ends_can_be_ours() {
     let caller = Reports::default();
     let connection = caller.connect(&network, Transport::Udp, address, ignore);
     connection.send(b"hello").unwrap();
-    assert_eq!(caller.opened().peer(), address);
+    assert_eq!(caller.opened().peer_addr(), address);
     assert_eq!(caller.received(), b"hello");
     connection.close();
     assert_eq!(caller.closed(), CloseReason::Local);
@@ -211,11 +211,11 @@ fn a_datagram_over_the_limit_is_dropped_counted_and_told() {
     let connection = server.opened();
     assert_eq!(server.received(), pattern(100));
     socket.send(&pattern(5_000)).unwrap();
-    let too_long = Exception::DatagramTooLong {
+    let too_long = TransportError::DatagramTooLong {
         len: 5_000,
         limit: 100,
     };
-    assert!(matches!(server.next(), Event::Excepted(exception) if exception == too_long));
+    assert!(matches!(server.next(), Event::Error(error) if error == too_long));
     let refused = connection.send(pattern(101));
     assert_eq!(
         refused,
@@ -269,7 +269,10 @@ fn a_full_table_can_give_the_place_of_the_longest_silent_to_a_newcomer() {
     assert_eq!(server.received(), b"second");
     std::thread::sleep(Duration::from_millis(60));
     sockets[2].send(b"third").unwrap();
-    assert_eq!(server.opened().peer(), sockets[2].local_addr().unwrap());
+    assert_eq!(
+        server.opened().peer_addr(),
+        sockets[2].local_addr().unwrap()
+    );
     assert_eq!(server.closed(), CloseReason::Overflow);
     assert!(first.is_closed());
     assert_eq!(server.received(), b"third");
@@ -293,7 +296,7 @@ fn nobody_makes_way_for_a_newcomer_that_is_not_admitted() {
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", accept_the_first)
         .unwrap();
-    let address = listener.local();
+    let address = listener.local_addr();
     let socket = client(address);
     socket.send(b"in").unwrap();
     assert_eq!(receive(&socket), b"in");
@@ -317,7 +320,7 @@ fn a_listener_kept_after_the_stop_keeps_no_port() {
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
         .unwrap();
     network.stop(Duration::ZERO);
-    UdpSocket::bind(listener.local()).unwrap();
+    UdpSocket::bind(listener.local_addr()).unwrap();
     listener.close();
 }
 
@@ -328,7 +331,7 @@ fn a_call_to_an_address_that_the_system_makes_precise_hears_the_answer() {
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
         .unwrap();
     let caller = Reports::default();
-    let address = SocketAddr::from(([0, 0, 0, 0], listener.local().port()));
+    let address = SocketAddr::from(([0, 0, 0, 0], listener.local_addr().port()));
     let connection = caller.connect(&network, Transport::Udp, address, ignore);
     caller.opened();
     connection.send(b"hello").unwrap();
@@ -348,7 +351,7 @@ fn who_is_turned_away_gets_no_answer_and_is_asked_about_again() {
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", refuse)
         .unwrap();
-    let socket = client(listener.local());
+    let socket = client(listener.local_addr());
     socket.send(b"one").unwrap();
     socket.send(b"two").unwrap();
     socket.send(b"").unwrap();
@@ -375,7 +378,7 @@ fn a_call_to_nobody_is_told_and_survives_until_somebody_comes() {
     connection.send(b"anybody?").unwrap();
     assert!(matches!(
         caller.next(),
-        Event::Excepted(Exception::Unreachable)
+        Event::Error(TransportError::Unreachable)
     ));
     assert!(!connection.is_closed());
     let somebody = UdpSocket::bind(address).unwrap();
@@ -411,7 +414,7 @@ fn closing_a_listener_leaves_its_connections_and_frees_the_port_with_the_last() 
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
         .unwrap();
-    let address = listener.local();
+    let address = listener.local_addr();
     let socket = client(address);
     socket.send(b"in").unwrap();
     assert_eq!(receive(&socket), b"in");
@@ -475,7 +478,7 @@ fn peers_of_both_families_reach_a_dual_stack_listener() {
     let listener = network
         .listen(Transport::Udp, "[::]:0", |_| Some(Echo))
         .unwrap();
-    let port = listener.local().port();
+    let port = listener.local_addr().port();
     for host in ["127.0.0.1", "::1"] {
         let any = if host == "::1" { "[::]:0" } else { "0.0.0.0:0" };
         let socket = UdpSocket::bind(any).unwrap();
@@ -501,7 +504,7 @@ fn a_handler_that_panics_closes_its_own_connection_and_harms_no_other_on_the_soc
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Panics))
         .unwrap();
-    let (one, other) = (client(listener.local()), client(listener.local()));
+    let (one, other) = (client(listener.local_addr()), client(listener.local_addr()));
     for socket in [&one, &other] {
         socket.send(b"hello").unwrap();
         assert_eq!(receive(socket), b"hello");
@@ -532,14 +535,14 @@ fn an_answer_comes_from_the_address_that_was_spoken_to() {
         };
         let listener = network.listen(Transport::Udp, any, accepted).unwrap();
         for host in [[127, 0, 0, 1], [127, 0, 0, 2], [127, 3, 2, 1]] {
-            let spoken_to = SocketAddr::from((host, listener.local().port()));
+            let spoken_to = SocketAddr::from((host, listener.local_addr().port()));
             let socket = client(spoken_to);
             for size in [1, 1_200, 60_000] {
                 socket.send(&pattern(size)).unwrap();
                 assert_eq!(receive(&socket), pattern(size));
             }
             let connection = server.opened();
-            assert_eq!(connection.local(), spoken_to);
+            assert_eq!(connection.local_addr(), spoken_to);
             // A run, too.
             for _ in 0..10 {
                 connection.send(pattern(300)).unwrap();
@@ -572,15 +575,15 @@ fn what_a_callback_sends_before_it_panics_aborts_or_refuses_is_not_sent() {
         None::<Regrets>
     };
     let refusing = network.listen(Transport::Udp, "127.0.0.1:0", refuses);
-    let refusing = refusing.unwrap().local();
+    let refusing = refusing.unwrap().local_addr();
     let panics = |connection: &Connection| -> Option<Regrets> {
         connection.send(b"regretted").unwrap();
         panic!("as it is told to");
     };
     let panicking = network.listen(Transport::Udp, "127.0.0.1:0", panics);
-    let panicking = panicking.unwrap().local();
+    let panicking = panicking.unwrap().local_addr();
     let regretting = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Regrets));
-    let regretting = regretting.unwrap().local();
+    let regretting = regretting.unwrap().local_addr();
     for (address, message) in [
         (refusing, &b"hello"[..]),
         (panicking, b"hello"),
@@ -620,14 +623,14 @@ fn a_close_from_another_thread_goes_out_behind_everything_that_was_sent() {
     let known = std::sync::Arc::new(std::sync::Mutex::new(HashSet::new()));
     let of_listener = std::sync::Arc::clone(&known);
     let accepted = move |connection: &Connection| {
-        let is_new = of_listener.lock().unwrap().insert(connection.peer());
+        let is_new = of_listener.lock().unwrap().insert(connection.peer_addr());
         is_new.then(|| {
             opened.send(connection.clone()).unwrap();
             Echo
         })
     };
     let listener = network.listen(Transport::Udp, "127.0.0.1:0", accepted);
-    let address = listener.unwrap().local();
+    let address = listener.unwrap().local_addr();
     for _ in 0..200 {
         // The system may give a port out again.
         known.lock().unwrap().clear();

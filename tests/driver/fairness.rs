@@ -32,7 +32,7 @@ fn listen(network: &Network, transport: Transport, message: u64, end: u64) -> So
     let [message, end] = [message, end].map(Duration::from_micros);
     let accepted = move |_: &Connection| Some(Slow { message, end });
     let listener = network.listen(transport, "127.0.0.1:0", accepted);
-    listener.unwrap().local()
+    listener.unwrap().local_addr()
 }
 
 /// The longest time that another connection of the worker waits for an answer.

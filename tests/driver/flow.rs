@@ -234,7 +234,7 @@ fn a_busy_connection_does_not_keep_others_of_its_worker_waiting() {
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Sink))
         .unwrap();
-    let mut busy = RawClient::connect(listener.local());
+    let mut busy = RawClient::connect(listener.local_addr());
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flooding = thread::spawn({
         let stop = std::sync::Arc::clone(&stop);
@@ -245,7 +245,7 @@ fn a_busy_connection_does_not_keep_others_of_its_worker_waiting() {
             }
         }
     });
-    let mut other = RawClient::connect(listener.local());
+    let mut other = RawClient::connect(listener.local_addr());
     for _ in 0..200 {
         other.send(b"ping");
         assert_eq!(other.receive(), b"ping");
@@ -271,7 +271,7 @@ fn a_pause_in_a_callback_and_a_resume_from_another_thread_lose_and_reorder_nothi
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
-    let mut client = RawClient::connect(listener.local());
+    let mut client = RawClient::connect(listener.local_addr());
     let writing = thread::spawn(move || {
         let bytes: Vec<u8> = (0..MESSAGES)
             .flat_map(|n| framed(&n.to_be_bytes()))
@@ -376,7 +376,7 @@ fn a_slow_callback_does_not_make_others_look_silent() {
         .unwrap();
     raise_descriptors();
     let mut clients: Vec<_> = (0..1_500)
-        .map(|_| RawClient::connect(listener.local()))
+        .map(|_| RawClient::connect(listener.local_addr()))
         .collect();
     for client in &mut clients {
         client.send(b"hello");
@@ -415,7 +415,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
     let streams = network
         .listen(Transport::Tcp, "127.0.0.1:0", takes)
         .unwrap();
-    let mut client = RawClient::connect(streams.local());
+    let mut client = RawClient::connect(streams.local_addr());
     for _ in 0..2 {
         client.send(b"slow");
         assert_eq!(client.receive(), b"slow");
@@ -433,7 +433,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
     let peers: Vec<_> = (0..20)
         .map(|_| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.connect(datagrams.local()).unwrap();
+            socket.connect(datagrams.local_addr()).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket.send(b"hello").unwrap();
             socket.recv(&mut [0; 10]).unwrap();
@@ -479,7 +479,7 @@ fn a_call_that_was_answered_in_time_is_connected_however_late_that_is_seen() {
     // before the call is answered.
     raise_descriptors();
     let mut others: Vec<_> = (0..1_200)
-        .map(|_| RawClient::connect(server.local()))
+        .map(|_| RawClient::connect(server.local_addr()))
         .collect();
     for other in &mut others {
         other.send(b"hello");
@@ -523,11 +523,11 @@ fn empty_messages_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Works))
         .unwrap();
-    let mut other = RawClient::connect(listener.local());
+    let mut other = RawClient::connect(listener.local_addr());
     other.send(b"ping");
     assert_eq!(other.receive(), b"ping");
     // 400,000 callbacks: eight seconds of work.
-    let mut busy = std::net::TcpStream::connect(listener.local()).unwrap();
+    let mut busy = std::net::TcpStream::connect(listener.local_addr()).unwrap();
     let flooding = thread::spawn(move || {
         let _ = std::io::Write::write_all(&mut busy, &[0; 800_000]);
         busy
@@ -555,11 +555,11 @@ fn datagrams_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
     let datagrams = network
         .listen(Transport::Udp, "127.0.0.1:0", takes)
         .unwrap();
-    let mut other = RawClient::connect(streams.local());
+    let mut other = RawClient::connect(streams.local_addr());
     other.send(b"ping");
     assert_eq!(other.receive(), b"ping");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(datagrams.local()).unwrap();
+    socket.connect(datagrams.local_addr()).unwrap();
     // A second of work, at least: what the socket's buffer holds.
     for _ in 0..3_000 {
         socket.send(b"slow").unwrap();

@@ -109,7 +109,7 @@ fn a_callback_can_stop_the_network_and_somebody_else_waits_for_it() {
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
-    let mut client = RawClient::connect(listener.local());
+    let mut client = RawClient::connect(listener.local_addr());
     let (joined, seen) = channel();
     for _ in 0..2 {
         let network = network.clone();
@@ -161,7 +161,7 @@ fn connections_are_spread_over_the_workers() {
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
     let mut clients: Vec<_> = (0..30)
-        .map(|_| RawClient::connect(listener.local()))
+        .map(|_| RawClient::connect(listener.local_addr()))
         .collect();
     let mut count = std::collections::HashMap::new();
     for client in &mut clients {
@@ -186,7 +186,7 @@ fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
         let answers = Arc::new(AtomicUsize::new(0));
         let calling = thread::spawn({
             let (network, answers) = (network.clone(), Arc::clone(&answers));
-            let address = listener.local();
+            let address = listener.local_addr();
             move || {
                 for calls in 0.. {
                     let answers = Arc::clone(&answers);
@@ -234,7 +234,7 @@ fn once_a_listener_is_closed_nobody_is_asked_any_more() {
                     Some(Deaf)
                 })
                 .unwrap();
-            let address = listener.local();
+            let address = listener.local_addr();
             let calling = thread::spawn(move || {
                 for _ in 0..100 {
                     match transport {

@@ -30,7 +30,7 @@ fn small_messages_allocate_nothing_and_idle_connections_next_to_nothing() {
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
         .unwrap();
 
-    let mut client = RawClient::connect(streams.local());
+    let mut client = RawClient::connect(streams.local_addr());
     let batch = framed(b"a small message").repeat(32);
     let mut back = vec![0; batch.len()];
     let mut round = || {
@@ -48,7 +48,7 @@ fn small_messages_allocate_nothing_and_idle_connections_next_to_nothing() {
     );
 
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(datagrams.local()).unwrap();
+    socket.connect(datagrams.local_addr()).unwrap();
     let round = || {
         socket.send(b"a small message").unwrap();
         assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 15);
@@ -61,7 +61,7 @@ fn small_messages_allocate_nothing_and_idle_connections_next_to_nothing() {
     let count = 400;
     let mut clients = Vec::with_capacity(count);
     let before = allocation::live_bytes();
-    clients.extend((0..count).map(|_| RawClient::connect(streams.local())));
+    clients.extend((0..count).map(|_| RawClient::connect(streams.local_addr())));
     eventually("all are open", || {
         network.metrics().open == count as u64 + 2
     });

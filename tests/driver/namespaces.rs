@@ -78,20 +78,20 @@ fn a_link_local_address_keeps_its_scope() {
                 };
                 let listener = network.listen(transport, address, accepted).unwrap();
                 if !address.ip().is_unspecified() {
-                    let local = link_local("fe80::a", listener.local().port(), "v0");
-                    assert_eq!(listener.local(), local);
+                    let local = link_local("fe80::a", listener.local_addr().port(), "v0");
+                    assert_eq!(listener.local_addr(), local);
                 }
-                let to = link_local("fe80::a", listener.local().port(), "v0");
+                let to = link_local("fe80::a", listener.local_addr().port(), "v0");
                 let caller = Reports::default();
                 let out = caller.connect(&network, transport, to, ignore);
                 out.send(b"hello").unwrap();
-                assert_eq!(out.peer(), to);
+                assert_eq!(out.peer_addr(), to);
                 let called = server.opened();
-                assert_eq!(called.local(), to, "{transport} on {address}");
+                assert_eq!(called.local_addr(), to, "{transport} on {address}");
                 caller.opened();
                 assert_eq!(caller.received(), b"hello");
                 // The caller's own address shows once it is connected.
-                let SocketAddr::V6(peer) = called.peer() else {
+                let SocketAddr::V6(peer) = called.peer_addr() else {
                     panic!("it is an IPv6 address");
                 };
                 assert_eq!(peer.scope_id(), index("v0"));
@@ -114,7 +114,7 @@ fn a_datagram_to_a_multicast_address_is_answered_from_an_address_that_can_send()
         let network = one_worker(Limits::default());
         let [v6, v4] = ["[::]:0", "0.0.0.0:0"].map(|address| {
             let listener = network.listen(Transport::Udp, address, |_: &Connection| Some(Echo));
-            listener.unwrap().local().port()
+            listener.unwrap().local_addr().port()
         });
         let socket = bound(link_local("fe80::a", 0, "v0"));
         let group = link_local("ff02::1", v6, "v0");
@@ -173,7 +173,7 @@ fn a_peer_behind_a_small_mtu_is_sent_single_datagrams_and_others_runs() {
         ip("route add local 127.9.0.0/16 dev lo table local mtu 600");
         let network = one_worker(Limits::default());
         let listener = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Forty));
-        let server = listener.unwrap().local();
+        let server = listener.unwrap().local_addr();
         let (small, large) = (merging("127.9.0.1:0"), merging("127.0.0.1:0"));
         for _ in 0..3 {
             for (socket, runs) in [(&small, false), (&large, true)] {
@@ -213,7 +213,7 @@ fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
         let sockets: Vec<_> = (0..5)
             .map(|_| bound("127.0.0.1:0".parse().unwrap()))
             .collect();
-        let server = listener.unwrap().local();
+        let server = listener.unwrap().local_addr();
         // What the worker receives datagrams into is there once for all.
         let other = Reports::default().listen(&network, Transport::Udp, echo);
         sockets[0].send_to(b"hello", other).unwrap();

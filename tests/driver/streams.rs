@@ -51,7 +51,7 @@ fn both_ends_can_be_ours_and_hear_each_other_in_order() {
     for number in 0_u32..1_000 {
         connection.send(number.to_be_bytes()).unwrap();
     }
-    assert_eq!(client.opened().peer(), address);
+    assert_eq!(client.opened().peer_addr(), address);
     for number in 0_u32..1_000 {
         assert_eq!(client.received(), number.to_be_bytes());
     }
@@ -93,7 +93,7 @@ fn an_answer_from_another_thread_goes_out_without_waiting_for_an_event() {
             connection.send(message).unwrap();
         }
     });
-    let mut client = RawClient::connect(listener.local());
+    let mut client = RawClient::connect(listener.local_addr());
     let start = Instant::now();
     for size in [0, 1, 65_535, 10] {
         client.send(&pattern(size));
@@ -128,7 +128,7 @@ fn the_order_of_sends_inside_a_callback_is_the_order_on_the_wire_by_link_or_hand
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
-    let mut client = RawClient::connect(listener.local());
+    let mut client = RawClient::connect(listener.local_addr());
     client.send(b"go");
     for expected in [&b"1"[..], b"2", &[3; 5_000], &[3; 5_000], b"4"] {
         assert_eq!(client.receive(), expected);
@@ -263,7 +263,10 @@ fn a_handle_outlives_its_connection_and_holds_no_descriptor() {
     assert_eq!(server.closed(), CloseReason::Peer);
     assert!(connection.is_closed());
     assert_eq!(connection.send(b"x"), Err(SendError::Closed));
-    assert_eq!((connection.peer(), connection.local()), (peer, address));
+    assert_eq!(
+        (connection.peer_addr(), connection.local_addr()),
+        (peer, address)
+    );
     assert_eq!(connection.queued(), 0);
     connection.pause();
     connection.resume();
@@ -297,7 +300,7 @@ fn callbacks_of_one_connection_never_overlap_and_those_of_different_ones_run_at_
     let listener = network
         .listen(Transport::Tcp, "127.0.0.1:0", accepted)
         .unwrap();
-    let mut clients = [(); 2].map(|()| RawClient::connect(listener.local()));
+    let mut clients = [(); 2].map(|()| RawClient::connect(listener.local_addr()));
     for client in &mut clients {
         client.send(b"meet");
     }
@@ -326,7 +329,7 @@ fn a_callback_of_one_network_sends_on_a_connection_of_another() {
         .unwrap();
     behind.opened();
     for _ in 0..5 {
-        let mut client = RawClient::connect(listener.local());
+        let mut client = RawClient::connect(listener.local_addr());
         client.send(b"through");
         assert_eq!(client.receive(), b"forwarded");
         assert_eq!(behind.received(), b"through");

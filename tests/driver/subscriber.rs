@@ -127,7 +127,7 @@ fn a_subscriber_may_use_connections_and_panic_and_is_not_flooded() {
         PANICS.store(panics, Relaxed);
         for nth in 0..60 {
             // Writes that fail: the peer is gone when the handler answers.
-            let mut client = RawClient::connect(streams.local());
+            let mut client = RawClient::connect(streams.local_addr());
             client.write(&framed(&[nth; 10]));
             SockRef::from(&client.stream)
                 .set_linger(Some(Duration::ZERO))
@@ -135,11 +135,11 @@ fn a_subscriber_may_use_connections_and_panic_and_is_not_flooded() {
             drop(client);
             // A datagram that cannot be sent: it is over what the peer's path carries.
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.send_to(b"hello", datagrams.local()).unwrap();
+            socket.send_to(b"hello", datagrams.local_addr()).unwrap();
             // A frame that is too long, and a panic.
-            let mut client = RawClient::connect(streams.local());
+            let mut client = RawClient::connect(streams.local_addr());
             let _ = client.stream.write_all(&[0xff; 10]);
-            let mut client = RawClient::connect(streams.local());
+            let mut client = RawClient::connect(streams.local_addr());
             client.write(&framed(b"panic"));
             let _ = client.rest();
         }
@@ -151,7 +151,7 @@ fn a_subscriber_may_use_connections_and_panic_and_is_not_flooded() {
     let before = WARNINGS.load(Relaxed);
     let start = Instant::now();
     for _ in 0..500 {
-        let mut client = RawClient::connect(streams.local());
+        let mut client = RawClient::connect(streams.local_addr());
         client.write(&framed(b"panic"));
         let _ = client.rest();
     }

@@ -58,7 +58,7 @@ fn a_closure_that_panics_as_it_is_dropped_ends_no_thread() {
                 Some(Deaf)
             };
             let listener = network.listen(transport, "127.0.0.1:0", accepted).unwrap();
-            let connection = std::net::TcpStream::connect(listener.local());
+            let connection = std::net::TcpStream::connect(listener.local_addr());
             assert_eq!(connection.is_ok(), transport == Transport::Tcp);
             // The closure is dropped by whoever has it last: that may be this thread.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener.close()));
@@ -79,7 +79,7 @@ fn a_closure_that_uses_the_network_as_it_is_dropped_blocks_nobody() {
         let uses = OnDrop(move || {
             let (network, inner) = &of_closure;
             let listener = network.listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Deaf));
-            let address = listener.as_ref().unwrap().local();
+            let address = listener.as_ref().unwrap().local_addr();
             let other = network.connect(Transport::Tcp, address, |_| Some(Deaf));
             other.unwrap().abort();
             let _ = network.metrics();
@@ -137,7 +137,7 @@ fn handlers_and_payloads_that_panic_as_they_are_dropped_end_no_thread() {
     let network = network();
     let accepted = |_: &Connection| Some(Explodes(Bomb));
     let listener = network.listen(Transport::Tcp, "127.0.0.1:0", accepted);
-    let address = listener.unwrap().local();
+    let address = listener.unwrap().local_addr();
     for message in [&b"panic"[..], b"leave"] {
         let mut clients: Vec<_> = (0..4).map(|_| RawClient::connect(address)).collect();
         for client in &mut clients {
@@ -181,7 +181,7 @@ fn a_connection_can_be_used_in_the_destructor_of_a_thread_local() {
     let accepted =
         move |connection: &Connection| Some(Keeps(connection.clone(), of_handlers.clone()));
     let listener = network.listen(Transport::Tcp, "127.0.0.1:0", accepted);
-    let mut client = RawClient::connect(listener.unwrap().local());
+    let mut client = RawClient::connect(listener.unwrap().local_addr());
     client.send(b"hello");
     assert_eq!(client.receive(), b"hello");
     // On a thread of the application's, too.
@@ -227,7 +227,7 @@ fn a_message_may_use_its_connection_as_it_is_read() {
     let network = network();
     let accepted = |connection: &Connection| Some(Sends(connection.clone()));
     let listener = network.listen(Transport::Tcp, "127.0.0.1:0", accepted);
-    let mut client = RawClient::connect(listener.unwrap().local());
+    let mut client = RawClient::connect(listener.unwrap().local_addr());
     client.send(b"go");
     assert_eq!(client.receive(), b"first");
     assert_eq!(client.receive(), b"second");
@@ -251,7 +251,7 @@ fn messages_of_a_connection_that_is_asked_to_pause_a_million_times_cost_no_memor
     let waits = Mutex::new(Some(waits));
     let accepted = move |_: &Connection| waits.lock().unwrap().take().map(Blocks);
     let listener = network.listen(Transport::Tcp, "127.0.0.1:0", accepted);
-    let mut blocks = RawClient::connect(listener.unwrap().local());
+    let mut blocks = RawClient::connect(listener.unwrap().local_addr());
     blocks.send(b"block");
     thread::sleep(Duration::from_millis(100));
     let before = cubenet_tests::allocation::live_bytes();

@@ -40,7 +40,11 @@ fn main() -> Result<(), cubenet_mio::Error> {
     let heartbeats = network.listen(Transport::Udp, format!("127.0.0.1:{udp}"), |_| {
         Some(Heartbeats)
     })?;
-    println!("{} {}", readings.local().port(), heartbeats.local().port());
+    println!(
+        "{} {}",
+        readings.local_addr().port(),
+        heartbeats.local_addr().port()
+    );
     network.join();
     Ok(())
 }

@@ -6,8 +6,8 @@ pub mod harness;
 pub mod system;
 
 use cubenet_mio::{
-    CloseReason, ConnectError, Connection, Exception, Handler, Limits, Link, Message, Network,
-    Transport,
+    CloseReason, ConnectError, Connection, Handler, Limits, Link, Message, Network, Transport,
+    TransportError,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -30,7 +30,7 @@ pub enum Event {
     /// There is room again.
     Writable,
     /// Something went wrong.
-    Excepted(Exception),
+    Error(TransportError),
     /// It is over.
     Closed(CloseReason),
     /// Its handler was dropped.
@@ -56,8 +56,8 @@ impl Handler for Reporter {
         self.report(Event::Writable);
     }
 
-    fn excepted(&mut self, _link: &mut dyn Link, exception: Exception) {
-        self.report(Event::Excepted(exception));
+    fn error(&mut self, _link: &mut dyn Link, error: TransportError) {
+        self.report(Event::Error(error));
     }
 
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
@@ -111,7 +111,7 @@ impl Reports {
             })
         };
         let listener = network.listen(transport, "127.0.0.1:0", accepted);
-        listener.expect("loopback can be listened on").local()
+        listener.expect("loopback can be listened on").local_addr()
     }
 
     /// Calls `address` with a reporter.

@@ -35,8 +35,8 @@ impl Link for Sending<'_> {
     fn close(&mut self) { self.half.close(self.now); }
     fn abort(&mut self) { self.half.abort(CloseReason::Local); }
     fn is_closed(&self) -> bool { !self.half.state().accepts_messages() }
-    fn peer(&self) -> SocketAddr { self.addresses[0] }
-    fn local(&self) -> SocketAddr { self.addresses[1] }
+    fn peer_addr(&self) -> SocketAddr { self.addresses[0] }
+    fn local_addr(&self) -> SocketAddr { self.addresses[1] }
     fn id(&self) -> ConnectionId { ConnectionId(0) }
     fn queued(&self) -> usize { self.queue.len() }
     fn pause(&mut self) { self.paused = true; }

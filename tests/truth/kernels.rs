@@ -209,7 +209,7 @@ impl World for Kernels {
             let any = (SERVER, 0).into();
             let listener = Net::listen(network, transport, Some(any), accept);
             let listener = listener.expect("a free port");
-            let local = listener.local();
+            let local = listener.local_addr();
             kept.listeners.push(listener);
             local
         })

@@ -47,7 +47,7 @@ impl World for Simulated {
     fn listen(&self, transport: Transport, accept: Accept) -> SocketAddr {
         let any = (SERVER, 0).into();
         let listener = Net::listen(&self.server, transport, Some(any), accept);
-        listener.expect("a free port").local()
+        listener.expect("a free port").local_addr()
     }
 
     fn connect(

@@ -86,7 +86,7 @@ fn run(options: &Options) -> Result<bool, Error> {
     for (listener, connections) in listeners.iter().zip([tcp, udp]) {
         let plan = Plan {
             transport: listener.transport(),
-            address: listener.local(),
+            address: listener.local_addr(),
             connections,
             window: options.window,
             size: options.size,

@@ -57,7 +57,7 @@ fn run(options: &Options) -> Result<(), Error> {
             let listener = network.listen(transport, options.listen, |_connection| {
                 Some(Echo::<OnHeap>::default())
             })?;
-            say!("listening on {transport} {}", listener.local());
+            say!("listening on {transport} {}", listener.local_addr());
         }
     }
     end.wait();

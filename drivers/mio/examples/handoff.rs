@@ -168,7 +168,7 @@ fn run(options: &Options) -> Result<bool, Error> {
                 took,
             })
         };
-        network.connect(Transport::Tcp, listener.local(), connected)?;
+        network.connect(Transport::Tcp, listener.local_addr(), connected)?;
     }
     end.wait_for(Duration::from_secs(options.seconds));
     network.stop(Duration::from_millis(options.job_ms) + Duration::from_secs(1));

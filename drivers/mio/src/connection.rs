@@ -32,8 +32,8 @@ impl Connection {
             shared: Arc::downgrade(shared),
             id: shared.core.id,
             transport: shared.core.transport(),
-            peer: shared.core.peer(),
-            local: shared.core.local(),
+            peer: shared.core.peer_addr(),
+            local: shared.core.local_addr(),
         }
     }
 
@@ -134,12 +134,12 @@ impl Connection {
     }
 
     /// The peer's address.
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 
     /// The address of this end.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

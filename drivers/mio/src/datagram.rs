@@ -10,7 +10,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, MAX_SEGMENT, Run};
 use crate::wake::Wake;
 use bytes::{Buf, BytesMut};
-use cubenet_core::{ConnectionId, Exception};
+use cubenet_core::{ConnectionId, TransportError};
 use mio::net::UdpSocket;
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +22,7 @@ pub(crate) const WAITING_OVERHEAD: usize = size_of::<Waiting>();
 /// Datagrams handed to the system at once when those that wait go out.
 const FLUSH_BATCH: usize = 64;
 /// Errors of sending that wait to be told; further ones are only counted.
-const MAX_EXCEPTIONS: usize = 1024;
+const MAX_ERRORS_TOLD: usize = 1024;
 
 /// A datagram socket, as its worker and all its connections share it.
 pub(crate) struct DatagramSocket {
@@ -43,7 +43,7 @@ pub(crate) struct DatagramSocket {
     /// How many; read without the lock.
     waiting_count: AtomicUsize,
     /// What went wrong in sending, to be told to the connections by the worker.
-    exceptions: Mutex<Vec<SendFailure>>,
+    errors: Mutex<Vec<SendFailure>>,
 }
 
 /// Datagrams that wait, in the order they were sent.
@@ -103,7 +103,7 @@ pub(crate) struct SendFailure {
     pub(crate) place: Place,
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
-    pub(crate) exception: Exception,
+    pub(crate) told: TransportError,
     pub(crate) error: io::Error,
 }
 
@@ -139,7 +139,7 @@ impl DatagramSocket {
             wake: Wake::new(),
             waiting: Mutex::new(Some(Queue::default())),
             waiting_count: AtomicUsize::new(0),
-            exceptions: Mutex::default(),
+            errors: Mutex::default(),
         })
     }
 
@@ -208,7 +208,7 @@ impl DatagramSocket {
             failed.is_some_and(|failed| failed.kind() == error.kind())
         };
         if let Some(error) = earlier.take_if(|error| !repeats(error)) {
-            self.except(shared, Exception::Unreachable, error);
+            self.tell_error(shared, TransportError::Unreachable, error);
         }
         match outcome {
             Ok(_) => true,
@@ -285,31 +285,31 @@ impl DatagramSocket {
     fn not_sent(&self, shared: &Arc<Shared>, len: usize, error: io::Error) {
         let totals = &self.home.worker.common.totals;
         totals.dropped_not_sent.fetch_add(1, Relaxed);
-        self.except(shared, Exception::NotSent { len }, error);
+        self.tell_error(shared, TransportError::NotSent { len }, error);
     }
 
-    fn except(&self, shared: &Arc<Shared>, exception: Exception, error: io::Error) {
+    fn tell_error(&self, shared: &Arc<Shared>, told: TransportError, error: io::Error) {
         let core = &shared.core;
-        let exceptions = self.exceptions.lock();
-        let mut exceptions = exceptions.unwrap_or_else(PoisonError::into_inner);
+        let errors = self.errors.lock();
+        let mut errors = errors.unwrap_or_else(PoisonError::into_inner);
         // Bounded: beyond this many undelivered errors, further ones are dropped.
-        if exceptions.len() < MAX_EXCEPTIONS {
-            exceptions.push(SendFailure {
+        if errors.len() < MAX_ERRORS_TOLD {
+            errors.push(SendFailure {
                 place: core.place(),
                 id: core.id,
-                peer: core.peer(),
-                exception,
+                peer: core.peer_addr(),
+                told,
                 error,
             });
         }
-        drop(exceptions);
+        drop(errors);
         self.attend();
     }
 
     /// What went wrong in sending since this was last asked.
-    pub(crate) fn take_exceptions(&self) -> Vec<SendFailure> {
-        let exceptions = self.exceptions.lock();
-        std::mem::take(&mut *exceptions.unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take_errors(&self) -> Vec<SendFailure> {
+        let errors = self.errors.lock();
+        std::mem::take(&mut *errors.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets what waits.

@@ -35,12 +35,12 @@ impl Link for CallbackLink<'_> {
         !self.shared.core.is_open()
     }
 
-    fn peer(&self) -> SocketAddr {
-        self.shared.core.peer()
+    fn peer_addr(&self) -> SocketAddr {
+        self.shared.core.peer_addr()
     }
 
-    fn local(&self) -> SocketAddr {
-        self.shared.core.local()
+    fn local_addr(&self) -> SocketAddr {
+        self.shared.core.local_addr()
     }
 
     fn id(&self) -> ConnectionId {

@@ -283,7 +283,7 @@ impl Network {
     }
 
     /// Listens on `address`. Port 0 lets the system choose one; see
-    /// [`Listener::local`].
+    /// [`Listener::local_addr`].
     ///
     /// `accepted` is called on a worker's thread for each new peer, before anything of it
     /// is delivered, and returns its handler, or `None` to turn it away. It may be called
@@ -403,7 +403,7 @@ impl Network {
     /// has answered, before anything of it is delivered, to return its handler, or `None`
     /// to close it; or with the reason why there is none. Over UDP there is nothing to wait
     /// for: it is called at once, and an absent peer shows in
-    /// [`Handler::excepted`] at the earliest. If this returns an error, it is dropped uncalled.
+    /// [`Handler::error`] at the earliest. If this returns an error, it is dropped uncalled.
     ///
     /// Of several addresses that a name resolves to, the first is called. Resolving a name
     /// may block; an address in numbers does not.
@@ -556,7 +556,7 @@ enum ListenerSocket {
 
 impl Listener {
     /// The address, with the port that the system chose if it was to.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

@@ -339,7 +339,7 @@ impl Wire {
 }
 
 impl OnSocket {
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         let local = self.socket.local;
         match self.source {
             Some(source) => source.with_port(local.port()),
@@ -404,14 +404,14 @@ impl Core {
 
     /// The peer's address as people write it: an IPv4 peer of a dual-stack socket has an
     /// IPv4 address.
-    pub(crate) fn peer(&self) -> SocketAddr {
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
         canonical(self.raw_peer())
     }
 
-    pub(crate) fn local(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         let local = match &self.wire {
             Wire::Stream { stream, .. } => stream.local_addr().ok(),
-            Wire::Datagrams(on) => Some(on.local()),
+            Wire::Datagrams(on) => Some(on.local_addr()),
         };
         canonical(local.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))))
     }

@@ -124,7 +124,7 @@ impl Context {
 
     /// A connection has closed, with `error` if it failed: tells of it and counts it.
     pub(crate) fn closed(&mut self, core: &Core, reason: CloseReason, error: Option<&io::Error>) {
-        let (id, peer) = (core.id, core.peer());
+        let (id, peer) = (core.id, core.peer_addr());
         let error = error.map(tracing::field::display);
         match reason {
             CloseReason::Protocol(_)

@@ -114,12 +114,12 @@ impl Connection {
     }
 
     /// The peer's address.
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 
     /// The address of this end.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

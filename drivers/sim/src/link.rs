@@ -45,11 +45,11 @@ impl Link for CallbackLink<'_> {
         !state.accepts_messages()
     }
 
-    fn peer(&self) -> SocketAddr {
+    fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

@@ -466,7 +466,7 @@ pub struct Listener {
 
 impl Listener {
     /// The address, with the port that the host chose if it was to.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

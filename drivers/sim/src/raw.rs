@@ -231,7 +231,7 @@ pub struct RawListener {
 
 impl RawListener {
     /// Its address.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
@@ -260,7 +260,7 @@ pub struct RawDatagrams {
 
 impl RawDatagrams {
     /// Its address.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

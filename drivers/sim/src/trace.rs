@@ -19,7 +19,7 @@ pub(crate) enum Record {
     Connected = 17,
     Received = 18,
     Writable = 19,
-    Excepted = 20,
+    Error = 20,
     Closed = 21,
 }
 

@@ -97,8 +97,8 @@ mod stream;
 
 pub use common::{Accepted, Connected, Counts};
 pub use cubenet_core::{
-    CloseReason, ConnectionId, Exception, FullPolicy, Handler, Instant, Limits, Link, Message,
-    SendError, Timeout, Transport,
+    CloseReason, ConnectionId, FullPolicy, Handler, Instant, Limits, Link, Message, SendError,
+    Timeout, Transport, TransportError,
 };
 pub use error::{ConnectError, Error};
 pub use memory::{Bytes, DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};

@@ -106,11 +106,11 @@ impl Link for StreamLink<'_, '_> {
         !self.ends.connection.state().accepts_messages()
     }
 
-    fn peer(&self) -> SocketAddr {
+    fn peer_addr(&self) -> SocketAddr {
         address(self.ends.peer)
     }
 
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         address(self.ends.local)
     }
 
@@ -171,11 +171,11 @@ impl Link for PeerLink<'_, '_> {
         !self.half.state().accepts_messages()
     }
 
-    fn peer(&self) -> SocketAddr {
+    fn peer_addr(&self) -> SocketAddr {
         address(self.remote.endpoint)
     }
 
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         SocketAddr::new(self.remote.local.into(), self.socket.endpoint().port)
     }
 

@@ -11,8 +11,8 @@ use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use cubenet_core::demux::SliceTable;
 use cubenet_core::{
-    Action, Arrival, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Exception, Handler,
-    Instant, Limits, Link, Message, Reading, State, Timeout, Transport,
+    Action, Arrival, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant,
+    Limits, Link, Message, Reading, State, Timeout, Transport, TransportError,
 };
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
@@ -336,9 +336,9 @@ impl<'a, H: Handler> Port<'a, H> {
             Arrival::Evict(slot) => return self.admit(remote, len, Some(slot), socket, common),
             Arrival::TooLong(Some(slot)) if self.peers[slot].half.state() == State::Open => {
                 let limit = common.limits.max_datagram;
-                let too_long = Exception::DatagramTooLong { len, limit };
+                let too_long = TransportError::DatagramTooLong { len, limit };
                 self.call(slot, socket, common, |handler, link| {
-                    handler.excepted(link, too_long);
+                    handler.error(link, too_long);
                 });
             }
             Arrival::TooLong(_) | Arrival::Refuse | Arrival::Ignore => {}

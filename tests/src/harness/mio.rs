@@ -278,7 +278,7 @@ impl super::RawStream for Rc<RawStream> {
 }
 
 impl super::RawListener for TcpListener {
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         self.local_addr().expect("it is bound")
     }
 
@@ -294,7 +294,7 @@ struct RawDatagrams {
 }
 
 impl super::RawDatagrams for RawDatagrams {
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         self.socket.local_addr().expect("it is bound")
     }
 

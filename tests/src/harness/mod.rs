@@ -7,8 +7,8 @@ pub mod smoltcp;
 
 use crate::PATIENCE;
 use cubenet_core::{
-    CloseReason, ConnectionId, Exception, Frame, Handler, Limits, Link, Message, SendError,
-    Transport,
+    CloseReason, ConnectionId, Frame, Handler, Limits, Link, Message, SendError, Transport,
+    TransportError,
 };
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -82,7 +82,7 @@ pub trait Net {
 /// A driver's listener.
 pub trait Listener {
     /// Its address.
-    fn local(&self) -> SocketAddr;
+    fn local_addr(&self) -> SocketAddr;
     /// Accepts no more.
     fn close(self: Box<Self>);
 }
@@ -105,10 +105,10 @@ pub trait Connection: Send + Sync {
     fn resume(&self);
     /// See [`Link::queued`].
     fn queued(&self) -> usize;
-    /// See [`Link::peer`].
-    fn peer(&self) -> SocketAddr;
-    /// See [`Link::local`].
-    fn local(&self) -> SocketAddr;
+    /// See [`Link::peer_addr`].
+    fn peer_addr(&self) -> SocketAddr;
+    /// See [`Link::local_addr`].
+    fn local_addr(&self) -> SocketAddr;
     /// See [`Link::id`].
     fn id(&self) -> ConnectionId;
 }
@@ -165,8 +165,8 @@ macro_rules! driver {
         }
 
         impl $crate::harness::Listener for $driver::Listener {
-            fn local(&self) -> std::net::SocketAddr {
-                $driver::Listener::local(self)
+            fn local_addr(&self) -> std::net::SocketAddr {
+                $driver::Listener::local_addr(self)
             }
 
             fn close(self: Box<Self>) {
@@ -210,12 +210,12 @@ macro_rules! driver {
                 $driver::Connection::queued(self)
             }
 
-            fn peer(&self) -> std::net::SocketAddr {
-                $driver::Connection::peer(self)
+            fn peer_addr(&self) -> std::net::SocketAddr {
+                $driver::Connection::peer_addr(self)
             }
 
-            fn local(&self) -> std::net::SocketAddr {
-                $driver::Connection::local(self)
+            fn local_addr(&self) -> std::net::SocketAddr {
+                $driver::Connection::local_addr(self)
             }
 
             fn id(&self) -> cubenet_core::ConnectionId {
@@ -249,7 +249,7 @@ pub trait RawStream {
 /// A listener for streams of plain bytes.
 pub trait RawListener {
     /// Its address.
-    fn local(&self) -> SocketAddr;
+    fn local_addr(&self) -> SocketAddr;
     /// The next that called, if one has.
     fn accept(&self) -> Option<Box<dyn RawStream>>;
 }
@@ -257,7 +257,7 @@ pub trait RawListener {
 /// A datagram socket with nothing behind it.
 pub trait RawDatagrams {
     /// Its address.
-    fn local(&self) -> SocketAddr;
+    fn local_addr(&self) -> SocketAddr;
     /// Sends a datagram.
     fn send_to(&self, to: SocketAddr, datagram: &[u8]);
     /// Everything that has arrived.
@@ -276,7 +276,7 @@ pub enum Event {
     /// There is room again.
     Writable,
     /// Something went wrong.
-    Excepted(Exception),
+    Error(TransportError),
     /// It is over.
     Closed(CloseReason),
     /// Its handler was dropped.
@@ -377,8 +377,8 @@ impl Handler for Recorder {
         self.log.add(Event::Writable);
     }
 
-    fn excepted(&mut self, _link: &mut dyn Link, exception: Exception) {
-        self.log.add(Event::Excepted(exception));
+    fn error(&mut self, _link: &mut dyn Link, error: TransportError) {
+        self.log.add(Event::Error(error));
     }
 
     fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
@@ -445,7 +445,7 @@ impl<'a> Scene<'a> {
         first: impl Fn(&dyn Connection) -> bool + Send + Sync + 'static,
     ) -> (SocketAddr, Log) {
         let (listener, log) = self.listener(transport, act, first);
-        (listener.local(), log)
+        (listener.local_addr(), log)
     }
 
     /// The same, with the listener.

@@ -164,8 +164,8 @@ struct RawListener {
 }
 
 impl super::RawListener for RawListener {
-    fn local(&self) -> SocketAddr {
-        self.listener.local()
+    fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
     }
 
     fn accept(&self) -> Option<Box<dyn super::RawStream>> {
@@ -182,8 +182,8 @@ struct RawDatagrams {
 }
 
 impl super::RawDatagrams for RawDatagrams {
-    fn local(&self) -> SocketAddr {
-        self.socket.local()
+    fn local_addr(&self) -> SocketAddr {
+        self.socket.local_addr()
     }
 
     fn send_to(&self, to: SocketAddr, datagram: &[u8]) {

@@ -115,7 +115,7 @@ fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
                     refused: None,
                 })
             })?;
-        say!("listening on {transport} {}", listener.local());
+        say!("listening on {transport} {}", listener.local_addr());
     }
     end.wait();
     network.stop(Duration::from_secs(5));

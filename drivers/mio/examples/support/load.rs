@@ -3,8 +3,8 @@
 
 use super::system::End;
 use cubenet_mio::{
-    CloseReason, Connection, Error, Exception, Handler, Link, Message, Network, SendError,
-    Transport,
+    CloseReason, Connection, Error, Handler, Link, Message, Network, SendError, Transport,
+    TransportError,
 };
 use hdrhistogram::Histogram;
 use std::cell::OnceCell;
@@ -359,9 +359,9 @@ impl Handler for Client {
         }
     }
 
-    fn excepted(&mut self, link: &mut dyn Link, exception: Exception) {
-        if exception == Exception::Unreachable && !self.counts.unreachable.swap(true, Relaxed) {
-            complain!("{}: {exception}", link.peer());
+    fn error(&mut self, link: &mut dyn Link, error: TransportError) {
+        if error == TransportError::Unreachable && !self.counts.unreachable.swap(true, Relaxed) {
+            complain!("{}: {error}", link.peer_addr());
         }
     }
 

@@ -17,8 +17,8 @@ use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::worker::Context;
 use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::{
-    Action, Arrival, CloseReason, ConnectionId, Demux, Exception, Handler, Instant, Link, Message,
-    Reading, Timeout,
+    Action, Arrival, CloseReason, ConnectionId, Demux, Handler, Instant, Link, Message, Reading,
+    Timeout, TransportError,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -249,7 +249,7 @@ impl Peers {
             warn_limited!(local = %self.socket.local, %error, "datagram not received");
         }
         if self.listening.is_none() && !self.slots.is_empty() {
-            self.excepted(0, Exception::Unreachable, context);
+            self.tell_error(0, TransportError::Unreachable, context);
         }
     }
 
@@ -288,7 +288,11 @@ impl Peers {
                 context.tally.dropped_too_long += 1;
                 if let Some(slot) = slot {
                     let limit = self.socket.home.limits.max_datagram;
-                    self.excepted(slot, Exception::DatagramTooLong { len, limit }, context);
+                    self.tell_error(
+                        slot,
+                        TransportError::DatagramTooLong { len, limit },
+                        context,
+                    );
                 }
             }
         }
@@ -320,10 +324,10 @@ impl Peers {
         }
         self.flush(place.entry as usize, context);
         self.begin_output(context);
-        for failure in self.socket.take_exceptions() {
+        for failure in self.socket.take_errors() {
             let (peer, error) = (failure.peer, &failure.error);
-            match failure.exception {
-                Exception::NotSent { len } => {
+            match failure.told {
+                TransportError::NotSent { len } => {
                     warn_limited!(%peer, len, %error, "datagram not sent");
                 }
                 _ => {
@@ -331,7 +335,7 @@ impl Peers {
                 }
             }
             if self.is_at(failure.place, failure.id) {
-                self.excepted(failure.place.slot as usize, failure.exception, context);
+                self.tell_error(failure.place.slot as usize, failure.told, context);
             }
         }
         if self.is_at(place, id) {
@@ -423,9 +427,9 @@ impl Peers {
         self.socket.finish();
     }
 
-    fn excepted(&mut self, slot: usize, exception: Exception, context: &mut Context) {
-        self.call("excepted", slot, context, |handler, link| {
-            handler.excepted(link, exception);
+    fn tell_error(&mut self, slot: usize, error: TransportError, context: &mut Context) {
+        self.call("error", slot, context, |handler, link| {
+            handler.error(link, error);
         });
     }
 

@@ -167,7 +167,7 @@ impl Stream {
         let Some(connected) = context.calls.remove(&id) else {
             return;
         };
-        debug!(connection = %id, peer = %self.shared.core.peer(), "connected");
+        debug!(connection = %id, peer = %self.shared.core.peer_addr(), "connected");
         context.tally.connected += 1;
         let connection = Connection::new(&self.shared);
         context.output.borrow_mut().begin(id.0);
@@ -537,7 +537,7 @@ impl Stream {
             context.tally.connect_failed += 1;
             let error = ConnectError {
                 transport: Transport::Tcp,
-                address: self.shared.core.peer(),
+                address: self.shared.core.peer_addr(),
                 reason,
                 source: failed,
             };

@@ -119,7 +119,11 @@ impl Storm {
         for transport in [Transport::Tcp, Transport::Udp] {
             let ledger = ledger.clone();
             server.listen(transport, (SERVER, PORT), move |connection| {
-                Some(Server::new(transport, connection.peer(), ledger.clone()))
+                Some(Server::new(
+                    transport,
+                    connection.peer_addr(),
+                    ledger.clone(),
+                ))
             })?;
         }
         let networks = (0..HOSTS as usize)
@@ -240,7 +244,7 @@ impl Storm {
         match called {
             Ok(connection) => {
                 self.ledger
-                    .calls_from(number, transport, connection.local());
+                    .calls_from(number, transport, connection.local_addr());
                 Ok(Some(Call {
                     number,
                     connection,

@@ -1,12 +1,12 @@
 //! What arrives at a datagram socket: for whom it is, and who is let in.
 
-use super::{Peer, arm_on, call, excepted, finish, settle};
+use super::{Peer, arm_on, call, finish, settle, tell_error};
 use crate::connection::Connection;
 use crate::kernel::{Arrived, Key, Received};
 use crate::trace::Record;
 use crate::world::{Guard, Place, Shared};
 use bytes::Bytes;
-use cubenet_core::{Arrival, CloseReason, Exception, Message, Reading, Transport};
+use cubenet_core::{Arrival, CloseReason, Message, Reading, Transport, TransportError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(crate) fn read<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) 
                 let called = peers.connections().next();
                 if let Some((slot, id)) = called {
                     let place = Place { key, slot };
-                    world = excepted(shared, world, (place, id), Exception::Unreachable);
+                    world = tell_error(shared, world, (place, id), TransportError::Unreachable);
                 }
             }
         }
@@ -78,8 +78,8 @@ fn datagram<'a>(
             let known = slot.and_then(|slot| Some((slot, peers.slots.get(slot)?.as_ref()?.id)));
             match known {
                 Some((slot, id)) => {
-                    let exception = Exception::DatagramTooLong { len, limit };
-                    excepted(shared, world, (at(slot), id), exception)
+                    let error = TransportError::DatagramTooLong { len, limit };
+                    tell_error(shared, world, (at(slot), id), error)
                 }
                 None => world,
             }

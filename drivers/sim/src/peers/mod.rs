@@ -13,8 +13,8 @@ use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, S
 use bytes::Bytes;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
-    Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Exception, Handler, Instant,
-    Limits, Link, Message, SendError, Timeout, Transport,
+    Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Limits,
+    Link, Message, SendError, Timeout, Transport, TransportError,
 };
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ pub(crate) struct Peers {
     waiting: VecDeque<Waiting>,
     /// Connections to be looked at.
     attending: Vec<u32>,
-    exceptions: Vec<(u32, ConnectionId, Exception)>,
+    errors: Vec<(u32, ConnectionId, TransportError)>,
     armed: Instant,
 }
 
@@ -104,7 +104,7 @@ impl Peers {
             open: true,
             waiting: VecDeque::new(),
             attending: Vec::new(),
-            exceptions: Vec::new(),
+            errors: Vec::new(),
             armed: Instant::NEVER,
         }
     }
@@ -137,7 +137,7 @@ impl Peers {
             open: false,
             waiting: VecDeque::new(),
             attending: Vec::new(),
-            exceptions: Vec::new(),
+            errors: Vec::new(),
             armed: Instant::NEVER,
         }
     }
@@ -220,8 +220,8 @@ impl Peers {
         if network.metrics.queued_bytes + len > network.limits.max_queued_total {
             // A datagram may be lost; that is better than memory without bound.
             network.metrics.dropped_not_sent += 1;
-            let exception = Exception::NotSent { len };
-            self.exceptions.push((place.slot, id, exception));
+            let error = TransportError::NotSent { len };
+            self.errors.push((place.slot, id, error));
             kernel.notify(place.key, Notice::Writable);
             return;
         }
@@ -329,14 +329,14 @@ fn connected<'a>(
     settle(shared, world, place)
 }
 
-fn excepted<'a>(
+fn tell_error<'a>(
     shared: &'a Shared,
     world: Guard<'a>,
     whom: (Place, ConnectionId),
-    exception: Exception,
+    error: TransportError,
 ) -> Guard<'a> {
-    call(shared, world, whom, Record::Excepted, |handler, link| {
-        handler.excepted(link, exception);
+    call(shared, world, whom, Record::Error, |handler, link| {
+        handler.error(link, error);
     })
 }
 
@@ -416,12 +416,12 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
     let Some((peers, ..)) = world.peers(key) else {
         return world;
     };
-    let exceptions = std::mem::take(&mut peers.exceptions);
+    let errors = std::mem::take(&mut peers.errors);
     for slot in std::mem::take(&mut peers.attending) {
         world = settle(shared, world, Place { key, slot });
     }
-    for (slot, id, exception) in exceptions {
-        world = excepted(shared, world, (Place { key, slot }, id), exception);
+    for (slot, id, error) in errors {
+        world = tell_error(shared, world, (Place { key, slot }, id), error);
     }
     arm_on(world, key)
 }

@@ -406,7 +406,7 @@ fn losses_come_in_bursts() {
         let receiver = simulation.raw_datagrams((SERVER, 9)).unwrap();
         let (mut lost, mut runs, mut before) = (0, 0, true);
         for _ in 0..20_000 {
-            sender.send_to(receiver.local(), b"x");
+            sender.send_to(receiver.local_addr(), b"x");
             simulation.run_for(Duration::from_millis(1));
             let arrived = !receiver.received().is_empty();
             lost += usize::from(!arrived);

@@ -109,7 +109,7 @@ fn a_host_with_two_addresses_answers_from_the_one_that_was_called() {
         let locals = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&locals);
         let all = server.listen(transport, "0.0.0.0:7000", move |connection| {
-            seen.lock().unwrap().push(connection.local().ip());
+            seen.lock().unwrap().push(connection.local_addr().ip());
             Some(Echo)
         });
         all.unwrap();
@@ -228,7 +228,7 @@ fn damage_is_shown_by_a_checksum_unless_it_is_not_to_be() {
         let sender = simulation.raw_datagrams("10.0.0.2:1").unwrap();
         let receiver = simulation.raw_datagrams("10.0.0.1:1").unwrap();
         for _ in 0..500 {
-            sender.send_to(receiver.local(), b"hello, world");
+            sender.send_to(receiver.local_addr(), b"hello, world");
         }
         simulation.run_for(Duration::from_secs(1));
         let received = receiver.received();
@@ -270,7 +270,7 @@ fn those_behind_a_router_are_seen_at_its_address_each_at_a_port_of_its_own() {
         let peers = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&peers);
         let listening = server.listen(transport, "10.0.0.1:7000", move |connection| {
-            seen.lock().unwrap().push(connection.peer());
+            seen.lock().unwrap().push(connection.peer_addr());
             Some(Echo)
         });
         listening.unwrap();
@@ -295,7 +295,7 @@ fn a_router_lets_in_only_those_that_were_sent_to_and_forgets_who_is_silent() {
     let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();
     let outside = simulation.raw_datagrams("10.0.0.1:1").unwrap();
     let stranger = simulation.raw_datagrams("10.0.0.1:2").unwrap();
-    inside.send_to(outside.local(), b"hello");
+    inside.send_to(outside.local_addr(), b"hello");
     simulation.run_for(Duration::from_secs(1));
     let (seen, _) = outside.received().pop().unwrap();
     stranger.send_to(seen, b"from a stranger");
@@ -303,12 +303,12 @@ fn a_router_lets_in_only_those_that_were_sent_to_and_forgets_who_is_silent() {
     simulation.run_for(Duration::from_secs(31));
     assert_eq!(
         inside.received(),
-        [(outside.local(), b"an answer".to_vec())]
+        [(outside.local_addr(), b"an answer".to_vec())]
     );
     outside.send_to(seen, b"too late");
     simulation.run_for(Duration::from_secs(1));
     assert_eq!(inside.received(), []);
-    inside.send_to(outside.local(), b"hello again");
+    inside.send_to(outside.local_addr(), b"hello again");
     simulation.run_for(Duration::from_secs(1));
     let (now, _) = outside.received().pop().unwrap();
     assert_ne!(now, seen, "it is given another port");
@@ -487,7 +487,7 @@ fn a_router_never_runs_out_of_ports_for_those_that_speak() {
         for port in 1..=30_000 {
             let at = SocketAddr::from((CLIENT, port + 30_000 * (round % 2)));
             let inside = simulation.raw_datagrams(at).unwrap();
-            inside.send_to(outside.local(), b"hello");
+            inside.send_to(outside.local_addr(), b"hello");
             inside.close();
         }
         simulation.run_for(Duration::from_secs(2));
@@ -502,12 +502,12 @@ fn those_behind_one_router_meet_without_it_and_nobody_else_meets_them() {
     let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();
     let neighbour = simulation.raw_datagrams("10.0.0.3:5").unwrap();
     let outside = simulation.raw_datagrams("10.0.0.1:5").unwrap();
-    inside.send_to(neighbour.local(), b"hello");
-    outside.send_to(neighbour.local(), b"an address inside");
+    inside.send_to(neighbour.local_addr(), b"hello");
+    outside.send_to(neighbour.local_addr(), b"an address inside");
     simulation.run_for(Duration::from_secs(1));
     let received = neighbour.received();
-    assert_eq!(received, [(inside.local(), b"hello".to_vec())]);
-    neighbour.send_to(inside.local(), b"and back");
+    assert_eq!(received, [(inside.local_addr(), b"hello".to_vec())]);
+    neighbour.send_to(inside.local_addr(), b"and back");
     simulation.run_for(Duration::from_secs(1));
     assert_eq!(inside.received().len(), 1);
 }

@@ -13,7 +13,7 @@ pub struct Listener {
 
 impl Listener {
     /// The address.
-    pub fn local(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

@@ -215,7 +215,7 @@ fn nothing_is_told_of_a_connection_that_was_closed_but_its_end() {
         close(&mut world, &[id]);
         world.hear_datagram(LIVING, 1, 7, &[0; 101]);
         world.network.poll(world.now);
-        assert_eq!(world.log.count("excepted"), 0);
+        assert_eq!(world.log.count("error"), 0);
         assert_eq!(world.log.count("closed Local"), 1);
         assert_eq!(world.network.counts().dropped, 1);
     });

@@ -4,8 +4,8 @@ use crate::wire::{OWN_HARDWARE, Wire};
 use cubenet_smoltcp::smoltcp::iface::{Config, Interface, SocketStorage};
 use cubenet_smoltcp::smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use cubenet_smoltcp::{
-    Bytes, CloseReason, ConnectionId, Error, Exception, Handler, Instant, Limits, Link, Listener,
-    Memory, Message, Network, PortMemory, SendError, StreamMemory, Transport,
+    Bytes, CloseReason, ConnectionId, Error, Handler, Instant, Limits, Link, Listener, Memory,
+    Message, Network, PortMemory, SendError, StreamMemory, Transport, TransportError,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -50,18 +50,18 @@ pub(crate) struct Echo(&'static Log);
 impl Handler for Echo {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         self.0.add(format!("received {}", message.len()));
-        if link.local().port() < 10 {
+        if link.local_addr().port() < 10 {
             let _ = link.send(&message);
         }
     }
 
     fn writable(&mut self, link: &mut dyn Link) {
-        self.0.add(format!("writable, {}", link.peer()));
-        while link.local().port() < 10 && link.send(b"on and on").is_ok() {}
+        self.0.add(format!("writable, {}", link.peer_addr()));
+        while link.local_addr().port() < 10 && link.send(b"on and on").is_ok() {}
     }
 
-    fn excepted(&mut self, _link: &mut dyn Link, exception: Exception) {
-        self.0.add(format!("excepted {exception:?}"));
+    fn error(&mut self, _link: &mut dyn Link, error: TransportError) {
+        self.0.add(format!("error {error:?}"));
     }
 
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {

@@ -207,8 +207,8 @@ struct Listener<D: Device + 'static> {
 }
 
 impl<D: Device + Send + 'static> harness::Listener for Listener<D> {
-    fn local(&self) -> SocketAddr {
-        self.listener.local()
+    fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
     }
 
     fn close(self: Box<Self>) {
@@ -229,8 +229,8 @@ impl<D: Device + Send + 'static> Handle<D> {
         Handle {
             shared: Arc::clone(shared),
             id: link.id(),
-            peer: link.peer(),
-            local: link.local(),
+            peer: link.peer_addr(),
+            local: link.local_addr(),
         }
     }
 
@@ -294,11 +294,11 @@ impl<D: Device + Send + 'static> harness::Connection for Handle<D> {
         self.ask(|link| link.queued()).unwrap_or(0)
     }
 
-    fn peer(&self) -> SocketAddr {
+    fn peer_addr(&self) -> SocketAddr {
         self.peer
     }
 
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         self.local
     }
 

@@ -176,7 +176,7 @@ impl RawHost {
         self.inner.lock().expect("nobody panics with it")
     }
 
-    fn local(&self) -> SocketAddr {
+    fn local_addr(&self) -> SocketAddr {
         let inner = self.lock();
         SocketAddr::new(inner.interface.ip_addrs()[0].address().into(), PORT)
     }
@@ -283,8 +283,8 @@ pub(super) struct RawListener {
 }
 
 impl harness::RawListener for RawListener {
-    fn local(&self) -> SocketAddr {
-        self.host.local()
+    fn local_addr(&self) -> SocketAddr {
+        self.host.local_addr()
     }
 
     fn accept(&self) -> Option<Box<dyn harness::RawStream>> {
@@ -305,8 +305,8 @@ pub(super) struct RawDatagrams {
 }
 
 impl harness::RawDatagrams for RawDatagrams {
-    fn local(&self) -> SocketAddr {
-        self.host.local()
+    fn local_addr(&self) -> SocketAddr {
+        self.host.local_addr()
     }
 
     fn send_to(&self, to: SocketAddr, datagram: &[u8]) {

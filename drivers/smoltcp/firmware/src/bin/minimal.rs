@@ -22,7 +22,7 @@ struct Service;
 
 impl Handler for Service {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
-        if link.local().port() == 7 {
+        if link.local_addr().port() == 7 {
             let _ = link.send(&message);
         } else {
             QUIT.store(&*message == b"quit", Ordering::Relaxed);

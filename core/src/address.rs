@@ -17,38 +17,60 @@ use core::time::Duration;
 /// What one host may have. The default limits nothing: many players may share one address.
 ///
 /// ```
-/// use cubenet_core::address::{AddressLimits, Prefix};
-/// let limits = AddressLimits {
-///     max_connections: 64,
-///     connections_per_second: 10,
-///     exempt: vec!["10.0.0.0/8".parse()?],
-/// };
+/// use cubenet_core::address::AddressLimits;
+/// let limits = AddressLimits::new()
+///     .with_max_connections(64)
+///     .with_connections_per_second(10)
+///     .with_exempt("10.0.0.0/8".parse()?);
 /// # Ok::<(), cubenet_core::address::PrefixError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressLimits {
-    /// Streams that one host may have open at once, and as many datagram connections. They are
-    /// counted apart, so that datagrams forged in a host's name do not use up its streams.
-    /// Default: no limit.
-    pub max_connections: usize,
-    /// Streams that one host may open in a second, and as many datagram connections. As many may
-    /// come at once, and then one more whenever a place has become free. Default: no limit.
-    pub connections_per_second: u32,
-    /// Hosts that are not limited. Default: none.
-    pub exempt: Vec<Prefix>,
+    max_connections: usize,
+    connections_per_second: u32,
+    exempt: Vec<Prefix>,
 }
 
 impl Default for AddressLimits {
     fn default() -> Self {
+        AddressLimits::new()
+    }
+}
+
+impl AddressLimits {
+    /// No limits.
+    pub const fn new() -> Self {
         AddressLimits {
             max_connections: usize::MAX,
             connections_per_second: u32::MAX,
             exempt: Vec::new(),
         }
     }
-}
 
-impl AddressLimits {
+    /// Streams that one host may have open at once, and as many datagram connections. They are
+    /// counted apart, so that datagrams forged in a host's name do not use up its streams.
+    /// Default: no limit.
+    #[must_use]
+    pub fn with_max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// Streams that one host may open in a second, and as many datagram connections. As many may
+    /// come at once, and then one more whenever a place has become free. Default: no limit.
+    #[must_use]
+    pub fn with_connections_per_second(mut self, connections: u32) -> Self {
+        self.connections_per_second = connections;
+        self
+    }
+
+    /// Does not limit the hosts of a prefix, beside those of prefixes given before.
+    #[must_use]
+    pub fn with_exempt(mut self, prefix: Prefix) -> Self {
+        self.exempt.push(prefix);
+        self
+    }
+
     /// Whether anything is limited at all.
     pub fn limits_anything(&self) -> bool {
         self.max_connections < usize::MAX || self.connections_per_second < u32::MAX
@@ -261,10 +283,7 @@ mod tests {
 
     #[test]
     fn a_host_has_no_more_connections_than_it_may() {
-        let mut table = AddressTable::new(AddressLimits {
-            max_connections: 2,
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(AddressLimits::new().with_max_connections(2));
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         assert_eq!(table.handle_open(one, Transport::Tcp, at(0)), Ok(()));
         assert_eq!(table.handle_open(one, Transport::Tcp, at(0)), Ok(()));
@@ -282,10 +301,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_host_is_its_prefix_of_64_bits() {
-        let mut table = AddressTable::new(AddressLimits {
-            max_connections: 1,
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(AddressLimits::new().with_max_connections(1));
         assert_eq!(
             table.handle_open(address("2001:db8::1"), Transport::Tcp, at(0)),
             Ok(())
@@ -301,10 +317,7 @@ mod tests {
 
     #[test]
     fn a_host_opens_connections_no_faster_than_it_may() {
-        let mut table = AddressTable::new(AddressLimits {
-            connections_per_second: 4,
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(AddressLimits::new().with_connections_per_second(4));
         let one = address("192.0.2.1");
         for _ in 0..4 {
             assert_eq!(table.handle_open(one, Transport::Tcp, at(1_000)), Ok(()));
@@ -321,11 +334,11 @@ mod tests {
 
     #[test]
     fn a_rate_of_none_admits_nobody_and_exempt_hosts_are_not_limited() {
-        let mut table = AddressTable::new(AddressLimits {
-            connections_per_second: 0,
-            exempt: std::vec!["10.0.0.0/8".parse().unwrap()],
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(
+            AddressLimits::new()
+                .with_connections_per_second(0)
+                .with_exempt("10.0.0.0/8".parse().unwrap()),
+        );
         let refused = table.handle_open(address("11.0.0.1"), Transport::Tcp, at(0));
         assert_eq!(refused, Err(AddressRefusal::TooFast));
         let exempt = address("10.1.2.3");
@@ -336,10 +349,7 @@ mod tests {
 
     #[test]
     fn hosts_that_came_and_went_take_no_room() {
-        let mut table = AddressTable::new(AddressLimits {
-            connections_per_second: 1,
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(AddressLimits::new().with_connections_per_second(1));
         for nth in 0..100_000_u32 {
             // A thousand a second.
             let host = IpAddr::V4(nth.into());
@@ -373,20 +383,17 @@ mod tests {
     #[test]
     fn the_default_limits_nothing() {
         assert!(!AddressLimits::default().limits_anything());
-        let limits = AddressLimits {
-            connections_per_second: 7,
-            ..AddressLimits::default()
-        };
+        let limits = AddressLimits::new().with_connections_per_second(7);
         assert!(limits.limits_anything());
     }
 
     #[test]
     fn streams_and_datagram_connections_are_counted_apart() {
-        let mut table = AddressTable::new(AddressLimits {
-            max_connections: 1,
-            connections_per_second: 1,
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(
+            AddressLimits::new()
+                .with_max_connections(1)
+                .with_connections_per_second(1),
+        );
         let one = address("192.0.2.1");
         for transport in [Transport::Udp, Transport::Tcp] {
             assert_eq!(table.handle_open(one, transport, at(0)), Ok(()));
@@ -397,11 +404,11 @@ mod tests {
 
     #[test]
     fn an_exempt_host_that_closes_leaves_its_neighbours_counted() {
-        let mut table = AddressTable::new(AddressLimits {
-            max_connections: 1,
-            exempt: std::vec!["2001:db8::1/128".parse().unwrap()],
-            ..AddressLimits::default()
-        });
+        let mut table = AddressTable::new(
+            AddressLimits::new()
+                .with_max_connections(1)
+                .with_exempt("2001:db8::1/128".parse().unwrap()),
+        );
         let (exempt, other) = (address("2001:db8::1"), address("2001:db8::2"));
         let tcp = Transport::Tcp;
         assert_eq!(table.handle_open(other, tcp, at(0)), Ok(()));

@@ -28,7 +28,7 @@
 //! | its sending and its receiving half | [`connection::send`], [`connection::receive`] |
 //! | the life of a datagram connection | [`connection::datagram`] |
 //! | many peers on one datagram socket | [`demux`] |
-//! | every bound, with its default | [`limits`] |
+//! | every bound, with its default | [`limits`], [`budgets`] |
 //! | bounds on one peer address | `address` |
 
 #![no_std]
@@ -41,6 +41,7 @@ extern crate std;
 
 #[cfg(feature = "alloc")]
 pub mod address;
+pub mod budgets;
 pub mod connection;
 pub mod decode;
 pub mod demux;
@@ -51,12 +52,14 @@ pub mod message;
 #[cfg(feature = "alloc")]
 pub mod queue;
 pub mod ring;
+mod settings;
 pub mod storage;
 pub mod time;
 pub mod transport;
 
 #[cfg(feature = "alloc")]
 pub use address::{AddressLimits, AddressRefusal, AddressTable, Prefix};
+pub use budgets::Budgets;
 pub use connection::{
     Action, Backlog, CloseReason, Connection, DatagramHalf, Lifecycle, Reading, RecvHalf, SendHalf,
     State, Timeout,

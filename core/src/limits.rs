@@ -1,6 +1,7 @@
-//! Every bound there is, each with a default and its reason.
+//! The bounds of the protocol, each with a default and its reason.
 
 use crate::frame::{HEADER_LEN, MAX_PAYLOAD};
+use crate::settings::settings;
 use core::fmt;
 use core::time::Duration;
 
@@ -8,32 +9,41 @@ use core::time::Duration;
 /// headers. IPv6 could carry 20 more; one number for both is easier to keep.
 pub const MAX_DATAGRAM: usize = 65_507;
 
-/// The bounds on what peers and the application can make a driver hold, wait for or do.
-///
-/// ```
-/// use cubenet_core::Limits;
-/// let limits = Limits { max_message: 1_024, ..Limits::default() };
-/// assert!(limits.validate().is_ok());
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
+settings! {
+    /// The bounds on what a connection, its peer and the application can make a driver hold or
+    /// wait for. Each has a method that reads it, and one that returns limits in which it is
+    /// another.
+    ///
+    /// ```
+    /// use cubenet_core::Limits;
+    /// let limits = Limits::new().with_max_message(1_024);
+    /// assert_eq!(limits.max_message(), 1_024);
+    /// assert!(limits.validate().is_ok());
+    /// ```
+    pub struct Limits;
+
     /// The longest message on a stream, either way, in bytes. A peer that declares more is
     /// closed. Default 65,535, all that a header can say.
-    pub max_message: usize,
+    max_message, with_max_message: usize = MAX_PAYLOAD;
+
     /// The longest datagram, either way, in bytes. A longer one is dropped. Default 65,507,
     /// all that UDP over IPv4 can carry; above about 1,400 the network cuts it in pieces,
     /// and one lost piece loses it all.
-    pub max_datagram: usize,
-    /// Bytes that may wait to be sent on one connection, below 4 GiB. Default 1 MiB: a second of a
-    /// megabyte stream, and no more than a thousand stuck peers a gigabyte.
-    pub max_queued: usize,
-    /// After `Full`, `writable` is called once no more than this waits. Default 256 KiB, a
-    /// quarter: enough left to keep the transport busy while the application wakes.
-    pub low_watermark: usize,
+    max_datagram, with_max_datagram: usize = MAX_DATAGRAM;
+
+    /// Bytes that may wait to be sent on one connection, below 4 GiB. Default 1 MiB: a second of
+    /// a megabyte stream, and no more than a thousand stuck peers a gigabyte.
+    max_queued, with_max_queued: usize = 1 << 20;
+
+    /// After `Full`, `writable` is called once no more than this many bytes wait. Default
+    /// 256 KiB, a quarter: enough left to keep the transport busy while the application wakes.
+    low_watermark, with_low_watermark: usize = 1 << 18;
+
     /// Bytes that may wait to be sent on all connections together. Default 1 GiB. A message on
     /// a connection with nothing queued is always accepted; the connection that thereby takes
     /// the sum over this bound is aborted (`Overflow`).
-    pub max_queued_total: usize,
+    max_queued_total, with_max_queued_total: usize = 1 << 30;
+
     /// Bytes of input that all connections together may hold: frames of which a part has
     /// arrived, and bytes read before a pause and not yet delivered. Default 256 MiB: some
     /// 4,000 frames of the longest kind that have all but arrived. When the sum exceeds
@@ -41,103 +51,71 @@ pub struct Limits {
     /// held input longest (`Overflow`); while a callback keeps such a worker busy, the sum may
     /// reach twice the bound. A device holds input in its sockets' rings, whose size is
     /// fixed, and needs no such bound.
-    pub max_held_total: usize,
+    max_held_total, with_max_held_total: usize = 1 << 28;
+
     /// Open connections on each transport, of all listeners and connects together. Streams and
     /// datagram connections are counted apart, so that neither can use up the places of the
     /// other. Default 1,000,000; the operating system's own bound on descriptors is usually
     /// met first.
-    pub max_connections: usize,
+    max_connections, with_max_connections: usize = 1_000_000;
+
     /// Peers of one datagram listener. Default 65,536: a flood of forged addresses fills no
     /// more than some 20 MB.
-    pub max_peers: usize,
+    max_peers, with_max_peers: usize = 1 << 16;
+
     /// Of [`max_peers`](Limits::max_peers), places kept for newcomers that the listener's
     /// admission hook recognises; other newcomers find the table full without them. Default 0.
-    pub reserved_peers: usize,
+    reserved_peers, with_reserved_peers: usize = 0;
+
     /// What to do with a new peer when there are [`max_peers`](Limits::max_peers). Default
-    /// [`FullPolicy::Refuse`]: who is there stays there.
-    pub full_policy: FullPolicy,
-    /// Whether an empty datagram closes the connection of its sender's address. Default true.
-    /// Whoever can forge a source address can close any datagram connection with one packet;
-    /// set this to false where that matters, and let silence end connections
+    /// [`FullPolicy::Refuse`]: peers that are connected stay connected.
+    full_policy, with_full_policy: FullPolicy = FullPolicy::Refuse;
+
+    /// Whether an empty datagram closes the connection of its source address. Default true.
+    /// An attacker that can forge a source address can close any datagram connection with one
+    /// packet; set this to false where that matters, and let silence end connections
     /// ([`datagram_idle_timeout`](Limits::datagram_idle_timeout)). Empty datagrams are then
     /// dropped. This side still sends one when it closes.
-    pub empty_datagram_closes: bool,
-    /// How long a call may go unanswered. Default 10 s: two retransmissions of a SYN.
-    pub connect_timeout: Duration,
+    empty_datagram_closes, with_empty_datagram_closes: bool = true;
+
+    /// How long the peer may take to complete the handshake. Default 10 s: two retransmissions
+    /// of a SYN.
+    connect_timeout, with_connect_timeout: Duration = Duration::from_secs(10);
+
     /// How long a frame may take from its first byte to its last. Default 30 s: 64 KB at
     /// 17 kbit/s.
-    pub frame_timeout: Duration,
+    frame_timeout, with_frame_timeout: Duration = Duration::from_secs(30);
+
     /// How long the peer of an accepted stream may take to begin its first message. Default
-    /// 2 minutes, so that peers which connect and say nothing cannot hold all places for the idle
-    /// time. Lower it where clients speak at once, and raise it where they only listen.
-    pub first_message_timeout: Duration,
-    /// How long a stream's peer may say nothing. Default 10 minutes, so that peers that
-    /// vanished without a word do not pile up. Applications that are silent longer send
+    /// 2 minutes, so that peers which connect and send nothing cannot hold all places for the
+    /// idle time. Lower it where clients speak at once, and raise it where they only listen.
+    first_message_timeout, with_first_message_timeout: Duration = Duration::from_secs(120);
+
+    /// How long a stream's peer may be silent. Default 10 minutes, so that peers that
+    /// vanished without a FIN do not pile up. Applications that are silent longer send
     /// an empty message now and then, or raise it.
-    pub stream_idle_timeout: Duration,
-    /// How long a datagram peer may say nothing. Default 60 s: silence is the usual way a
+    stream_idle_timeout, with_stream_idle_timeout: Duration = Duration::from_secs(600);
+
+    /// How long a datagram peer may be silent. Default 60 s: silence is the usual way a
     /// datagram connection ends.
-    pub datagram_idle_timeout: Duration,
+    datagram_idle_timeout, with_datagram_idle_timeout: Duration = Duration::from_secs(60);
+
     /// How long a peer may take none of what is queued for it. Default 30 s.
-    pub write_stall_timeout: Duration,
-    /// How long the delivery of what was queued at a `close` may take, and the peer's end
+    write_stall_timeout, with_write_stall_timeout: Duration = Duration::from_secs(30);
+
+    /// How long the delivery of what was queued at a `close` may take, and the peer's FIN
     /// after it. Default 5 s.
-    pub drain_timeout: Duration,
-    /// Connections accepted before other work gets its turn. Default 256.
-    pub accepts_per_turn: usize,
-    /// Bytes read from one connection before the others get their turn. Default 256 KiB:
-    /// two reads of 128 KiB.
-    pub read_budget: usize,
-    /// Messages delivered from one connection before the others get their turn. Default
-    /// 4,096: empty frames are two bytes, so a bound on bytes does not bound callbacks.
-    pub message_budget: usize,
-    /// Datagrams read from, or sent by, one socket before the others get their turn. Default
-    /// 1,024.
-    pub datagram_budget: usize,
-    /// How long callbacks of one connection, or of one datagram socket, may run before the
-    /// others get their turn. Looked at between callbacks: one that is running is not
-    /// interrupted. Default 1 ms.
-    pub time_budget: Duration,
+    drain_timeout, with_drain_timeout: Duration = Duration::from_secs(5);
 }
 
 /// What a full table of datagram peers does with a newcomer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FullPolicy {
     /// The newcomer's datagram is dropped.
     Refuse,
-    /// The peer that has been silent longest gives way, if it has been silent this long.
-    EvictSilentFor(Duration),
-}
-
-impl Default for Limits {
-    #[inline]
-    fn default() -> Self {
-        Limits {
-            max_message: MAX_PAYLOAD,
-            max_datagram: MAX_DATAGRAM,
-            max_queued: 1 << 20,
-            low_watermark: 1 << 18,
-            max_queued_total: 1 << 30,
-            max_held_total: 1 << 28,
-            max_connections: 1_000_000,
-            max_peers: 1 << 16,
-            reserved_peers: 0,
-            full_policy: FullPolicy::Refuse,
-            empty_datagram_closes: true,
-            connect_timeout: Duration::from_secs(10),
-            frame_timeout: Duration::from_secs(30),
-            first_message_timeout: Duration::from_secs(120),
-            stream_idle_timeout: Duration::from_secs(600),
-            datagram_idle_timeout: Duration::from_secs(60),
-            write_stall_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(5),
-            accepts_per_turn: 256,
-            read_budget: 1 << 18,
-            message_budget: 4_096,
-            datagram_budget: 1_024,
-            time_budget: Duration::from_millis(1),
-        }
-    }
+    /// The peer that has been idle longest makes way, if it has been idle this long.
+    EvictIdleFor(Duration),
 }
 
 impl Limits {
@@ -179,10 +157,6 @@ impl Limits {
         let counts = [
             ("max_connections", self.max_connections),
             ("max_peers", self.max_peers),
-            ("accepts_per_turn", self.accepts_per_turn),
-            ("read_budget", self.read_budget),
-            ("message_budget", self.message_budget),
-            ("datagram_budget", self.datagram_budget),
         ];
         for (limit, count) in counts {
             if count == 0 {
@@ -197,7 +171,6 @@ impl Limits {
             ("datagram_idle_timeout", self.datagram_idle_timeout),
             ("write_stall_timeout", self.write_stall_timeout),
             ("drain_timeout", self.drain_timeout),
-            ("time_budget", self.time_budget),
         ];
         for (limit, duration) in durations {
             // The core counts time in microseconds.
@@ -211,11 +184,19 @@ impl Limits {
 
 /// A bound that cannot be kept, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LimitError {
-    /// The field of [`Limits`].
+    /// The name of the limit, as a method of [`Limits`] or [`Budgets`](crate::Budgets).
     pub limit: &'static str,
     /// What is wrong with it.
     pub problem: &'static str,
+}
+
+impl LimitError {
+    /// The error of a driver that cannot keep a limit.
+    pub const fn new(limit: &'static str, problem: &'static str) -> Self {
+        LimitError { limit, problem }
+    }
 }
 
 impl fmt::Display for LimitError {
@@ -261,17 +242,6 @@ mod tests {
             ),
             ("max_connections", with(|limits| limits.max_connections = 0)),
             ("max_peers", with(|limits| limits.max_peers = 0)),
-            (
-                "accepts_per_turn",
-                with(|limits| limits.accepts_per_turn = 0),
-            ),
-            ("read_budget", with(|limits| limits.read_budget = 0)),
-            ("message_budget", with(|limits| limits.message_budget = 0)),
-            ("datagram_budget", with(|limits| limits.datagram_budget = 0)),
-            (
-                "time_budget",
-                with(|limits| limits.time_budget = Duration::from_nanos(999)),
-            ),
             (
                 "max_held_total",
                 with(|limits| limits.max_held_total = 65_534),
@@ -364,7 +334,6 @@ mod tests {
         assert_eq!(limits.low_watermark, 262_144);
         assert_eq!(limits.max_queued_total, 1_073_741_824);
         assert_eq!(limits.max_peers, 65_536);
-        assert_eq!(limits.read_budget, 262_144);
         assert_eq!(limits.max_held_total, 268_435_456);
     }
 }

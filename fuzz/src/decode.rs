@@ -51,13 +51,10 @@ pub fn check(data: &[u8]) {
 
 /// The pieces, one a second, into a ring and into a receiver beside it.
 fn ring<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u16) -> Outcome {
-    let limits = Limits {
-        max_message: usize::from(limit),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_message(usize::from(limit));
     let mut now = Instant::ZERO;
     let mut receiver = RecvHalf::connecting(RingDecoder::new(), now);
-    let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let decoder = Decoder::new(Growing::new(), limits.max_message());
     let mut beside = RecvHalf::connecting(decoder, now);
     let mut messages = Vec::new();
     let mut ring = Vec::new();

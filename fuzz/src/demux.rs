@@ -42,19 +42,17 @@ pub fn check(data: &[u8]) {
     let Some(scenario) = read::<Scenario>(data) else {
         return;
     };
-    let limits = Limits {
-        max_datagram: MAX_DATAGRAM,
-        max_peers: usize::from(scenario.max_peers).max(1),
-        full_policy: match scenario.evict_after {
+    let limits = Limits::new()
+        .with_max_datagram(MAX_DATAGRAM)
+        .with_max_peers(usize::from(scenario.max_peers).max(1))
+        .with_full_policy(match scenario.evict_after {
             odd if odd % 2 == 1 => FullPolicy::Refuse,
-            silence => FullPolicy::EvictSilentFor(Duration::from_millis(silence.into())),
-        },
-        datagram_idle_timeout: Duration::from_millis(500),
+            silence => FullPolicy::EvictIdleFor(Duration::from_millis(silence.into())),
+        })
+        .with_datagram_idle_timeout(Duration::from_millis(500))
         // Drawn from the key, which does not matter otherwise.
-        reserved_peers: scenario.key.0 as usize % 4,
-        empty_datagram_closes: scenario.key.1 % 4 != 3,
-        ..Limits::default()
-    };
+        .with_reserved_peers(scenario.key.0 as usize % 4)
+        .with_empty_datagram_closes(scenario.key.1 % 4 != 3);
     let growing = Demux::new(GrowingTable::new(), scenario.key, &limits);
     run(growing, Model::new(&limits, usize::MAX), &scenario.steps);
     let fixed = FixedTable::<u16, SLOTS, 8>::new();

@@ -39,17 +39,15 @@ enum Step {
 }
 
 fn limits() -> Limits {
-    Limits {
-        max_message: 5_000,
-        max_datagram: 5_000,
-        max_queued: 20_000,
-        low_watermark: 5_000,
-        max_queued_total: 30_000,
-        connect_timeout: Duration::from_millis(400),
-        write_stall_timeout: Duration::from_millis(700),
-        drain_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_max_message(5_000)
+        .with_max_datagram(5_000)
+        .with_max_queued(20_000)
+        .with_low_watermark(5_000)
+        .with_max_queued_total(30_000)
+        .with_connect_timeout(Duration::from_millis(400))
+        .with_write_stall_timeout(Duration::from_millis(700))
+        .with_drain_timeout(Duration::from_millis(300))
 }
 
 /// Panics if `data` breaks the property of this module.
@@ -260,9 +258,9 @@ impl Half {
 
     fn deadline(&self) -> Instant {
         self.since.after(match self.model.state {
-            State::Connecting => self.limits.connect_timeout,
-            State::Open => self.limits.write_stall_timeout,
-            _ => self.limits.drain_timeout,
+            State::Connecting => self.limits.connect_timeout(),
+            State::Open => self.limits.write_stall_timeout(),
+            _ => self.limits.drain_timeout(),
         })
     }
 
@@ -310,7 +308,7 @@ impl Half {
         self.owed |= answer == Err(SendError::Full);
         if answer.is_ok() {
             self.queued += size;
-            assert!(self.queued <= self.limits.max_queued);
+            assert!(self.queued <= self.limits.max_queued());
             self.tried(false);
         }
     }

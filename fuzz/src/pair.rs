@@ -40,19 +40,17 @@ enum Step {
 }
 
 fn limits() -> Limits {
-    Limits {
-        max_message: 8_000,
-        max_datagram: 8_000,
-        max_queued: 20_000,
-        low_watermark: 5_000,
-        max_queued_total: 40_000,
-        connect_timeout: Duration::from_secs(2),
-        frame_timeout: Duration::from_secs(3),
-        stream_idle_timeout: Duration::from_secs(10),
-        write_stall_timeout: Duration::from_secs(4),
-        drain_timeout: Duration::from_secs(1),
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_max_message(8_000)
+        .with_max_datagram(8_000)
+        .with_max_queued(20_000)
+        .with_low_watermark(5_000)
+        .with_max_queued_total(40_000)
+        .with_connect_timeout(Duration::from_secs(2))
+        .with_frame_timeout(Duration::from_secs(3))
+        .with_stream_idle_timeout(Duration::from_secs(10))
+        .with_write_stall_timeout(Duration::from_secs(4))
+        .with_drain_timeout(Duration::from_secs(1))
 }
 
 /// Panics if `data` breaks the property of this module.
@@ -235,7 +233,7 @@ impl Side {
 impl Pair {
     fn new() -> Self {
         let limits = limits();
-        let decoder = || Decoder::new(Growing::new(), limits.max_message);
+        let decoder = || Decoder::new(Growing::new(), limits.max_message());
         let caller = Connection::connecting(decoder(), Instant::ZERO);
         let called = Connection::accepted(decoder(), Instant::ZERO);
         Pair {
@@ -316,7 +314,7 @@ impl Pair {
         for side in [&self.caller, &self.called] {
             let footprint = side.connection.recv.footprint();
             assert!(footprint <= 2 * side.of_frame + size_of::<Vec<u8>>());
-            assert!(side.queue.len() <= self.limits.max_queued.max(8_000 + HEADER_LEN));
+            assert!(side.queue.len() <= self.limits.max_queued().max(8_000 + HEADER_LEN));
             if side.closed.is_some() {
                 assert!(side.queue.is_empty());
             } else {

@@ -8,7 +8,7 @@ use cubenet_core::{CloseReason, Decoder, Frame, Growing, Instant, Limits, RecvHa
 /// Panics if `data` breaks the property of this module.
 pub fn check(data: &[u8]) {
     let limits = Limits::default();
-    let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let decoder = Decoder::new(Growing::new(), limits.max_message());
     let mut receiver = RecvHalf::connecting(decoder, Instant::ZERO);
     let mut input = data;
     let mut encoded = Vec::with_capacity(data.len());

@@ -3,7 +3,10 @@
 
 use crate::peers;
 use crate::user::{self, Actor, Chaos};
-use cubenet_mio::{AddressLimits, CloseReason, Connection, Limits, Listener, Network, Transport};
+use cubenet_mio::{
+    AddressLimits, Budgets, CloseReason, Connection, FullPolicy, Limits, Listener, Network,
+    Transport,
+};
 use fastrand::Rng;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -150,41 +153,49 @@ fn tag() -> [u8; 8] {
 pub(crate) fn limits(rng: &mut Rng) -> Limits {
     let max_message = *rng.choice(&[100, 5_000, 65_535]).unwrap_or(&100);
     let max_queued = max_message.max(2_000) + 2 + rng.usize(0..100_000);
-    Limits {
-        max_message,
-        max_datagram: 1_500,
-        max_queued,
-        low_watermark: rng.usize(0..max_queued),
-        max_queued_total: max_queued + rng.usize(0..300_000),
-        max_held_total: max_message + rng.usize(0..300_000),
-        max_connections: rng.usize(3..60),
-        max_peers: rng.usize(2..30),
-        reserved_peers: rng.usize(0..2),
-        full_policy: if rng.bool() {
-            cubenet_mio::FullPolicy::Refuse
-        } else {
-            cubenet_mio::FullPolicy::EvictSilentFor(Duration::from_millis(rng.u64(0..5)))
-        },
-        empty_datagram_closes: rng.bool(),
-        read_budget: *rng.choice(&[1, 100, 5_000, 1 << 18]).unwrap_or(&1),
-        message_budget: *rng.choice(&[1, 10, 4_096]).unwrap_or(&1),
-        datagram_budget: *rng.choice(&[1, 10, 1_024]).unwrap_or(&1),
-        time_budget: Duration::from_micros(*rng.choice(&[1, 100, 1_000]).unwrap_or(&1)),
-        accepts_per_turn: rng.usize(1..10),
-        connect_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        frame_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        first_message_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        stream_idle_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        datagram_idle_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        write_stall_timeout: Duration::from_millis(rng.u64(20..2_000)),
-        drain_timeout: Duration::from_millis(rng.u64(20..2_000)),
-    }
+    let millis = |rng: &mut Rng| Duration::from_millis(rng.u64(20..2_000));
+    let full_policy = if rng.bool() {
+        FullPolicy::Refuse
+    } else {
+        FullPolicy::EvictIdleFor(Duration::from_millis(rng.u64(0..5)))
+    };
+    Limits::new()
+        .with_max_message(max_message)
+        .with_max_datagram(1_500)
+        .with_max_queued(max_queued)
+        .with_low_watermark(rng.usize(0..max_queued))
+        .with_max_queued_total(max_queued + rng.usize(0..300_000))
+        .with_max_held_total(max_message + rng.usize(0..300_000))
+        .with_max_connections(rng.usize(3..60))
+        .with_max_peers(rng.usize(2..30))
+        .with_reserved_peers(rng.usize(0..2))
+        .with_full_policy(full_policy)
+        .with_empty_datagram_closes(rng.bool())
+        .with_connect_timeout(millis(rng))
+        .with_frame_timeout(millis(rng))
+        .with_first_message_timeout(millis(rng))
+        .with_stream_idle_timeout(millis(rng))
+        .with_datagram_idle_timeout(millis(rng))
+        .with_write_stall_timeout(millis(rng))
+        .with_drain_timeout(millis(rng))
+}
+
+fn budgets(rng: &mut Rng) -> Budgets {
+    Budgets::new()
+        .with_read_bytes(*rng.choice(&[1, 100, 5_000, 1 << 18]).unwrap_or(&1))
+        .with_messages(*rng.choice(&[1, 10, 4_096]).unwrap_or(&1))
+        .with_datagrams(*rng.choice(&[1, 10, 1_024]).unwrap_or(&1))
+        .with_time(Duration::from_micros(
+            *rng.choice(&[1, 100, 1_000]).unwrap_or(&1),
+        ))
+        .with_accepts(rng.usize(1..10))
 }
 
 fn network(rng: &mut Rng) -> Network {
     let builder = Network::builder()
         .workers(rng.usize(1..4))
-        .limits(limits(rng));
+        .limits(limits(rng))
+        .budgets(budgets(rng));
     let builder = if rng.bool() {
         builder.stream_buffer(rng.usize(2_000..50_000))
     } else {
@@ -199,15 +210,13 @@ fn network(rng: &mut Rng) -> Network {
 }
 
 fn address_limits(rng: &mut Rng) -> AddressLimits {
-    let exempt = if rng.u8(..) < 50 {
-        vec!["127.0.0.0/8".parse().expect("it is a prefix")]
+    let limits = AddressLimits::new()
+        .with_max_connections(rng.usize(2..40))
+        .with_connections_per_second(rng.u32(500..5_000));
+    if rng.u8(..) < 50 {
+        limits.with_exempt("127.0.0.0/8".parse().expect("it is a prefix"))
     } else {
-        Vec::new()
-    };
-    AddressLimits {
-        max_connections: rng.usize(2..40),
-        connections_per_second: rng.u32(500..5_000),
-        exempt,
+        limits
     }
 }
 

@@ -319,10 +319,7 @@ fn half_closed(harness: &dyn Harness) {
 }
 
 fn protocol(harness: &dyn Harness) {
-    let limits = Limits {
-        max_message: 100,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_message(100);
     let scene = Scene::with(harness, limits);
     let (address, server) = scene.listen(Tcp, echo);
     let raw = harness.raw_connect(address);
@@ -338,12 +335,10 @@ fn protocol(harness: &dyn Harness) {
 }
 
 fn protocol_delivers(harness: &dyn Harness) {
-    let limits = Limits {
-        max_message: 60_000,
-        max_queued: 4 << 20,
-        drain_timeout: Duration::from_secs(20),
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_message(60_000)
+        .with_max_queued(4 << 20)
+        .with_drain_timeout(Duration::from_secs(20));
     let scene = Scene::with(harness, limits);
     let (address, server) = scene.listen(Tcp, ignore);
     let raw = harness.raw_connect(address);
@@ -375,11 +370,7 @@ fn protocol_delivers(harness: &dyn Harness) {
 
 fn protocol_waits(harness: &dyn Harness) {
     let time = Duration::from_millis(300);
-    let limits = Limits {
-        max_message: 100,
-        drain_timeout: time,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_message(100).with_drain_timeout(time);
     let scene = Scene::with(harness, limits);
     let (address, server) = scene.listen(Tcp, ignore);
     let raw = harness.raw_connect(address);
@@ -404,10 +395,7 @@ fn refused(harness: &dyn Harness) {
 }
 
 fn calling(harness: &dyn Harness, time: Duration) -> Scene<'_> {
-    let limits = Limits {
-        connect_timeout: time,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_connect_timeout(time);
     Scene::calling_with(harness, limits)
 }
 
@@ -486,10 +474,7 @@ fn not_wanted(harness: &dyn Harness) {
 }
 
 fn draining(harness: &dyn Harness, time: Duration) -> Scene<'_> {
-    let limits = Limits {
-        drain_timeout: time,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_drain_timeout(time);
     Scene::with(harness, limits)
 }
 
@@ -538,10 +523,7 @@ fn drain(harness: &dyn Harness) {
 }
 
 fn undelivered(harness: &dyn Harness) {
-    let limits = Limits {
-        stream_idle_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(300));
     let scene = Scene::with(harness, limits);
     let (raw, server) = stuck(&scene, Tcp);
     scene.until("it is silent too long", || {

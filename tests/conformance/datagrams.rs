@@ -249,10 +249,7 @@ fn again(harness: &dyn Harness) {
 const TIME: Duration = Duration::from_millis(300);
 
 fn idle_scene(harness: &dyn Harness) -> Scene<'_> {
-    let limits = Limits {
-        datagram_idle_timeout: TIME,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_datagram_idle_timeout(TIME);
     Scene::with(harness, limits)
 }
 
@@ -330,10 +327,7 @@ fn not_answered(harness: &dyn Harness) {
 }
 
 fn short() -> Limits {
-    Limits {
-        max_datagram: 100,
-        ..Limits::default()
-    }
+    Limits::new().with_max_datagram(100)
 }
 
 fn too_long(harness: &dyn Harness) {
@@ -368,11 +362,9 @@ fn refused_sends(harness: &dyn Harness) {
 }
 
 fn full(harness: &dyn Harness, full_policy: FullPolicy) -> Scene<'_> {
-    let limits = Limits {
-        max_peers: 2,
-        full_policy,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_peers(2)
+        .with_full_policy(full_policy);
     Scene::with(harness, limits)
 }
 
@@ -393,10 +385,7 @@ fn full_table(harness: &dyn Harness) {
 }
 
 fn eviction(harness: &dyn Harness) {
-    let scene = full(
-        harness,
-        FullPolicy::EvictSilentFor(Duration::from_millis(50)),
-    );
+    let scene = full(harness, FullPolicy::EvictIdleFor(Duration::from_millis(50)));
     let (address, server) = scene.listen(Udp, ignore);
     let raws: Vec<_> = (0..3).map(|_| harness.raw_datagrams()).collect();
     for (nth, raw) in raws[..2].iter().enumerate() {
@@ -419,11 +408,9 @@ fn eviction(harness: &dyn Harness) {
 }
 
 fn eviction_of_connections(harness: &dyn Harness) {
-    let limits = Limits {
-        max_connections: 2,
-        full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(50)),
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_connections(2)
+        .with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(50)));
     let scene = Scene::with(harness, limits);
     let (address, server) = scene.listen(Udp, ignore);
     let raws: Vec<_> = (0..3).map(|_| harness.raw_datagrams()).collect();
@@ -445,10 +432,7 @@ fn eviction_of_connections(harness: &dyn Harness) {
 }
 
 fn empty_closes_nothing(harness: &dyn Harness) {
-    let limits = Limits {
-        empty_datagram_closes: false,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_empty_datagram_closes(false);
     let scene = Scene::with(harness, limits);
     let (address, server) = scene.listen(Udp, echo);
     let raw = harness.raw_datagrams();
@@ -466,10 +450,7 @@ fn empty_closes_nothing(harness: &dyn Harness) {
 }
 
 fn places_apart(harness: &dyn Harness) {
-    let limits = Limits {
-        max_connections: 1,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_connections(1);
     let scene = Scene::with(harness, limits);
     let (datagrams, datagram_peers) = scene.listen(Udp, echo);
     let (streams, _) = scene.listen(Tcp, echo);

@@ -161,12 +161,10 @@ fn nothing_lost(harness: &dyn Harness) {
 }
 
 fn crowded(harness: &dyn Harness) -> Scene<'_> {
-    let limits = Limits {
-        max_queued: 100_000,
-        low_watermark: 50_000,
-        max_queued_total: 100_000,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_queued(100_000)
+        .with_low_watermark(50_000)
+        .with_max_queued_total(100_000);
     Scene::with(harness, limits)
 }
 
@@ -222,10 +220,7 @@ fn overflow(harness: &dyn Harness) {
 }
 
 fn stalling(harness: &dyn Harness, time: Duration) -> Scene<'_> {
-    let limits = Limits {
-        write_stall_timeout: time,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_write_stall_timeout(time);
     Scene::with(harness, limits)
 }
 
@@ -306,10 +301,7 @@ fn sends_paused(harness: &dyn Harness) {
 }
 
 fn paused_silence(harness: &dyn Harness) {
-    let limits = Limits {
-        stream_idle_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(300));
     let scene = Scene::with(harness, limits);
     let pair = scene.pair(Tcp, ignore);
     pair.there.pause();

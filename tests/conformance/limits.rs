@@ -59,10 +59,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
 const TIME: Duration = Duration::from_millis(300);
 
 fn longest(harness: &dyn Harness) {
-    let limits = Limits {
-        max_message: 1_000,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_message(1_000);
     let scene = Scene::calling_with(harness, limits);
     let pair = scene.pair(Tcp, ignore);
     pair.here.send(&[1; 1_000]).unwrap();
@@ -78,10 +75,7 @@ fn longest(harness: &dyn Harness) {
 }
 
 fn idle_limits() -> Limits {
-    Limits {
-        stream_idle_timeout: TIME,
-        ..Limits::default()
-    }
+    Limits::new().with_stream_idle_timeout(TIME)
 }
 
 fn idle(harness: &dyn Harness) {
@@ -97,10 +91,7 @@ fn idle(harness: &dyn Harness) {
 }
 
 fn first_message_limits() -> Limits {
-    Limits {
-        first_message_timeout: TIME,
-        ..Limits::default()
-    }
+    Limits::new().with_first_message_timeout(TIME)
 }
 
 fn first_message(harness: &dyn Harness) {
@@ -168,10 +159,7 @@ fn sending_is_not_hearing(harness: &dyn Harness) {
 }
 
 fn frame_limits() -> Limits {
-    Limits {
-        frame_timeout: TIME,
-        ..Limits::default()
-    }
+    Limits::new().with_frame_timeout(TIME)
 }
 
 fn frame(harness: &dyn Harness) {
@@ -237,10 +225,7 @@ fn frames_in_time(harness: &dyn Harness) {
 }
 
 fn few() -> Limits {
-    Limits {
-        max_connections: 2,
-        ..Limits::default()
-    }
+    Limits::new().with_max_connections(2)
 }
 
 fn too_many(harness: &dyn Harness) {

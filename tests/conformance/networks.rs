@@ -303,10 +303,7 @@ fn stopped(harness: &dyn Harness) {
 }
 
 fn bad_limits(harness: &dyn Harness) {
-    let limits = Limits {
-        low_watermark: usize::MAX,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_low_watermark(usize::MAX);
     let error = harness.try_start(limits).err().expect("it is refused");
     assert!(error.contains("low_watermark"), "{error}");
 }

@@ -28,10 +28,7 @@ fn who_is_turned_away_is_closed_and_leaves_nothing() {
 
 #[test]
 fn a_table_that_is_full_turns_away_whoever_comes_and_serves_who_is_there() {
-    let limits = Limits {
-        max_connections: 3,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_connections(3);
     let network = network_with(limits);
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let mut clients: Vec<_> = (0..3).map(|_| RawClient::connect(address)).collect();
@@ -82,10 +79,7 @@ fn a_call_that_nobody_answers_names_the_address_and_the_cause() {
 fn a_call_into_a_black_hole_ends_after_the_connect_time() {
     let hole = BlackHole::new();
     let address = hole.address;
-    let limits = Limits {
-        connect_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_connect_timeout(Duration::from_millis(300));
     let network = network_with(limits);
     let client = Reports::default();
     let start = Instant::now();

@@ -81,11 +81,7 @@ fn a_hook_sees_the_first_datagram_before_anything_is_built() {
 
 #[test]
 fn places_are_kept_for_peers_that_are_recognised() {
-    let limits = Limits {
-        max_peers: 6,
-        reserved_peers: 2,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_peers(6).with_reserved_peers(2);
     let network = one_worker(Limits::default());
     let options = ListenOptions::new().limits(limits).admit(hook);
     let (listener, _) = listen(&network, options, Transport::Udp);
@@ -140,11 +136,9 @@ fn a_hook_is_not_asked_once_its_listener_is_closed() {
 
 #[test]
 fn datagrams_in_a_hosts_name_do_not_use_up_its_streams_nor_those_that_are_recognised() {
-    let limits = AddressLimits {
-        max_connections: 5,
-        connections_per_second: 5,
-        ..AddressLimits::default()
-    };
+    let limits = AddressLimits::new()
+        .with_max_connections(5)
+        .with_connections_per_second(5);
     let network = Network::builder()
         .workers(1)
         .address_limits(limits)
@@ -171,10 +165,7 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
         let network = Network::builder().workers(2).address_limits(addresses);
         network.start().unwrap()
     };
-    let few = AddressLimits {
-        max_connections: 3,
-        ..AddressLimits::default()
-    };
+    let few = AddressLimits::new().with_max_connections(3);
     let network = start(few.clone());
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let datagrams = Reports::default().listen(&network, Transport::Udp, echo);
@@ -208,10 +199,7 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
     next.send(b"next");
     assert_eq!(next.receive(), b"next");
 
-    let exempt = AddressLimits {
-        exempt: vec!["127.0.0.0/8".parse().unwrap()],
-        ..few
-    };
+    let exempt = few.with_exempt("127.0.0.0/8".parse().unwrap());
     let network = start(exempt);
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let mut clients: Vec<_> = (0..10).map(|_| RawClient::connect(address)).collect();
@@ -220,10 +208,7 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
         assert_eq!(client.receive(), b"in");
     }
 
-    let slow = AddressLimits {
-        connections_per_second: 5,
-        ..AddressLimits::default()
-    };
+    let slow = AddressLimits::new().with_connections_per_second(5);
     let network = start(slow);
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let begin = Instant::now();
@@ -241,15 +226,9 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
 #[test]
 fn listeners_of_one_network_have_limits_of_their_own() {
     let network = one_worker(Limits::default());
-    let chat = Limits {
-        max_message: 100,
-        ..Limits::default()
-    };
+    let chat = Limits::new().with_max_message(100);
     let (chat, _) = listen(&network, ListenOptions::new().limits(chat), Transport::Tcp);
-    let admin = Limits {
-        stream_idle_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let admin = Limits::new().with_stream_idle_timeout(Duration::from_millis(200));
     let (admin, _) = listen(&network, ListenOptions::new().limits(admin), Transport::Tcp);
     let (plain, _) = listen(&network, ListenOptions::new(), Transport::Tcp);
     let mut clients = [&chat, &admin, &plain].map(|one| RawClient::connect(one.local_addr()));
@@ -268,19 +247,13 @@ fn listeners_of_one_network_have_limits_of_their_own() {
     eventually("it was idle", || network.metrics().closed(idle) == 1);
     clients[2].send(b"still here");
     assert_eq!(clients[2].receive(), b"still here");
-    let short = Limits {
-        max_datagram: 10,
-        ..Limits::default()
-    };
+    let short = Limits::new().with_max_datagram(10);
     let (datagrams, _) = listen(&network, ListenOptions::new().limits(short), Transport::Udp);
     let socket = client(datagrams.local_addr());
     answers(&socket, &[1; 10]);
     socket.send(&[1; 11]).unwrap();
     eventually("it is dropped", || network.metrics().dropped_too_long == 1);
-    let wrong = Limits {
-        low_watermark: 1 << 30,
-        ..Limits::default()
-    };
+    let wrong = Limits::new().with_low_watermark(1 << 30);
     let options = ListenOptions::new().limits(wrong);
     let listened = network.listen_with(options, Transport::Tcp, "127.0.0.1:0", |_| Some(Echo));
     assert!(matches!(listened, Err(Error::Limits(_))));
@@ -322,11 +295,7 @@ mod floods {
     #[test]
     fn a_flood_from_unknown_addresses_costs_those_who_are_there_nothing() {
         cubenet_tests::system::raise_descriptors();
-        let limits = Limits {
-            max_peers: 500,
-            reserved_peers: 100,
-            ..Limits::default()
-        };
+        let limits = Limits::new().with_max_peers(500).with_reserved_peers(100);
         let network = one_worker(Limits::default());
         let options = ListenOptions::new()
             .limits(limits)

@@ -12,10 +12,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_frame_declared_too_long_closes_with_what_was_declared_and_allowed() {
-    let network = one_worker(Limits {
-        max_message: 1_000,
-        ..Limits::default()
-    });
+    let network = one_worker(Limits::new().with_max_message(1_000));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, echo);
     let mut client = RawClient::connect(address);
@@ -56,10 +53,7 @@ fn a_connection_that_ends_inside_a_frame_is_truncated_and_the_part_is_not_delive
 #[test]
 fn a_header_and_then_silence_or_a_drip_is_closed_after_the_frame_time() {
     let frame_timeout = Duration::from_millis(300);
-    let network = one_worker(Limits {
-        frame_timeout,
-        ..Limits::default()
-    });
+    let network = one_worker(Limits::new().with_frame_timeout(frame_timeout));
     for drips in [false, true] {
         let server = Reports::default();
         let address = server.listen(&network, Transport::Tcp, ignore);
@@ -80,10 +74,7 @@ fn a_header_and_then_silence_or_a_drip_is_closed_after_the_frame_time() {
 
 #[test]
 fn random_bytes_give_messages_or_a_close_and_the_server_serves_on() {
-    let network = one_worker(Limits {
-        max_message: 5_000,
-        ..Limits::default()
-    });
+    let network = one_worker(Limits::new().with_max_message(5_000));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -111,10 +102,7 @@ fn random_bytes_give_messages_or_a_close_and_the_server_serves_on() {
 
 #[test]
 fn a_message_over_the_limit_is_refused_at_send_and_the_connection_lives() {
-    let network = one_worker(Limits {
-        max_message: 100,
-        ..Limits::default()
-    });
+    let network = one_worker(Limits::new().with_max_message(100));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, echo);
     let mut client = RawClient::connect(address);

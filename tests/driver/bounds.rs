@@ -8,10 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 fn held_at_most(max_held_total: usize) -> Limits {
-    Limits {
-        max_held_total,
-        ..Limits::default()
-    }
+    Limits::new().with_max_held_total(max_held_total)
 }
 
 #[test]
@@ -102,10 +99,7 @@ fn a_busy_stream_is_not_the_one_that_has_held_input_longest() {
 
 #[test]
 fn input_of_paused_connections_is_counted_and_bounded() {
-    let limits = Limits {
-        max_held_total: 256 << 10,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_held_total(256 << 10);
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, |link, _| link.pause());
@@ -144,10 +138,7 @@ impl Handler for Floods {
 
 #[test]
 fn a_peer_that_reads_nothing_holds_little_of_the_kernels_memory() {
-    let limits = Limits {
-        max_queued: 16 << 20,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_max_queued(16 << 20);
     // Buffers of the system's own choice, which grow.
     let network = one_worker(limits);
     let accepted = |_: &Connection| Some(Floods(800));

@@ -137,16 +137,14 @@ fn nothing_is_left_of_thousands_of_connections() {
 }
 
 fn run_network(threads: u64) {
-    let limits = Limits {
+    let limits = Limits::new()
         // Short, so that what was abandoned ends within the test.
-        stream_idle_timeout: Duration::from_secs(2),
-        datagram_idle_timeout: Duration::from_secs(1),
-        write_stall_timeout: Duration::from_secs(1),
-        drain_timeout: Duration::from_secs(1),
-        max_queued: 200_000,
-        low_watermark: 50_000,
-        ..Limits::default()
-    };
+        .with_stream_idle_timeout(Duration::from_secs(2))
+        .with_datagram_idle_timeout(Duration::from_secs(1))
+        .with_write_stall_timeout(Duration::from_secs(1))
+        .with_drain_timeout(Duration::from_secs(1))
+        .with_max_queued(200_000)
+        .with_low_watermark(50_000);
     let network = Network::builder()
         .workers(2)
         .limits(limits)

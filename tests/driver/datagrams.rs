@@ -175,10 +175,7 @@ fn both_ends_can_be_ours() {
 
 #[test]
 fn silence_closes_after_the_idle_time() {
-    let network = network(Limits {
-        datagram_idle_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    });
+    let network = network(Limits::new().with_datagram_idle_timeout(Duration::from_millis(300)));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, ignore);
     let socket = client(address);
@@ -198,10 +195,7 @@ fn silence_closes_after_the_idle_time() {
 
 #[test]
 fn a_datagram_over_the_limit_is_dropped_counted_and_told() {
-    let network = network(Limits {
-        max_datagram: 100,
-        ..Limits::default()
-    });
+    let network = network(Limits::new().with_max_datagram(100));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, ignore);
     let socket = client(address);
@@ -230,10 +224,7 @@ fn a_datagram_over_the_limit_is_dropped_counted_and_told() {
 
 #[test]
 fn a_full_table_refuses_newcomers_without_a_word() {
-    let network = network(Limits {
-        max_peers: 2,
-        ..Limits::default()
-    });
+    let network = network(Limits::new().with_max_peers(2));
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, echo);
     let sockets: Vec<_> = (0..5).map(|_| client(address)).collect();
@@ -253,11 +244,11 @@ fn a_full_table_refuses_newcomers_without_a_word() {
 
 #[test]
 fn a_full_table_can_give_the_place_of_the_longest_silent_to_a_newcomer() {
-    let network = network(Limits {
-        max_peers: 2,
-        full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(50)),
-        ..Limits::default()
-    });
+    let network = network(
+        Limits::new()
+            .with_max_peers(2)
+            .with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(50))),
+    );
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, ignore);
     let sockets: Vec<_> = (0..3).map(|_| client(address)).collect();
@@ -282,11 +273,9 @@ fn a_full_table_can_give_the_place_of_the_longest_silent_to_a_newcomer() {
 
 #[test]
 fn nobody_makes_way_for_a_newcomer_that_is_not_admitted() {
-    let limits = Limits {
-        max_peers: 1,
-        full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(1)),
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_peers(1)
+        .with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(1)));
     let network = network(limits);
     let first = std::sync::atomic::AtomicBool::new(true);
     let accept_the_first = move |_: &Connection| {

@@ -80,10 +80,7 @@ fn a_peer_whose_messages_come_one_a_read_does_not_keep_others_waiting() {
 
 #[test]
 fn many_peers_that_expire_at_once_do_not_keep_others_waiting() {
-    let limits = Limits {
-        datagram_idle_timeout: Duration::from_secs(1),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_datagram_idle_timeout(Duration::from_secs(1));
     let network = one_worker(limits);
     let datagrams = listen(&network, Transport::Udp, 0, 2_000);
     let streams = listen(&network, Transport::Tcp, 0, 0);
@@ -102,10 +99,7 @@ fn many_peers_that_expire_at_once_do_not_keep_others_waiting() {
 
 #[test]
 fn a_peer_that_is_silent_expires_though_others_never_are() {
-    let limits = Limits {
-        datagram_idle_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_datagram_idle_timeout(Duration::from_millis(300));
     let network = one_worker(limits);
     let server = listen(&network, Transport::Udp, 300, 0);
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -1,7 +1,9 @@
 //! When stream connections may send and hear, and how long it may take: backpressure,
 //! pauses, timeouts, turns.
 
-use cubenet_mio::{CloseReason, Connection, Handler, Limits, Link, Message, Timeout, Transport};
+use cubenet_mio::{
+    Budgets, CloseReason, Connection, Handler, Limits, Link, Message, Network, Timeout, Transport,
+};
 use cubenet_tests::system::raise_descriptors;
 use cubenet_tests::{
     Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with,
@@ -14,11 +16,9 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_peer_that_does_not_read_fills_a_bounded_queue_and_then_there_is_room_again() {
-    let limits = Limits {
-        max_queued: 200_000,
-        low_watermark: 50_000,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_queued(200_000)
+        .with_low_watermark(50_000);
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
@@ -41,12 +41,10 @@ fn a_peer_that_does_not_read_fills_a_bounded_queue_and_then_there_is_room_again(
 
 #[test]
 fn the_bound_on_all_connections_gives_up_the_one_that_would_break_it() {
-    let limits = Limits {
-        max_queued: 200_000,
-        max_queued_total: 200_000,
-        low_watermark: 1_000,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_queued(200_000)
+        .with_max_queued_total(200_000)
+        .with_low_watermark(1_000);
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
@@ -76,10 +74,7 @@ fn the_bound_on_all_connections_gives_up_the_one_that_would_break_it() {
 
 #[test]
 fn a_peer_that_never_reads_is_closed_after_the_write_stall_time() {
-    let limits = Limits {
-        write_stall_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_write_stall_timeout(Duration::from_millis(200));
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
@@ -95,10 +90,7 @@ fn a_peer_that_never_reads_is_closed_after_the_write_stall_time() {
 
 #[test]
 fn a_close_that_cannot_deliver_ends_with_the_drain_time() {
-    let limits = Limits {
-        drain_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_drain_timeout(Duration::from_millis(200));
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
@@ -113,10 +105,7 @@ fn a_close_that_cannot_deliver_ends_with_the_drain_time() {
 
 #[test]
 fn a_peer_that_does_not_end_after_a_close_is_left_after_the_drain_time() {
-    let limits = Limits {
-        drain_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_drain_timeout(Duration::from_millis(200));
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
@@ -127,10 +116,7 @@ fn a_peer_that_does_not_end_after_a_close_is_left_after_the_drain_time() {
 
 #[test]
 fn silence_closes_after_the_idle_time_and_talk_puts_it_off() {
-    let limits = Limits {
-        stream_idle_timeout: Duration::from_millis(400),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(400));
     let network = network_with(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
@@ -309,12 +295,10 @@ fn the_end_that_came_during_a_pause_is_heard_after_it() {
 
 #[test]
 fn the_end_that_came_with_more_than_a_turn_of_input_is_heard() {
-    let limits = Limits {
-        // A budget is bytes that are read, so one byte would be a read each.
-        read_budget: 1_000,
-        ..Limits::default()
-    };
-    let network = one_worker(limits);
+    // A budget is bytes that are read, so one byte would be a read each.
+    let budgets = Budgets::new().with_read_bytes(1_000);
+    let builder = Network::builder().workers(1).budgets(budgets);
+    let network = builder.start().unwrap();
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     for _ in 0..20 {
@@ -349,7 +333,7 @@ fn a_paused_connection_that_is_closed_finds_the_end_behind_what_it_drops() {
     connection.close();
     assert_eq!(server.closed_at_last(), CloseReason::Local);
     let took = start.elapsed();
-    assert!(took < Limits::default().drain_timeout / 2, "{took:?}");
+    assert!(took < Limits::default().drain_timeout() / 2, "{took:?}");
     writing.join().unwrap();
 }
 
@@ -364,11 +348,9 @@ fn a_slow_callback_does_not_make_others_look_silent() {
             link.send(&message).unwrap();
         }
     }
-    let limits = Limits {
+    let limits = Limits::new()
         // Longer than it takes to make the connections.
-        stream_idle_timeout: Duration::from_secs(5),
-        ..Limits::default()
-    };
+        .with_stream_idle_timeout(Duration::from_secs(5));
     // One worker, and more connections than it takes events at once.
     let network = one_worker(limits);
     let listener = network
@@ -405,11 +387,9 @@ impl Handler for Takes {
 
 #[test]
 fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
-    let limits = Limits {
-        stream_idle_timeout: Duration::from_millis(500),
-        datagram_idle_timeout: Duration::from_millis(500),
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_stream_idle_timeout(Duration::from_millis(500))
+        .with_datagram_idle_timeout(Duration::from_millis(500));
     let network = one_worker(limits);
     let takes = |_: &Connection| Some(Takes(Duration::from_millis(900)));
     let streams = network
@@ -466,10 +446,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_call_that_was_answered_in_time_is_connected_however_late_that_is_seen() {
-    let limits = Limits {
-        connect_timeout: Duration::from_millis(1_700),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_connect_timeout(Duration::from_millis(1_700));
     let network = one_worker(limits);
     let takes = |_: &Connection| Some(Takes(Duration::from_millis(2_200)));
     let server = network
@@ -573,11 +550,9 @@ fn datagrams_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
 
 #[test]
 fn a_read_takes_no_more_than_its_budget() {
-    let limits = Limits {
-        read_budget: 1_000,
-        ..Limits::default()
-    };
-    let network = one_worker(limits);
+    let budgets = Budgets::new().with_read_bytes(1_000);
+    let builder = Network::builder().workers(1).budgets(budgets);
+    let network = builder.start().unwrap();
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, |link, message| {
         if message == b"pause" {

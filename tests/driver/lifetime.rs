@@ -10,10 +10,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn limits_that_do_not_fit_are_refused_by_name() {
-    let limits = Limits {
-        low_watermark: 2 << 20,
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_low_watermark(2 << 20);
     let error = Network::builder().limits(limits).start().unwrap_err();
     assert!(matches!(error, Error::Limits(_)));
     assert!(error.to_string().contains("low_watermark"), "{error}");

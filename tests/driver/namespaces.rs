@@ -202,12 +202,10 @@ fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
         if !slow_loopback("40kbit") {
             return;
         }
-        let limits = Limits {
-            max_queued: 65_600,
-            low_watermark: 1_000,
-            max_queued_total: 200_000,
-            ..Limits::default()
-        };
+        let limits = Limits::new()
+            .with_max_queued(65_600)
+            .with_low_watermark(1_000)
+            .with_max_queued_total(200_000);
         let network = small_buffers(limits);
         let listener = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Fills));
         let sockets: Vec<_> = (0..5)

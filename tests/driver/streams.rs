@@ -339,11 +339,9 @@ fn a_callback_of_one_network_sends_on_a_connection_of_another() {
 #[test]
 fn what_was_sent_to_a_peer_that_breaks_the_framing_arrives_whatever_it_still_sends() {
     // With buffers of the system's own choice, so that the kernel may hold all of it.
-    let limits = Limits {
-        max_message: 60_000,
-        max_queued: 4 << 20,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_message(60_000)
+        .with_max_queued(4 << 20);
     let network = one_worker(limits);
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);

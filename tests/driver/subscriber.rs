@@ -106,12 +106,10 @@ fn a_subscriber_may_use_connections_and_panic_and_is_not_flooded() {
             print(panic);
         }
     }));
-    let limits = Limits {
-        max_message: 1_000,
-        max_queued: 70_000,
-        low_watermark: 1_000,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_message(1_000)
+        .with_max_queued(70_000)
+        .with_low_watermark(1_000);
     let network = Network::builder()
         .workers(2)
         .limits(limits)

@@ -217,13 +217,13 @@ proptest! {
             let backlog = Backlog::growing(queued, queued);
             match sender.admit(len, backlog, &limits) {
                 Ok(_) => queued += len + frame::HEADER_LEN,
-                Err(SendError::TooLong { .. }) => prop_assert!(len > limits.max_message),
+                Err(SendError::TooLong { .. }) => prop_assert!(len > limits.max_message()),
                 Err(_) => prop_assert!(queued > 0),
             }
-            prop_assert!(queued <= limits.max_queued);
+            prop_assert!(queued <= limits.max_queued());
             queued -= taken.min(queued);
             if sender.poll_writable(Backlog::growing(queued, queued), &limits) {
-                prop_assert!(queued <= limits.low_watermark);
+                prop_assert!(queued <= limits.low_watermark());
             }
         }
         let mut demux = Demux::new(GrowingTable::new(), (3, 4), &limits);
@@ -231,7 +231,7 @@ proptest! {
             if demux.handle_datagram(&peer, 1, Instant::ZERO) == Arrival::Admit {
                 prop_assert!(demux.insert(peer, Instant::ZERO).is_some());
             }
-            prop_assert!(demux.len() <= limits.max_peers);
+            prop_assert!(demux.len() <= limits.max_peers());
         }
     }
 
@@ -250,7 +250,7 @@ proptest! {
     ) {
         let limits = Limits::default();
         let mut queue = SendQueue::new();
-        let decoder = Decoder::new(Growing::new(), limits.max_message);
+        let decoder = Decoder::new(Growing::new(), limits.max_message());
     let mut receiver = RecvHalf::connecting(decoder, Instant::ZERO);
         for message in &messages {
             queue.push(&frame::header(message.len()).unwrap());
@@ -317,18 +317,16 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 fn small_limits() -> Limits {
-    Limits {
-        max_message: 200,
-        max_datagram: 200,
-        max_queued: 1_000,
-        low_watermark: 300,
-        max_queued_total: 5_000,
-        max_peers: 20,
-        datagram_idle_timeout: Duration::from_millis(5),
-        frame_timeout: Duration::from_millis(30),
-        stream_idle_timeout: Duration::from_millis(100),
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_max_message(200)
+        .with_max_datagram(200)
+        .with_max_queued(1_000)
+        .with_low_watermark(300)
+        .with_max_queued_total(5_000)
+        .with_max_peers(20)
+        .with_datagram_idle_timeout(Duration::from_millis(5))
+        .with_frame_timeout(Duration::from_millis(30))
+        .with_stream_idle_timeout(Duration::from_millis(100))
 }
 
 /// The transport takes `count` bytes off the front of the queue.
@@ -341,7 +339,7 @@ fn take(queue: &mut SendQueue, wire: &mut Vec<u8>, count: usize) {
 /// What a receiver says to a stream whose pieces come at these intervals.
 fn timed_events(bytes: &[u8], cuts: &[usize], gaps: &[u64]) -> Vec<String> {
     let limits = small_limits();
-    let decoder = Decoder::new(Growing::new(), limits.max_message);
+    let decoder = Decoder::new(Growing::new(), limits.max_message());
     let mut receiver = RecvHalf::connecting(decoder, Instant::ZERO);
     let mut now = Instant::ZERO;
     let mut events = Vec::new();
@@ -368,7 +366,7 @@ fn timed_events(bytes: &[u8], cuts: &[usize], gaps: &[u64]) -> Vec<String> {
 /// what the demultiplexer answered.
 fn demux_events(operations: &[(u16, u8, u64)]) -> Vec<Arrival> {
     let limits = small_limits();
-    let idle = limits.datagram_idle_timeout;
+    let idle = limits.datagram_idle_timeout();
     let mut demux = Demux::new(GrowingTable::new(), (7, 8), &limits);
     let mut model: HashMap<u16, (usize, Instant)> = HashMap::new();
     let mut now = Instant::ZERO;
@@ -400,11 +398,11 @@ fn demux_events(operations: &[(u16, u8, u64)]) -> Vec<Arrival> {
                 *slot
             });
             let expected = match known {
-                _ if len > limits.max_datagram => Arrival::TooLong(known),
+                _ if len > limits.max_datagram() => Arrival::TooLong(known),
                 Some(slot) if len == 0 => Arrival::Close(slot),
                 Some(slot) => Arrival::Deliver(slot),
                 None if len == 0 => Arrival::Ignore,
-                None if model.len() < limits.max_peers => Arrival::Admit,
+                None if model.len() < limits.max_peers() => Arrival::Admit,
                 None => Arrival::Refuse,
             };
             assert_eq!(arrival, expected);

@@ -176,13 +176,11 @@ struct DemuxModel {
 const SLOTS: usize = 12;
 
 fn demux_limits(full_policy: FullPolicy) -> Limits {
-    Limits {
-        max_datagram: 100,
-        max_peers: 10,
-        full_policy,
-        datagram_idle_timeout: Duration::from_millis(500),
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_max_datagram(100)
+        .with_max_peers(10)
+        .with_full_policy(full_policy)
+        .with_datagram_idle_timeout(Duration::from_millis(500))
 }
 
 impl ReferenceStateMachine for DemuxModel {
@@ -193,7 +191,7 @@ impl ReferenceStateMachine for DemuxModel {
         let policy = prop_oneof![
             Just(FullPolicy::Refuse),
             (0..400_u64)
-                .prop_map(|silence| { FullPolicy::EvictSilentFor(Duration::from_millis(silence)) }),
+                .prop_map(|silence| { FullPolicy::EvictIdleFor(Duration::from_millis(silence)) }),
         ];
         policy
             .prop_map(|policy| {
@@ -345,7 +343,7 @@ impl<T: NewTable> StateMachineTest for DemuxTest<T> {
 
     fn check_invariants(test: &Self, model: &DemuxModel) {
         assert_eq!(test.demux.len(), model.peers.len());
-        assert!(test.demux.len() <= model.limits.max_peers);
+        assert!(test.demux.len() <= model.limits.max_peers());
         assert_eq!(test.demux.poll_timeout(), model.peers.poll_timeout());
         for peer in 0..16 {
             assert_eq!(test.slot_of(peer).is_some(), model.peers.has(peer));

@@ -101,18 +101,16 @@ struct Storm {
 }
 
 fn limits() -> Limits {
-    Limits {
-        max_message: LONGEST,
-        max_datagram: LONGEST,
-        max_queued: 20_000,
-        low_watermark: 5_000,
-        max_queued_total: 60_000,
+    Limits::new()
+        .with_max_message(LONGEST)
+        .with_max_datagram(LONGEST)
+        .with_max_queued(20_000)
+        .with_low_watermark(5_000)
+        .with_max_queued_total(60_000)
         // So slow a path takes its time.
-        stream_idle_timeout: Duration::from_secs(10_000),
-        write_stall_timeout: Duration::from_secs(5_000),
-        frame_timeout: Duration::from_secs(5_000),
-        ..Limits::default()
-    }
+        .with_stream_idle_timeout(Duration::from_secs(10_000))
+        .with_write_stall_timeout(Duration::from_secs(5_000))
+        .with_frame_timeout(Duration::from_secs(5_000))
 }
 
 impl Storm {

@@ -50,7 +50,7 @@ pub(crate) fn serve(mut stream: TcpStream, handler: &mut dyn Handler, limits: &L
     stream.set_nonblocking(true)?;
     let addresses = [stream.peer_addr()?, stream.local_addr()?];
     let (start, now) = (std::time::Instant::now(), Instant::ZERO);
-    let mut recv = RecvHalf::accepted(Decoder::new(Growing::new(), limits.max_message), now);
+    let mut recv = RecvHalf::accepted(Decoder::new(Growing::new(), limits.max_message()), now);
     let (half, queue) = (SendHalf::accepted(), SendQueue::new());
     let send = &mut Sending { half, queue, paused: false, addresses, limits, now };
     // What has been read and not delivered: a paused connection keeps it.

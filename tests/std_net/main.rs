@@ -97,10 +97,7 @@ fn an_abort_resets() {
 
 #[test]
 fn a_violation_of_the_framing_delivers_what_was_sent_before() {
-    let mut client = Client::of(Limits {
-        max_message: 100,
-        ..Limits::default()
-    });
+    let mut client = Client::of(Limits::new().with_max_message(100));
     client.write(&[&b"one"[..], &[0; 101]].map(framed).concat());
     assert_eq!(client.rest(), framed(b"one"));
     client.stream.shutdown(Shutdown::Write).unwrap();
@@ -111,10 +108,7 @@ fn a_violation_of_the_framing_delivers_what_was_sent_before() {
 
 #[test]
 fn a_frame_that_does_not_end_times_out_and_a_paused_one_does_not() {
-    let limits = Limits {
-        frame_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_frame_timeout(Duration::from_millis(50));
     let mut client = Client::of(limits.clone());
     client.write(b"\0");
     assert_eq!(client.closed(), CloseReason::Timeout(Timeout::Frame));

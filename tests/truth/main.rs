@@ -73,11 +73,9 @@ pub(crate) trait World {
 
 /// Of both networks.
 pub(crate) fn limits() -> Limits {
-    Limits {
-        connect_timeout: Duration::from_secs(90),
-        write_stall_timeout: Duration::from_secs(3),
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_connect_timeout(Duration::from_secs(90))
+        .with_write_stall_timeout(Duration::from_secs(3))
 }
 
 /// Makes worlds of one kind: with a path like this, and buffers of streams of so many bytes unless

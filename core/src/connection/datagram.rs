@@ -27,7 +27,7 @@ pub fn admit(state: State, len: usize, backlog: Backlog, limits: &Limits) -> Res
     if !state.accepts_messages() {
         return Err(SendError::Closed);
     }
-    let limit = limits.max_datagram.min(backlog.capacity);
+    let limit = limits.max_datagram().min(backlog.capacity);
     if len > limit {
         return Err(SendError::TooLong { len, limit });
     }
@@ -223,12 +223,10 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits {
-            max_datagram: 100,
-            max_queued: 200,
-            low_watermark: 50,
-            ..Limits::default()
-        }
+        Limits::new()
+            .with_max_datagram(100)
+            .with_max_queued(200)
+            .with_low_watermark(50)
     }
 
     fn own(own: usize) -> Backlog {

@@ -74,7 +74,7 @@ impl Backlog {
     #[inline]
     fn admit(self, size: usize, limits: &Limits) -> Result<(), SendError> {
         let own = self.own + size;
-        let fits = own <= limits.max_queued && self.total + size <= limits.max_queued_total;
+        let fits = own <= limits.max_queued() && self.total + size <= limits.max_queued_total();
         if own > self.capacity || self.own > 0 && !fits {
             return Err(SendError::Full);
         }
@@ -84,7 +84,7 @@ impl Backlog {
     /// Whether a sender that was refused for lack of room is to be told to go on.
     #[inline]
     fn has_room(self, limits: &Limits) -> bool {
-        self.own <= limits.low_watermark.min(self.capacity / 2)
+        self.own <= limits.low_watermark().min(self.capacity / 2)
     }
 }
 
@@ -295,15 +295,13 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits {
-            max_message: 100,
-            stream_idle_timeout: Duration::from_secs(60),
-            first_message_timeout: Duration::from_secs(60),
-            frame_timeout: Duration::from_secs(10),
-            write_stall_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(5),
-            ..Limits::default()
-        }
+        Limits::new()
+            .with_max_message(100)
+            .with_stream_idle_timeout(Duration::from_secs(60))
+            .with_first_message_timeout(Duration::from_secs(60))
+            .with_frame_timeout(Duration::from_secs(10))
+            .with_write_stall_timeout(Duration::from_secs(30))
+            .with_drain_timeout(Duration::from_secs(5))
     }
 
     fn accepted() -> Connection<RingDecoder> {

@@ -121,16 +121,16 @@ impl<D: Framing> RecvHalf<D> {
 
     /// How long the peer may be silent, and what that is called.
     fn silence(&self, limits: &Limits) -> (Timeout, Duration) {
-        if self.is_silent && limits.first_message_timeout < limits.stream_idle_timeout {
-            (Timeout::FirstMessage, limits.first_message_timeout)
+        if self.is_silent && limits.first_message_timeout() < limits.stream_idle_timeout() {
+            (Timeout::FirstMessage, limits.first_message_timeout())
         } else {
-            (Timeout::Idle, limits.stream_idle_timeout)
+            (Timeout::Idle, limits.stream_idle_timeout())
         }
     }
 
     fn frame_deadline(&self, limits: &Limits) -> Instant {
         if self.decoder.in_frame() {
-            self.frame_began.after(limits.frame_timeout)
+            self.frame_began.after(limits.frame_timeout())
         } else {
             Instant::NEVER
         }
@@ -197,7 +197,7 @@ impl RecvHalf<RingDecoder> {
     ///
     /// ```
     /// use cubenet_core::{Instant, Limits, RecvHalf, RingDecoder};
-    /// let limits = Limits { max_message: 8, ..Limits::default() };
+    /// let limits = Limits::new().with_max_message(8);
     /// let now = Instant::ZERO;
     /// let mut half = RecvHalf::connecting(RingDecoder::new(), now);
     /// assert_eq!(half.handle_ring(b"\0\x03a", 3, &limits, now), Ok(None));
@@ -214,7 +214,7 @@ impl RecvHalf<RingDecoder> {
         now: Instant,
     ) -> Result<Option<usize>, FrameError> {
         let was_in_frame = self.decoder.in_frame();
-        match self.decoder.decode(front, len, limits.max_message)? {
+        match self.decoder.decode(front, len, limits.max_message())? {
             RingFront::Unchanged => Ok(None),
             RingFront::Partial => {
                 self.handle_bytes(now);
@@ -239,7 +239,7 @@ mod tests {
     type Buffered = RecvHalf<Decoder<Fixed<64>>>;
 
     fn decoder() -> Decoder<Fixed<64>> {
-        Decoder::new(Fixed::new(), limits().max_message)
+        Decoder::new(Fixed::new(), limits().max_message())
     }
 
     fn second(seconds: u64) -> Instant {
@@ -247,11 +247,9 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits {
-            frame_timeout: Duration::from_secs(10),
-            stream_idle_timeout: Duration::from_secs(60),
-            ..Limits::default()
-        }
+        Limits::new()
+            .with_frame_timeout(Duration::from_secs(10))
+            .with_stream_idle_timeout(Duration::from_secs(60))
     }
 
     fn feed(half: &mut Buffered, mut input: &[u8], now: Instant) {
@@ -302,10 +300,7 @@ mod tests {
 
     #[test]
     fn an_accepted_peer_is_to_begin_its_first_message_in_time() {
-        let limits = Limits {
-            first_message_timeout: Duration::from_secs(5),
-            ..limits()
-        };
+        let limits = limits().with_first_message_timeout(Duration::from_secs(5));
         let mut half = RecvHalf::accepted(decoder(), second(1));
         assert_eq!(half.poll_timeout(&limits), second(6));
         assert_eq!(half.handle_timeout(second(5), &limits), None);
@@ -326,10 +321,7 @@ mod tests {
 
     #[test]
     fn an_idle_time_shorter_than_that_of_the_first_message_holds_for_it_too() {
-        let limits = Limits {
-            first_message_timeout: Duration::from_secs(90),
-            ..limits()
-        };
+        let limits = limits().with_first_message_timeout(Duration::from_secs(90));
         let half = RecvHalf::accepted(decoder(), second(0));
         let timeout = half.handle_timeout(second(60), &limits);
         assert_eq!(timeout, Some(Timeout::Idle));
@@ -359,10 +351,7 @@ mod tests {
 
     #[test]
     fn a_frame_over_the_limit_is_refused_by_its_header() {
-        let limits = Limits {
-            max_message: 100,
-            ..Limits::default()
-        };
+        let limits = Limits::new().with_max_message(100);
         let mut half = RecvHalf::connecting(RingDecoder::new(), second(0));
         let look = half.handle_ring(b"\0\x65", 2, &limits, second(1));
         let too_long = FrameError::TooLong {

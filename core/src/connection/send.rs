@@ -26,7 +26,7 @@ pub fn admit(
         return Err(SendError::Closed);
     }
     let limit = limits
-        .max_message
+        .max_message()
         .min(backlog.capacity.saturating_sub(HEADER_LEN));
     if len > limit {
         return Err(SendError::TooLong { len, limit });
@@ -118,7 +118,7 @@ impl SendHalf {
         limits: &Limits,
     ) {
         self.handle_written(progress, backlog.own, now);
-        if backlog.total > limits.max_queued_total {
+        if backlog.total > limits.max_queued_total() {
             self.abort(CloseReason::Overflow);
         }
     }
@@ -244,9 +244,9 @@ impl SendHalf {
 
     fn clock(&self, limits: &Limits) -> (Timeout, Duration) {
         match self.state() {
-            State::Connecting => (Timeout::Connect, limits.connect_timeout),
-            State::Open => (Timeout::WriteStall, limits.write_stall_timeout),
-            _ => (Timeout::Drain, limits.drain_timeout),
+            State::Connecting => (Timeout::Connect, limits.connect_timeout()),
+            State::Open => (Timeout::WriteStall, limits.write_stall_timeout()),
+            _ => (Timeout::Drain, limits.drain_timeout()),
         }
     }
 }
@@ -264,16 +264,14 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits {
-            max_message: 100,
-            max_datagram: 100,
-            max_queued: 200,
-            low_watermark: 50,
-            max_queued_total: 1_000,
-            write_stall_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(5),
-            ..Limits::default()
-        }
+        Limits::new()
+            .with_max_message(100)
+            .with_max_datagram(100)
+            .with_max_queued(200)
+            .with_low_watermark(50)
+            .with_max_queued_total(1_000)
+            .with_write_stall_timeout(Duration::from_secs(30))
+            .with_drain_timeout(Duration::from_secs(5))
     }
 
     #[test]

@@ -86,13 +86,13 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         Demux {
             key,
             len: 0,
-            max_datagram: limits.max_datagram,
-            max_peers: limits.max_peers.min(table.capacity()).min(NIL as usize),
-            reserved_peers: limits.reserved_peers,
-            policy: limits.full_policy,
-            empty_closes: limits.empty_datagram_closes,
+            max_datagram: limits.max_datagram(),
+            max_peers: limits.max_peers().min(table.capacity()).min(NIL as usize),
+            reserved_peers: limits.reserved_peers(),
+            policy: limits.full_policy(),
+            empty_closes: limits.empty_datagram_closes(),
             has_backlog: false,
-            idle_timeout: limits.datagram_idle_timeout,
+            idle_timeout: limits.datagram_idle_timeout(),
             table,
             free: NIL,
             oldest: NIL,
@@ -148,7 +148,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     /// the driver: the one that has been idle longest, if [`FullPolicy`] lets it be evicted.
     pub fn evictable(&self, now: Instant) -> Option<usize> {
         match self.policy {
-            FullPolicy::EvictSilentFor(silence)
+            FullPolicy::EvictIdleFor(silence)
                 if self.oldest != NIL && now >= self.oldest_heard().after(silence) =>
             {
                 Some(self.oldest as usize)
@@ -366,12 +366,10 @@ mod tests {
     }
 
     fn small(policy: FullPolicy) -> Small {
-        let limits = Limits {
-            max_peers: 3,
-            full_policy: policy,
-            datagram_idle_timeout: Duration::from_secs(60),
-            ..Limits::default()
-        };
+        let limits = Limits::new()
+            .with_max_peers(3)
+            .with_full_policy(policy)
+            .with_datagram_idle_timeout(Duration::from_secs(60));
         Demux::new(FixedTable::new(), (1, 2), &limits)
     }
 
@@ -393,7 +391,7 @@ mod tests {
     #[test]
     fn a_datagram_over_the_limit_builds_nothing_and_is_told_to_who_is_known() {
         let mut demux = small(FullPolicy::Refuse);
-        let long = Limits::default().max_datagram + 1;
+        let long = Limits::default().max_datagram() + 1;
         let arrival = demux.handle_datagram(&1, long, second(0));
         assert_eq!(arrival, Arrival::TooLong(None));
         let slot = demux.insert(1, second(0));
@@ -433,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_full_table_can_let_the_longest_silent_make_way() {
-        let mut demux = filled(FullPolicy::EvictSilentFor(Duration::from_secs(10)));
+        let mut demux = filled(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
         demux.handle_datagram(&1, 1, second(5));
         assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Refuse);
         let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, second(12)) else {
@@ -444,10 +442,8 @@ mod tests {
 
     #[test]
     fn a_table_with_fewer_slots_than_peers_allowed_makes_way_too() {
-        let limits = Limits {
-            full_policy: FullPolicy::EvictSilentFor(Duration::from_secs(10)),
-            ..Limits::default()
-        };
+        let limits =
+            Limits::new().with_full_policy(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
         let mut demux = Demux::new(FixedTable::<u16, 2, 2>::new(), (1, 2), &limits);
         for peer in 1..=2 {
             demux.insert(peer, second(u64::from(peer))).unwrap();
@@ -473,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_driver_without_room_can_let_the_longest_silent_make_way_before_the_table_is_full() {
-        let mut demux = small(FullPolicy::EvictSilentFor(Duration::from_secs(10)));
+        let mut demux = small(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
         assert_eq!(demux.evictable(Instant::NEVER), None, "nobody");
         let slot = demux.insert(1, second(1)).unwrap();
         assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Admit);
@@ -483,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_takes_the_slot_of_the_peer_it_replaces() {
-        let mut demux = filled(FullPolicy::EvictSilentFor(Duration::from_secs(1)));
+        let mut demux = filled(FullPolicy::EvictIdleFor(Duration::from_secs(1)));
         let slot = demux.find(&2).map(|slot| slot as usize).unwrap();
         assert!(!demux.replace(slot, 1, second(4)), "it has a slot");
         assert!(!demux.replace(3, 9, second(4)), "nothing to replace");
@@ -503,11 +499,7 @@ mod tests {
 
     #[test]
     fn reserved_places_are_for_peers_that_are_recognised() {
-        let limits = Limits {
-            max_peers: 3,
-            reserved_peers: 1,
-            ..Limits::default()
-        };
+        let limits = Limits::new().with_max_peers(3).with_reserved_peers(1);
         let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
         for peer in 1..=2 {
             assert_eq!(demux.handle_datagram(&peer, 1, second(0)), Arrival::Admit);
@@ -521,10 +513,7 @@ mod tests {
 
     #[test]
     fn an_empty_datagram_closes_only_if_it_is_to() {
-        let limits = Limits {
-            empty_datagram_closes: false,
-            ..Limits::default()
-        };
+        let limits = Limits::new().with_empty_datagram_closes(false);
         let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
         let slot = demux.insert(1, second(0)).unwrap();
         assert_eq!(demux.handle_datagram(&1, 0, second(0)), Arrival::Ignore);

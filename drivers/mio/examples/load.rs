@@ -54,8 +54,8 @@ fn main() -> ExitCode {
     system::log();
     let options = Options::parse();
     let (smallest, largest) = match options.transport {
-        Choice::Tcp => (0, Limits::default().max_message),
-        Choice::Udp => (1, Limits::default().max_datagram),
+        Choice::Tcp => (0, Limits::default().max_message()),
+        Choice::Udp => (1, Limits::default().max_datagram()),
     };
     if !(smallest..=largest).contains(&options.size) {
         complain!("--size must be {smallest} to {largest} bytes on this transport");

@@ -164,7 +164,7 @@ impl Listener {
     /// event.
     fn accept_some(&self, common: &Common) -> Option<Instant> {
         let mut progress = false;
-        for _ in 0..common.limits.accepts_per_turn {
+        for _ in 0..common.budgets.accepts() {
             let accepted = match &*self.shared.socket() {
                 Some(socket) => sys::accept(socket),
                 // It was closed; word of that is on its way.
@@ -220,7 +220,7 @@ pub(crate) fn refused(common: &Common, peer: std::net::SocketAddr, reason: NoRoo
     common.totals.refused.fetch_add(1, Relaxed);
     match reason {
         NoRoom::Connections => {
-            let limit = common.limits.max_connections;
+            let limit = common.limits.max_connections();
             warn_limited!(%peer, limit, "connection refused: there are too many");
         }
         NoRoom::Address(refusal) => {

@@ -1,7 +1,7 @@
 //! How much one connection, or one datagram socket, may do before the others get their turn.
 
 use crate::common::Common;
-use cubenet_core::{Instant, Limits};
+use cubenet_core::{Budgets, Instant};
 
 /// The most callbacks between two looks at the clock.
 const MAX_STRIDE: u32 = 64;
@@ -21,10 +21,10 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// The whole of a turn that begins `now`, with this many messages.
-    pub(crate) fn new(limits: &Limits, messages: usize, now: Instant) -> Self {
+    pub(crate) fn new(budgets: &Budgets, messages: usize, now: Instant) -> Self {
         Budget {
             messages,
-            deadline: now.after(limits.time_budget),
+            deadline: now.after(budgets.time()),
             now,
             stride: 1,
             since_look: 0,
@@ -75,22 +75,20 @@ impl Budget {
 mod tests {
     use super::*;
     use crate::socket::SocketOptions;
-    use cubenet_core::AddressLimits;
+    use cubenet_core::{AddressLimits, Limits};
     use std::time::Duration;
 
     fn common() -> Common {
         let options = SocketOptions::default();
-        Common::new(Limits::default(), options, AddressLimits::default(), (1, 2))
+        let (limits, budgets) = (Limits::new(), Budgets::new());
+        Common::new(limits, budgets, options, AddressLimits::new(), (1, 2))
     }
 
     #[test]
     fn messages_are_counted_and_quick_ones_cost_few_looks_at_the_clock() {
         let common = common();
-        let limits = Limits {
-            time_budget: Duration::from_secs(1_000),
-            ..Limits::default()
-        };
-        let mut budget = Budget::new(&limits, 1_000, common.now());
+        let budgets = Budgets::new().with_time(Duration::from_secs(1_000));
+        let mut budget = Budget::new(&budgets, 1_000, common.now());
         let mut spent = 0;
         while budget.is_left() {
             budget.spend(&common);
@@ -103,11 +101,8 @@ mod tests {
     #[test]
     fn slow_callbacks_use_up_the_time() {
         let common = common();
-        let limits = Limits {
-            time_budget: Duration::from_millis(5),
-            ..Limits::default()
-        };
-        let mut budget = Budget::new(&limits, usize::MAX, common.now());
+        let budgets = Budgets::new().with_time(Duration::from_millis(5));
+        let mut budget = Budget::new(&budgets, usize::MAX, common.now());
         let mut spent = 0;
         while budget.is_left() {
             std::thread::sleep(Duration::from_millis(1));

@@ -4,7 +4,7 @@ use crate::metrics::{Metrics, Totals};
 use crate::socket::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use cubenet_core::{
-    AddressLimits, AddressRefusal, AddressTable, ConnectionId, Instant, Limits, Transport,
+    AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Transport,
 };
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// What all threads of a network share.
 pub(crate) struct Common {
     pub(crate) limits: Limits,
+    pub(crate) budgets: Budgets,
     pub(crate) options: SocketOptions,
     pub(crate) totals: Totals,
     /// Keys the tables of datagram peers.
@@ -37,6 +38,7 @@ pub(crate) enum NoRoom {
 impl Common {
     pub(crate) fn new(
         limits: Limits,
+        budgets: Budgets,
         options: SocketOptions,
         addresses: AddressLimits,
         hash_key: (u64, u64),
@@ -44,6 +46,7 @@ impl Common {
         let limited = addresses.limits_anything();
         Common {
             limits,
+            budgets,
             options,
             totals: Totals::default(),
             hash_key,
@@ -82,7 +85,7 @@ impl Common {
     /// Makes room for a connection; `false` if there is none. To be [released](Common::release).
     pub(crate) fn reserve(&self, transport: Transport) -> bool {
         let open = self.open(transport);
-        let reserved = open.fetch_add(1, Relaxed) < self.limits.max_connections;
+        let reserved = open.fetch_add(1, Relaxed) < self.limits.max_connections();
         if !reserved {
             open.fetch_sub(1, Relaxed);
         }

@@ -261,7 +261,7 @@ impl DatagramSocket {
             shared: Arc::clone(shared),
             len,
         };
-        if total > self.home.worker.common.limits.max_queued_total {
+        if total > self.home.worker.common.limits.max_queued_total() {
             // A datagram may be lost; that is better than memory without bound.
             drop(waiting);
             drop(datagram_waits);

@@ -70,12 +70,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let limits = Limits {
-            max_message: 20_000,
-            max_queued: 100_000,
-            low_watermark: 10_000,
-            ..Limits::default()
-        };
+        let limits = Limits::new()
+            .with_max_message(20_000)
+            .with_max_queued(100_000)
+            .with_low_watermark(10_000);
         let options = SocketOptions {
             stream_buffer: Some(4_096),
             ..SocketOptions::default()

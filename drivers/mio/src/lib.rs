@@ -75,8 +75,8 @@ pub use connection::Connection;
 pub use cubenet_core::address::{AddressLimits, Prefix, PrefixError};
 pub use cubenet_core::demux::Admission;
 pub use cubenet_core::{
-    CloseReason, ConnectionId, Frame, FrameError, FullPolicy, Handler, Instant, LimitError, Limits,
-    Link, Message, SendError, Timeout, Transport, TransportError,
+    Budgets, CloseReason, ConnectionId, Frame, FrameError, FullPolicy, Handler, Instant,
+    LimitError, Limits, Link, Message, SendError, Timeout, Transport, TransportError,
 };
 pub use error::{ConnectError, Error};
 pub use listen_options::ListenOptions;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 /// ```
 /// use cubenet_mio::{Admission, Limits, ListenOptions};
 /// let options = ListenOptions::new()
-///     .limits(Limits { max_datagram: 1_200, reserved_peers: 1_000, ..Limits::default() })
+///     .limits(Limits::new().with_max_datagram(1_200).with_reserved_peers(1_000))
 ///     .admit(|_peer, datagram| match datagram {
 ///         [b'h', b'i', ..] => Admission::Admit,
 ///         _ => Admission::Refuse,
@@ -32,8 +32,8 @@ impl ListenOptions {
     }
 
     /// Limits for this listener's connections: lengths, queues, timeouts, peers. What bounds the
-    /// whole network (`max_connections`, `max_queued_total`, `max_held_total`,
-    /// `accepts_per_turn` and the budgets) stays as the network was given it.
+    /// whole network (`max_connections`, `max_queued_total`,
+    /// `max_held_total`) stays as the network was given it.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Some(limits);
@@ -67,17 +67,11 @@ impl fmt::Debug for ListenOptions {
 
 /// The limits of a listener, if they fit each other and the network's.
 pub(crate) fn limits_of_listener(limits: &Limits, network: &Limits) -> Result<Limits, Error> {
-    let limits = Limits {
-        max_connections: network.max_connections,
-        max_queued_total: network.max_queued_total,
-        max_held_total: network.max_held_total,
-        accepts_per_turn: network.accepts_per_turn,
-        read_budget: network.read_budget,
-        message_budget: network.message_budget,
-        datagram_budget: network.datagram_budget,
-        time_budget: network.time_budget,
-        ..limits.clone()
-    };
+    let limits = limits
+        .clone()
+        .with_max_connections(network.max_connections())
+        .with_max_queued_total(network.max_queued_total())
+        .with_max_held_total(network.max_held_total());
     limits.validate().map_err(Error::Limits)?;
     Ok(limits)
 }

@@ -135,7 +135,7 @@ impl WorkerHandle {
     /// where there are so many workers. Where the sum is over the bound, at least one worker is
     /// over its share.
     pub(crate) fn is_over_share(&self, workers: usize) -> bool {
-        self.held.load(Relaxed) > self.common.limits.max_held_total / workers
+        self.held.load(Relaxed) > self.common.limits.max_held_total() / workers
     }
 
     /// Asks the worker to give up connections that hold input.

@@ -16,7 +16,7 @@ use crate::shared::{Half, OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
 use crate::sync::atomic::AtomicU16;
 use crate::worker::Worker;
-use cubenet_core::{AddressLimits, DatagramHalf, Handler, Limits, SendHalf, Transport};
+use cubenet_core::{AddressLimits, Budgets, DatagramHalf, Handler, Limits, SendHalf, Transport};
 use mio::Poll;
 use std::fmt;
 use std::io;
@@ -33,7 +33,7 @@ use std::time::Duration;
 /// use std::time::Duration;
 /// let network = Network::builder()
 ///     .workers(2)
-///     .limits(Limits { max_message: 4096, ..Limits::default() })
+///     .limits(Limits::new().with_max_message(4096))
 ///     .start()?;
 /// network.stop(Duration::ZERO);
 /// # Ok::<(), cubenet_mio::Error>(())
@@ -42,6 +42,7 @@ use std::time::Duration;
 pub struct Builder {
     workers: usize,
     limits: Limits,
+    budgets: Budgets,
     addresses: AddressLimits,
     options: SocketOptions,
 }
@@ -59,6 +60,14 @@ impl Builder {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How much work one connection may cause before the others are served. Default:
+    /// [`Budgets::new`].
+    #[must_use]
+    pub fn budgets(mut self, budgets: Budgets) -> Self {
+        self.budgets = budgets;
         self
     }
 
@@ -124,6 +133,7 @@ impl Builder {
     /// Starts the threads.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
+        self.budgets.validate().map_err(Error::Limits)?;
         let mut key = [0; 16];
         getrandom::fill(&mut key).map_err(|error| Error::Start(io::Error::other(error)))?;
         let (low, high) = key.split_at(8);
@@ -134,6 +144,7 @@ impl Builder {
         };
         let common = Common::new(
             self.limits,
+            self.budgets,
             self.options,
             self.addresses,
             (half(low), half(high)),
@@ -276,8 +287,9 @@ impl Network {
     pub fn builder() -> Builder {
         Builder {
             workers: thread::available_parallelism().map_or(1, usize::from),
-            limits: Limits::default(),
-            addresses: AddressLimits::default(),
+            limits: Limits::new(),
+            budgets: Budgets::new(),
+            addresses: AddressLimits::new(),
             options: SocketOptions::default(),
         }
     }
@@ -417,7 +429,7 @@ impl Network {
         let address = resolve(&address)?[0];
         let home = least_loaded(&self.inner.homes);
         let permit = Permit::take(home, transport, None).map_err(|_: NoRoom| {
-            let limit = self.inner.common.limits.max_connections;
+            let limit = self.inner.common.limits.max_connections();
             Error::TooManyConnections { limit }
         })?;
         let connected: ConnectFn = Box::new(|outcome| Some(Box::new(connected(outcome)?) as _));

@@ -109,7 +109,7 @@ impl Context {
     /// may, and those of this worker more than its share. Other workers that do are asked to give
     /// up some of theirs.
     fn holds_too_long(&self) -> Option<usize> {
-        if self.common.held_total() <= self.common.limits.max_held_total {
+        if self.common.held_total() <= self.common.limits.max_held_total() {
             return None;
         }
         let workers = self.workers.len();
@@ -330,7 +330,7 @@ impl Worker {
         } else {
             self.backlog.extend(commands);
         }
-        let budget = self.context.common.limits.time_budget;
+        let budget = self.context.common.budgets.time();
         let until = self.context.now.after(budget);
         while let Some(command) = self.backlog.pop_front() {
             self.handle_command(command);

@@ -80,11 +80,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = simulation
         .network(address)
         .backlog(options.connections as usize)
-        .limits(cubenet_sim::Limits {
-            max_connections: options.connections.max(1) as usize,
-            max_peers: options.connections.max(1) as usize,
-            ..cubenet_sim::Limits::default()
-        })
+        .limits(
+            cubenet_sim::Limits::new()
+                .with_max_connections(options.connections.max(1) as usize)
+                .with_max_peers(options.connections.max(1) as usize),
+        )
         .start()?;
     server.listen(transport, (address, 7_000), |_| Some(Echo))?;
     let before = resident();

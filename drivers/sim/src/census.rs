@@ -78,23 +78,25 @@ impl Simulation {
         for network in &world.networks {
             let (metrics, limits) = (&network.metrics, &network.limits);
             let datagrams = metrics.open - network.open_streams;
-            if network.open_streams.max(datagrams) > limits.max_connections {
+            if network.open_streams.max(datagrams) > limits.max_connections() {
                 return Err(format!("{} connections are over the limit", metrics.open));
             }
-            if metrics.held_bytes > limits.max_held_total {
+            if metrics.held_bytes > limits.max_held_total() {
                 let held = metrics.held_bytes;
                 return Err(format!(
                     "{held} bytes of held input are over the limit in all"
                 ));
             }
-            if metrics.queued_bytes > limits.max_queued_total {
+            if metrics.queued_bytes > limits.max_queued_total() {
                 let queued = metrics.queued_bytes;
                 return Err(format!("{queued} queued bytes are over the limit in all"));
             }
         }
         for owner in world.owners.iter() {
             if let Owner::Stream(stream) = owner {
-                let limit = world.networks[stream.network.0 as usize].limits.max_queued;
+                let limit = world.networks[stream.network.0 as usize]
+                    .limits
+                    .max_queued();
                 if stream.queued() > limit {
                     let (id, queued) = (stream.id, stream.queued());
                     return Err(format!("{queued} bytes on {id} are over the limit"));

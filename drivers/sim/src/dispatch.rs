@@ -39,10 +39,10 @@ pub(crate) fn noticed<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Ke
     if world.waits_for_workers(network) {
         return world.line_up(network, key, notice);
     }
-    let limits = &world.networks[network.0 as usize].limits;
-    let messages = world.owners.budget(key, limits);
+    let budgets = &world.networks[network.0 as usize].budgets;
+    let messages = world.owners.budget(key, budgets);
     let now = world.kernel.now;
-    world.kernel.turn = Turn::of(key, messages, limits, now);
+    world.kernel.turn = Turn::of(key, messages, budgets, now);
     let mut world = handle(shared, world, key, notice);
     let turn = std::mem::replace(&mut world.kernel.turn, Turn::NONE);
     if turn.has_more {

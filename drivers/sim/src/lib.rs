@@ -194,8 +194,8 @@ pub use census::Census;
 pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
 pub use cubenet_core::{
-    CloseReason, ConnectionId, Frame, FrameError, FullPolicy, Handler, Instant, LimitError, Limits,
-    Link, Message, SendError, Timeout, Transport, TransportError,
+    Budgets, CloseReason, ConnectionId, Frame, FrameError, FullPolicy, Handler, Instant,
+    LimitError, Limits, Link, Message, SendError, Timeout, Transport, TransportError,
 };
 pub use error::{ConnectError, Error, Refusal};
 pub use kernel::Traffic;

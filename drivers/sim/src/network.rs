@@ -9,7 +9,7 @@ use crate::peers::Peers;
 use crate::stream::Stream;
 use crate::workers::{Costs, Worker};
 use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World};
-use cubenet_core::{Handler, Limits, Transport};
+use cubenet_core::{Budgets, Handler, Limits, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -49,6 +49,7 @@ pub struct Builder {
     pub(crate) shared: Weak<Shared>,
     pub(crate) host: HostId,
     pub(crate) limits: Limits,
+    pub(crate) budgets: Budgets,
     pub(crate) backlog: usize,
     pub(crate) stream_buffer: Option<usize>,
     pub(crate) stream_unsent: Option<u32>,
@@ -137,6 +138,14 @@ impl Builder {
         self
     }
 
+    /// How much work one connection may cause before the others are served. Default:
+    /// [`Budgets::new`].
+    #[must_use]
+    pub fn budgets(mut self, budgets: Budgets) -> Self {
+        self.budgets = budgets;
+        self
+    }
+
     /// What work costs a worker thread. Default: nothing.
     #[must_use]
     pub fn costs(mut self, costs: Costs) -> Self {
@@ -147,6 +156,7 @@ impl Builder {
     /// Starts it.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
+        self.budgets.validate().map_err(Error::Limits)?;
         let shared = self.shared.upgrade().ok_or(Error::Stopped)?;
         let mut world = shared.lock();
         let in_use = world
@@ -187,6 +197,7 @@ impl Builder {
         world.networks.push(NetworkState {
             host: self.host,
             limits: Arc::new(self.limits),
+            budgets: self.budgets,
             metrics: Metrics::default(),
             open_streams: 0,
             hash_key,
@@ -296,7 +307,7 @@ impl Network {
         let (host, limits) = (network.host, Arc::clone(&network.limits));
         if !network.reserve(transport) {
             return Err(Error::TooManyConnections {
-                limit: limits.max_connections,
+                limit: limits.max_connections(),
             });
         }
         let id = world.next_id();

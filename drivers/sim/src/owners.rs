@@ -5,7 +5,7 @@ use crate::peers::Peers;
 use crate::raw::Raw;
 use crate::stream::Stream;
 use crate::world::{AcceptFn, NetworkId};
-use cubenet_core::{Instant, Limits};
+use cubenet_core::{Budgets, Instant};
 use std::sync::Arc;
 
 /// Whose a socket is.
@@ -68,11 +68,11 @@ impl Owners {
     }
 
     /// How many callbacks a socket has in one turn.
-    pub(crate) fn budget(&self, key: Key, limits: &Limits) -> usize {
+    pub(crate) fn budget(&self, key: Key, budgets: &Budgets) -> usize {
         match self.entries.get(key.slot as usize) {
-            Some(Some((_, Owner::Listener { .. }))) => limits.accepts_per_turn,
-            Some(Some((_, Owner::Peers(_)))) => limits.datagram_budget,
-            _ => limits.message_budget,
+            Some(Some((_, Owner::Listener { .. }))) => budgets.accepts(),
+            Some(Some((_, Owner::Peers(_)))) => budgets.datagrams(),
+            _ => budgets.messages(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::raw::{self, RawDatagrams, RawListener, RawStream};
 use crate::threads::{Pause, Threads};
 use crate::workers::Costs;
 use crate::world::{NetworkId, Shared};
-use cubenet_core::{Instant, Limits, Transport};
+use cubenet_core::{Budgets, Instant, Limits, Transport};
 use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -122,6 +122,7 @@ impl Simulation {
             host: self.host(address),
             shared: Arc::downgrade(&self.shared),
             limits: Limits::default(),
+            budgets: Budgets::new(),
             backlog: 4_096,
             stream_buffer: None,
             stream_unsent: None,

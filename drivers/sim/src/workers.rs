@@ -3,7 +3,7 @@
 use crate::conditions::{FaultError, check_durations};
 use crate::kernel::{HostId, Key, Notice};
 use crate::world::{NetworkId, NetworkState, World};
-use cubenet_core::{Instant, Limits};
+use cubenet_core::{Budgets, Instant};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -95,12 +95,12 @@ impl Turn {
     };
 
     /// The whole turn of a socket.
-    pub(crate) fn of(key: Key, messages: usize, limits: &Limits, now: Instant) -> Self {
+    pub(crate) fn of(key: Key, messages: usize, budgets: &Budgets, now: Instant) -> Self {
         Turn {
             key: Some(key),
             messages,
-            bytes: limits.read_budget,
-            deadline: now.after(limits.time_budget),
+            bytes: budgets.read_bytes(),
+            deadline: now.after(budgets.time()),
             ..Turn::NONE
         }
     }
@@ -178,8 +178,8 @@ impl World {
             worker.is_awake = false;
             return None;
         };
-        let messages = self.owners.budget(key, &state.limits);
-        let turn = going_on.unwrap_or_else(|| Turn::of(key, messages, &state.limits, now));
+        let messages = self.owners.budget(key, &state.budgets);
+        let turn = going_on.unwrap_or_else(|| Turn::of(key, messages, &state.budgets, now));
         // Where callbacks take time each is at its own, so one runs and then the next.
         let unit = if state.costs == Costs::default() {
             turn.messages

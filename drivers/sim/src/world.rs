@@ -14,8 +14,8 @@ use crate::timers::Timers;
 use crate::trace::Record;
 use crate::workers::{Costs, Turn, Worker};
 use cubenet_core::{
-    Backlog, CloseReason, ConnectionId, Frame, Handler, Instant, Limits, Reading, SendError, State,
-    Transport,
+    Backlog, Budgets, CloseReason, ConnectionId, Frame, Handler, Instant, Limits, Reading,
+    SendError, State, Transport,
 };
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,6 +69,7 @@ pub(crate) struct NetworkId(pub(crate) u32);
 pub(crate) struct NetworkState {
     pub(crate) host: HostId,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) budgets: Budgets,
     pub(crate) metrics: Metrics,
     /// Of the open connections, those that are streams.
     pub(crate) open_streams: usize,
@@ -355,7 +356,7 @@ impl NetworkState {
             Transport::Tcp => self.open_streams,
             Transport::Udp => self.metrics.open - self.open_streams,
         };
-        open < self.limits.max_connections
+        open < self.limits.max_connections()
     }
 
     /// Makes room for a connection; `false` if its transport has none.

@@ -79,7 +79,7 @@ impl Common<'_> {
             Transport::Tcp => self.open_streams,
             Transport::Udp => self.open - self.open_streams,
         };
-        open < self.limits.max_connections
+        open < self.limits.max_connections()
     }
 
     /// Takes room for one connection more, if there is any.

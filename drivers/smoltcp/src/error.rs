@@ -94,10 +94,7 @@ mod tests {
 
     #[test]
     fn an_error_says_what_to_do() {
-        let limits = LimitError {
-            limit: "max_message",
-            problem: "too much",
-        };
+        let limits = LimitError::new("max_message", "too much");
         let address = ([10, 0, 0, 1], 7).into();
         let errors = [
             (Error::from(limits), "`max_message`: too much"),

@@ -43,7 +43,7 @@
 //!     scratch: scratch.lend(),
 //!     early: &mut [],
 //! };
-//! let limits = Limits { max_message: 2046, max_datagram: 1472, ..Limits::default() };
+//! let limits = Limits::new().with_max_message(2046).with_max_datagram(1472);
 //! let key = (0x1234, 0x5678); // From a source of randomness.
 //! let mut network = Network::new(interface, device, memory, limits, key)?;
 //! network.add_port(datagrams.lend(incoming.lend(), outgoing.lend()))?;

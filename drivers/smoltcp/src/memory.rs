@@ -52,10 +52,10 @@ impl<H> Memory<'_, H> {
         max_datagram: usize,
     ) -> Result<(), Error> {
         let wrong = |problem| Err(Error::Memory(problem));
-        let over = |limit, problem| Err(Error::Limits(LimitError { limit, problem }));
+        let over = |limit, problem| Err(Error::Limits(LimitError::new(limit, problem)));
         let streams = self.streams.slots.len();
         let (receive, transmit) = self.streams.rings();
-        let frame = HEADER_LEN + limits.max_message;
+        let frame = HEADER_LEN + limits.max_message();
         // A window over 64 KB is told in larger steps than bytes, and the rest of one is lost.
         let step = 1 << (usize::BITS - receive.leading_zeros()).saturating_sub(16);
         if medium == Medium::Ethernet && self.hosts > IFACE_NEIGHBOR_CACHE_COUNT {
@@ -87,10 +87,10 @@ impl<H> Memory<'_, H> {
                 "`scratch` must be as long as a transmit ring, and as `max_message` and 2 bytes",
             );
         }
-        if !self.ports.is_empty() && limits.max_datagram > max_datagram {
+        if !self.ports.is_empty() && limits.max_datagram() > max_datagram {
             return over("max_datagram", "the device cannot carry it in one frame");
         }
-        if !self.ports.is_empty() && limits.max_datagram > self.scratch.len() {
+        if !self.ports.is_empty() && limits.max_datagram() > self.scratch.len() {
             return over("max_datagram", "it must fit into `scratch`");
         }
         Ok(())

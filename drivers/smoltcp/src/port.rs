@@ -125,8 +125,9 @@ impl<'a, H: Handler> Port<'a, H> {
             return None;
         }
         let table = SliceTable::new(&mut parts.slots[..room], parts.heads)?;
-        let mut limits = limits.clone();
-        limits.max_peers = limits.max_peers.min(room);
+        let limits = limits.clone();
+        let max_peers = limits.max_peers().min(room);
+        let limits = limits.with_max_peers(max_peers);
         let (metadata_in, bytes_in) = parts.incoming;
         let (metadata_out, bytes_out) = parts.outgoing;
         let socket = udp::Socket::new(
@@ -285,7 +286,7 @@ impl<'a, H: Handler> Port<'a, H> {
             }
             Role::Keeps if self.demux.is_empty() => {
                 self.said_goodbye = false;
-                self.role = Role::Leaves(common.now.after(common.limits.drain_timeout));
+                self.role = Role::Leaves(common.now.after(common.limits.drain_timeout()));
                 common.clock_set = true;
             }
             Role::Leaves(until) if common.now >= until => self.free(socket),
@@ -335,7 +336,7 @@ impl<'a, H: Handler> Port<'a, H> {
             Arrival::Admit => return self.admit(remote, len, None, socket, common),
             Arrival::Evict(slot) => return self.admit(remote, len, Some(slot), socket, common),
             Arrival::TooLong(Some(slot)) if self.peers[slot].half.state() == State::Open => {
-                let limit = common.limits.max_datagram;
+                let limit = common.limits.max_datagram();
                 let too_long = TransportError::DatagramTooLong { len, limit };
                 self.call(slot, socket, common, |handler, link| {
                     handler.error(link, too_long);
@@ -686,7 +687,7 @@ impl<'a, H: Handler> Port<'a, H> {
     }
 
     fn poll_stuck(&self, limits: &Limits) -> Instant {
-        let patience = limits.write_stall_timeout.min(NEIGHBOUR_TIMEOUT);
+        let patience = limits.write_stall_timeout().min(NEIGHBOUR_TIMEOUT);
         self.stuck_since.after(patience)
     }
 

@@ -16,6 +16,9 @@ use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{IpAddress, IpEndpoint};
 
+/// Bytes delivered from one stream before the others are served.
+const READ_BUDGET: usize = 1 << 18;
+
 /// A place for one stream, in [`StreamMemory`](crate::StreamMemory).
 pub struct Stream<'a, H> {
     pub(crate) stage: Stage<'a, H>,
@@ -214,7 +217,8 @@ impl<'a, H: Handler> Stream<'a, H> {
                         }
                         Some(called_at)
                             if common.strikes
-                                && common.now >= called_at.after(common.limits.connect_timeout) =>
+                                && common.now
+                                    >= called_at.after(common.limits.connect_timeout()) =>
                         {
                             self.end(socket, false, common);
                         }
@@ -445,7 +449,7 @@ impl<'a, H: Handler> Stream<'a, H> {
         } else {
             socket.abort();
         }
-        let deadline = common.now.after(common.limits.drain_timeout);
+        let deadline = common.now.after(common.limits.drain_timeout());
         self.stage = Stage::Ending { deadline };
     }
 
@@ -454,7 +458,7 @@ impl<'a, H: Handler> Stream<'a, H> {
         match &self.stage {
             Stage::Free => Instant::NEVER,
             Stage::Pooled { called_at, .. } => {
-                called_at.map_or(Instant::NEVER, |at| at.after(limits.connect_timeout))
+                called_at.map_or(Instant::NEVER, |at| at.after(limits.connect_timeout()))
             }
             Stage::Ending { deadline } => *deadline,
             Stage::Live(Live { ends, .. }) => ends.connection.poll_timeout(false, limits),
@@ -561,7 +565,7 @@ impl<'a, H: Handler> Live<'a, H> {
             now: common.now,
             place: Place::Stream(slot),
         };
-        let mut budget = common.limits.read_budget;
+        let mut budget = READ_BUDGET;
         while socket.can_recv() && ends.connection.reading() == Reading::Deliver {
             let frame_len = match lend(handler, ends, socket, common.scratch, context, slot) {
                 Ok(Found::Lent(frame_len)) => frame_len,

@@ -37,7 +37,7 @@ impl Model {
         Model {
             peers: Vec::new(),
             limits: limits.clone(),
-            room: limits.max_peers.min(slots),
+            room: limits.max_peers().min(slots),
         }
     }
 
@@ -74,8 +74,8 @@ impl Model {
             self.peers.push((peer, now));
         }
         match known {
-            _ if len > self.limits.max_datagram => Answer::TooLong(known.is_some()),
-            Some(_) if len == 0 && self.limits.empty_datagram_closes => Answer::Close,
+            _ if len > self.limits.max_datagram() => Answer::TooLong(known.is_some()),
+            Some(_) if len == 0 && self.limits.empty_datagram_closes() => Answer::Close,
             _ if len == 0 => Answer::Ignore,
             Some(_) => Answer::Deliver,
             None => self.newcomer(false, now),
@@ -87,7 +87,7 @@ impl Model {
         let kept = if recognised {
             0
         } else {
-            self.limits.reserved_peers
+            self.limits.reserved_peers()
         };
         if self.peers.len() + kept < self.room {
             Answer::Admit
@@ -98,8 +98,8 @@ impl Model {
 
     /// The peer to evict for a new one.
     pub fn evictable(&self, now: Instant) -> Option<u16> {
-        match (self.limits.full_policy, self.peers.first()) {
-            (FullPolicy::EvictSilentFor(silence), Some((oldest, heard)))
+        match (self.limits.full_policy(), self.peers.first()) {
+            (FullPolicy::EvictIdleFor(silence), Some((oldest, heard)))
                 if now >= heard.after(silence) =>
             {
                 Some(*oldest)
@@ -128,7 +128,7 @@ impl Model {
     pub fn poll_timeout(&self) -> Instant {
         let oldest = self.peers.first();
         oldest.map_or(Instant::NEVER, |(_, heard)| {
-            heard.after(self.limits.datagram_idle_timeout)
+            heard.after(self.limits.datagram_idle_timeout())
         })
     }
 

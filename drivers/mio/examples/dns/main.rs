@@ -101,11 +101,9 @@ fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
         let zone = Arc::clone(zone);
         // A resolver asks from a new port every time: the port that has been silent longest
         // makes way for it.
-        let limits = Limits {
-            full_policy: FullPolicy::EvictSilentFor(Duration::ZERO),
-            datagram_idle_timeout: Duration::from_secs(5),
-            ..Limits::default()
-        };
+        let limits = Limits::new()
+            .with_full_policy(FullPolicy::EvictIdleFor(Duration::ZERO))
+            .with_datagram_idle_timeout(Duration::from_secs(5));
         let of_listener = ListenOptions::new().limits(limits);
         let listener =
             network.listen_with(of_listener, transport, options.listen, move |connection| {

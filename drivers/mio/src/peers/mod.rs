@@ -114,8 +114,7 @@ impl Peers {
     ) -> Self {
         let mut limits = (*socket.home.limits).clone();
         if let Some(max_peers) = max_peers {
-            limits.max_peers = max_peers;
-            limits.reserved_peers = 0;
+            limits = limits.with_max_peers(max_peers).with_reserved_peers(0);
         }
         let hash_key = socket.home.worker.common.hash_key;
         Peers {
@@ -150,8 +149,8 @@ impl Peers {
 
     /// Receives and delivers, within the budget of a turn.
     pub(crate) fn read(&mut self, entry: usize, context: &mut Context) {
-        let limits = &context.common.limits;
-        let mut budget = Budget::new(limits, limits.datagram_budget, context.now);
+        let budgets = &context.common.budgets;
+        let mut budget = Budget::new(budgets, budgets.datagrams(), context.now);
         self.begin_output(context);
         if let Some(rest) = self.rest.take()
             && !self.deliver_batch(rest, entry, &mut budget, context)
@@ -287,7 +286,7 @@ impl Peers {
             Arrival::TooLong(slot) => {
                 context.tally.dropped_too_long += 1;
                 if let Some(slot) = slot {
-                    let limit = self.socket.home.limits.max_datagram;
+                    let limit = self.socket.home.limits.max_datagram();
                     self.tell_error(
                         slot,
                         TransportError::DatagramTooLong { len, limit },
@@ -360,7 +359,7 @@ impl Peers {
             return;
         }
         self.begin_output(context);
-        let flushed = self.socket.flush(context.common.limits.datagram_budget);
+        let flushed = self.socket.flush(context.common.budgets.datagrams());
         if flushed.more {
             context.line_up(entry, &mut self.in_line);
         }
@@ -390,8 +389,8 @@ impl Peers {
         if !self.in_line {
             self.read(entry, context);
         }
-        let limits = &context.common.limits;
-        let mut budget = Budget::new(limits, limits.datagram_budget, context.now);
+        let budgets = &context.common.budgets;
+        let mut budget = Budget::new(budgets, budgets.datagrams(), context.now);
         self.demux.set_backlog(self.in_line);
         while budget.is_left()
             && let Some(slot) = self.demux.handle_timeout(context.now)

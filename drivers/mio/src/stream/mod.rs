@@ -65,7 +65,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// A connection that was accepted.
     pub(crate) fn accepted(shared: Seat, handler: Box<dyn Handler + Send>, now: Instant) -> Self {
-        let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message);
+        let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message());
         Stream {
             handler: Some(handler),
             calling: false,
@@ -76,7 +76,7 @@ impl Stream {
 
     /// A connection whose peer is being called.
     pub(crate) fn calling(shared: Seat, now: Instant) -> Self {
-        let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message);
+        let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message());
         Stream {
             shared,
             handler: None,
@@ -185,9 +185,9 @@ impl Stream {
 
     /// Delivers what was parked, then reads and delivers, within the budget of a turn.
     fn read(&mut self, entry: usize, context: &mut Context) {
-        let limits = &context.common.limits;
-        let mut left = limits.read_budget;
-        let mut budget = Budget::new(limits, limits.message_budget, context.now);
+        let budgets = &context.common.budgets;
+        let mut left = budgets.read_bytes();
+        let mut budget = Budget::new(budgets, budgets.messages(), context.now);
         if self.holds == Holds::Parked && !self.unpark(entry, &mut budget, context) {
             return;
         }

@@ -94,18 +94,16 @@ pub(crate) fn host(nth: usize) -> IpAddr {
 }
 
 fn limits(connections: u32) -> Limits {
-    Limits {
-        max_queued: 128 << 10,
-        low_watermark: 32 << 10,
-        max_connections: 4 * connections as usize,
-        max_peers: connections as usize,
-        stream_idle_timeout: Duration::from_secs(45),
-        datagram_idle_timeout: Duration::from_secs(20),
-        frame_timeout: Duration::from_secs(20),
-        write_stall_timeout: Duration::from_secs(15),
-        drain_timeout: Duration::from_secs(10),
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_max_queued(128 << 10)
+        .with_low_watermark(32 << 10)
+        .with_max_connections(4 * connections as usize)
+        .with_max_peers(connections as usize)
+        .with_stream_idle_timeout(Duration::from_secs(45))
+        .with_datagram_idle_timeout(Duration::from_secs(20))
+        .with_frame_timeout(Duration::from_secs(20))
+        .with_write_stall_timeout(Duration::from_secs(15))
+        .with_drain_timeout(Duration::from_secs(10))
 }
 
 impl Storm {
@@ -293,7 +291,7 @@ impl Storm {
         for call in self.calls.iter().flatten() {
             call.connection.close();
         }
-        self.simulation.run_for(limits.drain_timeout * 2);
+        self.simulation.run_for(limits.drain_timeout() * 2);
         for network in &self.networks {
             network.stop(Duration::from_secs(10));
         }

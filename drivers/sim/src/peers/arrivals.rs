@@ -74,7 +74,7 @@ fn datagram<'a>(
         }
         Arrival::TooLong(slot) => {
             network.metrics.dropped_too_long += 1;
-            let limit = network.limits.max_datagram;
+            let limit = network.limits.max_datagram();
             let known = slot.and_then(|slot| Some((slot, peers.slots.get(slot)?.as_ref()?.id)));
             match known {
                 Some((slot, id)) => {

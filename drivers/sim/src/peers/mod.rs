@@ -13,8 +13,8 @@ use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, S
 use bytes::Bytes;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
-    Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Limits,
-    Link, Message, SendError, Timeout, Transport, TransportError,
+    Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
+    Message, SendError, Timeout, Transport, TransportError,
 };
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -118,10 +118,7 @@ impl Peers {
         connect: ConnectFn,
         now: Instant,
     ) -> Self {
-        let limits = Limits {
-            max_peers: 1,
-            ..(*network.limits).clone()
-        };
+        let limits = (*network.limits).clone().with_max_peers(1);
         let mut demux = Demux::new(GrowingTable::new(), network.hash_key, &limits);
         demux.insert(peer, now);
         Peers {
@@ -217,7 +214,7 @@ impl Peers {
             return;
         }
         let len = datagram.len();
-        if network.metrics.queued_bytes + len > network.limits.max_queued_total {
+        if network.metrics.queued_bytes + len > network.limits.max_queued_total() {
             // A datagram may be lost; that is better than memory without bound.
             network.metrics.dropped_not_sent += 1;
             let error = TransportError::NotSent { len };

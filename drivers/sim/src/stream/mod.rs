@@ -89,7 +89,7 @@ impl Stream {
         limits: &Limits,
         now: Instant,
     ) -> Self {
-        let decoder = Decoder::new(Growing::new(), limits.max_message);
+        let decoder = Decoder::new(Growing::new(), limits.max_message());
         let recv = RecvHalf::accepted(decoder, now);
         Stream {
             accepting: true,
@@ -104,7 +104,7 @@ impl Stream {
         connect: ConnectFn,
         now: Instant,
     ) -> Self {
-        let decoder = Decoder::new(Growing::new(), limits.max_message);
+        let decoder = Decoder::new(Growing::new(), limits.max_message());
         let recv = RecvHalf::connecting(decoder, now);
         Stream {
             connect: Some(connect),
@@ -372,7 +372,7 @@ fn hold<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     let id = stream.network;
     loop {
         let network = world.network(id);
-        if network.metrics.held_bytes <= network.limits.max_held_total {
+        if network.metrics.held_bytes <= network.limits.max_held_total() {
             return world;
         }
         let Some(oldest) = world.owners.longest_held(id) else {

@@ -72,10 +72,7 @@ fn a_partition_holds_everything_up_and_healing_lets_it_go_on() {
 
 #[test]
 fn a_peer_that_vanishes_is_noticed_by_its_silence_and_one_that_came_back_by_a_reset() {
-    let limits = Limits {
-        stream_idle_timeout: Duration::from_secs(30),
-        ..Limits::default()
-    };
+    let limits = Limits::new().with_stream_idle_timeout(Duration::from_secs(30));
     for comes_back in [false, true] {
         let simulation = Simulation::new(5);
         let (_server, _network) = server_and_client(&simulation);
@@ -251,13 +248,11 @@ fn datagrams_that_find_no_room_wait_and_who_was_refused_is_told_of_room() {
     let simulation = Simulation::new(21);
     let (server, _network) = server_and_client(&simulation);
     let third: IpAddr = "10.0.0.3".parse().unwrap();
-    let limits = Limits {
-        max_message: 500,
-        max_datagram: 500,
-        max_queued: 2_000,
-        low_watermark: 500,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_message(500)
+        .with_max_datagram(500)
+        .with_max_queued(2_000)
+        .with_low_watermark(500);
     let network = simulation.network(third).limits(limits).start().unwrap();
     let faults = Faults {
         full_buffer: 0.9,

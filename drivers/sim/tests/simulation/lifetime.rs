@@ -86,11 +86,9 @@ fn a_host_that_crashes_inside_a_callback_leaves_nothing_counted() {
 fn who_is_let_in_as_the_listener_closes_is_closed_and_counted_once() {
     for stops in [false, true] {
         let simulation = Simulation::new(17);
-        let limits = Limits {
-            max_peers: 1,
-            full_policy: cubenet_sim::FullPolicy::EvictSilentFor(Duration::ZERO),
-            ..Limits::default()
-        };
+        let limits = Limits::new()
+            .with_max_peers(1)
+            .with_full_policy(cubenet_sim::FullPolicy::EvictIdleFor(Duration::ZERO));
         let server = simulation.network(SERVER).limits(limits).start().unwrap();
         let listener = Arc::new(Mutex::new(None::<cubenet_sim::Listener>));
         let (of_callback, network) = (Arc::clone(&listener), server.clone());

@@ -228,20 +228,14 @@ fn what_was_sent_before_a_close_is_delivered_and_nothing_is_left() {
             .faults(faults)
             .build()
             .unwrap();
-        let limits = Limits {
-            first_message_timeout: Duration::from_secs(100),
-            ..Limits::default()
-        };
+        let limits = Limits::new().with_first_message_timeout(Duration::from_secs(100));
         let server = simulation.network(SERVER).limits(limits).start().unwrap();
         let heard = Client::default();
         let handler = heard.clone();
         let listening = server.listen(Transport::Tcp, "10.0.0.1:7000", move |_| {
             Some(handler.clone())
         });
-        let limits = Limits {
-            drain_timeout: Duration::from_secs(100),
-            ..Limits::default()
-        };
+        let limits = Limits::new().with_drain_timeout(Duration::from_secs(100));
         let network = simulation.network(CLIENT).limits(limits).start().unwrap();
         let client = Client::default();
         let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");

@@ -1,7 +1,7 @@
 //! Work takes time, turns are bounded, and callbacks of different workers interleave.
 
 use super::*;
-use cubenet_sim::Costs;
+use cubenet_sim::{Budgets, Costs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -25,12 +25,12 @@ impl Handler for Order {
 /// A server with these limits and costs, and two clients whose messages all wait for it.
 fn two_waiting(
     transport: Transport,
-    limits: Limits,
+    budgets: Budgets,
     costs: Costs,
     counts: [u8; 2],
 ) -> (Simulation, Order, [Client; 2]) {
     let simulation = Simulation::new(1);
-    let builder = simulation.network(SERVER).limits(limits).costs(costs);
+    let builder = simulation.network(SERVER).budgets(budgets).costs(costs);
     let server = builder.start().unwrap();
     let order = Order::default();
     let handler = order.clone();
@@ -62,23 +62,17 @@ fn two_waiting(
 
 #[test]
 fn a_turn_ends_after_as_many_messages_as_the_limits_say() {
-    let limits = Limits {
-        message_budget: 2,
-        ..Limits::default()
-    };
+    let budgets = Budgets::new().with_messages(2);
     let free = Costs::default();
-    let (simulation, order, _) = two_waiting(Transport::Tcp, limits, free, [5, 3]);
+    let (simulation, order, _) = two_waiting(Transport::Tcp, budgets, free, [5, 3]);
     simulation.run_for(Duration::from_secs(1));
     assert_eq!(*order.0.lock().unwrap(), [1, 1, 2, 2, 1, 1, 2, 1]);
 }
 
 #[test]
 fn a_turn_ends_when_its_time_is_over() {
-    let limits = Limits {
-        time_budget: Duration::from_micros(300),
-        ..Limits::default()
-    };
-    let (simulation, order, _) = two_waiting(Transport::Tcp, limits, COSTS, [5, 4]);
+    let budgets = Budgets::new().with_time(Duration::from_micros(300));
+    let (simulation, order, _) = two_waiting(Transport::Tcp, budgets, COSTS, [5, 4]);
     simulation.run_for(Duration::from_secs(1));
     assert_eq!(*order.0.lock().unwrap(), [1, 1, 1, 2, 2, 2, 1, 1, 2]);
 }
@@ -86,8 +80,8 @@ fn a_turn_ends_when_its_time_is_over() {
 #[test]
 fn each_answer_leaves_when_its_callback_is_done() {
     for transport in [Transport::Tcp, Transport::Udp] {
-        let limits = Limits::default();
-        let (simulation, _, [client, other]) = two_waiting(transport, limits, COSTS, [200, 1]);
+        let budgets = Budgets::new();
+        let (simulation, _, [client, other]) = two_waiting(transport, budgets, COSTS, [200, 1]);
         // Both paths take 100 us.
         let counts = || [client.messages().len(), other.messages().len()];
         simulation.run_for(Duration::from_micros(1_050 + 100));
@@ -340,11 +334,8 @@ impl Handler for Pauses {
 fn a_pause_at_the_end_of_a_turn_is_only_a_pause() {
     for costs in [Costs::default(), COSTS] {
         let simulation = Simulation::new(6);
-        let limits = Limits {
-            message_budget: 2,
-            ..Limits::default()
-        };
-        let builder = simulation.network(SERVER).limits(limits).costs(costs);
+        let budgets = Budgets::new().with_messages(2);
+        let builder = simulation.network(SERVER).budgets(budgets).costs(costs);
         let server = builder.start().unwrap();
         let handler = Pauses::default();
         let accepted = handler.clone();

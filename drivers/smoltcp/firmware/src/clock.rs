@@ -8,7 +8,7 @@ use crate::board::HERTZ;
 use core::cell::Cell;
 use cortex_m::interrupt::{self, Mutex};
 use cortex_m::peripheral::{SCB, SYST, syst::SystClkSource};
-use cortex_m_rt::error;
+use cortex_m_rt::exception;
 use cubenet_core::Instant;
 
 /// The longest the timer can count.
@@ -81,7 +81,7 @@ fn elapsed() -> u64 {
 }
 
 /// The timer came to its end.
-#[error]
+#[exception]
 fn SysTick() {
     interrupt::free(|token| {
         let counted = COUNTED.borrow(token);

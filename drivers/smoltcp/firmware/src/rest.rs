@@ -4,7 +4,7 @@ use crate::board::ETHERNET_INTERRUPT;
 use crate::clock::Clock;
 use cortex_m::interrupt::{self, InterruptNumber};
 use cortex_m::peripheral::NVIC;
-use cortex_m_rt::error;
+use cortex_m_rt::exception;
 use cubenet_core::Instant;
 
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ pub fn until(at: Instant, clock: &mut Clock, has_frame: impl FnOnce() -> bool) {
 
 /// The Ethernet controller has something. It says so until it is read, so it is not asked
 /// again before the next rest.
-#[error]
+#[exception]
 unsafe fn DefaultHandler(_interrupt: i16) {
     NVIC::mask(ETHERNET);
 }

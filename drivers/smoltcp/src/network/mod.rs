@@ -71,8 +71,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// `max_datagram` no longer than the scratch or what the device can carry in one frame;
     /// `max_queued` is the length of a transmit ring if that is less, and `low_watermark` a
     /// quarter of it. `max_peers` holds for each port, if it has memory for so many. What the
-    /// peer has not confirmed counts as queued. `accepts_per_turn`, `datagram_budget` and
-    /// `max_queued_total` bound nothing that the memory does not.
+    /// peer has not acknowledged counts as queued. `max_queued_total` and `max_held_total` bound
+    /// nothing that the memory does not.
     pub fn new(
         interface: Interface,
         device: D,
@@ -85,8 +85,11 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         memory.check(&limits, device.capabilities().medium, max_datagram)?;
         let (receive, transmit) = memory.streams.rings();
         if transmit > 0 {
-            limits.max_queued = limits.max_queued.min(transmit);
-            limits.low_watermark = limits.low_watermark.min(limits.max_queued / 4);
+            let max_queued = limits.max_queued().min(transmit);
+            let low_watermark = limits.low_watermark().min(max_queued / 4);
+            limits = limits
+                .with_max_queued(max_queued)
+                .with_low_watermark(low_watermark);
         }
         let streams = memory.streams;
         let capacity = memory.sockets.len();
@@ -281,7 +284,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let peer = endpoint(address).map_err(failed)?;
         self.common.advance(now);
         let now = self.common.now;
-        let limit = self.common.limits.max_connections;
+        let limit = self.common.limits.max_connections();
         let serial = self.common.reserve(transport);
         let serial = serial.ok_or(Error::TooManyConnections { limit })?;
         let place = match transport {
@@ -309,7 +312,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
     /// Takes the streams out of the pool of the listener at `place`, or of all.
     fn disarm(&mut self, place: Option<usize>) {
-        let deadline = self.common.now.after(self.common.limits.drain_timeout);
+        let deadline = self.common.now.after(self.common.limits.drain_timeout());
         self.common.clock_set |= place.is_some();
         pool::disarm(self.streams, &mut self.stack.sockets, place, deadline);
     }

@@ -106,13 +106,13 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
 /// The shortest time that a clock is set to, in microseconds.
 pub(super) fn shortest_timeout(limits: &Limits) -> u64 {
     let timeouts = [
-        limits.connect_timeout,
-        limits.frame_timeout,
-        limits.first_message_timeout,
-        limits.stream_idle_timeout,
-        limits.datagram_idle_timeout,
-        limits.write_stall_timeout,
-        limits.drain_timeout,
+        limits.connect_timeout(),
+        limits.frame_timeout(),
+        limits.first_message_timeout(),
+        limits.stream_idle_timeout(),
+        limits.datagram_idle_timeout(),
+        limits.write_stall_timeout(),
+        limits.drain_timeout(),
         NEIGHBOUR_TIMEOUT,
     ];
     let shortest = timeouts.into_iter().fold(Duration::MAX, Duration::min);

@@ -1,7 +1,7 @@
 //! How connections, calls, ports and the network itself come to an end.
 
 use crate::world::{MOMENT, World, limits, start, with_each_family};
-use cubenet_smoltcp::{ConnectionId, Instant, Limits, Transport};
+use cubenet_smoltcp::{ConnectionId, Instant, Transport};
 use std::time::Duration;
 
 /// A host that does not exist.
@@ -19,10 +19,7 @@ fn close(world: &mut World, ids: &[ConnectionId]) {
 #[test]
 fn a_network_stops_after_a_datagram_connection_has_expired() {
     with_each_family(|family| {
-        let limits = Limits {
-            datagram_idle_timeout: Duration::from_secs(1),
-            ..limits()
-        };
+        let limits = limits().with_datagram_idle_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.call(Transport::Udp).unwrap();
         world.pass(Duration::from_secs(2));
@@ -83,11 +80,9 @@ fn close_datagrams_to_missing_hosts_do_not_silence_a_port() {
 #[test]
 fn a_call_that_failed_gives_its_stream_back_at_once() {
     with_each_family(|family| {
-        let limits = Limits {
-            connect_timeout: Duration::from_secs(1),
-            drain_timeout: Duration::from_mins(1),
-            ..limits()
-        };
+        let limits = limits()
+            .with_connect_timeout(Duration::from_secs(1))
+            .with_drain_timeout(Duration::from_mins(1));
         let mut world = start(family, limits).unwrap();
         world.wire().living.insert(LIVING);
         for round in 1..=3 {
@@ -249,10 +244,7 @@ fn a_client_is_not_refused_after_a_call_has_taken_the_last_stream() {
 #[test]
 fn a_clock_that_was_set_back_stands_still() {
     with_each_family(|family| {
-        let limits = Limits {
-            datagram_idle_timeout: Duration::from_mins(1),
-            ..limits()
-        };
+        let limits = limits().with_datagram_idle_timeout(Duration::from_mins(1));
         let mut world = start(family, limits).unwrap();
         world.now = Instant::from_micros(3_600_000_000);
         world.call(Transport::Udp).unwrap();

@@ -10,7 +10,7 @@ mod world;
 
 use crate::world::{MOMENT, RING, limits, start, start_among, with_each_family};
 use cubenet_smoltcp::smoltcp::config::IFACE_NEIGHBOR_CACHE_COUNT;
-use cubenet_smoltcp::{Error, FullPolicy, Instant, Limits, Link, SendError, Transport};
+use cubenet_smoltcp::{Error, FullPolicy, Instant, Link, SendError, Transport};
 use std::time::Duration;
 
 #[test]
@@ -55,10 +55,7 @@ fn a_stream_that_waits_for_late_segments_keeps_nobody_awake() {
 #[test]
 fn datagrams_that_keep_leaving_are_not_given_up() {
     with_each_family(|family| {
-        let limits = Limits {
-            write_stall_timeout: Duration::from_secs(1),
-            ..limits()
-        };
+        let limits = limits().with_write_stall_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
         let id = world.call(Transport::Udp).unwrap();
@@ -74,10 +71,7 @@ fn datagrams_that_keep_leaving_are_not_given_up() {
 #[test]
 fn datagrams_sent_before_every_poll_are_not_given_up() {
     with_each_family(|family| {
-        let limits = Limits {
-            write_stall_timeout: Duration::from_secs(1),
-            ..limits()
-        };
+        let limits = limits().with_write_stall_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         let id = world.call(Transport::Udp).unwrap();
         for _ in 0..1_000 {
@@ -108,12 +102,10 @@ fn a_port_that_was_freed_keeps_nobody_awake() {
 fn open_connections_let_the_device_sleep() {
     with_each_family(|family| {
         let hour = Duration::from_hours(1);
-        let limits = Limits {
-            stream_idle_timeout: hour,
-            datagram_idle_timeout: hour,
-            first_message_timeout: hour,
-            ..limits()
-        };
+        let limits = limits()
+            .with_stream_idle_timeout(hour)
+            .with_datagram_idle_timeout(hour)
+            .with_first_message_timeout(hour);
         let mut world = start(family, limits).unwrap();
         for transport in [Transport::Tcp, Transport::Udp] {
             world.listen(transport);
@@ -133,10 +125,8 @@ fn open_connections_let_the_device_sleep() {
 #[test]
 fn a_port_with_little_memory_lets_the_longest_silent_make_way() {
     with_each_family(|family| {
-        let limits = Limits {
-            full_policy: FullPolicy::EvictSilentFor(Duration::from_millis(100)),
-            ..limits()
-        };
+        let limits =
+            limits().with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(100)));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
         // There is room for two peers; the first caller goes without a word.
@@ -214,19 +204,13 @@ fn it_stops_soon() {
 #[test]
 fn memory_that_does_not_fit_is_refused_with_a_reason() {
     with_each_family(|family| {
-        let long = Limits {
-            max_message: RING - 1,
-            ..limits()
-        };
+        let long = limits().with_max_message(RING - 1);
         let error = start(family, long).err().unwrap().to_string();
         assert!(
             error.contains("max_message") && error.contains("receive ring"),
             "{error}"
         );
-        let long = Limits {
-            max_datagram: RING + 1,
-            ..limits()
-        };
+        let long = limits().with_max_datagram(RING + 1);
         let error = start(family, long).err().unwrap().to_string();
         assert!(
             error.contains("max_datagram") && error.contains("scratch"),

@@ -2,7 +2,7 @@
 //! none of them may stop the others.
 
 use crate::world::{MOMENT, World, limits, start, with_each_family};
-use cubenet_smoltcp::{ConnectionId, Limits, Transport};
+use cubenet_smoltcp::{ConnectionId, Transport};
 use std::time::Duration;
 
 /// A host that answers when it is asked where it is.
@@ -19,10 +19,7 @@ fn syns(world: &mut World, host: u8) -> usize {
 #[test]
 fn a_call_to_a_missing_host_does_not_keep_others_from_being_found() {
     with_each_family(|family| {
-        let limits = Limits {
-            connect_timeout: Duration::from_mins(10),
-            ..limits()
-        };
+        let limits = limits().with_connect_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
         world.call_to(Transport::Tcp, (family.host(99), 9)).unwrap();
         world.pass(Duration::from_secs(5));
@@ -65,11 +62,9 @@ fn forged_callers_do_not_keep_others_from_being_found() {
 #[test]
 fn a_host_that_was_missing_is_found_soon_after_it_has_come() {
     with_each_family(|family| {
-        let limits = Limits {
-            connect_timeout: Duration::from_mins(10),
-            datagram_idle_timeout: Duration::from_mins(10),
-            ..limits()
-        };
+        let limits = limits()
+            .with_connect_timeout(Duration::from_mins(10))
+            .with_datagram_idle_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
         let there = (family.host(LIVING), 9);
         world.call_to(Transport::Tcp, there).unwrap();
@@ -91,10 +86,7 @@ fn a_host_that_was_missing_is_found_soon_after_it_has_come() {
 #[test]
 fn a_quiet_device_asks_for_nobody() {
     with_each_family(|family| {
-        let limits = Limits {
-            datagram_idle_timeout: Duration::from_mins(10),
-            ..limits()
-        };
+        let limits = limits().with_datagram_idle_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
         let there = (family.host(LIVING), 9);
         let id = world.call_to(Transport::Udp, there).unwrap();
@@ -293,10 +285,7 @@ fn one_address_has_no_more_streams_than_it_may() {
 #[test]
 fn a_peer_that_says_nothing_does_not_keep_a_stream() {
     with_each_family(|family| {
-        let limits = Limits {
-            first_message_timeout: Duration::from_secs(5),
-            ..limits()
-        };
+        let limits = limits().with_first_message_timeout(Duration::from_secs(5));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Tcp);
         world.call(Transport::Tcp).unwrap();

@@ -3,7 +3,7 @@
 
 use crate::world::{Family, World, limits, start, with_each_family};
 use cubenet_smoltcp::smoltcp::wire::IpCidr;
-use cubenet_smoltcp::{ConnectionId, Limits, Listener, Transport};
+use cubenet_smoltcp::{ConnectionId, Listener, Transport};
 use std::time::Duration;
 
 /// Hosts that are there, and some that are not.
@@ -21,16 +21,14 @@ impl Storm {
     fn new(seed: u64, family: Family) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let short = |random: &mut fastrand::Rng| Duration::from_millis(random.u64(200..20_000));
-        let limits = Limits {
-            connect_timeout: short(&mut random),
-            drain_timeout: short(&mut random),
-            write_stall_timeout: short(&mut random),
-            stream_idle_timeout: short(&mut random),
-            datagram_idle_timeout: short(&mut random),
-            first_message_timeout: short(&mut random),
-            frame_timeout: short(&mut random),
-            ..limits()
-        };
+        let limits = limits()
+            .with_connect_timeout(short(&mut random))
+            .with_drain_timeout(short(&mut random))
+            .with_write_stall_timeout(short(&mut random))
+            .with_stream_idle_timeout(short(&mut random))
+            .with_datagram_idle_timeout(short(&mut random))
+            .with_first_message_timeout(short(&mut random))
+            .with_frame_timeout(short(&mut random));
         let mut world = start(family, limits).unwrap();
         world.wire().living.extend(LIVING);
         if random.bool() {

@@ -1,7 +1,7 @@
 //! Those who speak and are not to be found, who speak too much, or of whom there are too many.
 
 use crate::world::{MOMENT, limits, start, with_each_family};
-use cubenet_smoltcp::{Limits, Transport};
+use cubenet_smoltcp::Transport;
 use std::time::Duration;
 
 /// The host that is asked in vain where it is.
@@ -38,11 +38,9 @@ fn a_peer_that_is_not_to_be_found_holds_the_others_up_for_a_moment_only() {
 fn streams_of_callers_that_are_not_to_be_found_are_had_again() {
     with_each_family(|family| {
         for connect_timeout in [Duration::from_secs(2), Duration::MAX] {
-            let limits = Limits {
-                connect_timeout,
-                drain_timeout: Duration::from_secs(1),
-                ..limits()
-            };
+            let limits = limits()
+                .with_connect_timeout(connect_timeout)
+                .with_drain_timeout(Duration::from_secs(1));
             let mut world = start(family, limits).unwrap();
             world.listen(Transport::Tcp);
             for from in 1..=8 {
@@ -87,11 +85,9 @@ fn a_flood_leaves_time_for_everything_else() {
 #[test]
 fn what_arrived_in_time_counts_though_nobody_looked_in_time() {
     with_each_family(|family| {
-        let limits = Limits {
-            datagram_idle_timeout: Duration::from_secs(1),
-            stream_idle_timeout: Duration::from_secs(1),
-            ..limits()
-        };
+        let limits = limits()
+            .with_datagram_idle_timeout(Duration::from_secs(1))
+            .with_stream_idle_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
         world.hear_datagram(SILENT, 99, 7, b"first");
@@ -109,10 +105,7 @@ fn what_arrived_in_time_counts_though_nobody_looked_in_time() {
 #[test]
 fn what_waits_behind_many_frames_arrived_in_time_too() {
     with_each_family(|family| {
-        let limits = Limits {
-            datagram_idle_timeout: Duration::from_secs(1),
-            ..limits()
-        };
+        let limits = limits().with_datagram_idle_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
         world.hear_datagram(SILENT, 99, 7, b"first");

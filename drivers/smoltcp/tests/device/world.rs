@@ -85,11 +85,9 @@ fn leak<T>(value: T) -> &'static mut T {
 }
 
 pub(crate) fn limits() -> Limits {
-    Limits {
-        max_message: RING - 2,
-        max_datagram: 100,
-        ..Limits::default()
-    }
+    Limits::new()
+        .with_max_message(RING - 2)
+        .with_max_datagram(100)
 }
 
 /// Of which family the addresses of a world are.

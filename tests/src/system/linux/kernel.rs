@@ -62,7 +62,7 @@ impl Harness {
 }
 
 impl harness::Harness for Harness {
-    fn try_start(&self, mut limits: Limits) -> Result<Box<dyn harness::Net>, String> {
+    fn try_start(&self, limits: Limits) -> Result<Box<dyn harness::Net>, String> {
         let nth = self.started.get();
         self.started.set(nth + 1);
         let on_device = match self.device {
@@ -73,7 +73,8 @@ impl harness::Harness for Harness {
             return self.kernel.try_start(limits);
         }
         // A datagram is one frame.
-        limits.max_datagram = limits.max_datagram.min(MTU - 28);
+        let max_datagram = limits.max_datagram().min(MTU - 28);
+        let limits = limits.with_max_datagram(max_datagram);
         let start = std::time::Instant::now();
         let clock: Clock =
             Arc::new(move || Instant::from_micros(start.elapsed().as_micros() as u64 + 1));

@@ -146,13 +146,11 @@ fn serve() -> Result<(), Error> {
         scratch: SCRATCH.take().lend(),
         early: &mut [],
     };
-    let limits = Limits {
-        max_message: MAX_MESSAGE,
-        max_datagram: MAX_DATAGRAM,
+    let limits = Limits::new()
+        .with_max_message(MAX_MESSAGE)
+        .with_max_datagram(MAX_DATAGRAM)
         // Who abandons a connection gives it back soon.
-        stream_idle_timeout: core::time::Duration::from_secs(20),
-        ..Limits::default()
-    };
+        .with_stream_idle_timeout(core::time::Duration::from_secs(20));
     let mut network = Network::new(interface, device, memory, limits, host::key(&clock))?;
     let [receive, transmit] = ECHO_BYTES.take();
     network.add_port(ECHO_PORT.take().lend(receive.lend(), transmit.lend()))?;

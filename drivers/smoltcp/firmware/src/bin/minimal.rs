@@ -72,11 +72,9 @@ fn serve() -> Result<(), Error> {
         scratch: SCRATCH.take().lend(),
         early: &mut [],
     };
-    let limits = Limits {
-        max_message: MAX_MESSAGE,
-        max_datagram: MAX_DATAGRAM,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_message(MAX_MESSAGE)
+        .with_max_datagram(MAX_DATAGRAM);
     let mut network = Network::new(interface, device, memory, limits, host::key(&clock))?;
     let [receive, transmit] = ECHO_BYTES.take();
     network.add_port(ECHO_PORT.take().lend(receive.lend(), transmit.lend()))?;

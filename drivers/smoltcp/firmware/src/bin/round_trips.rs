@@ -78,11 +78,9 @@ fn measure() -> Result<(), Error> {
         scratch: SCRATCH.take().lend(),
         early: &mut [],
     };
-    let limits = Limits {
-        max_message: BYTES - 2,
-        max_datagram: BYTES,
-        ..Limits::default()
-    };
+    let limits = Limits::new()
+        .with_max_message(BYTES - 2)
+        .with_max_datagram(BYTES);
     let mut network = Network::new(interface, loopback, memory, limits, (42, 42))?;
     let [a, b, c, d] = DATAGRAMS.take();
     let [served, called] = PEERS.take();

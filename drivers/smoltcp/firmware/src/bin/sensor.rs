@@ -189,14 +189,12 @@ fn measure() -> Result<(), Error> {
         scratch: SCRATCH.take().lend(),
         early: &mut [],
     };
-    let limits = Limits {
-        max_message: 16,
-        max_datagram: 16,
-        connect_timeout: Duration::from_secs(2),
+    let limits = Limits::new()
+        .with_max_message(16)
+        .with_max_datagram(16)
+        .with_connect_timeout(Duration::from_secs(2))
         // Every reading is acknowledged: a server that is silent so long is not there.
-        write_stall_timeout: Duration::from_secs(3),
-        ..Limits::default()
-    };
+        .with_write_stall_timeout(Duration::from_secs(3));
     let mut network = Network::new(interface, device, memory, limits, host::key(&clock))?;
     let [receive, transmit] = BYTES.take();
     network.add_port(PEER.take().lend(receive.lend(), transmit.lend()))?;

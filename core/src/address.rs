@@ -136,6 +136,7 @@ impl FromStr for Prefix {
 
 /// Why a connection of a host is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AddressRefusal {
     /// It has as many connections as it may have.
     TooMany,

@@ -4,6 +4,8 @@
 //! Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver` and DNS over TCP.
 
 #[cfg(feature = "alloc")]
+use crate::handler::SendError;
+#[cfg(feature = "alloc")]
 use bytes::{BufMut, Bytes, BytesMut};
 use core::fmt;
 
@@ -37,6 +39,7 @@ pub fn declared(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError>
 
 /// How a peer can break the framing. The connection it happens on is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A header declared a payload longer than the limit. Nothing was stored for it.
     TooLong {
@@ -76,13 +79,14 @@ pub struct Frame {
 
 #[cfg(feature = "alloc")]
 impl Frame {
-    /// Frames a copy of `payload`; `None` if it is longer than [`MAX_PAYLOAD`].
-    pub fn new(payload: &[u8]) -> Option<Frame> {
-        let header = header(payload.len())?;
+    /// Frames a copy of `payload`; [`SendError::TooLong`] if it is longer than [`MAX_PAYLOAD`].
+    pub fn new(payload: &[u8]) -> Result<Frame, SendError> {
+        let (len, limit) = (payload.len(), MAX_PAYLOAD);
+        let header = header(len).ok_or(SendError::TooLong { len, limit })?;
         let mut bytes = BytesMut::with_capacity(HEADER_LEN + payload.len());
         bytes.put_slice(&header);
         bytes.put_slice(payload);
-        Some(Frame {
+        Ok(Frame {
             bytes: bytes.freeze(),
         })
     }
@@ -122,7 +126,11 @@ mod tests {
     fn a_frame_too_long_for_its_header_is_refused() {
         let longest = Frame::new(&std::vec![0; MAX_PAYLOAD]).unwrap();
         assert_eq!(std::format!("{longest:?}"), "Frame(65535 bytes)");
-        assert!(Frame::new(&std::vec![0; MAX_PAYLOAD + 1]).is_none());
+        let too_long = SendError::TooLong {
+            len: 65_536,
+            limit: 65_535,
+        };
+        assert_eq!(Frame::new(&std::vec![0; MAX_PAYLOAD + 1]), Err(too_long));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What an application implements ([`Handler`]) and what it is handed ([`Link`]).
 
+use crate::connect_error::ConnectError;
 use crate::connection::CloseReason;
 #[cfg(feature = "alloc")]
 use crate::frame::Frame;
@@ -12,7 +13,19 @@ use core::net::SocketAddr;
 
 /// A number that no other connection of the same driver in this process has or will have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// The number as an id; drivers give them out.
+    pub const fn from_u64(number: u64) -> Self {
+        ConnectionId(number)
+    }
+
+    /// The id as a number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,8 +39,22 @@ impl fmt::Display for ConnectionId {
 /// `&mut self` needs no lock. Callbacks of different connections run in parallel where the
 /// driver has threads. A callback that blocks holds up every connection of its thread.
 ///
-/// After `closed` the handler is dropped.
+/// The handler of an accepted connection is made by the listener's `accepted`. The handler of a
+/// connect is given to `connect`; it is told either `connected`, and then the rest, or
+/// `connect_failed`, and nothing else. After `closed` or `connect_failed` the handler is dropped.
 pub trait Handler {
+    /// This side's connect is complete: the peer has answered. Comes before any message. Over
+    /// UDP there is nothing to wait for, and an absent peer shows in [`Handler::error`] at the
+    /// earliest.
+    fn connected(&mut self, link: &mut dyn Link) {
+        let _ = link;
+    }
+
+    /// This side's connect failed, or was closed before it was complete.
+    fn connect_failed(&mut self, error: ConnectError) {
+        let _ = error;
+    }
+
     /// A message arrived. It is lent for the length of the call.
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>);
 
@@ -50,6 +77,14 @@ pub trait Handler {
 
 #[cfg(feature = "alloc")]
 impl<H: Handler + ?Sized> Handler for Box<H> {
+    fn connected(&mut self, link: &mut dyn Link) {
+        (**self).connected(link);
+    }
+
+    fn connect_failed(&mut self, error: ConnectError) {
+        (**self).connect_failed(error);
+    }
+
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         (**self).received(link, message);
     }
@@ -117,6 +152,7 @@ pub trait Link {
 
 /// Why a message was not accepted. The connection lives on, if it lived before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SendError {
     /// The connection is closed or closing.
     Closed,
@@ -150,8 +186,22 @@ impl fmt::Display for SendError {
 
 impl core::error::Error for SendError {}
 
+#[cfg(feature = "std")]
+impl From<SendError> for std::io::Error {
+    fn from(error: SendError) -> Self {
+        use std::io::ErrorKind::{InvalidInput, NotConnected, WouldBlock};
+        let kind = match error {
+            SendError::Closed => NotConnected,
+            SendError::Full => WouldBlock,
+            SendError::TooLong { .. } | SendError::Empty => InvalidInput,
+        };
+        std::io::Error::new(kind, error)
+    }
+}
+
 /// Something that went wrong without ending the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum TransportError {
     /// A datagram arrived that is longer than the limit, and was dropped.
     DatagramTooLong {
@@ -160,7 +210,7 @@ pub enum TransportError {
         /// Bytes that are allowed.
         limit: usize,
     },
-    /// The network reported that nobody listens at the peer's address. Datagrams sent
+    /// The network reported that no socket listens at the peer's address (ICMP). Datagrams sent
     /// before were lost; later ones may not be.
     Unreachable,
     /// A datagram that had been accepted could not be sent, and was dropped.
@@ -176,7 +226,7 @@ impl fmt::Display for TransportError {
             TransportError::DatagramTooLong { len, limit } => {
                 write!(f, "dropped a datagram of {len} bytes, the limit is {limit}")
             }
-            TransportError::Unreachable => f.write_str("nobody listens at the peer's address"),
+            TransportError::Unreachable => f.write_str("no socket listens at the peer's address"),
             TransportError::NotSent { len } => write!(f, "a datagram of {len} bytes was not sent"),
         }
     }
@@ -235,6 +285,10 @@ mod tests {
     struct Says;
 
     impl Handler for Says {
+        fn connected(&mut self, link: &mut dyn Link) {
+            link.send(b"connected").unwrap();
+        }
+
         fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
             link.send(&message).unwrap();
         }
@@ -259,6 +313,7 @@ mod tests {
     }
 
     fn call_everything(handler: &mut impl Handler, link: &mut dyn Link) {
+        handler.connected(link);
         handler.received(link, Message::lent(b"message"));
         handler.writable(link);
         handler.error(link, TransportError::NotSent { len: 3 });
@@ -273,7 +328,38 @@ mod tests {
         let mut directly = Kept::default();
         call_everything(&mut Says, &mut directly);
         assert_eq!(link.0, directly.0);
-        assert_eq!(link.0.len(), 4);
+        assert_eq!(link.0.len(), 5);
+    }
+
+    #[test]
+    fn a_boxed_handler_hears_of_a_failed_connect() {
+        struct Hears(bool);
+        impl Handler for Hears {
+            fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+
+            fn connect_failed(&mut self, error: ConnectError) {
+                self.0 = error.reason() == CloseReason::Refused;
+            }
+        }
+        let peer = ([10, 0, 0, 1], 7).into();
+        let id = ConnectionId::from_u64(7);
+        let refused = || ConnectError::new(id, crate::Transport::Tcp, peer, CloseReason::Refused);
+        let mut boxed = Box::new(Hears(false));
+        Handler::connect_failed(&mut boxed, refused());
+        assert!(boxed.0);
+        Silent.connect_failed(refused());
+    }
+
+    #[test]
+    fn a_refused_message_is_an_error_of_input_and_output() {
+        #[cfg(feature = "std")]
+        for (error, kind) in [
+            (SendError::Closed, std::io::ErrorKind::NotConnected),
+            (SendError::Full, std::io::ErrorKind::WouldBlock),
+            (SendError::Empty, std::io::ErrorKind::InvalidInput),
+        ] {
+            assert_eq!(std::io::Error::from(error).kind(), kind);
+        }
     }
 
     #[test]
@@ -307,7 +393,7 @@ mod tests {
         let too_long = TransportError::DatagramTooLong { len: 9, limit: 8 };
         let errors = [
             (too_long, "9 bytes, the limit is 8"),
-            (TransportError::Unreachable, "nobody listens"),
+            (TransportError::Unreachable, "no socket listens"),
             (TransportError::NotSent { len: 9 }, "9 bytes was not sent"),
         ];
         for (error, says) in errors {

@@ -36,19 +36,23 @@
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "std"))]
 extern crate std;
 
 #[cfg(feature = "alloc")]
 pub mod address;
 pub mod budgets;
+mod connect_error;
 pub mod connection;
 pub mod decode;
 pub mod demux;
 pub mod frame;
+#[cfg(feature = "alloc")]
+mod handle;
 pub mod handler;
 pub mod limits;
 pub mod message;
+mod metrics;
 #[cfg(feature = "alloc")]
 pub mod queue;
 pub mod ring;
@@ -60,18 +64,22 @@ pub mod transport;
 #[cfg(feature = "alloc")]
 pub use address::{AddressLimits, AddressRefusal, AddressTable, Prefix};
 pub use budgets::Budgets;
+pub use connect_error::ConnectError;
 pub use connection::{
-    Action, Backlog, CloseReason, Connection, DatagramHalf, Lifecycle, Reading, RecvHalf, SendHalf,
-    State, Timeout,
+    Action, Backlog, ByReason, CloseReason, Connection, DatagramHalf, Lifecycle, Reading, RecvHalf,
+    SendHalf, State, Timeout,
 };
 pub use decode::Decoder;
 pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]
 pub use frame::Frame;
 pub use frame::FrameError;
+#[cfg(feature = "alloc")]
+pub use handle::Handle;
 pub use handler::{ConnectionId, Handler, Link, SendError, TransportError};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
+pub use metrics::Metrics;
 #[cfg(feature = "alloc")]
 pub use queue::SendQueue;
 pub use ring::RingDecoder;

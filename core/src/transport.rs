@@ -4,6 +4,7 @@ use core::fmt;
 
 /// What carries a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Transport {
     /// A stream of frames; messages arrive whole, in order, once.
     Tcp,

@@ -5,6 +5,7 @@ use cubenet_mio::{
     Admission, CloseReason, Connection, Frame, Handler, Link, ListenOptions, Message, Network,
     SendError, Transport, TransportError,
 };
+use cubenet_tests::late;
 use fastrand::Rng;
 use std::net::SocketAddr;
 use std::panic::panic_any;
@@ -172,7 +173,7 @@ impl Actor {
             actor.open(&world, connection, transport)
         };
         // The call may be answered before this returns.
-        if let Ok(connection) = network.connect(transport, address, connected) {
+        if let Ok(connection) = network.connect(transport, address, late(connected)) {
             lock(&world.calls)[call].began = true;
             lock(&world.connections).push(connection);
         }
@@ -293,7 +294,7 @@ impl Sends {
             let how = rng.u8(0..3);
             send(world, self.end, rng, |message| {
                 match (how, Frame::new(message)) {
-                    (0, Some(frame)) => connection.send_frame(&frame),
+                    (0, Ok(frame)) => connection.send_frame(&frame),
                     (1, _) => connection.send(Looks {
                         message,
                         connection,

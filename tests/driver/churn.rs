@@ -38,6 +38,12 @@ impl Whimsical {
 }
 
 impl Handler for Whimsical {
+    fn connect_failed(&mut self, _error: ConnectError) {
+        assert!(!self.closed, "told twice");
+        self.closed = true;
+        CLOSED.fetch_add(1, SeqCst);
+    }
+
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         assert!(!self.closed, "a message after the close");
         match message.first() {
@@ -98,11 +104,9 @@ fn churn(network: &Network, addresses: [SocketAddr; 2], seed: u64) {
     for _ in 0..ROUNDS {
         let mut connections = Vec::new();
         for _ in 0..AT_ONCE {
-            let connected =
-                |outcome: Result<&Connection, ConnectError>| outcome.ok().map(|_| Whimsical::new());
             let udp = random.below(2) as usize;
             let transport = [Transport::Tcp, Transport::Udp][udp];
-            let connection = network.connect(transport, addresses[udp], connected);
+            let connection = network.connect(transport, addresses[udp], |_| Whimsical::new());
             connections.push(connection.expect("there are descriptors enough"));
             act(&mut connections, &mut random);
             if connections.is_empty() {

@@ -1,9 +1,12 @@
 //! How a network starts and stops.
 
 use cubenet_mio::{
-    CloseReason, Connection, Error, Handler, Limits, Link, Message, Network, SendError, Transport,
+    CloseReason, ConnectError, Connection, Error, Handler, Limits, Link, Message, Network,
+    SendError, Transport,
 };
 use cubenet_tests::{RawClient, Reports, ignore, one_worker, pattern};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,7 +63,7 @@ fn a_stop_delivers_what_is_queued_and_closes_every_connection() {
     );
     let late = network.listen(Transport::Tcp, "127.0.0.1:0", |_| None::<Stops>);
     assert!(matches!(late, Err(Error::Stopped)));
-    let late = network.connect(Transport::Udp, address, |_| None::<Stops>);
+    let late = network.connect(Transport::Udp, address, |_| Deaf);
     assert!(matches!(late, Err(Error::Stopped)));
 }
 
@@ -172,8 +175,6 @@ fn connections_are_spread_over_the_workers() {
 
 #[test]
 fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     for _ in 0..20 {
         let server = one_worker(Limits::default());
         let listener = server
@@ -188,10 +189,7 @@ fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
                 for calls in 0.. {
                     let answers = Arc::clone(&answers);
                     let transport = [Transport::Tcp, Transport::Udp][calls % 2];
-                    let called = network.connect(transport, address, move |_| {
-                        answers.fetch_add(1, SeqCst);
-                        None::<Deaf>
-                    });
+                    let called = network.connect(transport, address, |_| Answered(answers));
                     if called.is_err() {
                         return calls;
                     }
@@ -207,6 +205,21 @@ fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
     }
 }
 
+/// Counts how often it is told how its connect went, and closes.
+struct Answered(Arc<AtomicUsize>);
+impl Handler for Answered {
+    fn connected(&mut self, link: &mut dyn Link) {
+        self.0.fetch_add(1, SeqCst);
+        link.close();
+    }
+
+    fn connect_failed(&mut self, _error: ConnectError) {
+        self.0.fetch_add(1, SeqCst);
+    }
+
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}
+
 struct Deaf;
 impl Handler for Deaf {
     fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
@@ -216,8 +229,7 @@ impl Handler for Deaf {
 #[cfg(target_os = "linux")]
 #[test]
 fn once_a_listener_is_closed_nobody_is_asked_any_more() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::sync::atomic::AtomicBool;
     for transport in [Transport::Tcp, Transport::Udp] {
         for _ in 0..20 {
             let network = Network::builder().workers(2).start().unwrap();
@@ -234,12 +246,11 @@ fn once_a_listener_is_closed_nobody_is_asked_any_more() {
             let address = listener.local_addr();
             let calling = thread::spawn(move || {
                 for _ in 0..100 {
-                    match transport {
-                        Transport::Tcp => drop(std::net::TcpStream::connect(address)),
-                        Transport::Udp => {
-                            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-                            let _ = socket.send_to(b"hello", address);
-                        }
+                    if transport == Transport::Tcp {
+                        drop(std::net::TcpStream::connect(address));
+                    } else {
+                        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                        let _ = socket.send_to(b"hello", address);
                     }
                 }
             });

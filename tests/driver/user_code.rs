@@ -80,7 +80,7 @@ fn a_closure_that_uses_the_network_as_it_is_dropped_blocks_nobody() {
             let (network, inner) = &of_closure;
             let listener = network.listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Deaf));
             let address = listener.as_ref().unwrap().local_addr();
-            let other = network.connect(Transport::Tcp, address, |_| Some(Deaf));
+            let other = network.connect(Transport::Tcp, address, |_| Deaf);
             other.unwrap().abort();
             let _ = network.metrics();
             listener.unwrap().close();

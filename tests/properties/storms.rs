@@ -3,6 +3,7 @@
 
 use cubenet_core::{CloseReason, Handler, Limits, Link, Message, Transport};
 use cubenet_sim::{Bursts, Conditions, Connection, Faults, Network, Simulation};
+use cubenet_tests::late;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
@@ -150,7 +151,7 @@ impl Storm {
                 stream,
             })
         };
-        let connection = networks[0].connect(transport, (SERVER, 7), connected);
+        let connection = networks[0].connect(transport, (SERVER, 7), late(connected));
         ends.lock().unwrap()[0].connection = Some(connection.unwrap());
         Storm {
             simulation,

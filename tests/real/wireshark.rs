@@ -1,7 +1,7 @@
 //! Wireshark reads the captures of simulations, with the dissector in `docs/`. A tool that is absent
 //! is said to be, and its test passes; with `CUBENET_REQUIRE_TOOLS` set it fails instead.
 
-use cubenet_sim::{Conditions, Connection, Handler, Link, Message, Simulation, Transport};
+use cubenet_sim::{Conditions, Handler, Link, Message, Simulation, Transport};
 use cubenet_tests::have;
 use std::fs::File;
 use std::io::BufWriter;
@@ -28,9 +28,8 @@ fn talk(simulation: &Simulation, transport: Transport, lengths: &[usize]) {
         .listen(transport, (SERVER, 7_000), |_| Some(Echo))
         .unwrap();
     let network = simulation.network(CLIENT).start().unwrap();
-    let connected = |_: Result<&Connection, _>| Some(Nothing);
     let client = network
-        .connect(transport, (SERVER, 7_000), connected)
+        .connect(transport, (SERVER, 7_000), |_| Nothing)
         .unwrap();
     for len in lengths {
         client.send(vec![7; *len]).unwrap();

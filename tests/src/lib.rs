@@ -3,12 +3,14 @@
 
 pub mod allocation;
 pub mod harness;
+mod late;
 pub mod system;
 
 use cubenet_mio::{
     CloseReason, ConnectError, Connection, Handler, Limits, Link, Message, Network, Transport,
     TransportError,
 };
+pub use late::{Late, late};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
@@ -133,8 +135,8 @@ impl Reports {
                 None
             }
         };
-        let connection = network.connect(transport, address, connected);
-        connection.expect("the call can begin")
+        let connection = network.connect(transport, address, late(connected));
+        connection.expect("the connect can begin")
     }
 
     /// Reports that a connection opened whose handler the test makes itself.

@@ -37,7 +37,7 @@ impl Link for Sending<'_> {
     fn is_closed(&self) -> bool { !self.half.state().accepts_messages() }
     fn peer_addr(&self) -> SocketAddr { self.addresses[0] }
     fn local_addr(&self) -> SocketAddr { self.addresses[1] }
-    fn id(&self) -> ConnectionId { ConnectionId(0) }
+    fn id(&self) -> ConnectionId { ConnectionId::from_u64(0) }
     fn queued(&self) -> usize { self.queue.len() }
     fn pause(&mut self) { self.paused = true; }
     fn resume(&mut self) { self.paused = false; }

@@ -44,6 +44,7 @@ use core::fmt;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum State {
     /// This side connects; the peer has not answered. Messages can be queued.
     Connecting,
@@ -67,6 +68,7 @@ impl State {
 
 /// What can happen to a stream connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Input {
     /// The peer completed the handshake.
     Connected,
@@ -89,6 +91,7 @@ pub enum Input {
 
 /// Why a connection closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CloseReason {
     /// This side called `close` or `abort`, or stopped.
     Local,
@@ -98,13 +101,13 @@ pub enum CloseReason {
     Truncated,
     /// The peer reset the connection, or vanished and the transport noticed.
     Reset,
-    /// Nobody listens at the address we called.
+    /// No socket listens at the peer's address.
     Refused,
     /// Something took too long.
     Timeout(Timeout),
     /// The peer broke the protocol.
     Protocol(FrameError),
-    /// A bound on memory was reached and this connection was given up for it.
+    /// A bound on memory was reached and this connection was closed for it.
     Overflow,
     /// The handler panicked.
     Panicked,
@@ -114,14 +117,15 @@ pub enum CloseReason {
 
 /// What took too long. Each has its duration in [`Limits`](crate::Limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Timeout {
-    /// The peer did not answer our call.
+    /// The peer did not complete the handshake.
     Connect,
     /// A frame began and did not end.
     Frame,
     /// The peer of an accepted stream did not begin its first message.
     FirstMessage,
-    /// The peer said nothing.
+    /// The peer was silent.
     Idle,
     /// The peer took none of what was queued for it.
     WriteStall,
@@ -131,10 +135,10 @@ pub enum Timeout {
 
 impl CloseReason {
     /// How many kinds of reason there are: every timeout counts as one.
-    pub const KINDS: usize = 15;
+    const KINDS: usize = 15;
 
     /// A number below [`CloseReason::KINDS`] for each kind of reason, to count by.
-    pub const fn kind(self) -> usize {
+    const fn kind(self) -> usize {
         match self {
             CloseReason::Local => 0,
             CloseReason::Peer => 1,
@@ -154,8 +158,13 @@ impl CloseReason {
         }
     }
 
+    /// The name of its kind in a word or two, such as `idle timeout`.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self.kind()]
+    }
+
     /// The name of each kind, in the order of [`CloseReason::kind`].
-    pub const KIND_NAMES: [&'static str; Self::KINDS] = [
+    const NAMES: [&'static str; Self::KINDS] = [
         "local",
         "peer",
         "truncated",
@@ -174,6 +183,38 @@ impl CloseReason {
     ];
 }
 
+/// A value for each kind of reason, such as a counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByReason<T>([T; CloseReason::KINDS]);
+
+impl<T> ByReason<T> {
+    /// The value of a kind of reason.
+    pub fn get(&self, reason: CloseReason) -> &T {
+        &self.0[reason.kind()]
+    }
+
+    /// The same, to change.
+    pub fn get_mut(&mut self, reason: CloseReason) -> &mut T {
+        &mut self.0[reason.kind()]
+    }
+
+    /// The name of each kind with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        CloseReason::NAMES.iter().copied().zip(&self.0)
+    }
+
+    /// What `change` makes of each value.
+    pub fn map<R>(&self, change: impl Fn(&T) -> R) -> ByReason<R> {
+        ByReason(core::array::from_fn(|kind| change(&self.0[kind])))
+    }
+}
+
+impl<T: Default> Default for ByReason<T> {
+    fn default() -> Self {
+        ByReason(core::array::from_fn(|_| T::default()))
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
@@ -181,8 +222,8 @@ impl fmt::Display for CloseReason {
             CloseReason::Peer => "closed by the peer",
             CloseReason::Truncated => "closed by the peer inside a frame",
             CloseReason::Reset => "reset by the peer",
-            CloseReason::Refused => "refused: nobody listens there",
-            CloseReason::Timeout(Timeout::Connect) => "the peer did not answer the call in time",
+            CloseReason::Refused => "no socket listens there",
+            CloseReason::Timeout(Timeout::Connect) => "the peer did not answer in time",
             CloseReason::Timeout(Timeout::Frame) => "a frame began and did not end in time",
             CloseReason::Timeout(Timeout::FirstMessage) => "the peer connected and sent no message",
             CloseReason::Timeout(Timeout::Idle) => "the peer was silent too long",
@@ -191,7 +232,7 @@ impl fmt::Display for CloseReason {
                 "what was queued at the close was not delivered in time"
             }
             CloseReason::Protocol(error) => return error.fmt(f),
-            CloseReason::Overflow => "given up for lack of memory",
+            CloseReason::Overflow => "closed for lack of memory",
             CloseReason::Panicked => "the handler panicked",
             CloseReason::Io => "the transport failed",
         };
@@ -394,11 +435,16 @@ mod tests {
         ];
         assert_eq!(reasons.len(), CloseReason::KINDS);
         let mut sentences = std::collections::BTreeSet::new();
+        let mut counts = ByReason::<usize>::default();
         for (kind, (reason, name)) in reasons.into_iter().enumerate() {
             assert_eq!(reason.kind(), kind);
-            assert_eq!(CloseReason::KIND_NAMES[kind], name);
+            assert_eq!(reason.name(), name);
             assert!(sentences.insert(reason.to_string()));
+            *counts.get_mut(reason) += kind;
+            assert_eq!(*counts.get(reason), kind);
         }
+        let doubled = counts.map(|count| 2 * count);
+        assert_eq!(doubled.iter().nth(3), Some(("reset", &6)));
         let protocol = CloseReason::Protocol(too_long).to_string();
         assert_eq!(protocol, too_long.to_string());
     }

@@ -26,7 +26,7 @@ pub mod receive;
 pub mod send;
 
 pub use datagram::DatagramHalf;
-pub use lifecycle::{CloseReason, Lifecycle, State, Timeout};
+pub use lifecycle::{ByReason, CloseReason, Lifecycle, State, Timeout};
 pub use receive::{Framing, RecvHalf};
 pub use send::SendHalf;
 

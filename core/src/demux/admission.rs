@@ -3,6 +3,7 @@
 /// What to do with a datagram from an address that has no connection, before any state is built
 /// for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Admission {
     /// Drop it. Nothing is built, and `accepted` is not called.
     Refuse,

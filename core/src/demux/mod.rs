@@ -24,6 +24,7 @@ use table::NIL;
 
 /// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Arrival {
     /// Deliver it to the connection in this slot.
     Deliver(usize),

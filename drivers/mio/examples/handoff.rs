@@ -100,6 +100,16 @@ struct Asks {
 }
 
 impl Handler for Asks {
+    fn connected(&mut self, link: &mut dyn Link) {
+        if let Err(error) = link.send(self.request) {
+            complain!("{error}");
+        }
+    }
+
+    fn connect_failed(&mut self, error: ConnectError) {
+        complain!("{error}");
+    }
+
     fn received(&mut self, link: &mut dyn Link, _answer: Message<'_>) {
         let _ = self.took.send((self.request, self.asked.elapsed()));
         self.asked = Instant::now();
@@ -159,16 +169,12 @@ fn run(options: &Options) -> Result<bool, Error> {
     for request in slow.chain(quick) {
         let asked = Instant::now();
         let took = took.clone();
-        let connected = move |outcome: Result<&Connection, ConnectError>| {
-            let connection = outcome.inspect_err(|error| complain!("{error}")).ok()?;
-            connection.send(request).ok()?;
-            Some(Asks {
-                request,
-                asked,
-                took,
-            })
+        let asks = Asks {
+            request,
+            asked,
+            took,
         };
-        network.connect(Transport::Tcp, listener.local_addr(), connected)?;
+        network.connect(Transport::Tcp, listener.local_addr(), |_| asks)?;
     }
     end.wait_for(Duration::from_secs(options.seconds));
     network.stop(Duration::from_millis(options.job_ms) + Duration::from_secs(1));

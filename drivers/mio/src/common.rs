@@ -1,10 +1,11 @@
 //! What all threads of a network share: limits, counters, the clock.
 
-use crate::metrics::{Metrics, Totals};
+use crate::metrics::Totals;
 use crate::socket::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use cubenet_core::{
-    AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Transport,
+    AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Metrics,
+    Transport,
 };
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,9 +72,10 @@ impl Common {
     }
 
     fn open(&self, transport: Transport) -> &AtomicUsize {
-        match transport {
-            Transport::Tcp => &self.open_streams,
-            Transport::Udp => &self.open_datagrams,
+        if transport == Transport::Tcp {
+            &self.open_streams
+        } else {
+            &self.open_datagrams
         }
     }
 
@@ -152,5 +154,5 @@ pub(crate) fn next_id() -> ConnectionId {
     // The standard library's in any case: a static outlives each schedule that is tried, and
     // the tests that try them run side by side.
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    ConnectionId(NEXT.fetch_add(1, Relaxed))
+    ConnectionId::from_u64(NEXT.fetch_add(1, Relaxed))
 }

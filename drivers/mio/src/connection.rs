@@ -3,7 +3,7 @@
 use crate::link;
 use crate::output::Output;
 use crate::shared::Shared;
-use cubenet_core::{CloseReason, ConnectionId, Frame, SendError, Transport};
+use cubenet_core::{CloseReason, ConnectionId, Frame, Handle, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -146,6 +146,56 @@ impl Connection {
     /// A number that no other connection in this process has had or will have.
     pub fn id(&self) -> ConnectionId {
         self.id
+    }
+}
+
+impl Handle for Connection {
+    fn send(&self, message: &[u8]) -> Result<(), SendError> {
+        Connection::send(self, message)
+    }
+
+    fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
+        Connection::send_frame(self, frame)
+    }
+
+    fn close(&self) {
+        Connection::close(self);
+    }
+
+    fn abort(&self) {
+        Connection::abort(self);
+    }
+
+    fn is_closed(&self) -> bool {
+        Connection::is_closed(self)
+    }
+
+    fn pause(&self) {
+        Connection::pause(self);
+    }
+
+    fn resume(&self) {
+        Connection::resume(self);
+    }
+
+    fn queued(&self) -> usize {
+        Connection::queued(self)
+    }
+
+    fn transport(&self) -> Transport {
+        Connection::transport(self)
+    }
+
+    fn peer_addr(&self) -> SocketAddr {
+        Connection::peer_addr(self)
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        Connection::local_addr(self)
+    }
+
+    fn id(&self) -> ConnectionId {
+        Connection::id(self)
     }
 }
 

@@ -129,7 +129,7 @@ impl DatagramSocket {
         let segments = sys::offload(&socket);
         Arc::new(DatagramSocket {
             local,
-            id: next_id().0,
+            id: next_id().as_u64(),
             connected: !listens,
             max_segment: if segments { MAX_SEGMENT } else { 0 },
             open: AtomicBool::new(listens),
@@ -176,7 +176,9 @@ impl DatagramSocket {
                 entry: self.entry,
                 slot: u32::MAX,
             };
-            self.home.worker.attend(place, ConnectionId(self.id));
+            self.home
+                .worker
+                .attend(place, ConnectionId::from_u64(self.id));
         }
     }
 

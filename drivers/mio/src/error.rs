@@ -1,6 +1,6 @@
 //! What can go wrong for the application, by operation.
 
-use cubenet_core::{CloseReason, LimitError, Transport};
+use cubenet_core::{LimitError, Transport};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -29,8 +29,8 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The call could not even begin. A call that begins and fails is told to the
-    /// `connected` callback as a [`ConnectError`].
+    /// The connect could not even begin. One that begins and fails is told to
+    /// [`Handler::connect_failed`](cubenet_core::Handler::connect_failed).
     Connect {
         /// On which transport.
         transport: Transport,
@@ -43,6 +43,11 @@ pub enum Error {
     TooManyConnections {
         /// The limit.
         limit: usize,
+    },
+    /// This driver does not have the transport.
+    Unsupported {
+        /// The transport.
+        transport: Transport,
     },
     /// The network has been stopped.
     Stopped,
@@ -79,6 +84,9 @@ impl fmt::Display for Error {
                     "there are {limit} connections already; raise `max_connections`"
                 )
             }
+            Error::Unsupported { transport } => {
+                write!(f, "this driver has no transport `{transport}`")
+            }
             Error::Stopped => f.write_str("the network has been stopped"),
         }
     }
@@ -92,42 +100,7 @@ impl std::error::Error for Error {
             | Error::Address { source, .. }
             | Error::Listen { source, .. }
             | Error::Connect { source, .. } => Some(source),
-            Error::TooManyConnections { .. } | Error::Stopped => None,
+            Error::TooManyConnections { .. } | Error::Unsupported { .. } | Error::Stopped => None,
         }
-    }
-}
-
-/// A call that was not answered, as the `connected` callback is told.
-#[derive(Debug)]
-pub struct ConnectError {
-    /// On which transport.
-    pub transport: Transport,
-    /// The address that was called.
-    pub address: SocketAddr,
-    /// Why there is no connection.
-    pub reason: CloseReason,
-    /// What the operating system said, where it said something.
-    pub source: Option<io::Error>,
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConnectError {
-            transport,
-            address,
-            reason,
-            source,
-        } = self;
-        write!(f, "cannot connect to {transport} {address}: {reason}")?;
-        match source {
-            Some(source) => write!(f, " ({source})"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
     }
 }

@@ -15,7 +15,7 @@ use crate::socket::SocketOptions;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use crate::worker::Worker;
 use cubenet_core::{
-    AddressLimits, CloseReason, Handler, Limits, Link, Message, SendError, Transport,
+    AddressLimits, Budgets, CloseReason, Handler, Limits, Link, Message, SendError, Transport,
 };
 use mio::{Events, Poll};
 use shuttle::thread;
@@ -78,8 +78,14 @@ impl Scene {
             stream_buffer: Some(4_096),
             ..SocketOptions::default()
         };
-        let addresses = AddressLimits::default();
-        let common = Arc::new(Common::new(limits.clone(), options, addresses, (1, 2)));
+        let addresses = AddressLimits::new();
+        let common = Arc::new(Common::new(
+            limits.clone(),
+            Budgets::new(),
+            options,
+            addresses,
+            (1, 2),
+        ));
         let poll = Poll::new().unwrap();
         let handle = WorkerHandle::new(Arc::clone(&common), &poll).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -75,12 +75,12 @@ pub use connection::Connection;
 pub use cubenet_core::address::{AddressLimits, Prefix, PrefixError};
 pub use cubenet_core::demux::Admission;
 pub use cubenet_core::{
-    Budgets, CloseReason, ConnectionId, Frame, FrameError, FullPolicy, Handler, Instant,
-    LimitError, Limits, Link, Message, SendError, Timeout, Transport, TransportError,
+    Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
+    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, SendError, Timeout,
+    Transport, TransportError,
 };
-pub use error::{ConnectError, Error};
+pub use error::Error;
 pub use listen_options::ListenOptions;
-pub use metrics::Metrics;
 pub use network::{Builder, Listener, Network};
 #[cfg(cubenet_faults)]
 pub use sys::faults;

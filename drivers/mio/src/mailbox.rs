@@ -2,9 +2,7 @@
 //! mailbox and wake it.
 
 use crate::common::Common;
-use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
-use crate::error::ConnectError;
 use crate::listening::{Home, Listening, StreamListener};
 use crate::seat::Permit;
 use crate::shared::{Half, Place, Shared, Wire};
@@ -22,9 +20,8 @@ use std::sync::{Arc, PoisonError};
 /// The token of the worker's own waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
-/// Tells the application how its call went.
-pub(crate) type ConnectFn =
-    Box<dyn FnOnce(Result<&Connection, ConnectError>) -> Option<Box<dyn Handler + Send>> + Send>;
+/// The application's side of a connection.
+pub(crate) type BoxedHandler = Box<dyn Handler + Send>;
 
 /// How other threads reach a worker.
 pub(crate) struct WorkerHandle {
@@ -56,11 +53,11 @@ pub(crate) enum Command {
     /// A stream that was accepted.
     Accept(Accepted),
     /// A stream on its way to its peer.
-    Call(Arc<Shared>, Permit, ConnectFn),
+    Call(Arc<Shared>, Permit, BoxedHandler),
     /// A datagram socket to listen on.
     Listen(Arc<DatagramSocket>, Arc<Listening>),
     /// A datagram socket that was connected to a peer.
-    Connect(Arc<DatagramSocket>, Arc<Shared>, Permit, ConnectFn),
+    Connect(Arc<DatagramSocket>, Arc<Shared>, Permit, BoxedHandler),
     /// All connections together hold more input than they may, and those of this worker more
     /// than its share.
     Relieve,

@@ -4,19 +4,20 @@ use crate::acceptor::{Acceptor, AcceptorHandle, Order, least_loaded};
 use crate::common::{Common, NoRoom, next_id};
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
-use crate::error::{ConnectError, Error};
+use crate::error::Error;
 use crate::listen_options::{ListenOptions, limits_of_listener};
 use crate::listening::{Home, Listening, StreamListener};
 use crate::log::debug;
-use crate::mailbox::{Command, ConnectFn, WorkerHandle};
-use crate::metrics::Metrics;
+use crate::mailbox::{BoxedHandler, Command, WorkerHandle};
 use crate::output::is_network_thread;
 use crate::seat::Permit;
 use crate::shared::{Half, OnSocket, Shared, Wire, canonical};
 use crate::socket::SocketOptions;
 use crate::sync::atomic::AtomicU16;
 use crate::worker::Worker;
-use cubenet_core::{AddressLimits, Budgets, DatagramHalf, Handler, Limits, SendHalf, Transport};
+use cubenet_core::{
+    AddressLimits, Budgets, DatagramHalf, Handler, Limits, Metrics, SendHalf, Transport,
+};
 use mio::Poll;
 use std::fmt;
 use std::io;
@@ -351,6 +352,7 @@ impl Network {
         let listened = match transport {
             Transport::Tcp => self.listen_stream(address, listening, homes),
             Transport::Udp => self.listen_datagrams(address, listening, homes),
+            _ => return Err(Error::Unsupported { transport }),
         };
         let (local, socket) = match listened {
             Ok(listened) => listened,
@@ -382,7 +384,7 @@ impl Network {
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
         let mut socket = self.inner.common.options.listen_stream(address)?;
         let local = socket.local_addr()?;
-        let number = next_id().0;
+        let number = next_id().as_u64();
         let acceptor = self.inner.acceptor.as_ref().ok_or_else(stopped)?;
         acceptor.register(number, &mut socket)?;
         let listening = Arc::clone(listening);
@@ -408,22 +410,21 @@ impl Network {
         Ok((socket.local, ListenerSocket::Datagrams(weak)))
     }
 
-    /// Calls `address`. Returns at once with the connection to be; what is sent on it waits
-    /// until the peer answers.
+    /// Connects to `address`. Returns at once with the connection to be; what is sent on it
+    /// waits until the peer has answered.
     ///
-    /// `connected` is called once on a worker's thread: with the connection when the peer
-    /// has answered, before anything of it is delivered, to return its handler, or `None`
-    /// to close it; or with the reason why there is none. Over UDP there is nothing to wait
-    /// for: it is called at once, and an absent peer shows in
-    /// [`Handler::error`] at the earliest. If this returns an error, it is dropped uncalled.
+    /// `handler` is called before this returns, on this thread, to make the handler from the
+    /// connection's handle. The handler is told on a worker's thread how the connect went:
+    /// [`Handler::connected`], or [`Handler::connect_failed`]. If this returns an error, the
+    /// handler is not made, or dropped untold.
     ///
-    /// Of several addresses that a name resolves to, the first is called. Resolving a name
-    /// may block; an address in numbers does not.
+    /// Of several addresses that a name resolves to, the first is tried. Resolving a name may
+    /// block; an address in numbers does not.
     pub fn connect<H: Handler + Send + 'static>(
         &self,
         transport: Transport,
         address: impl ToSocketAddrs + fmt::Debug,
-        connected: impl FnOnce(Result<&Connection, ConnectError>) -> Option<H> + Send + 'static,
+        handler: impl FnOnce(&Connection) -> H,
     ) -> Result<Connection, Error> {
         self.check_running()?;
         let address = resolve(&address)?[0];
@@ -432,14 +433,22 @@ impl Network {
             let limit = self.inner.common.limits.max_connections();
             Error::TooManyConnections { limit }
         })?;
-        let connected: ConnectFn = Box::new(|outcome| Some(Box::new(connected(outcome)?) as _));
         let called = match transport {
-            Transport::Tcp => self.call_stream(home, address, permit, connected),
-            Transport::Udp => self.call_datagrams(home, address, permit, connected),
+            Transport::Tcp => self.call_stream(home, address),
+            Transport::Udp => self.call_datagrams(home, address),
+            _ => return Err(Error::Unsupported { transport }),
         };
-        let called = called.and_then(|(shared, command)| {
+        let called = called.and_then(|(shared, socket)| {
             let connection = Connection::new(&shared);
+            // If the application panics, or the worker has ended, the token is free again.
+            let token = UnusedToken(home, shared.core.place().entry);
+            let handler: BoxedHandler = Box::new(handler(&connection));
+            let command = match socket {
+                None => Command::Call(shared, permit, handler),
+                Some(socket) => Command::Connect(socket, shared, permit, handler),
+            };
             home.worker.post(command).map_err(|_| stopped())?;
+            std::mem::forget(token);
             Ok(connection)
         });
         match called {
@@ -457,30 +466,17 @@ impl Network {
         }
     }
 
-    /// Begins a call. Returns the connection to be, and what to tell the worker.
-    fn call_stream(
-        &self,
-        home: &Arc<Home>,
-        address: SocketAddr,
-        permit: Permit,
-        connected: ConnectFn,
-    ) -> io::Result<(Arc<Shared>, Command)> {
+    /// Begins to connect. Returns the connection to be, and its socket if that is a datagram's.
+    fn call_stream(&self, home: &Arc<Home>, address: SocketAddr) -> io::Result<Connecting> {
         let common = &self.inner.common;
         let stream = common.options.call_stream(address)?;
         let half = SendHalf::connecting(common.now());
         let shared = home.share_stream(stream, address, half)?;
-        let command = Command::Call(Arc::clone(&shared), permit, connected);
-        Ok((shared, command))
+        Ok((shared, None))
     }
 
     /// The same over UDP, where there is nothing to wait for.
-    fn call_datagrams(
-        &self,
-        home: &Arc<Home>,
-        address: SocketAddr,
-        permit: Permit,
-        connected: ConnectFn,
-    ) -> io::Result<(Arc<Shared>, Command)> {
+    fn call_datagrams(&self, home: &Arc<Home>, address: SocketAddr) -> io::Result<Connecting> {
         let common = &self.inner.common;
         let socket = common.options.call_datagrams(address)?;
         // The system may have made it more precise, and that is who will answer.
@@ -493,8 +489,7 @@ impl Network {
         }));
         let half = Half::Datagrams(DatagramHalf::new());
         let shared = Shared::new(wire, address, 0, half);
-        let command = Command::Connect(socket, Arc::clone(&shared), permit, connected);
-        Ok((shared, command))
+        Ok((shared, Some(socket)))
     }
 
     /// Stops: no new connections, what is queued is delivered, every connection is closed
@@ -532,6 +527,18 @@ impl fmt::Debug for Network {
             .finish()
     }
 }
+
+/// The number of a socket that its worker has not been told of.
+struct UnusedToken<'a>(&'a Home, u32);
+
+impl Drop for UnusedToken<'_> {
+    fn drop(&mut self) {
+        self.0.worker.release_entry(self.1);
+    }
+}
+
+/// A connection to be, and its socket if that is a datagram's.
+type Connecting = (Arc<Shared>, Option<Arc<DatagramSocket>>);
 
 /// The network stopped while it was asked for something.
 fn stopped() -> io::Error {

@@ -264,7 +264,7 @@ impl Datagrams {
 /// What gathers for this connection: itself, or its datagram socket.
 fn owner(core: &Core) -> u64 {
     match &core.wire {
-        Wire::Stream { .. } => core.id.0,
+        Wire::Stream { .. } => core.id.as_u64(),
         Wire::Datagrams(on) => on.socket.id,
     }
 }

@@ -33,9 +33,10 @@ impl Default for SocketOptions {
 
 impl SocketOptions {
     fn socket(&self, transport: Transport, address: SocketAddr) -> io::Result<Socket> {
-        let (kind, protocol, buffer) = match transport {
-            Transport::Tcp => (Type::STREAM, Protocol::TCP, self.stream_buffer),
-            Transport::Udp => (Type::DGRAM, Protocol::UDP, self.datagram_buffer),
+        let (kind, protocol, buffer) = if transport == Transport::Tcp {
+            (Type::STREAM, Protocol::TCP, self.stream_buffer)
+        } else {
+            (Type::DGRAM, Protocol::UDP, self.datagram_buffer)
         };
         let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         socket.set_nonblocking(true)?;

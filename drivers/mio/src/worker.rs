@@ -6,7 +6,7 @@ use crate::common::Common;
 use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::log::{debug, warn_limited};
-use crate::mailbox::{Accepted, Command, ConnectFn, WAKER, WorkerHandle};
+use crate::mailbox::{Accepted, BoxedHandler, Command, WAKER, WorkerHandle};
 use crate::metrics::Tally;
 use crate::output::{Output, enter_network_thread};
 use crate::peers::Peers;
@@ -51,8 +51,6 @@ pub(crate) struct Context {
     pub(crate) timers: Timers,
     /// Those that used up their turn and have more to read.
     line: VecDeque<u32>,
-    /// The callbacks of those that are being called.
-    pub(crate) calls: HashMap<ConnectionId, ConnectFn>,
     /// Input that streams hold, by their entries.
     pub(crate) held: HashMap<usize, Held>,
     /// Those streams, in the order in which they began to hold it.
@@ -137,7 +135,8 @@ impl Context {
                 debug!(connection = %id, %peer, %reason, error, "closed");
             }
         }
-        self.common.totals.closed_by[reason.kind()].fetch_add(1, Relaxed);
+        let count = self.common.totals.closed_by.get(reason);
+        count.fetch_add(1, Relaxed);
     }
 }
 
@@ -190,7 +189,6 @@ impl Worker {
                 tally: Tally::default(),
                 timers: Timers::default(),
                 line: VecDeque::new(),
-                calls: HashMap::new(),
                 held: HashMap::new(),
                 holders: BTreeSet::new(),
                 common,
@@ -348,14 +346,14 @@ impl Worker {
         match command {
             Command::Attend(place, id) => self.attend(place, id),
             Command::Accept(accepted) => self.accept(accepted),
-            Command::Call(shared, permit, connected) => self.call(shared, permit, connected),
+            Command::Call(shared, permit, handler) => self.call(shared, permit, handler),
             Command::Listen(socket, listening) => {
                 let entry = socket.entry();
                 let peers = Peers::listening(socket, listening);
                 self.adopt(entry, Entry::Datagrams(Box::new(peers)));
             }
-            Command::Connect(socket, shared, permit, connected) => {
-                self.connect(socket, shared, permit, connected);
+            Command::Connect(socket, shared, permit, handler) => {
+                self.connect(socket, shared, permit, handler);
             }
             Command::Relieve => {
                 self.context.handle.relieved();
@@ -403,7 +401,7 @@ impl Worker {
         let id = shared.core.id;
         let entry = shared.core.place().entry;
         let connection = Connection::new(&shared);
-        context.output.borrow_mut().begin(id.0);
+        context.output.borrow_mut().begin(id.as_u64());
         let handler = guarded("accepted", id, &mut context.tally, || {
             listener.listening.accept(&connection)
         });
@@ -432,11 +430,9 @@ impl Worker {
         self.adopt(entry, Entry::Stream(stream));
     }
 
-    fn call(&mut self, shared: Arc<Shared>, permit: Permit, connected: ConnectFn) {
-        let context = &mut self.context;
-        context.calls.insert(shared.core.id, connected);
+    fn call(&mut self, shared: Arc<Shared>, permit: Permit, handler: BoxedHandler) {
         let entry = shared.core.place().entry;
-        let stream = Stream::calling(permit.seat(shared), context.now);
+        let stream = Stream::calling(permit.seat(shared), handler, self.context.now);
         self.adopt(entry, Entry::Stream(stream));
     }
 
@@ -445,11 +441,11 @@ impl Worker {
         socket: Arc<DatagramSocket>,
         shared: Arc<Shared>,
         permit: Permit,
-        connected: ConnectFn,
+        handler: BoxedHandler,
     ) {
         let entry = socket.entry();
         let seat = permit.seat(shared);
-        let peers = Peers::connected(socket, seat, connected, &mut self.context);
+        let peers = Peers::connected(socket, seat, handler, &mut self.context);
         self.adopt(entry, Entry::Datagrams(Box::new(peers)));
     }
 

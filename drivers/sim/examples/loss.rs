@@ -2,9 +2,7 @@
 
 use clap::Parser;
 use comfy_table::{Table, presets};
-use cubenet_sim::{
-    Conditions, ConnectError, Connection, Handler, Link, Message, Simulation, Transport,
-};
+use cubenet_sim::{Conditions, Handler, Link, Message, Simulation, Transport};
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,13 +41,11 @@ impl Handler for Sink {
 /// Sends whenever there is room.
 struct Source;
 
-impl Source {
-    fn fill(link: &Connection) {
-        while link.send([0; 10_000]).is_ok() {}
-    }
-}
-
 impl Handler for Source {
+    fn connected(&mut self, link: &mut dyn Link) {
+        self.writable(link);
+    }
+
     fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
 
     fn writable(&mut self, link: &mut dyn Link) {
@@ -92,12 +88,7 @@ fn run(options: &Options, loss: f64) -> Result<(f64, u64), Box<dyn Error>> {
         Some(Sink(Arc::clone(&of_sink)))
     })?;
     let network = simulation.network(client).stream_buffer(4 << 20).start()?;
-    let connected = |outcome: Result<&Connection, ConnectError>| {
-        let connection = outcome.ok()?;
-        Source::fill(connection);
-        Some(Source)
-    };
-    network.connect(Transport::Tcp, (server, 7_000), connected)?;
+    network.connect(Transport::Tcp, (server, 7_000), |_| Source)?;
     let time = Duration::from_secs(options.seconds);
     simulation.run_for(time);
     let megabits = arrived.load(Relaxed) as f64 * 8.0 / 1e6 / time.as_secs_f64();

@@ -56,11 +56,7 @@ impl Simulation {
     pub fn audit(&self) -> Result<(), String> {
         let census = self.census();
         let world = self.shared.lock();
-        let counted: usize = world
-            .networks
-            .iter()
-            .map(|network| network.metrics.open)
-            .sum();
+        let counted: usize = world.networks.iter().map(|network| network.open).sum();
         if counted != census.connections {
             let there = census.connections;
             return Err(format!(
@@ -68,7 +64,7 @@ impl Simulation {
             ));
         }
         let networks = world.networks.iter();
-        let queued: usize = networks.map(|network| network.metrics.queued_bytes).sum();
+        let queued: usize = networks.map(|network| network.queued_bytes).sum();
         if queued != census.queued_bytes {
             let there = census.queued_bytes;
             return Err(format!(
@@ -76,19 +72,19 @@ impl Simulation {
             ));
         }
         for network in &world.networks {
-            let (metrics, limits) = (&network.metrics, &network.limits);
-            let datagrams = metrics.open - network.open_streams;
+            let limits = &network.limits;
+            let datagrams = network.open - network.open_streams;
             if network.open_streams.max(datagrams) > limits.max_connections() {
-                return Err(format!("{} connections are over the limit", metrics.open));
+                return Err(format!("{} connections are over the limit", network.open));
             }
-            if metrics.held_bytes > limits.max_held_total() {
-                let held = metrics.held_bytes;
+            if network.held_bytes > limits.max_held_total() {
+                let held = network.held_bytes;
                 return Err(format!(
                     "{held} bytes of held input are over the limit in all"
                 ));
             }
-            if metrics.queued_bytes > limits.max_queued_total() {
-                let queued = metrics.queued_bytes;
+            if network.queued_bytes > limits.max_queued_total() {
+                let queued = network.queued_bytes;
                 return Err(format!("{queued} queued bytes are over the limit in all"));
             }
         }

@@ -1,7 +1,7 @@
 //! What can go wrong for the application, by operation.
 
 use crate::conditions::FaultError;
-use cubenet_core::{CloseReason, LimitError, Transport};
+use cubenet_core::{LimitError, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -51,12 +51,18 @@ pub enum Error {
         /// The address.
         address: IpAddr,
     },
+    /// This driver does not have the transport.
+    Unsupported {
+        /// The transport.
+        transport: Transport,
+    },
     /// The network has been stopped, or its host has crashed.
     Stopped,
 }
 
 /// What a virtual host refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refusal {
     /// Somebody listens there.
     InUse,
@@ -114,6 +120,9 @@ impl fmt::Display for Error {
                     "no router is at {address}, which `Simulation::nat` makes, or one is at its new address"
                 )
             }
+            Error::Unsupported { transport } => {
+                write!(f, "this driver has no transport `{transport}`")
+            }
             Error::Stopped => f.write_str("the network has been stopped"),
         }
     }
@@ -129,27 +138,3 @@ impl std::error::Error for Error {
         }
     }
 }
-
-/// A call that was not answered, as the `connected` callback is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectError {
-    /// On which transport.
-    pub transport: Transport,
-    /// The address that was called.
-    pub address: SocketAddr,
-    /// Why there is no connection.
-    pub reason: CloseReason,
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConnectError {
-            transport,
-            address,
-            reason,
-        } = self;
-        write!(f, "cannot connect to {transport} {address}: {reason}")
-    }
-}
-
-impl std::error::Error for ConnectError {}

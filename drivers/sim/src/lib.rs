@@ -36,11 +36,11 @@
 //!             return link.abort(); // nonsense
 //!         };
 //!         let mut world = self.world.lock().unwrap();
-//!         let Some((_, at)) = world.players.get_mut(&link.id().0) else {
+//!         let Some((_, at)) = world.players.get_mut(&link.id().as_u64()) else {
 //!             return;
 //!         };
 //!         *at = at.saturating_add(if step == 0 { -1 } else { 1 });
-//!         let news = [link.id().0 as u8, *at as u8];
+//!         let news = [link.id().as_u64() as u8, *at as u8];
 //!         for (connection, _) in world.players.values() {
 //!             // Who cannot keep up is let go rather than waited for.
 //!             if connection.send(news).is_err() {
@@ -50,7 +50,7 @@
 //!     }
 //!
 //!     fn closed(&mut self, link: &mut dyn Link, _reason: CloseReason) {
-//!         self.world.lock().unwrap().players.remove(&link.id().0);
+//!         self.world.lock().unwrap().players.remove(&link.id().as_u64());
 //!     }
 //! }
 //!
@@ -85,7 +85,7 @@
 //!         (server, 7000),
 //!         move |connection| {
 //!             let mut world = of_server.lock().unwrap();
-//!             world.players.insert(connection.id().0, (connection.clone(), 0));
+//!             world.players.insert(connection.id().as_u64(), (connection.clone(), 0));
 //!             Some(Player { world: Arc::clone(&of_server) })
 //!         },
 //!     )?;
@@ -96,9 +96,7 @@
 //!         let host: IpAddr = [10, 0, 1, nth as u8].into();
 //!         let screen = screen.clone();
 //!         let network = simulation.network(host).start()?;
-//!         players.push(network.connect(Transport::Tcp, (server, 7000), |call| {
-//!             call.ok().map(|_| screen)
-//!         })?);
+//!         players.push(network.connect(Transport::Tcp, (server, 7000), |_| screen)?);
 //!     }
 //!     simulation.run_for(Duration::from_secs(30));
 //!
@@ -176,7 +174,6 @@ mod dispatch;
 mod error;
 mod kernel;
 mod link;
-mod metrics;
 mod network;
 mod owners;
 mod peers;
@@ -194,12 +191,12 @@ pub use census::Census;
 pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
 pub use cubenet_core::{
-    Budgets, CloseReason, ConnectionId, Frame, FrameError, FullPolicy, Handler, Instant,
-    LimitError, Limits, Link, Message, SendError, Timeout, Transport, TransportError,
+    Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
+    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, SendError, Timeout,
+    Transport, TransportError,
 };
-pub use error::{ConnectError, Error, Refusal};
+pub use error::{Error, Refusal};
 pub use kernel::Traffic;
-pub use metrics::Metrics;
 pub use network::{Builder as NetworkBuilder, IntoAddress, Listener, Network};
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};
 pub use simulation::{Builder, Simulation, Thread};

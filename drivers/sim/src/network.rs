@@ -1,15 +1,14 @@
 //! A network: what runs on one virtual host.
 
 use crate::connection::Connection;
-use crate::error::{ConnectError, Error};
-use crate::kernel::{HostId, Key, Notice, StreamBuffers};
-use crate::metrics::Metrics;
+use crate::error::Error;
+use crate::kernel::{HostId, Key, StreamBuffers};
 use crate::owners::Owner;
-use crate::peers::Peers;
-use crate::stream::Stream;
+use crate::peers::{self, Peers};
+use crate::stream::{self, Stream};
 use crate::workers::{Costs, Worker};
-use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World};
-use cubenet_core::{Budgets, Handler, Limits, Transport};
+use crate::world::{AcceptFn, BoxedHandler, Guard, NetworkId, NetworkState, Place, Shared, World};
+use cubenet_core::{Budgets, Handler, Limits, Metrics, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -199,6 +198,10 @@ impl Builder {
             limits: Arc::new(self.limits),
             budgets: self.budgets,
             metrics: Metrics::default(),
+            open: 0,
+            queued_bytes: 0,
+            held_bytes: 0,
+            busy: Duration::ZERO,
             open_streams: 0,
             hash_key,
             stopping: None,
@@ -212,6 +215,23 @@ impl Builder {
             id,
             address,
         })
+    }
+}
+
+/// Whether there are virtual sockets for a transport.
+fn check_transport(transport: Transport) -> Result<(), Error> {
+    match transport {
+        Transport::Tcp | Transport::Udp => Ok(()),
+        _ => Err(Error::Unsupported { transport }),
+    }
+}
+
+/// A connection whose handler is being made. If that panics, it is aborted.
+struct Unmade<'a>(&'a Connection);
+
+impl Drop for Unmade<'_> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -241,6 +261,7 @@ impl Network {
         address: impl IntoAddress,
         accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
     ) -> Result<Listener, Error> {
+        check_transport(transport)?;
         let address = address
             .into_address()
             .map_err(|given| Error::Address { given })?;
@@ -256,26 +277,23 @@ impl Network {
         let network = &world.networks[self.id.0 as usize];
         let (host, backlog) = (network.host, network.backlog);
         let network = self.id;
-        let (key, local) = match transport {
-            Transport::Tcp => {
-                let listening = world.kernel.listen(host, address, backlog);
-                let (key, local) = listening.map_err(refused)?;
-                let owner = Owner::Listener {
-                    network,
-                    accept,
-                    again: cubenet_core::Instant::ZERO,
-                };
-                world.owners.insert(key, owner);
-                (key, local)
-            }
-            Transport::Udp => {
-                let bound = world.kernel.bind_datagrams(host, address, None);
-                let (key, local) = bound.map_err(refused)?;
-                let state = &world.networks[network.0 as usize];
-                let peers = Peers::listening(network, state, local, accept);
-                world.owners.insert(key, Owner::Peers(Box::new(peers)));
-                (key, local)
-            }
+        let (key, local) = if transport == Transport::Tcp {
+            let listening = world.kernel.listen(host, address, backlog);
+            let (key, local) = listening.map_err(refused)?;
+            let owner = Owner::Listener {
+                network,
+                accept,
+                again: cubenet_core::Instant::ZERO,
+            };
+            world.owners.insert(key, owner);
+            (key, local)
+        } else {
+            let bound = world.kernel.bind_datagrams(host, address, None);
+            let (key, local) = bound.map_err(refused)?;
+            let state = &world.networks[network.0 as usize];
+            let peers = Peers::listening(network, state, local, accept);
+            world.owners.insert(key, Owner::Peers(Box::new(peers)));
+            (key, local)
         };
         drop(world);
         Ok(Listener {
@@ -286,21 +304,22 @@ impl Network {
         })
     }
 
-    /// Calls `address`. Returns at once with the connection to be; what is sent on it waits
-    /// until the peer answers.
+    /// Connects to `address`. Returns at once with the connection to be; what is sent on it
+    /// waits until the peer has answered.
     ///
-    /// `connected` is called once: with the connection when the peer has answered, to return
-    /// its handler, or `None` to close it; or with the reason why there is none.
+    /// `handler` is called before this returns, to make the handler from the connection's handle.
+    /// The handler is told how the connect went: [`Handler::connected`], or
+    /// [`Handler::connect_failed`].
     pub fn connect<H: Handler + Send + 'static>(
         &self,
         transport: Transport,
         address: impl IntoAddress,
-        connected: impl FnOnce(Result<&Connection, ConnectError>) -> Option<H> + Send + 'static,
+        handler: impl FnOnce(&Connection) -> H,
     ) -> Result<Connection, Error> {
+        check_transport(transport)?;
         let address = address
             .into_address()
             .map_err(|given| Error::Address { given })?;
-        let connect: ConnectFn = Box::new(|outcome| Some(Box::new(connected(outcome)?) as _));
         let shared = self.shared()?;
         let mut world = self.running(&shared)?;
         let network = &mut world.networks[self.id.0 as usize];
@@ -312,25 +331,21 @@ impl Network {
         }
         let id = world.next_id();
         let now = world.now();
-        let called = match transport {
-            Transport::Tcp => world.kernel.call(host, address).map(|key| {
+        let called = if transport == Transport::Tcp {
+            world.kernel.call(host, address).map(|key| {
                 let ends = world.kernel.ends(key);
                 (key, ends.unwrap_or((address, address)))
-            }),
-            Transport::Udp => {
-                let local = world.kernel.host(host).address_towards(address.ip());
-                let any = SocketAddr::new(local, 0);
-                let bound = world.kernel.bind_datagrams(host, any, Some(address));
-                bound.map(|(key, local)| (key, (local, address)))
-            }
+            })
+        } else {
+            let local = world.kernel.host(host).address_towards(address.ip());
+            let any = SocketAddr::new(local, 0);
+            let bound = world.kernel.bind_datagrams(host, any, Some(address));
+            bound.map(|(key, local)| (key, (local, address)))
         };
         let (key, ends) = match called {
             Ok(called) => called,
             Err(refusal) => {
                 world.network(self.id).release(transport);
-                // What the callback holds may use a connection as it is dropped.
-                drop(world);
-                drop(connect);
                 return Err(Error::Connect {
                     transport,
                     address,
@@ -338,23 +353,30 @@ impl Network {
                 });
             }
         };
-        let owner = match transport {
-            Transport::Tcp => {
-                let stream = Stream::calling(id, self.id, &limits, connect, now);
-                Owner::Stream(Box::new(stream))
-            }
-            Transport::Udp => {
-                let state = &world.networks[self.id.0 as usize];
-                let peers = Peers::calling(self.id, state, ends, id, connect, now);
-                Owner::Peers(Box::new(peers))
-            }
+        let is_stream = transport == Transport::Tcp;
+        let owner = if is_stream {
+            let stream = Stream::calling(id, self.id, &limits, now);
+            Owner::Stream(Box::new(stream))
+        } else {
+            let state = &world.networks[self.id.0 as usize];
+            let peers = Peers::calling(self.id, state, ends, id, now);
+            Owner::Peers(Box::new(peers))
         };
         world.owners.insert(key, owner);
-        // It sets its clock, or learns that it is connected.
-        world.kernel.notify(key, Notice::Writable);
+        // The application's code runs without the lock, and the connection waits for it.
         drop(world);
         let place = Place { key, slot: 0 };
-        Ok(Connection::new(&shared, place, id, transport, ends))
+        let connection = Connection::new(&shared, place, id, transport, ends);
+        let unmade = Unmade(&connection);
+        let handler: BoxedHandler = Box::new(handler(&connection));
+        std::mem::forget(unmade);
+        let world = shared.lock();
+        drop(if is_stream {
+            stream::give_handler(&shared, world, key, handler)
+        } else {
+            peers::give_handler(world, key, handler)
+        });
+        Ok(connection)
     }
 
     /// Begins to stop: no new connections, what is queued is delivered, every connection is
@@ -406,11 +428,23 @@ impl Network {
 
     /// What it has done so far.
     pub fn metrics(&self) -> Metrics {
+        let Some(shared) = self.shared.upgrade() else {
+            return Metrics::default();
+        };
+        let mut world = shared.at_point();
+        let network = world.network(self.id);
+        let mut metrics = network.metrics.clone();
+        metrics.open = network.open as u64;
+        metrics.queued_bytes = network.queued_bytes as u64;
+        metrics.held_bytes = network.held_bytes as u64;
+        metrics
+    }
+
+    /// How long its workers were busy, all together, with what has a [cost](Costs).
+    pub fn busy(&self) -> Duration {
         let shared = self.shared.upgrade();
-        shared.map_or_else(Metrics::default, |shared| {
-            shared.at_point().networks[self.id.0 as usize]
-                .metrics
-                .clone()
+        shared.map_or(Duration::ZERO, |shared| {
+            shared.at_point().network(self.id).busy
         })
     }
 

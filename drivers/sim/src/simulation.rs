@@ -278,10 +278,10 @@ impl Simulation {
         for network in &mut world.networks {
             if network.host == id {
                 network.crashed = true;
-                network.metrics.open = 0;
+                network.open = 0;
                 network.open_streams = 0;
-                network.metrics.queued_bytes = 0;
-                network.metrics.held_bytes = 0;
+                network.queued_bytes = 0;
+                network.held_bytes = 0;
             }
         }
         let dropped: Vec<Option<Owner>> = keys

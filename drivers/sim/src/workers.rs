@@ -205,7 +205,7 @@ impl World {
         let spent = done.spent.saturating_add(worker.rest.into());
         worker.rest = (spent % 1_000) as u32;
         let spent = Duration::from_micros(spent / 1_000);
-        state.metrics.busy += spent;
+        state.busy += spent;
         worker.busy_until = began.after(spent).max(self.kernel.now);
         let before = worker.turn.take();
         if let (Some(before), true, Some(key)) = (before, done.has_more, done.key) {

@@ -2,9 +2,7 @@
 //! connections, wherever they ask from.
 
 use crate::connection::Connection;
-use crate::error::ConnectError;
 use crate::kernel::{CaptureFile, HostId, Kernel, Key, Notice};
-use crate::metrics::Metrics;
 use crate::owners::{Owner, Owners};
 use crate::peers::Peers;
 use crate::simulation::Simulation;
@@ -14,19 +12,19 @@ use crate::timers::Timers;
 use crate::trace::Record;
 use crate::workers::{Costs, Turn, Worker};
 use cubenet_core::{
-    Backlog, Budgets, CloseReason, ConnectionId, Frame, Handler, Instant, Limits, Reading,
+    Backlog, Budgets, CloseReason, ConnectionId, Frame, Handler, Instant, Limits, Metrics, Reading,
     SendError, State, Transport,
 };
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Decides about a new peer.
 pub(crate) type AcceptFn =
     dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync + 'static;
-/// Is told how a call went.
-pub(crate) type ConnectFn =
-    Box<dyn FnOnce(Result<&Connection, ConnectError>) -> Option<Box<dyn Handler + Send>> + Send>;
+/// The application's side of a connection.
+pub(crate) type BoxedHandler = Box<dyn Handler + Send>;
 /// Something a test wants done at some time.
 pub(crate) type Scheduled = Box<dyn FnOnce(&Simulation) + Send>;
 
@@ -71,6 +69,14 @@ pub(crate) struct NetworkState {
     pub(crate) limits: Arc<Limits>,
     pub(crate) budgets: Budgets,
     pub(crate) metrics: Metrics,
+    /// Connections open now, those that are connecting included.
+    pub(crate) open: usize,
+    /// Bytes that wait to be sent now.
+    pub(crate) queued_bytes: usize,
+    /// Bytes of input held now.
+    pub(crate) held_bytes: usize,
+    /// How long its workers were busy, all together.
+    pub(crate) busy: Duration,
     /// Of the open connections, those that are streams.
     pub(crate) open_streams: usize,
     /// Keys the tables of its datagram peers.
@@ -155,7 +161,7 @@ impl Shared {
         callback: impl FnOnce() -> R,
     ) -> (Option<R>, Guard<'a>) {
         let now = guard.kernel.now;
-        guard.kernel.trace.record(now, what, id.0, &[]);
+        guard.kernel.trace.record(now, what, id.as_u64(), &[]);
         let cost = guard.network(network).costs.callback;
         guard.kernel.turn.spend(cost);
         guard.calling += 1;
@@ -183,7 +189,7 @@ impl World {
 
     /// A number that no other connection has.
     pub(crate) fn next_id(&mut self) -> ConnectionId {
-        let id = ConnectionId(self.next_id);
+        let id = ConnectionId::from_u64(self.next_id);
         self.next_id += 1;
         id
     }
@@ -340,21 +346,22 @@ impl World {
     ) {
         let network = self.network(network);
         network.release(transport);
-        network.metrics.closed_by[reason.kind()] += 1;
+        *network.metrics.closed_by.get_mut(reason) += 1;
     }
 }
 
 impl NetworkState {
     /// Whether nothing of it is left.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.crashed || (self.stopping.is_some() && self.metrics.open == 0)
+        self.crashed || (self.stopping.is_some() && self.open == 0)
     }
 
     /// Whether there is room for one connection more of this transport.
     pub(crate) fn has_room(&self, transport: Transport) -> bool {
-        let open = match transport {
-            Transport::Tcp => self.open_streams,
-            Transport::Udp => self.metrics.open - self.open_streams,
+        let open = if transport == Transport::Tcp {
+            self.open_streams
+        } else {
+            self.open - self.open_streams
         };
         open < self.limits.max_connections()
     }
@@ -363,7 +370,7 @@ impl NetworkState {
     pub(crate) fn reserve(&mut self, transport: Transport) -> bool {
         let room = self.has_room(transport);
         if room {
-            self.metrics.open += 1;
+            self.open += 1;
             self.open_streams += usize::from(transport == Transport::Tcp);
         }
         room
@@ -371,11 +378,11 @@ impl NetworkState {
 
     /// Gives the room of a connection back.
     pub(crate) fn release(&mut self, transport: Transport) {
-        self.metrics.open -= 1;
+        self.open -= 1;
         self.open_streams -= usize::from(transport == Transport::Tcp);
     }
 
     pub(crate) fn backlog(&self, own: usize) -> Backlog {
-        Backlog::growing(own, self.metrics.queued_bytes)
+        Backlog::growing(own, self.queued_bytes)
     }
 }

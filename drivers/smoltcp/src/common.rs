@@ -1,7 +1,6 @@
 //! What all connections of a network share.
 
 use crate::early::Early;
-use crate::error::ConnectError;
 use crate::id::{Place, Serial, Serials};
 use cubenet_core::{Instant, Limits, Link, Transport};
 
@@ -9,11 +8,6 @@ use cubenet_core::{Instant, Limits, Link, Transport};
 /// again and again, and shared by listeners. What [`Network::listen`](crate::Network::listen)
 /// of the server's driver takes fits here.
 pub type Accepted<'a, H> = &'a (dyn Fn(&mut dyn Link) -> Option<H> + Send + Sync + 'a);
-
-/// Is told how a call went, and returns the handler of a connection that opened, or `None` to
-/// close it.
-pub type Connected<'a, H> =
-    &'a (dyn Fn(Result<&mut dyn Link, ConnectError>) -> Option<H> + Send + Sync + 'a);
 
 /// What a network has done so far. Each number counts up and wraps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,9 +69,10 @@ impl Common<'_> {
 
     /// Whether there is room for one connection more of this transport.
     pub(crate) fn has_room(&self, transport: Transport) -> bool {
-        let open = match transport {
-            Transport::Tcp => self.open_streams,
-            Transport::Udp => self.open - self.open_streams,
+        let open = if transport == Transport::Tcp {
+            self.open_streams
+        } else {
+            self.open - self.open_streams
         };
         open < self.limits.max_connections()
     }

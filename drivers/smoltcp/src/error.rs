@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::net::SocketAddr;
-use cubenet_core::{CloseReason, ConnectionId, LimitError, Transport};
+use cubenet_core::{LimitError, Transport};
 
 /// Why a network could not be made, or an address not be listened on or called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,11 @@ pub enum Error {
         /// For which transport.
         transport: Transport,
     },
+    /// This driver does not have the transport.
+    Unsupported {
+        /// The transport.
+        transport: Transport,
+    },
     /// The network has been stopped.
     Stopped,
 }
@@ -52,9 +57,12 @@ impl fmt::Display for Error {
             Error::NoRoom {
                 transport: Transport::Tcp,
             } => f.write_str("every stream is in use; give the network more `StreamMemory`"),
-            Error::NoRoom {
-                transport: Transport::Udp,
-            } => f.write_str("every port is in use; add another with `add_port`"),
+            Error::NoRoom { .. } => {
+                f.write_str("every port is in use; add another with `add_port`")
+            }
+            Error::Unsupported { transport } => {
+                write!(f, "this driver has no transport `{transport}`")
+            }
             Error::Stopped => f.write_str("the network has been stopped"),
         }
     }
@@ -67,25 +75,6 @@ impl From<LimitError> for Error {
         Error::Limits(error)
     }
 }
-
-/// Why a call that had begun came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectError {
-    /// The connection that was to be.
-    pub id: ConnectionId,
-    /// Who was called.
-    pub peer: SocketAddr,
-    /// Why: `Refused`, `Timeout(Connect)`, `Local` if it was closed before it was answered.
-    pub reason: CloseReason,
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot connect to {}: {}", self.peer, self.reason)
-    }
-}
-
-impl core::error::Error for ConnectError {}
 
 #[cfg(test)]
 mod tests {
@@ -128,12 +117,5 @@ mod tests {
         for (error, says) in errors {
             assert!(error.to_string().contains(says), "{error}");
         }
-        let refused = ConnectError {
-            id: ConnectionId(1),
-            peer: address,
-            reason: CloseReason::Refused,
-        };
-        let says = "cannot connect to 10.0.0.1:7: refused: nobody listens there";
-        assert_eq!(refused.to_string(), says);
     }
 }

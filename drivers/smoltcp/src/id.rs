@@ -30,7 +30,7 @@ impl Place {
 
     /// Where the connection of this id is, if it still is.
     pub(crate) fn of(id: ConnectionId) -> Place {
-        let place = usize::from(id.0 as u16);
+        let place = usize::from(id.as_u64() as u16);
         if place < MAX_STREAMS {
             return Place::Stream(place);
         }
@@ -50,7 +50,8 @@ impl Serial {
 
     pub(crate) fn id(self, place: Place) -> ConnectionId {
         let [high, middle, low] = self.0.map(u64::from);
-        ConnectionId(high << 48 | middle << 32 | low << 16 | u64::from(place.encode()))
+        let place = u64::from(place.encode());
+        ConnectionId::from_u64(high << 48 | middle << 32 | low << 16 | place)
     }
 }
 

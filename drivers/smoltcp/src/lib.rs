@@ -95,12 +95,12 @@ mod port;
 mod stack;
 mod stream;
 
-pub use common::{Accepted, Connected, Counts};
+pub use common::{Accepted, Counts};
 pub use cubenet_core::{
-    CloseReason, ConnectionId, FullPolicy, Handler, Instant, Limits, Link, Message, SendError,
-    Timeout, Transport, TransportError,
+    CloseReason, ConnectError, ConnectionId, FullPolicy, Handler, Instant, Limits, Link, Message,
+    SendError, Timeout, Transport, TransportError,
 };
-pub use error::{ConnectError, Error};
+pub use error::Error;
 pub use memory::{Bytes, DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};
 pub use network::{Listener, Network};
 pub use pool::Listening;

@@ -126,7 +126,7 @@ impl<const N: usize> Default for Bytes<N> {
 /// The rings are not in it, so that a `static` of them is all zeros, and takes no room in
 /// flash.
 pub struct StreamMemory<'a, H, const N: usize, const LISTENERS: usize = 1> {
-    slots: [Stream<'a, H>; N],
+    slots: [Stream<H>; N],
     listeners: [Option<Listening<'a, H>>; LISTENERS],
 }
 
@@ -157,7 +157,7 @@ impl<H, const N: usize, const LISTENERS: usize> Default for StreamMemory<'_, H, 
 
 /// Memory for streams, from [`StreamMemory`] or elsewhere.
 pub struct StreamParts<'a, H> {
-    pub(crate) slots: &'a mut [Stream<'a, H>],
+    pub(crate) slots: &'a mut [Stream<H>],
     pub(crate) receive: &'a mut [u8],
     pub(crate) transmit: &'a mut [u8],
     pub(crate) listeners: &'a mut [Option<Listening<'a, H>>],
@@ -167,7 +167,7 @@ impl<'a, H> StreamParts<'a, H> {
     /// As many streams as there are slots. The rings are cut out of `receive` and `transmit`,
     /// all of one length. As many addresses can be listened on as `listeners` is long.
     pub const fn new(
-        slots: &'a mut [Stream<'a, H>],
+        slots: &'a mut [Stream<H>],
         receive: &'a mut [u8],
         transmit: &'a mut [u8],
         listeners: &'a mut [Option<Listening<'a, H>>],

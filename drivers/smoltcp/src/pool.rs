@@ -74,7 +74,7 @@ impl<'a, H> Listeners<'a, H> {
 
 /// Whether all is delivered, and confirmed, that a stream whose connection is over had to
 /// tell: it would only wait for the peer's end, or for late segments.
-pub(crate) fn is_spent<H>(stream: &Stream<'_, H>, sockets: &SocketSet<'_>) -> bool {
+pub(crate) fn is_spent<H>(stream: &Stream<H>, sockets: &SocketSet<'_>) -> bool {
     let Some(handle) = stream.handle else {
         return false;
     };
@@ -97,7 +97,7 @@ pub(crate) fn long_ago(now: Instant) -> Instant {
 /// began `long_ago` and has not gone on. Returns a bit for each
 /// place that got one.
 pub(crate) fn arm<'a, H>(
-    streams: &mut [Stream<'a, H>],
+    streams: &mut [Stream<H>],
     sockets: &mut SocketSet<'a>,
     listeners: &Listeners<'a, H>,
     long_ago: Instant,
@@ -128,7 +128,7 @@ pub(crate) fn arm<'a, H>(
 }
 
 /// The listener for which the fewest streams wait, and how many.
-fn poorest<H>(streams: &[Stream<'_, H>], listeners: &Listeners<'_, H>) -> Option<(usize, usize)> {
+fn poorest<H>(streams: &[Stream<H>], listeners: &Listeners<'_, H>) -> Option<(usize, usize)> {
     let places = listeners.places.iter().enumerate();
     let used = places.filter(|(_, listening)| listening.is_some());
     let pools = used.map(|(place, _)| (place, waiting(streams, place)));
@@ -136,7 +136,7 @@ fn poorest<H>(streams: &[Stream<'_, H>], listeners: &Listeners<'_, H>) -> Option
 }
 
 /// How many streams wait for the listener at `place`.
-fn waiting<H>(streams: &[Stream<'_, H>], place: usize) -> usize {
+fn waiting<H>(streams: &[Stream<H>], place: usize) -> usize {
     let there = streams.iter().filter(|one| one.waits_at() == Some(place));
     there.count()
 }
@@ -144,12 +144,12 @@ fn waiting<H>(streams: &[Stream<'_, H>], place: usize) -> usize {
 /// Whether the stream in `slot` has a new caller whose address has `limit` streams already, those
 /// included whose connection is over and whose end has not been confirmed.
 pub(crate) fn is_one_too_many<H: Handler>(
-    streams: &[Stream<'_, H>],
+    streams: &[Stream<H>],
     sockets: &SocketSet<'_>,
     slot: usize,
     limit: usize,
 ) -> bool {
-    let of = |stream: &Stream<'_, H>| {
+    let of = |stream: &Stream<H>| {
         let socket = sockets.get::<tcp::Socket>(stream.handle?);
         Some((socket.state(), socket.remote_endpoint()?.addr))
     };
@@ -158,7 +158,7 @@ pub(crate) fn is_one_too_many<H: Handler>(
     };
     let is_new = matches!(streams[slot].stage, Stage::Pooled { .. })
         && !matches!(state, tcp::State::Listen | tcp::State::SynReceived);
-    let theirs = |stream: &&Stream<'_, H>| {
+    let theirs = |stream: &&Stream<H>| {
         let same = of(stream).is_some_and(|(_, address)| address == caller);
         same && stream.was_accepted() && !is_spent(stream, sockets)
     };
@@ -166,15 +166,15 @@ pub(crate) fn is_one_too_many<H: Handler>(
 }
 
 /// The places for whose callers a stream waits, a bit for each.
-pub(crate) fn pooled<H>(streams: &[Stream<'_, H>]) -> u32 {
+pub(crate) fn pooled<H>(streams: &[Stream<H>]) -> u32 {
     let places = streams.iter().filter_map(Stream::waits_at);
     places.fold(0, |bits, place| bits | 1 << place)
 }
 
 /// Takes a stream for a call.
-pub(crate) fn take<'a, H>(
-    streams: &mut [Stream<'a, H>],
-    sockets: &mut SocketSet<'a>,
+pub(crate) fn take<H>(
+    streams: &mut [Stream<H>],
+    sockets: &mut SocketSet<'_>,
     now: Instant,
 ) -> Option<usize> {
     let (slot, _) = spare(streams, sockets, Use::LastOfPool, long_ago(now))?;
@@ -198,12 +198,12 @@ enum Use {
 
 /// The stream of the least use, if that is `most` or less, and its socket, closed.
 fn spare<'s, 'a, H>(
-    streams: &[Stream<'a, H>],
+    streams: &[Stream<H>],
     sockets: &'s mut SocketSet<'a>,
     most: Use,
     long_ago: Instant,
 ) -> Option<(usize, &'s mut tcp::Socket<'a>)> {
-    let of = |stream: &Stream<'a, H>| match stream.stage {
+    let of = |stream: &Stream<H>| match stream.stage {
         Stage::Free => Some(Use::None),
         Stage::Pooled {
             listener,
@@ -240,9 +240,9 @@ fn spare<'s, 'a, H>(
 
 /// Takes streams out of the pool of the listener at `place`, or of all: those who have a
 /// caller are told that nobody is there, until `deadline`.
-pub(crate) fn disarm<'a, H>(
-    streams: &mut [Stream<'a, H>],
-    sockets: &mut SocketSet<'a>,
+pub(crate) fn disarm<H>(
+    streams: &mut [Stream<H>],
+    sockets: &mut SocketSet<'_>,
     place: Option<usize>,
     deadline: Instant,
 ) {

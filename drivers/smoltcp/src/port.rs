@@ -1,18 +1,17 @@
 //! A datagram socket and its peers: demultiplexing, delivering, and seeing each connection to
 //! its end.
 
-use crate::common::{Accepted, Common, Connected};
-use crate::error::ConnectError;
+use crate::common::{Accepted, Common};
 use crate::id::{Place, Serial};
 use crate::link::PeerLink;
 use crate::memory::PortParts;
-use crate::stack::{address, has_route, swapped};
+use crate::stack::{has_route, swapped};
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use cubenet_core::demux::SliceTable;
 use cubenet_core::{
-    Action, Arrival, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant,
-    Limits, Link, Message, Reading, State, Timeout, Transport, TransportError,
+    Action, Arrival, Backlog, CloseReason, ConnectError, ConnectionId, DatagramHalf, Demux,
+    Handler, Instant, Limits, Link, Message, Reading, State, Timeout, Transport, TransportError,
 };
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
@@ -81,8 +80,8 @@ enum Role<'a, H> {
     Free = 1,
     /// Whoever speaks is a peer, if it is wanted.
     Listens(Accepted<'a, H>, u32),
-    /// One peer, whose caller has not been told.
-    Calls(Connected<'a, H>),
+    /// One peer, to which this side connects; its handler has not been told.
+    Connects,
     /// Those who are there are peers, and nobody else: a call, or a listener that was closed.
     Keeps,
     /// Nobody is left. Goodbyes may still wait for the way to their peers to be found, until
@@ -208,7 +207,7 @@ impl<'a, H: Handler> Port<'a, H> {
         &mut self,
         remote: Remote,
         port: u16,
-        connected: Connected<'a, H>,
+        handler: H,
         serial: Serial,
         sockets: &mut SocketSet<'a>,
         now: Instant,
@@ -219,10 +218,11 @@ impl<'a, H: Handler> Port<'a, H> {
             self.demux.remove(slot);
             return None;
         }
-        self.role = Role::Calls(connected);
+        self.role = Role::Connects;
         self.peers[slot] = Peer {
             serial,
-            ..Peer::NOBODY
+            half: DatagramHalf::new(),
+            handler: Some(handler),
         };
         Some(self.place(slot))
     }
@@ -297,21 +297,17 @@ impl<'a, H: Handler> Port<'a, H> {
 
     /// A call needs no answer: it is connected as soon as somebody looks.
     fn tell_caller(&mut self, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
-        let Role::Calls(connected) = self.role else {
+        if !matches!(self.role, Role::Connects) {
             return;
-        };
+        }
         self.role = Role::Keeps;
         let Some(slot) = (0..self.peers.len()).find(|slot| self.demux.peer(*slot).is_some()) else {
             return;
         };
         common.counts.connected = common.counts.connected.wrapping_add(1);
-        let handler = self.with(slot, socket, common, |_, link| connected(Ok(link)));
-        let peer = &mut self.peers[slot];
-        peer.handler = handler.flatten();
-        if peer.handler.is_none() {
-            peer.half.close();
-            self.attend = true;
-        }
+        self.call(slot, socket, common, |handler, link| {
+            handler.connected(link);
+        });
     }
 
     /// A datagram arrived; it lies in the scratch, unless it is too long.
@@ -342,7 +338,7 @@ impl<'a, H: Handler> Port<'a, H> {
                     handler.error(link, too_long);
                 });
             }
-            Arrival::TooLong(_) | Arrival::Refuse | Arrival::Ignore => {}
+            _ => {}
         }
         common.counts.dropped = common.counts.dropped.wrapping_add(1);
     }
@@ -478,7 +474,6 @@ impl<'a, H: Handler> Port<'a, H> {
         let mut lost = false;
         for slot in 0..self.peers.len() {
             if self.has_lost(slot, interface, common) {
-                self.tell_of_failure(slot);
                 self.abort(slot, CloseReason::Io);
                 self.finish(slot, socket, common);
                 lost = true;
@@ -486,19 +481,6 @@ impl<'a, H: Handler> Port<'a, H> {
         }
         if lost && socket.send_queue() > 0 || self.said_goodbye && !socket.can_send() {
             self.give_up(socket, common);
-        }
-    }
-
-    /// A caller that has not been told of its connection is told that there is none.
-    fn tell_of_failure(&mut self, slot: usize) {
-        if let (Role::Calls(connected), Some(remote)) = (&self.role, self.demux.peer(slot)) {
-            let id = self.peers[slot].serial.id(self.place(slot));
-            connected(Err(ConnectError {
-                id,
-                peer: address(remote.endpoint),
-                reason: CloseReason::Io,
-            }));
-            self.role = Role::Keeps;
         }
     }
 
@@ -545,10 +527,19 @@ impl<'a, H: Handler> Port<'a, H> {
     /// Tells the handler that the connection is over, and gives its place back.
     fn tell_closed(&mut self, slot: usize, socket: &mut udp::Socket<'a>, common: &mut Common<'a>) {
         let reason = self.peers[slot].half.close_reason();
+        let reason = reason.unwrap_or(CloseReason::Io);
         let attend = self.attend;
+        let is_told = !matches!(self.role, Role::Connects);
         self.call(slot, socket, common, |handler, link| {
-            handler.closed(link, reason.unwrap_or(CloseReason::Io));
+            if is_told {
+                return handler.closed(link, reason);
+            }
+            let (id, peer) = (link.id(), link.peer_addr());
+            handler.connect_failed(ConnectError::new(id, Transport::Udp, peer, reason));
         });
+        if !is_told {
+            self.role = Role::Keeps;
+        }
         // Nothing is left to be done for this peer.
         self.attend = attend;
         self.peers[slot] = Peer::NOBODY;

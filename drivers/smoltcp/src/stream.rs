@@ -1,16 +1,15 @@
 //! One stream: a socket of smoltcp's, from where it waits in the pool of a listener to where
 //! its end has been delivered, and the connection that lives on it meanwhile.
 
-use crate::common::{Common, Connected, Context};
-use crate::error::ConnectError;
+use crate::common::{Common, Context};
 use crate::id::{Place, Serial};
 use crate::link::{Held, Output, StreamLink};
 use crate::pool::Listeners;
 use crate::stack::{address, swapped};
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
-    Action, Backlog, CloseReason, Connection, ConnectionId, FrameError, Handler, Instant, Limits,
-    Link, Message, Reading, RingDecoder, Transport,
+    Action, Backlog, CloseReason, ConnectError, Connection, ConnectionId, FrameError, Handler,
+    Instant, Limits, Link, Message, Reading, RingDecoder, Transport,
 };
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
@@ -20,16 +19,18 @@ use smoltcp::wire::{IpAddress, IpEndpoint};
 const READ_BUDGET: usize = 1 << 18;
 
 /// A place for one stream, in [`StreamMemory`](crate::StreamMemory).
-pub struct Stream<'a, H> {
-    pub(crate) stage: Stage<'a, H>,
+pub struct Stream<H> {
+    pub(crate) stage: Stage<H>,
     /// Its socket, once it has been given to a network.
     pub(crate) handle: Option<SocketHandle>,
 }
 
-/// What a stream's socket is for.
-pub(crate) enum Stage<'a, H> {
+/// What a stream's socket is for. The first is 0, so that a `static` of streams that are not used
+/// is all zeros, and takes no room in flash.
+#[repr(u8)]
+pub(crate) enum Stage<H> {
     /// Nothing.
-    Free,
+    Free = 0,
     /// In the pool of a listener, with the moment at which it got a caller, who may have begun
     /// and not go on.
     Pooled {
@@ -37,29 +38,16 @@ pub(crate) enum Stage<'a, H> {
         called_at: Option<Instant>,
     },
     /// It carries a connection.
-    Live(Live<'a, H>),
+    Live(Live<H>),
     /// The connection is over; what is left to tell the peer is told until the deadline, or
     /// longer, if nobody needs the socket.
     Ending { deadline: Instant },
 }
 
 /// A connection.
-pub(crate) struct Live<'a, H> {
-    owner: Owner<'a, H>,
+pub(crate) struct Live<H> {
+    handler: H,
     pub(crate) ends: Ends,
-}
-
-/// Who is called about a connection. The numbers up to four tell the other stages of a stream, and the
-/// smallest is that of one that is free: so a `static` of them is all zeros, and takes no room in
-/// flash.
-#[repr(u32)]
-enum Owner<'a, H> {
-    /// Whoever called, until the call is answered.
-    Caller(Connected<'a, H>) = 4,
-    /// Its handler.
-    Handler(H) = 5,
-    /// Nobody: the application did not want it.
-    Nobody = 6,
 }
 
 /// A connection, and what its link tells of it.
@@ -77,11 +65,19 @@ pub(crate) struct Ends {
 impl Ends {
     /// The peer has opened it.
     const ACCEPTED: u8 = 1;
-    /// Somebody outside has asked for something.
+    /// The application has asked for something from outside.
     const ATTEND: u8 = 2;
+    /// This side connects, and the peer has not answered.
+    const CONNECTING: u8 = 4;
+    /// The handler has not been told that the connection is there.
+    const UNTOLD: u8 = 8;
 
     fn attend(&mut self) {
         self.marks |= Ends::ATTEND;
+    }
+
+    fn is_connecting(&self) -> bool {
+        self.marks & Ends::CONNECTING != 0
     }
 
     fn new(
@@ -107,7 +103,7 @@ impl Ends {
     }
 }
 
-impl<H> Stream<'_, H> {
+impl<H> Stream<H> {
     /// A place that is not used.
     pub const fn new() -> Self {
         Stream {
@@ -117,7 +113,7 @@ impl<H> Stream<'_, H> {
     }
 }
 
-impl<H> Stream<'_, H> {
+impl<H> Stream<H> {
     /// The place of the listener for which it waits, and has no caller yet.
     pub(crate) fn waits_at(&self) -> Option<usize> {
         match self.stage {
@@ -130,31 +126,30 @@ impl<H> Stream<'_, H> {
     }
 }
 
-impl<H> Default for Stream<'_, H> {
+impl<H> Default for Stream<H> {
     fn default() -> Self {
         Stream::new()
     }
 }
 
-impl<'a, H: Handler> Stream<'a, H> {
+impl<H: Handler> Stream<H> {
     /// Calls, from a socket that is on its way.
     pub(crate) fn call(
         &mut self,
-        connected: Connected<'a, H>,
+        handler: H,
         serial: Serial,
         peer: IpEndpoint,
         local: IpEndpoint,
         now: Instant,
     ) {
         let connection = Connection::connecting(RingDecoder::new(), now);
-        self.stage = Stage::Live(Live {
-            owner: Owner::Caller(connected),
-            ends: Ends::new(connection, serial, peer, local),
-        });
+        let mut ends = Ends::new(connection, serial, peer, local);
+        ends.marks |= Ends::CONNECTING | Ends::UNTOLD;
+        self.stage = Stage::Live(Live { handler, ends });
     }
 
     /// Hands out the connection with this id, if it is there, to somebody outside.
-    pub(crate) fn reach<R>(
+    pub(crate) fn reach<'a, R>(
         &mut self,
         slot: usize,
         id: ConnectionId,
@@ -196,8 +191,8 @@ impl<'a, H: Handler> Stream<'a, H> {
         &mut self,
         slot: usize,
         socket: &mut tcp::Socket<'_>,
-        listeners: &Listeners<'a, H>,
-        common: &mut Common<'a>,
+        listeners: &Listeners<'_, H>,
+        common: &mut Common<'_>,
     ) {
         if let Stage::Pooled {
             listener,
@@ -280,8 +275,8 @@ impl<'a, H: Handler> Stream<'a, H> {
         slot: usize,
         listener: usize,
         socket: &mut tcp::Socket<'_>,
-        listeners: &Listeners<'a, H>,
-        common: &mut Common<'a>,
+        listeners: &Listeners<'_, H>,
+        common: &mut Common<'_>,
     ) {
         let addresses = (socket.remote_endpoint(), socket.local_endpoint());
         let wanted = if let ((Some(peer), Some(local)), Some(accepted), Some(serial)) = (
@@ -310,10 +305,7 @@ impl<'a, H: Handler> Stream<'a, H> {
             return self.refuse(socket, common);
         };
         common.counts.accepted = common.counts.accepted.wrapping_add(1);
-        self.stage = Stage::Live(Live {
-            owner: Owner::Handler(handler),
-            ends,
-        });
+        self.stage = Stage::Live(Live { handler, ends });
     }
 
     /// Tells the application that it is over, and lets the socket end.
@@ -323,10 +315,13 @@ impl<'a, H: Handler> Stream<'a, H> {
         in_order: bool,
         slot: usize,
         socket: &mut tcp::Socket<'_>,
-        common: &mut Common<'a>,
+        common: &mut Common<'_>,
     ) {
-        let Stage::Live(Live { owner, mut ends }) =
-            core::mem::replace(&mut self.stage, Stage::Free)
+        let live = core::mem::replace(&mut self.stage, Stage::Free);
+        let Stage::Live(Live {
+            mut handler,
+            mut ends,
+        }) = live
         else {
             return;
         };
@@ -334,24 +329,17 @@ impl<'a, H: Handler> Stream<'a, H> {
         common.release(Transport::Tcp);
         common.early.take(slot, |_| ());
         let place = Place::Stream(slot);
-        match owner {
-            Owner::Caller(connected) => {
-                connected(Err(ConnectError {
-                    id: ends.serial.id(place),
-                    peer: address(ends.peer),
-                    reason,
-                }));
-            }
-            Owner::Handler(mut handler) => {
-                let mut link = StreamLink {
-                    ends: &mut ends,
-                    output: Output::Nowhere,
-                    context: common.context(place),
-                    slot,
-                };
-                handler.closed(&mut link, reason);
-            }
-            Owner::Nobody => {}
+        if ends.marks & Ends::UNTOLD != 0 {
+            let (id, peer) = (ends.serial.id(place), address(ends.peer));
+            handler.connect_failed(ConnectError::new(id, Transport::Tcp, peer, reason));
+        } else {
+            let mut link = StreamLink {
+                ends: &mut ends,
+                output: Output::Nowhere,
+                context: common.context(place),
+                slot,
+            };
+            handler.closed(&mut link, reason);
         }
         self.end(socket, in_order, common);
     }
@@ -399,7 +387,7 @@ impl<'a, H: Handler> Stream<'a, H> {
     }
 
     /// Turns a caller away.
-    pub(crate) fn refuse(&mut self, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+    pub(crate) fn refuse(&mut self, socket: &mut tcp::Socket<'_>, common: &mut Common<'_>) {
         common.counts.refused = common.counts.refused.wrapping_add(1);
         self.end(socket, false, common);
     }
@@ -438,7 +426,7 @@ impl<'a, H: Handler> Stream<'a, H> {
     }
 
     /// Lets the socket end, in order or with a reset.
-    fn end(&mut self, socket: &mut tcp::Socket<'_>, in_order: bool, common: &mut Common<'a>) {
+    fn end(&mut self, socket: &mut tcp::Socket<'_>, in_order: bool, common: &mut Common<'_>) {
         common.to_do = true;
         if socket.state() == tcp::State::SynSent {
             // A peer that answers all the same is refused.
@@ -466,19 +454,19 @@ impl<'a, H: Handler> Stream<'a, H> {
     }
 }
 
-impl<'a, H: Handler> Live<'a, H> {
+impl<H: Handler> Live<H> {
     /// Whether it is a call that is not answered.
     fn is_called(&self) -> bool {
-        matches!(self.owner, Owner::Caller(_))
+        self.ends.is_connecting()
     }
 
-    fn turn(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+    fn turn(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'_>) {
         self.ends.marks &= !Ends::ATTEND;
-        if let Owner::Caller(connected) = self.owner {
+        if self.is_called() {
             match socket.state() {
                 tcp::State::SynSent | tcp::State::SynReceived => return self.expire(common),
                 tcp::State::Closed => return self.ends.connection.abort(CloseReason::Refused),
-                _ => self.connected(connected, slot, socket, common),
+                _ => self.connected(slot, socket, common),
             }
         }
         self.written(slot, socket, common);
@@ -500,14 +488,9 @@ impl<'a, H: Handler> Live<'a, H> {
     }
 
     /// The call was answered.
-    fn connected(
-        &mut self,
-        connected: Connected<'a, H>,
-        slot: usize,
-        socket: &mut tcp::Socket<'_>,
-        common: &mut Common<'a>,
-    ) {
+    fn connected(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'_>) {
         let ends = &mut self.ends;
+        ends.marks &= !Ends::CONNECTING;
         ends.connection.handle_connected(common.now);
         common.counts.connected = common.counts.connected.wrapping_add(1);
         let mut refused = 0;
@@ -522,16 +505,15 @@ impl<'a, H: Handler> Live<'a, H> {
             context: common.context(Place::Stream(slot)),
             slot,
         };
-        self.owner = if let Some(handler) = connected(Ok(&mut link)) {
-            Owner::Handler(handler)
-        } else {
-            link.close();
-            Owner::Nobody
-        };
+        // One that was closed meanwhile only delivers what it was given.
+        if !link.is_closed() {
+            link.ends.marks &= !Ends::UNTOLD;
+            self.handler.connected(&mut link);
+        }
     }
 
     /// Sees what the peer has confirmed.
-    fn written(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) {
+    fn written(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'_>) {
         let queued = socket.send_queue();
         let before = self.ends.queued as usize;
         let send = &mut self.ends.connection.send;
@@ -540,25 +522,21 @@ impl<'a, H: Handler> Live<'a, H> {
             send.handle_written(queued < before, queued, common.now);
         }
         let backlog = Backlog::fixed(queued, socket.send_capacity());
-        if send.poll_writable(backlog, &common.limits)
-            && let Owner::Handler(handler) = &mut self.owner
-        {
+        if send.poll_writable(backlog, &common.limits) {
             let mut link = StreamLink {
                 ends: &mut self.ends,
                 output: Output::Ring(socket),
                 context: common.context(Place::Stream(slot)),
                 slot,
             };
-            handler.writable(&mut link);
+            self.handler.writable(&mut link);
         }
     }
 
     /// Delivers the messages that lie whole in the receive ring, within the budget of a turn.
     /// Returns whether more of them may.
-    fn read(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'a>) -> bool {
-        let Owner::Handler(handler) = &mut self.owner else {
-            return false;
-        };
+    fn read(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, common: &mut Common<'_>) -> bool {
+        let handler = &mut self.handler;
         let ends = &mut self.ends;
         let context = Context {
             limits: &common.limits,
@@ -617,7 +595,7 @@ impl<'a, H: Handler> Live<'a, H> {
     }
 
     /// Closes what took too long.
-    fn expire(&mut self, common: &Common<'a>) {
+    fn expire(&mut self, common: &Common<'_>) {
         if common.strikes {
             let connection = &mut self.ends.connection;
             connection.handle_timeout(false, common.now, &common.limits);

@@ -148,6 +148,7 @@ impl Model {
             Arrival::Refuse => Answer::Refuse,
             Arrival::Ignore => Answer::Ignore,
             Arrival::TooLong(slot) => Answer::TooLong(slot.is_some()),
+            other => panic!("the model does not know {other:?}"),
         }
     }
 }

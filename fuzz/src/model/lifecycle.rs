@@ -204,6 +204,7 @@ fn kind(input: Input) -> Kind {
         Input::Flushed => Kind::Flushed,
         Input::Acknowledged => Kind::Acknowledged,
         Input::Failed(_) => Kind::Failed,
+        other => panic!("the table does not know {other:?}"),
     }
 }
 

@@ -142,10 +142,11 @@ macro_rules! driver {
                 let connected = |outcome: Result<&$driver::Connection, $driver::ConnectError>| {
                     connected(match outcome {
                         Ok(connection) => Ok(Arc::new(connection.clone())),
-                        Err(error) => Err(error.reason),
+                        Err(error) => Err(error.reason()),
                     })
                 };
-                let connection = $driver::Network::connect(self, transport, address, connected);
+                let handler = $crate::late(connected);
+                let connection = $driver::Network::connect(self, transport, address, handler);
                 connection
                     .map(|connection| Arc::new(connection) as _)
                     .map_err(|error| error.to_string())

@@ -50,10 +50,8 @@ pub fn answer(zone: &Zone, transport: Transport, query: &[u8]) -> Option<Vec<u8>
     let edns = query.opt();
     let limit = match (transport, &edns) {
         (Transport::Tcp, _) => usize::from(u16::MAX),
-        (Transport::Udp, None) => UDP_BYTES,
-        (Transport::Udp, Some(opt)) => {
-            usize::from(opt.udp_payload_size().min(EDNS_BYTES)).max(UDP_BYTES)
-        }
+        (_, None) => UDP_BYTES,
+        (_, Some(opt)) => usize::from(opt.udp_payload_size().min(EDNS_BYTES)).max(UDP_BYTES),
     };
     let edns_rcode = edns.map(|opt| match opt.version() {
         0 => OptRcode::NOERROR,

@@ -3,8 +3,8 @@
 
 use super::system::End;
 use cubenet_mio::{
-    CloseReason, Connection, Error, Handler, Link, Message, Network, SendError, Transport,
-    TransportError,
+    CloseReason, ConnectError, Connection, Error, Handler, Link, Message, Network, SendError,
+    Transport, TransportError,
 };
 use hdrhistogram::Histogram;
 use std::cell::OnceCell;
@@ -128,20 +128,7 @@ impl Load {
                 state: Arc::clone(&state),
                 counts: Arc::clone(&counts),
             };
-            let called = Arc::clone(&counts);
-            let connection =
-                network.connect(plan.transport, plan.address, move |outcome| match outcome {
-                    Ok(_) => {
-                        called.answered_calls.fetch_add(1, Relaxed);
-                        Some(client)
-                    }
-                    Err(error) => {
-                        if called.unanswered_calls.fetch_add(1, Relaxed) == 0 {
-                            complain!("{error}");
-                        }
-                        None
-                    }
-                })?;
+            let connection = network.connect(plan.transport, plan.address, |_| client)?;
             clients.push((connection, state));
             while counts.settled_calls() + CALLS_AT_ONCE < clients.len() && !end.is_asked() {
                 sleep(Duration::from_millis(1));
@@ -179,9 +166,10 @@ impl Load {
         self.counts.ending.store(true, Relaxed);
         let elapsed = start.elapsed();
         let answered = self.counts.answered.load(Relaxed);
-        let patience = match self.plan.transport {
-            Transport::Tcp => PATIENCE,
-            Transport::Udp => LOST_AFTER,
+        let patience = if self.plan.transport == Transport::Tcp {
+            PATIENCE
+        } else {
+            LOST_AFTER
         };
         while start.elapsed() < elapsed + patience && self.waiting() > 0 {
             sleep(Duration::from_millis(5));
@@ -315,7 +303,7 @@ impl State {
                 self.waiting.pop_front();
                 Some(Answer::InTime(sent))
             }
-            Transport::Udp => match self.waiting.iter().position(is_answered) {
+            _ => match self.waiting.iter().position(is_answered) {
                 Some(at) => self
                     .waiting
                     .remove(at)
@@ -333,6 +321,16 @@ enum Answer {
 }
 
 impl Handler for Client {
+    fn connected(&mut self, _link: &mut dyn Link) {
+        self.counts.answered_calls.fetch_add(1, Relaxed);
+    }
+
+    fn connect_failed(&mut self, error: ConnectError) {
+        if self.counts.unanswered_calls.fetch_add(1, Relaxed) == 0 {
+            complain!("{error}");
+        }
+    }
+
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         let mut state = lock(&self.state);
         match state.answered(self.transport, &message) {

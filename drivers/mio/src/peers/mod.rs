@@ -5,12 +5,11 @@ mod admission;
 
 use crate::budget::Budget;
 use crate::callback::guarded;
-use crate::connection::Connection;
 use crate::datagram::DatagramSocket;
 use crate::link::CallbackLink;
 use crate::listening::Listening;
 use crate::log::{debug, warn_limited};
-use crate::mailbox::ConnectFn;
+use crate::mailbox::BoxedHandler;
 use crate::seat::Seat;
 use crate::shared::Place;
 use crate::sys::{self, Datagram, ReceiveBatch};
@@ -47,13 +46,6 @@ struct Rest {
     done: usize,
 }
 
-/// The handler of a connection that the application did not want in the end.
-struct Nobody;
-
-impl Handler for Nobody {
-    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
-}
-
 struct Peer {
     shared: Seat,
     handler: Box<dyn Handler + Send>,
@@ -75,34 +67,18 @@ impl Peers {
     pub(crate) fn connected(
         socket: Arc<DatagramSocket>,
         shared: Seat,
-        connected: ConnectFn,
+        handler: BoxedHandler,
         context: &mut Context,
     ) -> Self {
         let mut peers = Peers::new(socket, None, Some(1));
-        let id = shared.core.id;
-        let connection = Connection::new(&shared);
-        peers.begin_output(context);
-        context.output.borrow_mut().begin_callback();
-        let handler = guarded("connected", id, &mut context.tally, || {
-            connected(Ok(&connection))
-        });
-        context.tally.connected += 1;
-        let handler = match handler {
-            Some(Some(handler)) => handler,
-            Some(None) => {
-                shared.close();
-                Box::new(Nobody)
-            }
-            None => {
-                context.output.borrow_mut().discard(&shared);
-                shared.abort(CloseReason::Panicked);
-                Box::new(Nobody)
-            }
-        };
-        context.tick();
         peers.demux.insert(shared.core.raw_peer(), context.now);
         peers.slots.push(Some(Peer::new(shared, handler)));
-        peers.settle(0, context);
+        peers.begin_output(context);
+        context.tally.connected += 1;
+        peers.call("connected", 0, context, |handler, link| {
+            handler.connected(link);
+        });
+        context.tick();
         peers.end_output(context);
         peers
     }
@@ -262,14 +238,14 @@ impl Peers {
             && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
         {
             match admission::ask_hook(listening, datagram, context) {
-                Admission::Refuse => {
-                    context.tally.dropped_not_admitted += 1;
-                    return;
-                }
                 Admission::Admit => {}
                 Admission::Recognise => {
                     recognised = true;
                     arrival = self.demux.newcomer(true, context.now);
+                }
+                _ => {
+                    context.tally.dropped_not_admitted += 1;
+                    return;
                 }
             }
         }
@@ -282,7 +258,6 @@ impl Peers {
                 context.tally.dropped_table_full += 1;
                 warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
             }
-            Arrival::Ignore => context.tally.dropped_empty += 1,
             Arrival::TooLong(slot) => {
                 context.tally.dropped_too_long += 1;
                 if let Some(slot) = slot {
@@ -294,6 +269,7 @@ impl Peers {
                     );
                 }
             }
+            _ => context.tally.dropped_empty += 1,
         }
     }
 

@@ -5,16 +5,15 @@ mod held;
 
 use crate::budget::Budget;
 use crate::callback::guarded;
-use crate::connection::Connection;
-use crate::error::ConnectError;
 use crate::link::CallbackLink;
 use crate::log::debug;
+use crate::mailbox::BoxedHandler;
 use crate::seat::Seat;
 use crate::shared::{Shared, Wire, failure};
 use crate::sys;
 use crate::worker::Context;
 use cubenet_core::{
-    Action, CloseReason, Decoder, FrameError, Growing, Handler, Instant, Reading, RecvHalf,
+    Action, CloseReason, ConnectError, Decoder, FrameError, Growing, Instant, Reading, RecvHalf,
     SendHalf, State, Timeout, Transport, connection,
 };
 use held::Holds;
@@ -45,13 +44,14 @@ pub(crate) struct Readiness {
 /// A stream connection and its handler.
 pub(crate) struct Stream {
     pub(crate) shared: Seat,
-    /// `None` while the peer is being called, and if the application refused.
-    handler: Option<Box<dyn Handler + Send>>,
+    handler: BoxedHandler,
     recv: RecvHalf<Decoder<Growing>>,
     pub(crate) armed: Instant,
     pub(crate) in_line: bool,
-    /// The peer has not answered our call.
+    /// This side connects, and the peer has not answered.
     calling: bool,
+    /// The handler has been told that the connection is there.
+    is_told: bool,
     /// What the worker's context keeps of its input.
     holds: Holds,
     /// A message was delivered since what is held was counted last.
@@ -64,26 +64,27 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// A connection that was accepted.
-    pub(crate) fn accepted(shared: Seat, handler: Box<dyn Handler + Send>, now: Instant) -> Self {
+    pub(crate) fn accepted(shared: Seat, handler: BoxedHandler, now: Instant) -> Self {
         let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message());
         Stream {
-            handler: Some(handler),
             calling: false,
+            is_told: true,
             recv: RecvHalf::accepted(decoder, now),
-            ..Stream::calling(shared, now)
+            ..Stream::calling(shared, handler, now)
         }
     }
 
     /// A connection whose peer is being called.
-    pub(crate) fn calling(shared: Seat, now: Instant) -> Self {
+    pub(crate) fn calling(shared: Seat, handler: BoxedHandler, now: Instant) -> Self {
         let decoder = Decoder::new(Growing::new(), shared.core.limits().max_message());
         Stream {
             shared,
-            handler: None,
+            handler,
             recv: RecvHalf::connecting(decoder, now),
             armed: Instant::NEVER,
             in_line: false,
             calling: true,
+            is_told: false,
             holds: Holds::Nothing,
             progressed: false,
             peer_ending: false,
@@ -164,20 +165,21 @@ impl Stream {
     /// Tells the application that its call was answered.
     fn connected(&mut self, context: &mut Context) {
         let id = self.shared.core.id;
-        let Some(connected) = context.calls.remove(&id) else {
-            return;
-        };
         debug!(connection = %id, peer = %self.shared.core.peer_addr(), "connected");
         context.tally.connected += 1;
-        let connection = Connection::new(&self.shared);
-        context.output.borrow_mut().begin(id.0);
-        let handler = guarded("connected", id, &mut context.tally, || {
-            connected(Ok(&connection))
+        self.is_told = true;
+        context.output.borrow_mut().begin(id.as_u64());
+        let mut link = CallbackLink {
+            shared: &self.shared,
+            output: &context.output,
+            now: context.now,
+        };
+        let handler = &mut self.handler;
+        let done = guarded("connected", id, &mut context.tally, || {
+            handler.connected(&mut link);
         });
-        match handler {
-            Some(Some(handler)) => self.handler = Some(handler),
-            Some(None) => self.shared.close(),
-            None => return self.panicked(context),
+        if done.is_none() {
+            return self.panicked(context);
         }
         self.flush_output(context);
         context.tick();
@@ -253,13 +255,11 @@ impl Stream {
     fn deliver(&mut self, input: &[u8], budget: &mut Budget, context: &mut Context) -> usize {
         let now = context.now;
         let core = &self.shared.core;
-        let Some(handler) = &mut self.handler else {
-            return 0;
-        };
+        let handler = &mut self.handler;
         if core.state() != State::Open {
             return 0;
         }
-        context.output.borrow_mut().begin(core.id.0);
+        context.output.borrow_mut().begin(core.id.as_u64());
         let mut link = CallbackLink {
             shared: &self.shared,
             output: &context.output,
@@ -343,11 +343,12 @@ impl Stream {
             out.flush(core, now);
             out.half.poll_writable(core.backlog(), core.limits())
         });
-        let Some(handler) = self.handler.as_mut().filter(|_| writable) else {
+        if !writable {
             return;
-        };
+        }
+        let handler = &mut self.handler;
         let id = self.shared.core.id;
-        context.output.borrow_mut().begin(id.0);
+        context.output.borrow_mut().begin(id.as_u64());
         let mut link = CallbackLink {
             shared: &self.shared,
             output: &context.output,
@@ -521,7 +522,8 @@ impl Stream {
         if reset {
             self.shared.reset();
         }
-        if let Some(mut handler) = self.handler.take() {
+        let mut handler = self.handler;
+        if self.is_told {
             let mut link = CallbackLink {
                 shared: &self.shared,
                 output: &context.output,
@@ -530,21 +532,19 @@ impl Stream {
             guarded("closed", id, &mut context.tally, || {
                 handler.closed(&mut link, reason);
             });
-            // By itself: a destructor that panics while another panic unwinds would abort.
-            guarded("drop", id, &mut context.tally, || drop(handler));
-        }
-        if let Some(connected) = context.calls.remove(&id) {
+        } else {
             context.tally.connect_failed += 1;
-            let error = ConnectError {
-                transport: Transport::Tcp,
-                address: self.shared.core.peer_addr(),
-                reason,
-                source: failed,
-            };
-            guarded("connected", id, &mut context.tally, || {
-                connected(Err(error));
+            let peer = self.shared.core.peer_addr();
+            let mut error = ConnectError::new(id, Transport::Tcp, peer, reason);
+            if let Some(failed) = failed {
+                error = error.with_source(failed);
+            }
+            guarded("connect_failed", id, &mut context.tally, || {
+                handler.connect_failed(error);
             });
         }
+        // By itself: a destructor that panics while another panic unwinds would abort.
+        guarded("drop", id, &mut context.tally, || drop(handler));
         context.tick();
     }
 }

@@ -1,7 +1,7 @@
 //! Who sent what and who heard it: the handlers of both sides, and the book they keep.
 
 use bytes::Bytes;
-use cubenet_sim::{CloseReason, Handler, Link, Message, SendError, Transport};
+use cubenet_sim::{CloseReason, ConnectError, Handler, Link, Message, SendError, Transport};
 use siphasher::sip::SipHasher13;
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -339,9 +339,25 @@ impl Client {
         };
         Client { end }
     }
+
+    /// It is told how its connect went.
+    fn told(&self, connected: bool) {
+        if let Some(call) = self.end.call {
+            self.end.ledger.connected(call, connected);
+        }
+    }
 }
 
 impl Handler for Client {
+    fn connected(&mut self, _link: &mut dyn Link) {
+        self.told(true);
+    }
+
+    fn connect_failed(&mut self, _error: ConnectError) {
+        self.told(false);
+        self.end.closed = true;
+    }
+
     fn received(&mut self, _link: &mut dyn Link, message: Message<'_>) {
         if let Some(call) = self.end.heard(&message) {
             self.end.ledger.book().entries[call as usize].answers_heard += 1;

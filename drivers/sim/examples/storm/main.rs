@@ -6,9 +6,7 @@ mod weather;
 
 use clap::Parser;
 use comfy_table::{Table, presets};
-use cubenet_sim::{
-    CloseReason, Connection, Error, Limits, Network, SendError, Simulation, Transport,
-};
+use cubenet_sim::{Connection, Error, Limits, Network, SendError, Simulation, Transport};
 use indicatif::{ProgressBar, ProgressStyle};
 use ledger::{Client, Ledger, Server};
 use std::collections::BTreeMap;
@@ -232,13 +230,8 @@ impl Storm {
         let host = at % self.networks.len();
         let number = self.ledger.call(transport);
         let ledger = self.ledger.clone();
-        let connected = move |outcome: Result<&Connection, _>| {
-            ledger.connected(number, outcome.is_ok());
-            outcome
-                .is_ok()
-                .then(|| Client::new(number, transport, ledger.clone()))
-        };
-        let called = self.networks[host].connect(transport, (SERVER, PORT), connected);
+        let handler = |_: &Connection| Client::new(number, transport, ledger);
+        let called = self.networks[host].connect(transport, (SERVER, PORT), handler);
         match called {
             Ok(connection) => {
                 self.ledger
@@ -344,13 +337,7 @@ impl Storm {
         for (what, times) in &self.refused {
             table.add_row([what.clone(), times.to_string()]);
         }
-        for (kind, times) in metrics
-            .closed_by
-            .iter()
-            .enumerate()
-            .filter(|(_, n)| **n > 0)
-        {
-            let name = CloseReason::KIND_NAMES[kind];
+        for (name, times) in metrics.closed_by.iter().filter(|(_, n)| **n > 0) {
             table.add_row([format!("the server's ends: {name}"), times.to_string()]);
         }
         println!("{table}");

@@ -100,7 +100,7 @@ impl Host {
     fn ports(&mut self, transport: Transport) -> &mut Ports {
         match transport {
             Transport::Tcp => &mut self.tcp,
-            Transport::Udp => &mut self.udp,
+            _ => &mut self.udp,
         }
     }
 
@@ -179,7 +179,7 @@ impl Host {
     pub(crate) fn bound(&self, transport: Transport, at: SocketAddr) -> Option<u32> {
         let ports = match transport {
             Transport::Tcp => &self.tcp,
-            Transport::Udp => &self.udp,
+            _ => &self.udp,
         };
         ports.bound(at.port(), at.ip())
     }

@@ -47,7 +47,7 @@ impl Nat {
     fn timeout(&self, transport: Transport) -> Duration {
         match transport {
             Transport::Tcp => STREAM_TIMEOUT,
-            Transport::Udp => self.timeout,
+            _ => self.timeout,
         }
     }
 
@@ -136,7 +136,7 @@ impl Nat {
 fn index(transport: Transport) -> usize {
     match transport {
         Transport::Tcp => 0,
-        Transport::Udp => 1,
+        _ => 1,
     }
 }
 

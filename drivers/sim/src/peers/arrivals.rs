@@ -68,10 +68,6 @@ fn datagram<'a>(
             network.metrics.dropped_table_full += 1;
             world
         }
-        Arrival::Ignore => {
-            network.metrics.dropped_empty += 1;
-            world
-        }
         Arrival::TooLong(slot) => {
             network.metrics.dropped_too_long += 1;
             let limit = network.limits.max_datagram();
@@ -83,6 +79,10 @@ fn datagram<'a>(
                 }
                 None => world,
             }
+        }
+        _ => {
+            network.metrics.dropped_empty += 1;
+            world
         }
     }
 }

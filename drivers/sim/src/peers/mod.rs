@@ -5,16 +5,15 @@ mod arrivals;
 
 pub(crate) use arrivals::read;
 
-use crate::connection::Connection;
 use crate::kernel::{Kernel, Key, Notice};
 use crate::link::CallbackLink;
 use crate::trace::Record;
-use crate::world::{AcceptFn, ConnectFn, Guard, NetworkId, NetworkState, Place, Shared, World};
+use crate::world::{AcceptFn, BoxedHandler, Guard, NetworkId, NetworkState, Place, Shared, World};
 use bytes::Bytes;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
     Action, Backlog, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
-    Message, SendError, Timeout, Transport, TransportError,
+    SendError, Timeout, Transport, TransportError,
 };
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -34,8 +33,8 @@ pub(crate) struct Peers {
     pub(crate) in_line: bool,
     /// `None` for a socket that called.
     accept: Option<Arc<AcceptFn>>,
-    /// Is told that a socket that called is connected.
-    connect: Option<ConnectFn>,
+    /// The handler of a socket that connects, until it is told that it is connected.
+    connect: Option<BoxedHandler>,
     /// Whether new peers are admitted.
     open: bool,
     /// Datagrams the socket would not take yet.
@@ -62,13 +61,6 @@ struct Waiting {
     id: ConnectionId,
     ends: (SocketAddr, SocketAddr),
     datagram: Bytes,
-}
-
-/// The handler of a connection that the application did not want in the end.
-struct Nobody;
-
-impl Handler for Nobody {
-    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
 }
 
 impl Peer {
@@ -115,7 +107,6 @@ impl Peers {
         network: &NetworkState,
         (local, peer): (SocketAddr, SocketAddr),
         connection: ConnectionId,
-        connect: ConnectFn,
         now: Instant,
     ) -> Self {
         let limits = (*network.limits).clone().with_max_peers(1);
@@ -130,7 +121,7 @@ impl Peers {
             pending_counts: false,
             in_line: false,
             accept: None,
-            connect: Some(connect),
+            connect: None,
             open: false,
             waiting: VecDeque::new(),
             attending: Vec::new(),
@@ -214,7 +205,7 @@ impl Peers {
             return;
         }
         let len = datagram.len();
-        if network.metrics.queued_bytes + len > network.limits.max_queued_total() {
+        if network.queued_bytes + len > network.limits.max_queued_total() {
             // A datagram may be lost; that is better than memory without bound.
             network.metrics.dropped_not_sent += 1;
             let error = TransportError::NotSent { len };
@@ -222,7 +213,7 @@ impl Peers {
             kernel.notify(place.key, Notice::Writable);
             return;
         }
-        network.metrics.queued_bytes += len;
+        network.queued_bytes += len;
         if let Some(peer) = self.peer_mut(place.slot, id) {
             peer.queued += len;
         }
@@ -260,7 +251,7 @@ impl Peers {
             else {
                 break;
             };
-            network.metrics.queued_bytes -= datagram.len();
+            network.queued_bytes -= datagram.len();
             if let Some(peer) = self.peer_mut(slot, id) {
                 peer.queued -= datagram.len();
                 flushed.push((slot, id));
@@ -287,43 +278,38 @@ fn link<'a>(
     }
 }
 
-/// Tells the application that its call is connected, which it is from the beginning.
+/// The application has made the handler of a socket that connects. It is told at the next
+/// [`attend`] that it is connected.
+pub(crate) fn give_handler(mut world: Guard<'_>, key: Key, handler: BoxedHandler) -> Guard<'_> {
+    match world.peers(key) {
+        Some((peers, ..)) => peers.connect = Some(handler),
+        None => world.bury(handler),
+    }
+    world.kernel.notify(key, Notice::Writable);
+    world
+}
+
+/// Tells the handler of a socket that connects that it is connected, as it is from the beginning.
 fn connected<'a>(
-    shared: &'a Arc<Shared>,
+    shared: &'a Shared,
     mut world: Guard<'a>,
     key: Key,
-    connect: ConnectFn,
+    handler: BoxedHandler,
 ) -> Guard<'a> {
-    let Some((peers, ..)) = world.peers(key) else {
+    let Some((peers, _, network, _)) = world.peers(key) else {
+        world.bury(handler);
         return world;
     };
-    let network = peers.network;
-    let Some((id, ends)) = peers.slots[0].as_ref().map(|peer| (peer.id, peer.ends)) else {
+    network.metrics.connected += 1;
+    let Some(Some(peer)) = peers.slots.first_mut() else {
+        world.bury(handler);
         return world;
     };
-    let place = Place { key, slot: 0 };
-    let connection = Connection::new(shared, place, id, Transport::Udp, ends);
-    let what = (Record::Connected, id);
-    let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
-    world.network(network).metrics.connected += 1;
-    if !matches!(handler, Some(Some(_))) {
-        match handler {
-            Some(_) => world.close(place, id),
-            None => {
-                if let Some((peers, ..)) = world.peers(key)
-                    && let Some(peer) = peers.peer_mut(0, id)
-                {
-                    peer.half.abort(CloseReason::Panicked);
-                }
-            }
-        }
-    }
-    if let Some((peers, ..)) = world.peers(key)
-        && let Some(peer) = peers.peer_mut(0, id)
-    {
-        peer.handler = Some(handler.flatten().unwrap_or_else(|| Box::new(Nobody)));
-    }
-    settle(shared, world, place)
+    peer.handler = Some(handler);
+    let whom = (Place { key, slot: 0 }, peer.id);
+    call(shared, world, whom, Record::Connected, |handler, link| {
+        handler.connected(link);
+    })
 }
 
 fn tell_error<'a>(
@@ -391,7 +377,7 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
         let Some((peers, _, network, _)) = world.peers(key) else {
             return world;
         };
-        let total = network.metrics.queued_bytes;
+        let total = network.queued_bytes;
         let writable = peers.peer_mut(slot, id).is_some_and(|peer| {
             let backlog = Backlog::growing(peer.queued, total);
             peer.half.poll_writable(backlog, &network.limits)
@@ -507,7 +493,7 @@ fn finish<'a>(shared: &'a Shared, mut world: Guard<'a>, place: Place, mut peer: 
     };
     let of = peers.network;
     if let Action::Reset(_) = peer.half.poll_action(peer.queued) {
-        network.metrics.queued_bytes -= peers.forget(peer.id);
+        network.queued_bytes -= peers.forget(peer.id);
     }
     let Peer {
         id,

@@ -1,12 +1,11 @@
 //! How a stream ends.
 
 use super::link;
-use crate::error::ConnectError;
 use crate::kernel::Key;
 use crate::owners::Owner;
 use crate::trace::Record;
 use crate::world::{Guard, Shared};
-use cubenet_core::{CloseReason, Transport};
+use cubenet_core::{CloseReason, ConnectError, Link, Transport};
 
 /// A stream has closed: tells the application, and lets everything go.
 pub(super) fn finish<'a>(
@@ -25,26 +24,23 @@ pub(super) fn finish<'a>(
     let Some(Owner::Stream(mut stream)) = world.owners.remove(key) else {
         return world;
     };
-    world.network(network).metrics.queued_bytes -= queued;
-    world.network(network).metrics.held_bytes -= stream.held;
+    world.network(network).queued_bytes -= queued;
+    world.network(network).held_bytes -= stream.held;
     world.count_closed(network, Transport::Tcp, reason);
     world.kernel.close(key, reset);
-    if let Some(connect) = stream.connect.take() {
-        world.network(network).metrics.connect_failed += 1;
-        let error = ConnectError {
-            transport: Transport::Tcp,
-            address: link.peer,
-            reason,
-        };
-        let what = (Record::Closed, id);
-        (_, world) = shared.callback(world, network, what, || {
-            connect(Err(error));
-        });
-    }
-    if let Some(mut handler) = stream.inside.take().and_then(|inside| inside.handler) {
-        let what = (Record::Closed, id);
+    let Some(mut handler) = stream.inside.take().and_then(|inside| inside.handler) else {
+        return world;
+    };
+    let what = (Record::Closed, id);
+    if stream.is_told {
         (_, world) = shared.callback(world, network, what, move || {
             handler.closed(&mut link, reason);
+        });
+    } else {
+        world.network(network).metrics.connect_failed += 1;
+        let error = ConnectError::new(id, Transport::Tcp, link.peer_addr(), reason);
+        (_, world) = shared.callback(world, network, what, move || {
+            handler.connect_failed(error);
         });
     }
     world

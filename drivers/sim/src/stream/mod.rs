@@ -4,16 +4,16 @@ mod ending;
 mod opening;
 
 use ending::finish;
-pub(crate) use opening::{accepted, connected};
+pub(crate) use opening::{accepted, connected, give_handler};
 
 use crate::kernel::{Kernel, Key, Notice, Read};
 use crate::link::CallbackLink;
 use crate::trace::Record;
-use crate::world::{ConnectFn, Guard, NetworkId, NetworkState, Place, Shared};
+use crate::world::{BoxedHandler, Guard, NetworkId, NetworkState, Place, Shared};
 use bytes::Bytes;
 use cubenet_core::{
-    Action, CloseReason, ConnectionId, Decoder, Frame, Growing, Handler, Instant, Limits, Reading,
-    RecvHalf, SendError, SendHalf, SendQueue, State, connection,
+    Action, CloseReason, ConnectionId, Decoder, Frame, Growing, Instant, Limits, Reading, RecvHalf,
+    SendError, SendHalf, SendQueue, State, connection,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -35,8 +35,12 @@ pub(crate) struct Stream {
     calling: bool,
     /// What has arrived waits for the next turn.
     pub(crate) in_line: bool,
-    /// The application has not said yet whether it wants it.
+    /// The application is making its handler, or deciding whether it wants the connection.
     accepting: bool,
+    /// The peer has answered meanwhile.
+    answered: bool,
+    /// The handler has been told that the connection is there.
+    is_told: bool,
     /// What was read before a pause and not delivered.
     parked: Option<Box<Bytes>>,
     /// Bytes of input held, as they were counted last, and since when.
@@ -45,14 +49,12 @@ pub(crate) struct Stream {
     armed: Instant,
     /// `None` while a callback runs.
     inside: Option<Inside>,
-    /// Is told how our call went.
-    connect: Option<ConnectFn>,
 }
 
 /// What callbacks need, and take along.
 struct Inside {
     recv: RecvHalf<Decoder<Growing>>,
-    handler: Option<Box<dyn Handler + Send>>,
+    handler: Option<BoxedHandler>,
 }
 
 impl Stream {
@@ -70,7 +72,9 @@ impl Stream {
             queue: None,
             to_pause: false,
             in_line: false,
-            accepting: false,
+            accepting: true,
+            answered: false,
+            is_told: false,
             parked: None,
             held: 0,
             held_since: Instant::NEVER,
@@ -79,7 +83,6 @@ impl Stream {
                 recv,
                 handler: None,
             }),
-            connect: None,
         }
     }
 
@@ -92,7 +95,7 @@ impl Stream {
         let decoder = Decoder::new(Growing::new(), limits.max_message());
         let recv = RecvHalf::accepted(decoder, now);
         Stream {
-            accepting: true,
+            is_told: true,
             ..Stream::new(id, network, SendHalf::accepted(), recv)
         }
     }
@@ -101,15 +104,11 @@ impl Stream {
         id: ConnectionId,
         network: NetworkId,
         limits: &Limits,
-        connect: ConnectFn,
         now: Instant,
     ) -> Self {
         let decoder = Decoder::new(Growing::new(), limits.max_message());
         let recv = RecvHalf::connecting(decoder, now);
-        Stream {
-            connect: Some(connect),
-            ..Stream::new(id, network, SendHalf::connecting(now), recv)
-        }
+        Stream::new(id, network, SendHalf::connecting(now), recv)
     }
 
     pub(crate) fn queued(&self) -> usize {
@@ -162,7 +161,7 @@ impl Stream {
             queue.push(&header[sent.min(header.len())..]);
             queue.push(&message[sent.saturating_sub(header.len())..]);
         }
-        network.metrics.queued_bytes += size - sent;
+        network.queued_bytes += size - sent;
         let queued = queue.len();
         let backlog = network.backlog(queued);
         self.send
@@ -202,7 +201,7 @@ impl Stream {
         if queued == 0 {
             self.queue = None;
         }
-        network.metrics.queued_bytes -= progress;
+        network.queued_bytes -= progress;
         match outcome {
             Ok(()) => self.send.handle_written(progress > 0, queued, kernel.now),
             Err(reason) => self.send.abort(reason),
@@ -368,11 +367,11 @@ fn hold<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     } else if before == 0 {
         stream.held_since = now;
     }
-    network.metrics.held_bytes = network.metrics.held_bytes + stream.held - before;
+    network.held_bytes = network.held_bytes + stream.held - before;
     let id = stream.network;
     loop {
         let network = world.network(id);
-        if network.metrics.held_bytes <= network.limits.max_held_total() {
+        if network.held_bytes <= network.limits.max_held_total() {
             return world;
         }
         let Some(oldest) = world.owners.longest_held(id) else {
@@ -383,7 +382,7 @@ fn hold<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
         };
         stream.send.abort(CloseReason::Overflow);
         // A callback of it may run, so that it closes only later.
-        network.metrics.held_bytes -= std::mem::take(&mut stream.held);
+        network.held_bytes -= std::mem::take(&mut stream.held);
         stream.held_since = Instant::NEVER;
         world = settle(shared, world, oldest);
     }

@@ -1,12 +1,12 @@
 //! How a stream becomes a connection: it is accepted, or its call is answered, and the
 //! application gives it a handler.
 
-use super::{NOWHERE, Stream, flush, read, settle};
+use super::{NOWHERE, Stream, flush, link, read, settle};
 use crate::connection::Connection;
 use crate::kernel::{Key, Notice};
 use crate::owners::Owner;
 use crate::trace::Record;
-use crate::world::{AcceptFn, Guard, NetworkId, Place, Shared};
+use crate::world::{AcceptFn, BoxedHandler, Guard, NetworkId, Place, Shared};
 use cubenet_core::{Action, CloseReason, ConnectionId, State, Transport, connection};
 use std::sync::Arc;
 
@@ -40,24 +40,35 @@ pub(crate) fn accepted<'a>(
             let network = world.network(network);
             network.release(Transport::Tcp);
             let queued = stream.queued();
-            network.metrics.queued_bytes -= queued;
+            network.queued_bytes -= queued;
             let reset = matches!(stream.send.turn_away(queued), Action::Reset(_));
             world.kernel.close(key, reset);
         }
         return world;
     };
     metrics.accepted += 1;
-    match world.stream(key) {
-        Some((stream, ..)) => {
-            stream.accepting = false;
-            match &mut stream.inside {
-                Some(inside) => inside.handler = Some(handler),
-                None => world.bury(handler),
-            }
+    give_handler(shared, world, key, handler)
+}
+
+/// The application has made the handler of a stream, which begins to be served.
+pub(crate) fn give_handler<'a>(
+    shared: &'a Arc<Shared>,
+    mut world: Guard<'a>,
+    key: Key,
+    handler: BoxedHandler,
+) -> Guard<'a> {
+    let inside = world.stream(key).and_then(|(stream, kernel, ..)| {
+        stream.accepting = false;
+        if std::mem::take(&mut stream.answered) {
+            kernel.notify(key, Notice::Connected);
         }
+        stream.inside.as_mut()
+    });
+    match inside {
+        Some(inside) => inside.handler = Some(handler),
         None => world.bury(handler),
     }
-    // What has happened meanwhile was told to nobody.
+    // What has happened meanwhile has not been seen.
     world.kernel.notify(key, Notice::Writable);
     world.kernel.notify(key, Notice::Readable);
     settle(shared, world, key)
@@ -74,6 +85,10 @@ pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: 
     let Some((stream, kernel, ..)) = world.stream(key) else {
         return world;
     };
+    if stream.accepting {
+        stream.answered = true;
+        return world;
+    }
     if !stream.calling {
         return world;
     }
@@ -89,23 +104,25 @@ pub(crate) fn connected<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: 
     if stream.send.state() != State::Open {
         return flush(shared, world, key);
     }
-    let Some(connect) = stream.connect.take() else {
+    let Some(mut inside) = stream.inside.take() else {
         return flush(shared, world, key);
     };
-    let connection = handle(shared, &mut world, key, id);
+    stream.is_told = true;
+    let mut link = link(shared, &mut world, key, id);
     let what = (Record::Connected, id);
-    let (handler, mut world) = shared.callback(world, network, what, || connect(Ok(&connection)));
-    world.network(network).metrics.connected += 1;
-    match (handler, world.stream(key)) {
-        (Some(Some(handler)), Some((stream, ..))) => {
-            if let Some(inside) = &mut stream.inside {
-                inside.handler = Some(handler);
-            }
+    let (done, mut world) = shared.callback(world, network, what, || {
+        if let Some(handler) = &mut inside.handler {
+            handler.connected(&mut link);
         }
-        (Some(Some(handler)), None) => world.bury(handler),
-        (Some(None), Some((stream, kernel, ..))) => stream.close(kernel.now),
-        (None, Some((stream, ..))) => stream.send.abort(CloseReason::Panicked),
-        (_, None) => {}
+    });
+    world.network(network).metrics.connected += 1;
+    let Some((stream, ..)) = world.stream(key) else {
+        world.bury(inside);
+        return world;
+    };
+    stream.inside = Some(inside);
+    if done.is_none() {
+        stream.send.abort(CloseReason::Panicked);
     }
     let world = flush(shared, world, key);
     read(shared, world, key)

@@ -40,8 +40,7 @@ fn a_capture_has_every_packet_at_its_time_and_changes_nothing() {
         let (_server, network) = server_and_client(&simulation);
         for nth in 0..20 {
             let transport = [Transport::Tcp, Transport::Udp][nth % 2];
-            let connected = |outcome: Result<&Connection, _>| outcome.is_ok().then_some(Echo);
-            let connection = network.connect(transport, "10.0.0.1:7000", connected);
+            let connection = network.connect(transport, "10.0.0.1:7000", |_| Echo);
             connection.unwrap().send([1; 3_000]).unwrap();
         }
         simulation.run_for(Duration::from_secs(5));

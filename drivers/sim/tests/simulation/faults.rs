@@ -2,6 +2,21 @@
 
 use super::*;
 
+/// The handler of a connect that fails, and with what.
+struct Fails(Arc<Mutex<Vec<CloseReason>>>);
+
+impl Handler for Fails {
+    fn connected(&mut self, _link: &mut dyn Link) {
+        panic!("it is to fail");
+    }
+
+    fn connect_failed(&mut self, error: ConnectError) {
+        self.0.lock().unwrap().push(error.reason());
+    }
+
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+}
+
 #[test]
 fn nobody_there_somebody_else_there_and_a_port_where_nobody_listens() {
     let simulation = Simulation::new(3);
@@ -9,11 +24,8 @@ fn nobody_there_somebody_else_there_and_a_port_where_nobody_listens() {
     let outcomes = Arc::new(Mutex::new(Vec::new()));
     for address in ["10.0.0.1:1", "10.9.9.9:7000"] {
         let outcomes = Arc::clone(&outcomes);
-        let connected = move |outcome: Result<&Connection, cubenet_sim::ConnectError>| {
-            outcomes.lock().unwrap().push(outcome.unwrap_err().reason);
-            None::<Echo>
-        };
-        network.connect(Transport::Tcp, address, connected).unwrap();
+        let handler = |_: &Connection| Fails(outcomes);
+        network.connect(Transport::Tcp, address, handler).unwrap();
     }
     simulation.run_for(Duration::from_secs(11));
     let timeout = CloseReason::Timeout(Timeout::Connect);
@@ -302,11 +314,8 @@ fn a_call_whose_answers_are_lost_is_not_answered() {
     // One is listened on, and one refuses.
     for address in ["10.0.0.1:7000", "10.0.0.1:1"] {
         let outcomes = Arc::clone(&outcomes);
-        let connected = move |outcome: Result<&Connection, cubenet_sim::ConnectError>| {
-            outcomes.lock().unwrap().push(outcome.unwrap_err().reason);
-            None::<Echo>
-        };
-        network.connect(Transport::Tcp, address, connected).unwrap();
+        let handler = |_: &Connection| Fails(outcomes);
+        network.connect(Transport::Tcp, address, handler).unwrap();
     }
     simulation.run_for(Duration::from_secs(90));
     let timeout = CloseReason::Timeout(Timeout::Connect);

@@ -38,10 +38,7 @@ fn whatever_the_application_gave_may_use_connections_as_it_is_dropped() {
         drop(listening);
         let held = Farewell(used.clone());
         simulation.set_descriptors(CLIENT, 0);
-        let refused = network.connect(transport, "10.0.0.1:8000", move |_| {
-            let _ = &held;
-            None::<Echo>
-        });
+        let refused = network.connect(transport, "10.0.0.1:8000", move |_| held);
         assert!(refused.is_err());
         simulation.set_descriptors(CLIENT, usize::MAX);
         simulation.run_for(Duration::from_secs(1));
@@ -74,7 +71,7 @@ fn a_host_that_crashes_inside_a_callback_leaves_nothing_counted() {
         };
         server.listen(transport, "10.0.0.1:7000", crashes).unwrap();
         let network = simulation.network(CLIENT).start().unwrap();
-        let connection = network.connect(transport, "10.0.0.1:7000", |_| None::<Echo>);
+        let connection = network.connect(transport, "10.0.0.1:7000", |_| Echo);
         connection.unwrap().send(b"hello").unwrap();
         simulation.run_for(Duration::from_secs(30));
         assert!(server.is_stopped());

@@ -7,8 +7,8 @@ mod lifetime;
 mod workers;
 
 use cubenet_sim::{
-    Bursts, CloseReason, Conditions, Connection, Faults, Handler, Instant, Limits, Link, Message,
-    Network, RawEnd, SendError, Simulation, Timeout, Transport,
+    Bursts, CloseReason, Conditions, ConnectError, Connection, Faults, Handler, Instant, Limits,
+    Link, Message, Network, RawEnd, SendError, Simulation, Timeout, Transport,
 };
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -37,6 +37,10 @@ struct Seen {
 struct Client(Arc<Mutex<Seen>>);
 
 impl Handler for Client {
+    fn connect_failed(&mut self, error: ConnectError) {
+        panic!("it is answered: {error}");
+    }
+
     fn received(&mut self, _link: &mut dyn Link, message: Message<'_>) {
         self.0.lock().unwrap().messages.push(message.to_vec());
     }
@@ -53,12 +57,7 @@ impl Handler for Client {
 impl Client {
     fn connect(&self, network: &Network, transport: Transport, to: &str) -> Connection {
         let handler = self.clone();
-        network
-            .connect(transport, to, move |outcome| {
-                outcome.expect("it is answered");
-                Some(handler)
-            })
-            .unwrap()
+        network.connect(transport, to, |_| handler).unwrap()
     }
 
     fn messages(&self) -> Vec<Vec<u8>> {
@@ -151,9 +150,8 @@ fn stormy_run(seed: u64, interleave: f64) -> (u64, u64) {
     let (_server, network) = server_and_client(&simulation);
     for nth in 0..40 {
         let transport = [Transport::Tcp, Transport::Udp][nth % 2];
-        let connected = |outcome: Result<&Connection, _>| outcome.is_ok().then_some(Echo);
         let connection = network
-            .connect(transport, "10.0.0.1:7000", connected)
+            .connect(transport, "10.0.0.1:7000", |_| Echo)
             .unwrap();
         for size in [1, 100, 3_000] {
             connection.send(vec![nth as u8; size]).unwrap();
@@ -288,7 +286,7 @@ fn bad_input_is_refused_with_a_reason() {
     assert!(taken.unwrap_err().to_string().contains("in use"));
     let foreign = server.listen(Transport::Tcp, "10.0.0.2:7000", |_| Some(Echo));
     assert!(foreign.unwrap_err().to_string().contains("not this host's"));
-    let name = network.connect(Transport::Tcp, "localhost:1", |_| None::<Echo>);
+    let name = network.connect(Transport::Tcp, "localhost:1", |_| Echo);
     assert!(name.unwrap_err().to_string().contains("numbers"));
     assert!(simulation.network(SERVER).start().is_err());
     let conditions = Conditions {

@@ -6,7 +6,7 @@ mod upkeep;
 
 pub use listener::Listener;
 
-use crate::common::{Accepted, Common, Connected, Counts};
+use crate::common::{Accepted, Common, Counts};
 use crate::early::Early;
 use crate::error::Error;
 use crate::id::{MAX_PEERS, Place, Serial, Serials};
@@ -35,7 +35,7 @@ const MAX_POSTPONED: u8 = 8;
 /// the moment has come that [`Network::poll_at`] names.
 pub struct Network<'a, D, H> {
     stack: Stack<'a, D>,
-    streams: &'a mut [Stream<'a, H>],
+    streams: &'a mut [Stream<H>],
     listeners: Listeners<'a, H>,
     /// A bit for each place of those: whether a stream waits there.
     pooled: u32,
@@ -184,7 +184,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         address: SocketAddr,
         accepted: Accepted<'a, H>,
     ) -> Result<Listener, Error> {
-        self.running()?;
+        self.running(transport)?;
         let failed = |problem| Error::Address {
             transport,
             address,
@@ -202,32 +202,29 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             return Err(failed("the address is in use"));
         }
         let generation = self.generation;
-        match transport {
-            Transport::Tcp => {
-                let mut places = self.listeners.places.iter_mut();
-                let place = places.find(|place| place.is_none());
-                *place.ok_or(Error::Memory(
-                    "`StreamMemory` has no place for another listener",
-                ))? = Some(Listening {
-                    endpoint,
-                    accepted,
-                    generation,
-                    used: Used::Yes,
-                });
-                // To be shared out anew.
-                self.disarm(None);
-                self.listeners.count();
-                self.arm();
-            }
-            Transport::Udp => {
-                let ports = self.ports.iter_mut().flatten();
-                let free = ports.filter_map(|port| Some((port.free_room()?, port)));
-                let (_, port) = free
-                    .max_by_key(|(room, _)| *room)
-                    .ok_or(Error::NoRoom { transport })?;
-                port.listen(endpoint, accepted, generation, &mut self.stack.sockets)
-                    .map_err(|_| failed("the socket cannot be bound"))?;
-            }
+        if transport == Transport::Tcp {
+            let mut places = self.listeners.places.iter_mut();
+            let place = places.find(|place| place.is_none());
+            *place.ok_or(Error::Memory(
+                "`StreamMemory` has no place for another listener",
+            ))? = Some(Listening {
+                endpoint,
+                accepted,
+                generation,
+                used: Used::Yes,
+            });
+            // To be shared out anew.
+            self.disarm(None);
+            self.listeners.count();
+            self.arm();
+        } else {
+            let ports = self.ports.iter_mut().flatten();
+            let free = ports.filter_map(|port| Some((port.free_room()?, port)));
+            let (_, port) = free
+                .max_by_key(|(room, _)| *room)
+                .ok_or(Error::NoRoom { transport })?;
+            port.listen(endpoint, accepted, generation, &mut self.stack.sockets)
+                .map_err(|_| failed("the socket cannot be bound"))?;
         }
         self.generation = generation & 0xff00_0000 | generation.wrapping_add(1) & 0x00ff_ffff;
         Ok(Listener {
@@ -263,19 +260,19 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.common.to_do = true;
     }
 
-    /// Calls `address` at `now`; `connected` is told how it went. Messages can be sent at
+    /// Connects to `address` at `now`; the handler is told how it went. Messages can be sent at
     /// once, with [`Network::with`].
     ///
-    /// A datagram call takes the free port with room for the fewest peers. A stream that is
-    /// called from is missing in the pools of the listeners.
+    /// A datagram connection takes the free port with room for the fewest peers. A stream that
+    /// connects is missing in the pools of the listeners.
     pub fn connect(
         &mut self,
         transport: Transport,
         address: SocketAddr,
-        connected: Connected<'a, H>,
+        handler: H,
         now: Instant,
     ) -> Result<ConnectionId, Error> {
-        self.running()?;
+        self.running(transport)?;
         let failed = |problem| Error::Address {
             transport,
             address,
@@ -288,8 +285,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let serial = self.common.reserve(transport);
         let serial = serial.ok_or(Error::TooManyConnections { limit })?;
         let place = match transport {
-            Transport::Tcp => self.call(peer, connected, serial, now),
-            Transport::Udp => self.call_datagrams(peer, connected, serial, now),
+            Transport::Tcp => self.call(peer, handler, serial, now),
+            _ => self.call_datagrams(peer, handler, serial, now),
         };
         self.common.to_do = true;
         match place {
@@ -321,7 +318,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     fn call(
         &mut self,
         peer: IpEndpoint,
-        connected: Connected<'a, H>,
+        handler: H,
         serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
@@ -332,7 +329,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let handle = stream.handle.ok_or(None)?;
         let local = self.stack.connect(handle, peer)?;
         self.stack.call_begins(now);
-        stream.call(connected, serial, peer, local, now);
+        stream.call(handler, serial, peer, local, now);
         Ok(Place::Stream(slot))
     }
 
@@ -340,7 +337,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     fn call_datagrams(
         &mut self,
         peer: IpEndpoint,
-        connected: Connected<'a, H>,
+        handler: H,
         serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
@@ -356,7 +353,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let free = ports.filter_map(|port| Some((port.free_room()?, port)));
         let (_, port) = free.min_by_key(|(room, _)| *room).ok_or(None)?;
         let sockets = &mut self.stack.sockets;
-        let place = port.connect(remote, number, connected, serial, sockets, now);
+        let place = port.connect(remote, number, handler, serial, sockets, now);
         place.ok_or(None)
     }
 
@@ -554,10 +551,14 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    fn running(&self) -> Result<(), Error> {
-        match self.stops_at {
-            Some(_) => Err(Error::Stopped),
-            None => Ok(()),
+    /// Whether a listen or a connect may begin.
+    fn running(&self, transport: Transport) -> Result<(), Error> {
+        if self.stops_at.is_some() {
+            return Err(Error::Stopped);
+        }
+        match transport {
+            Transport::Tcp | Transport::Udp => Ok(()),
+            _ => Err(Error::Unsupported { transport }),
         }
     }
 

@@ -30,7 +30,7 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
 
     /// Whether it was stopped, every connection has ended, and every stream's peer was told.
     pub fn is_stopped(&self) -> bool {
-        let told = |stream: &Stream<'_, H>| {
+        let told = |stream: &Stream<H>| {
             matches!(stream.stage, Stage::Free) || pool::is_spent(stream, &self.stack.sockets)
         };
         let Some(stops_at) = self.stops_at.filter(|_| self.common.open == 0) else {

@@ -4,8 +4,9 @@ use crate::wire::{OWN_HARDWARE, Wire};
 use cubenet_smoltcp::smoltcp::iface::{Config, Interface, SocketStorage};
 use cubenet_smoltcp::smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use cubenet_smoltcp::{
-    Bytes, CloseReason, ConnectionId, Error, Handler, Instant, Limits, Link, Listener, Memory,
-    Message, Network, PortMemory, SendError, StreamMemory, Transport, TransportError,
+    Bytes, CloseReason, ConnectError, ConnectionId, Error, Handler, Instant, Limits, Link,
+    Listener, Memory, Message, Network, PortMemory, SendError, StreamMemory, Transport,
+    TransportError,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -48,6 +49,14 @@ impl Log {
 pub(crate) struct Echo(&'static Log);
 
 impl Handler for Echo {
+    fn connected(&mut self, _link: &mut dyn Link) {
+        self.0.add("opened".to_owned());
+    }
+
+    fn connect_failed(&mut self, _error: ConnectError) {
+        self.0.add("failed".to_owned());
+    }
+
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         self.0.add(format!("received {}", message.len()));
         if link.local_addr().port() < 10 {
@@ -235,18 +244,9 @@ impl World {
         transport: Transport,
         there: impl Into<SocketAddr>,
     ) -> Result<ConnectionId, Error> {
-        let log = self.log;
-        let connected = leak(move |outcome: Result<&mut dyn Link, _>| {
-            let Ok(_) = outcome else {
-                log.add("failed".to_owned());
-                return None;
-            };
-            log.add("opened".to_owned());
-            Some(Echo(log))
-        });
         let now = self.now;
         self.network
-            .connect(transport, there.into(), connected, now)
+            .connect(transport, there.into(), Echo(self.log), now)
     }
 
     pub(crate) fn send(

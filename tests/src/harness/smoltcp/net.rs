@@ -3,16 +3,17 @@
 //! it: a lock, and a list of what its callbacks ask of other connections.
 
 use crate::harness::{self, Accept, Connected};
-use cubenet_core::{ConnectionId, Frame, Handler, Instant, Limits, Link, SendError, Transport};
+use cubenet_core::{
+    CloseReason, ConnectError, ConnectionId, Frame, Handler, Instant, Limits, Link, Message,
+    SendError, Transport, TransportError,
+};
 use cubenet_smoltcp::smoltcp::iface::{Interface, SocketStorage};
 use cubenet_smoltcp::smoltcp::phy::Device;
 use cubenet_smoltcp::smoltcp::socket::udp::PacketMetadata;
-use cubenet_smoltcp::{
-    ConnectError, Error, Memory, Network, Peer, PortParts, Remote, Stream, StreamParts,
-};
+use cubenet_smoltcp::{Error, Memory, Network, Peer, PortParts, Remote, Stream, StreamParts};
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 type Boxed = Box<dyn Handler + Send>;
@@ -163,25 +164,14 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
         address: SocketAddr,
         connected: Connected,
     ) -> Result<Arc<dyn harness::Connection>, String> {
-        let shared = Arc::downgrade(self);
-        let connected = Mutex::new(Some(connected));
-        let told = Box::leak(Box::new(
-            move |outcome: Result<&mut dyn Link, ConnectError>| {
-                let connected = connected.lock().expect("nobody panics with it").take()?;
-                let shared = shared.upgrade()?;
-                match outcome {
-                    Ok(link) => {
-                        let handler = connected(Ok(Arc::new(Handle::new(&shared, link))));
-                        shared.do_asked(link);
-                        handler
-                    }
-                    Err(error) => connected(Err(error.reason)),
-                }
-            },
-        ));
+        let connecting = Connecting {
+            shared: Arc::downgrade(self),
+            connected: Some(connected),
+            handler: None,
+        };
         let now = (self.now)();
         let mut network = self.lock();
-        let id = network.connect(transport, address, told, now);
+        let id = network.connect(transport, address, Box::new(connecting), now);
         let id = id.map_err(|error| error.to_string())?;
         let handle = network.with(id, now, |link| Handle::new(self, link));
         Ok(Arc::new(handle.expect("it is on its way")))
@@ -198,6 +188,55 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
     fn queued(&self) -> usize {
         // What waits lies in the rings, which are there in any case; nothing is counted.
         0
+    }
+}
+
+/// The handler of a connect. It asks for the one behind it once the outcome is known.
+struct Connecting<D: Device + 'static> {
+    shared: Weak<Shared<D>>,
+    connected: Option<Connected>,
+    handler: Option<Boxed>,
+}
+
+impl<D: Device + Send + 'static> Handler for Connecting<D> {
+    fn connected(&mut self, link: &mut dyn Link) {
+        if let (Some(shared), Some(connected)) = (self.shared.upgrade(), self.connected.take()) {
+            self.handler = connected(Ok(Arc::new(Handle::new(&shared, link))));
+            shared.do_asked(link);
+        }
+        if self.handler.is_none() {
+            link.close();
+        }
+    }
+
+    fn connect_failed(&mut self, error: ConnectError) {
+        if let Some(connected) = self.connected.take() {
+            connected(Err(error.reason()));
+        }
+    }
+
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        if let Some(handler) = &mut self.handler {
+            handler.received(link, message);
+        }
+    }
+
+    fn writable(&mut self, link: &mut dyn Link) {
+        if let Some(handler) = &mut self.handler {
+            handler.writable(link);
+        }
+    }
+
+    fn error(&mut self, link: &mut dyn Link, error: TransportError) {
+        if let Some(handler) = &mut self.handler {
+            handler.error(link, error);
+        }
+    }
+
+    fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
+        if let Some(handler) = &mut self.handler {
+            handler.closed(link, reason);
+        }
     }
 }
 

@@ -25,6 +25,10 @@ enum End {
 }
 
 impl Handler for End {
+    fn connected(&mut self, link: &mut dyn Link) {
+        let _ = link.send(&MESSAGE);
+    }
+
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         match self {
             End::Server => {
@@ -90,20 +94,13 @@ fn measure() -> Result<(), Error> {
         let any = ([0, 0, 0, 0], 7).into();
         network.listen(transport, any, &|_link| Some(End::Server))?;
         let now = clock.now();
-        let client = network.connect(
-            transport,
-            inside::SERVER,
-            &|outcome| {
-                let _ = outcome.ok()?.send(&MESSAGE);
-                Some(End::Client)
-            },
-            now,
-        )?;
+        let client = network.connect(transport, inside::SERVER, End::Client, now)?;
         let mut count = Count::new();
         let mut seen = ENDED.load(Ordering::Relaxed);
-        let name = match transport {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
+        let name = if transport == Transport::Tcp {
+            "tcp"
+        } else {
+            "udp"
         };
         'measuring: loop {
             network.poll(clock.now());

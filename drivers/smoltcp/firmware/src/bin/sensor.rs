@@ -18,8 +18,8 @@ use cortex_m_rt::entry;
 use cubenet_firmware::arguments::Arguments;
 use cubenet_firmware::{board, clock::Clock, exit, host, println, rest, stack};
 use cubenet_smoltcp::{
-    Bytes, CloseReason, ConnectionId, Error, Handler, Instant, Limits, Link, Memory, Message,
-    Network, Port, PortMemory, SendError, StreamMemory, Transport,
+    Bytes, CloseReason, ConnectError, ConnectionId, Error, Handler, Instant, Limits, Link, Memory,
+    Message, Network, Port, PortMemory, SendError, StreamMemory, Transport,
 };
 use heapless::Deque;
 use smoltcp::iface::SocketStorage;
@@ -117,6 +117,22 @@ enum Way {
 }
 
 impl Handler for Way {
+    fn connected(&mut self, link: &mut dyn Link) {
+        if let Way::Readings = self {
+            with(|sensor| {
+                sensor.server = Some(link.id());
+                sensor.send(link);
+            });
+        }
+    }
+
+    fn connect_failed(&mut self, error: ConnectError) {
+        if let Way::Readings = self {
+            println!("{error}");
+            with(|sensor| sensor.lost = true);
+        }
+    }
+
     fn received(&mut self, _link: &mut dyn Link, message: Message<'_>) {
         if let (Way::Readings, Ok(number)) = (self, <[u8; 4]>::try_from(&*message)) {
             with(|sensor| {
@@ -222,12 +238,7 @@ fn measure() -> Result<(), Error> {
                 sensor.call_at = Instant::NEVER;
                 sensor.calls += 1;
             });
-            network.connect(
-                Transport::Tcp,
-                readings_to,
-                &|outcome| answered(outcome),
-                now,
-            )?;
+            network.connect(Transport::Tcp, readings_to, Way::Readings, now)?;
         }
         if let Some(server) = with(|sensor| sensor.server) {
             network.with(server, now, |link| with(|sensor| sensor.send(link)));
@@ -236,8 +247,7 @@ fn measure() -> Result<(), Error> {
             next_heartbeat = now.after(HEARTBEAT);
             beats += 1;
             if with(|sensor| sensor.heartbeat).is_none() {
-                let connected = &|_outcome: Result<&mut dyn Link, _>| Some(Way::Heartbeat);
-                let id = network.connect(Transport::Udp, heartbeat_to, connected, now)?;
+                let id = network.connect(Transport::Udp, heartbeat_to, Way::Heartbeat, now)?;
                 with(|sensor| sensor.heartbeat = Some(id));
             }
             if let Some(way) = with(|sensor| sensor.heartbeat) {
@@ -268,22 +278,4 @@ fn measure() -> Result<(), Error> {
         rest::until(at, &mut clock, || network.device().has_frame());
     }
     Ok(())
-}
-
-/// The call was answered, or not.
-fn answered(outcome: Result<&mut dyn Link, cubenet_smoltcp::ConnectError>) -> Option<Way> {
-    match outcome {
-        Ok(link) => {
-            with(|sensor| {
-                sensor.server = Some(link.id());
-                sensor.send(link);
-            });
-            Some(Way::Readings)
-        }
-        Err(error) => {
-            println!("{error}");
-            with(|sensor| sensor.lost = true);
-            None
-        }
-    }
 }

@@ -18,7 +18,7 @@ impl Handler for Nothing {
 #[entry]
 fn main() -> ! {
     board::start();
-    println!("stream {}", size_of::<Stream<'static, Nothing>>());
+    println!("stream {}", size_of::<Stream<Nothing>>());
     // Over many, so that what is rounded up does not count.
     const MORE: usize = 16;
     let (one, many) = (

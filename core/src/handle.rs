@@ -1,0 +1,72 @@
+//! The handle of a connection, for applications that keep it and for handlers that run on every
+//! driver.
+
+use crate::frame::Frame;
+use crate::handler::{ConnectionId, SendError};
+use crate::transport::Transport;
+use core::net::SocketAddr;
+
+/// A handle of a connection, to keep, clone and use on any thread: what a driver's `Connection`
+/// is. No call blocks.
+///
+/// A handle may outlive its connection. Then it is an inert value: [`is_closed`] is true and sends
+/// fail with [`SendError::Closed`].
+///
+/// A handler that keeps handles is generic over this trait, and runs unchanged on every driver
+/// that has handles:
+///
+/// ```
+/// use cubenet_core::{Frame, Handle, Handler, Link, Message};
+/// use std::sync::{Arc, Mutex};
+///
+/// /// Sends every message to all members of its lobby.
+/// struct Member<C>(Arc<Mutex<Vec<C>>>);
+///
+/// impl<C: Handle> Handler for Member<C> {
+///     fn received(&mut self, _link: &mut dyn Link, message: Message<'_>) {
+///         let frame = Frame::new(&message).expect("a message that arrived fits a frame");
+///         for member in &*self.0.lock().unwrap() {
+///             let _ = member.send_frame(&frame);
+///         }
+///     }
+/// }
+/// ```
+///
+/// [`is_closed`]: Handle::is_closed
+pub trait Handle: Clone + Send + Sync + 'static {
+    /// Sends `message`, all of it or nothing; see [`Link::send`](crate::Link::send).
+    fn send(&self, message: &[u8]) -> Result<(), SendError>;
+
+    /// Sends a message that was framed once, to go to many.
+    fn send_frame(&self, frame: &Frame) -> Result<(), SendError>;
+
+    /// Delivers what was sent, then closes. Nothing more is received.
+    fn close(&self);
+
+    /// Closes at once. What is queued is lost, and a stream's peer sees a reset.
+    fn abort(&self);
+
+    /// Whether it was closed from this side or has ended.
+    fn is_closed(&self) -> bool;
+
+    /// Stops delivering messages; see [`Link::pause`](crate::Link::pause).
+    fn pause(&self);
+
+    /// Delivers messages again.
+    fn resume(&self);
+
+    /// Bytes that were accepted and that the transport has not taken, headers included.
+    fn queued(&self) -> usize;
+
+    /// Its transport.
+    fn transport(&self) -> Transport;
+
+    /// The peer's address.
+    fn peer_addr(&self) -> SocketAddr;
+
+    /// The address of this end.
+    fn local_addr(&self) -> SocketAddr;
+
+    /// The connection's number.
+    fn id(&self) -> ConnectionId;
+}

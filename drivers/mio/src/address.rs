@@ -1,5 +1,5 @@
-//! A peer's address in 24 bytes instead of the 32 of a [`SocketAddr`]: every idle connection
-//! has one.
+//! Addresses: one in 24 bytes instead of the 32 of a [`SocketAddr`], since every idle connection
+//! has one; and an address as people write it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -36,6 +36,17 @@ impl From<CompactAddr> for SocketAddr {
             IpAddr::V4(ip) if address.is_ipv4 => SocketAddr::from((ip, address.port)),
             _ => SocketAddrV6::new(ip, address.port, 0, address.scope).into(),
         }
+    }
+}
+
+/// An IPv4 address that a dual-stack socket shows as IPv6, as IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() => {
+            // The scope is part of a link-local address, the flow label of none.
+            SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
+        }
+        _ => SocketAddr::new(address.ip().to_canonical(), address.port()),
     }
 }
 

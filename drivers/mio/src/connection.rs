@@ -1,11 +1,15 @@
 //! The application's handle of a connection.
 
-use crate::link;
-use crate::output::Output;
-use crate::shared::Shared;
+use crate::conn::info::Conn;
+use crate::tcp::shared::StreamShared;
+use crate::udp::socket::PeerShared;
+use crate::write_batch::WriteBatch;
+use crate::{tcp, udp};
 use cubenet_core::{CloseReason, ConnectionId, Frame, Handle, SendError, Transport};
+use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 /// A handle of a connection, to keep, clone and send to other threads. No call blocks.
@@ -19,45 +23,83 @@ use std::sync::{Arc, Weak};
 /// [`is_closed`]: Connection::is_closed
 #[derive(Clone)]
 pub struct Connection {
-    shared: Weak<Shared>,
+    shared: Shared,
     id: ConnectionId,
-    transport: Transport,
     peer: SocketAddr,
     local: SocketAddr,
 }
 
+/// What the handle and the connection's worker share, as long as the worker keeps it.
+#[derive(Clone)]
+enum Shared {
+    Stream(Weak<StreamShared>),
+    Datagrams(Weak<PeerShared>),
+}
+
+/// Does `$with` with the shared part of a connection that still exists.
+macro_rules! shared {
+    ($connection:expr, $shared:ident => $with:expr) => {
+        match &$connection.shared {
+            Shared::Stream(shared) => shared.upgrade().map(|$shared| $with),
+            Shared::Datagrams(shared) => shared.upgrade().map(|$shared| $with),
+        }
+    };
+}
+
 impl Connection {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+    pub(crate) fn stream(shared: &Arc<StreamShared>) -> Self {
         Connection {
-            shared: Arc::downgrade(shared),
-            id: shared.core.id,
-            transport: shared.core.transport(),
-            peer: shared.core.peer_addr(),
-            local: shared.core.local_addr(),
+            shared: Shared::Stream(Arc::downgrade(shared)),
+            id: shared.info().id,
+            peer: shared.info().peer_addr(),
+            local: shared.local_addr(),
+        }
+    }
+
+    pub(crate) fn datagrams(shared: &Arc<PeerShared>) -> Self {
+        Connection {
+            shared: Shared::Datagrams(Arc::downgrade(shared)),
+            id: shared.info().id,
+            peer: shared.info().peer_addr(),
+            local: shared.local_addr(),
         }
     }
 
     /// Sends `message`, all of it or nothing. What the system does not take at once is
     /// queued, up to [`max_queued`](crate::Limits::max_queued) bytes.
     ///
-    /// On a connection that is still being called, messages are queued until it opens.
+    /// On a connection that is still connecting, messages are queued until it opens.
     /// From inside the connection's own callbacks this is the same as sending on the link.
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), SendError> {
         // The application's own code, which may use this connection.
         let message = message.as_ref();
-        let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
-        match Output::gathering_for(&shared.core) {
-            Some(output) => output.borrow_mut().send(&shared, message),
-            None => shared.send(message),
+        match &self.shared {
+            Shared::Stream(shared) => {
+                let shared = shared.upgrade().ok_or(SendError::Closed)?;
+                match gathering_stream(&shared) {
+                    Some(batch) => batch.borrow_mut().send(&shared, message),
+                    None => shared.send(message),
+                }
+            }
+            Shared::Datagrams(shared) => {
+                let shared = shared.upgrade().ok_or(SendError::Closed)?;
+                match gathering_datagrams(&shared) {
+                    Some(batch) => batch.borrow_mut().send_datagram(&shared, message),
+                    None => shared.send(message),
+                }
+            }
         }
     }
 
     /// Sends a message that was framed once, to go to many. If it has to wait, its bytes
     /// are shared, not copied.
     pub fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
-        let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
-        match Output::gathering_for(&shared.core) {
-            Some(output) => link::send_frame(&output, &shared, frame),
+        let Shared::Stream(shared) = &self.shared else {
+            return self.send(frame.payload());
+        };
+        let shared = shared.upgrade().ok_or(SendError::Closed)?;
+        match gathering_stream(&shared) {
+            Some(batch) => batch.borrow_mut().send_frame(&shared, frame),
             None => shared.send_frame(frame),
         }
     }
@@ -65,35 +107,59 @@ impl Connection {
     /// Delivers what was sent, then closes. Nothing more is received. Does nothing if the
     /// connection is closed or closing.
     pub fn close(&self) {
-        let Some(shared) = self.shared.upgrade() else {
-            return;
-        };
-        if !shared.core.is_open() {
+        if self.is_closed() {
             return;
         }
-        match Output::gathering_for(&shared.core) {
-            Some(output) => link::close(&output, &shared),
-            None => shared.close(),
+        match &self.shared {
+            Shared::Stream(shared) => {
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                match gathering_stream(&shared) {
+                    Some(batch) => batch.borrow_mut().close(&shared),
+                    None => shared.close(),
+                }
+                shared.wake();
+            }
+            Shared::Datagrams(shared) => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.close();
+                    shared.wake();
+                }
+            }
         }
-        shared.core.attend();
     }
 
     /// Closes at once. What is queued is lost, and a stream's peer sees a reset.
     pub fn abort(&self) {
-        let Some(shared) = self.shared.upgrade() else {
-            return;
-        };
-        match Output::gathering_for(&shared.core) {
-            Some(output) => link::abort(&output, &shared),
-            None => shared.abort(CloseReason::Local),
+        match &self.shared {
+            Shared::Stream(shared) => {
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                match gathering_stream(&shared) {
+                    Some(batch) => tcp::link::abort(&batch, &shared),
+                    None => shared.abort(CloseReason::Local),
+                }
+                shared.wake();
+            }
+            Shared::Datagrams(shared) => {
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                match gathering_datagrams(&shared) {
+                    Some(batch) => udp::link::abort(&batch, &shared),
+                    None => shared.abort(CloseReason::Local),
+                }
+                shared.wake();
+            }
         }
-        shared.core.attend();
     }
 
     /// Whether it was closed from this side or has ended.
     pub fn is_closed(&self) -> bool {
-        let shared = self.shared.upgrade();
-        !shared.is_some_and(|shared| shared.core.is_open())
+        let is_open = shared!(self, shared => shared.info().is_open());
+        is_open != Some(true)
     }
 
     /// Stops delivering messages. A stream's peer is held up by TCP, and its silence does not
@@ -110,27 +176,36 @@ impl Connection {
     }
 
     fn set_paused(&self, paused: bool) {
-        if let Some(shared) = self.shared.upgrade()
-            && shared.core.set_paused(paused)
-        {
-            shared.core.attend();
-        }
+        shared!(self, shared => {
+            if shared.info().set_paused(paused) {
+                shared.wake();
+            }
+        });
     }
 
     /// Bytes that were accepted and have not gone out, headers included.
     pub fn queued(&self) -> usize {
-        let Some(shared) = self.shared.upgrade() else {
-            return 0;
+        let queued = match &self.shared {
+            Shared::Stream(shared) => shared.upgrade().map(|shared| {
+                let batch = gathering_stream(&shared);
+                let gathered = batch.map_or(0, |batch| batch.borrow().gathered());
+                shared.info().queued() + gathered
+            }),
+            Shared::Datagrams(shared) => shared.upgrade().map(|shared| {
+                let batch = gathering_datagrams(&shared);
+                let gathered = batch.map_or(0, |batch| batch.borrow().gathered_to(&shared));
+                shared.info().queued() + gathered
+            }),
         };
-        match Output::gathering_for(&shared.core) {
-            Some(output) => output.borrow().queued(&shared.core),
-            None => shared.core.queued(),
-        }
+        queued.unwrap_or(0)
     }
 
     /// What carries it.
     pub fn transport(&self) -> Transport {
-        self.transport
+        match self.shared {
+            Shared::Stream(_) => Transport::Tcp,
+            Shared::Datagrams(_) => Transport::Udp,
+        }
     }
 
     /// The peer's address.
@@ -147,6 +222,16 @@ impl Connection {
     pub fn id(&self) -> ConnectionId {
         self.id
     }
+}
+
+/// The batch of this thread, if it runs a callback of this stream.
+fn gathering_stream(shared: &StreamShared) -> Option<Rc<RefCell<WriteBatch>>> {
+    WriteBatch::gathering_for(shared.info().id.as_u64())
+}
+
+/// The batch of this thread, if it runs callbacks of the socket of this connection.
+fn gathering_datagrams(shared: &PeerShared) -> Option<Rc<RefCell<WriteBatch>>> {
+    WriteBatch::gathering_for(shared.socket.id)
 }
 
 impl Handle for Connection {
@@ -202,12 +287,9 @@ impl Handle for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connection {
-            id,
-            transport,
-            peer,
-            local,
-            ..
+            id, peer, local, ..
         } = self;
+        let transport = self.transport();
         write!(f, "Connection({id} {transport} {local} to {peer})")
     }
 }

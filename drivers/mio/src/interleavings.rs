@@ -6,14 +6,15 @@
 //! without waiting. Where the real one would sleep, nothing may be left to do: so a wake-up
 //! that is lost shows as messages or an end that never come.
 
-use crate::common::Common;
+use crate::conn::permit::Permit;
 use crate::connection::Connection;
-use crate::listening::{Home, Listening, StreamListener};
-use crate::mailbox::{Accepted, Command, WorkerHandle};
-use crate::seat::Permit;
-use crate::socket::SocketOptions;
+use crate::network::listening::Listening;
+use crate::network::shared::NetworkShared;
+use crate::network::socket_options::SocketOptions;
 use crate::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use crate::worker::Worker;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::mailbox::{Accepted, Command, Mailbox, Target};
 use cubenet_core::{
     AddressLimits, Budgets, CloseReason, Handler, Limits, Link, Message, SendError, Transport,
 };
@@ -79,7 +80,7 @@ impl Scene {
             ..SocketOptions::default()
         };
         let addresses = AddressLimits::new();
-        let common = Arc::new(Common::new(
+        let network = Arc::new(NetworkShared::new(
             limits.clone(),
             Budgets::new(),
             options,
@@ -87,7 +88,7 @@ impl Scene {
             (1, 2),
         ));
         let poll = Poll::new().unwrap();
-        let handle = WorkerHandle::new(Arc::clone(&common), &poll).unwrap();
+        let handle = WorkerHandle::new(network, &poll).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         peer.set_nonblocking(true).unwrap();
@@ -102,21 +103,21 @@ impl Scene {
             Some(Box::new(Recorder(Arc::clone(&of_handler))) as _)
         };
         // As the acceptor does.
-        let home = Home::with_each(&[Arc::clone(&handle)], &Arc::new(limits)).remove(0);
+        let workers: Arc<[_]> = Arc::new([Arc::clone(&handle)]);
+        let mailbox = Mailbox::new(handle);
+        let Target { home, mailbox } = Target::each(&[mailbox], &Arc::new(limits)).remove(0);
         let permit = Permit::take(&home, Transport::Tcp, None).ok().unwrap();
-        let listening = Listening::new(Box::new(accept), None);
-        let socket = mio::net::TcpListener::from_std(listener);
         let accepted = Accepted {
             stream,
             peer: address,
             home,
-            listener: StreamListener::new(1, socket, listening, Vec::new()),
+            listening: Listening::new(Box::new(accept), None),
             permit,
         };
-        assert!(handle.post(Command::Accept(accepted)).is_ok());
-        let mut worker = Worker::new(poll, Arc::clone(&handle), Arc::new([handle]));
+        assert!(mailbox.post(Command::Accept(accepted)).is_ok());
+        let mut worker = Worker::new(poll, mailbox, workers);
         let mut events = Events::with_capacity(8);
-        turn(&mut worker, &mut events, QUIET);
+        iterate(&mut worker, &mut events, QUIET);
         Scene {
             worker,
             events,
@@ -129,7 +130,7 @@ impl Scene {
     /// Lets the worker run beside other threads until they are `done`.
     fn work_until(&mut self, done: &AtomicBool) {
         while !done.load(SeqCst) {
-            turn(&mut self.worker, &mut self.events, Duration::ZERO);
+            iterate(&mut self.worker, &mut self.events, Duration::ZERO);
             thread::yield_now();
         }
     }
@@ -152,7 +153,7 @@ impl Scene {
                     Err(_) => break,
                 }
             }
-            let worked = turn(&mut self.worker, &mut self.events, QUIET);
+            let worked = iterate(&mut self.worker, &mut self.events, QUIET);
             if !worked && received.len() == before {
                 return (received, ended);
             }
@@ -160,13 +161,13 @@ impl Scene {
     }
 }
 
-/// A turn of the worker, if something wakes it up. Returns whether something did: a worker
-/// that nobody wakes does not look into its mailbox.
-fn turn(worker: &mut Worker, events: &mut Events, patience: Duration) -> bool {
-    worker.wait(events, Some(patience));
-    let woken = !events.is_empty() || worker.patience() == Some(Duration::ZERO);
+/// An iteration of the worker, if something wakes it up. Returns whether something did: a worker
+/// that nothing wakes does not look into its mailbox.
+fn iterate(worker: &mut Worker, events: &mut Events, timeout: Duration) -> bool {
+    worker.wait(events, Some(timeout));
+    let woken = !events.is_empty() || worker.poll_timeout() == Some(Duration::ZERO);
     if woken {
-        worker.turn(events);
+        worker.iterate(events);
     }
     woken
 }

@@ -27,49 +27,50 @@
 //! connection of its worker, so work that takes long is handed to threads of the
 //! application's own, with a clone of the [`Connection`] to answer on.
 //!
-//! # The way of a message
+//! # The path of a message
 //!
-//! A worker reads a socket into its one large buffer (`stream`, `peers`), decodes it
-//! (`cubenet_core::Receiver`, `Demux`), and calls [`Handler::received`] with a message that
-//! is lent out of that buffer. What the callbacks send on their own connection gathers in
-//! the worker's one output buffer (`output`) and leaves in one system call when the batch
-//! ends (`shared`). Only what the kernel refuses is kept, by the connection. An idle
-//! connection owns no buffer.
+//! A worker reads a socket into its one large buffer (`tcp::read`, `udp::peers`), decodes it with
+//! the core's `RecvHalf` or `Demux`, and calls [`Handler::received`] with a message that is
+//! borrowed from that buffer. What the callbacks send on their own connection gathers in the
+//! worker's `write_batch` and leaves in one system call when the callbacks of that
+//! connection have returned (`tcp::send_state`, `udp::socket`). Only what the kernel refuses is
+//! kept, by the connection. An idle connection owns no buffer.
 //!
-//! A handle used on another thread writes to the socket itself, under the connection's
-//! lock, and wakes the worker only if something has to wait.
+//! A handle used on another thread writes to the socket itself, under the connection's lock, and
+//! wakes the worker only if something has to wait (`tcp::shared`, `udp::socket`).
+//!
+//! # Where things are
+//!
+//! | | |
+//! |-|-|
+//! | `network` | What the application calls: listen, connect, stop; and the options of both. |
+//! | `connection`, `conn` | The handle; and what every connection has: its state as all threads read it, its worker, its place among the limits. |
+//! | `tcp` | A stream connection: reading, sending, its callbacks. |
+//! | `udp` | A datagram socket and the connections that share it. |
+//! | `worker` | The threads: a worker's loop, timers and budget; what other threads hand over to it; the acceptor. |
+//! | `write_batch` | What callbacks send, gathered. |
+//! | `user`, `user_callback` | Code and values of the application's, run and dropped so that a panic harms nothing else. |
+//! | `sys` | The system calls that mio does not make. |
 
 #![deny(unsafe_code)]
 
-mod acceptor;
 mod address;
-mod budget;
-mod callback;
-mod common;
+mod conn;
 mod connection;
-mod datagram;
 mod error;
 #[cfg(all(test, cubenet_shuttle))]
 mod interleavings;
-mod link;
-mod listen_options;
-mod listening;
 mod log;
-mod mailbox;
 mod metrics;
 mod network;
-mod output;
-mod peers;
-mod seat;
-mod shared;
-mod socket;
-mod stream;
 mod sync;
 mod sys;
-mod timers;
+mod tcp;
+mod udp;
 mod user;
-mod wake;
+mod user_callback;
 mod worker;
+mod write_batch;
 
 pub use connection::Connection;
 pub use cubenet_core::address::{AddressLimits, Prefix, PrefixError};
@@ -80,8 +81,11 @@ pub use cubenet_core::{
     Transport, TransportError,
 };
 pub use error::Error;
-pub use listen_options::ListenOptions;
-pub use network::{Builder, Listener, Network};
+pub use network::Network;
+pub use network::builder::Builder;
+pub use network::endpoint::{Endpoint, ToEndpoint};
+pub use network::listen_options::ListenOptions;
+pub use network::listener::Listener;
 #[cfg(cubenet_faults)]
 pub use sys::faults;
 

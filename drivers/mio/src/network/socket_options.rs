@@ -78,7 +78,7 @@ impl SocketOptions {
     }
 
     /// A stream on its way to `address`.
-    pub(crate) fn call_stream(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    pub(crate) fn connect_stream(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let socket = self.socket(Transport::Tcp, address)?;
         socket.set_tcp_nodelay(self.nodelay)?;
         match sys::connect(&socket, &SockAddr::from(address)) {
@@ -87,8 +87,8 @@ impl SocketOptions {
         }
     }
 
-    /// A datagram socket that hears from `address` alone.
-    pub(crate) fn call_datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+    /// A datagram socket that receives from `address` alone.
+    pub(crate) fn connect_datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
         let any = if address.is_ipv4() {
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
         } else {

@@ -1,7 +1,7 @@
 //! What the application may say about one listener.
 
 use crate::error::Error;
-use crate::listening::AdmitFn;
+use crate::network::listening::AdmitFn;
 use cubenet_core::Limits;
 use cubenet_core::demux::Admission;
 use std::fmt;

@@ -1,13 +1,13 @@
 //! The acceptor: one thread that takes connections off the listeners and hands each to the
 //! worker that has the fewest.
 
-use crate::common::{Common, NoRoom};
-use crate::listening::{Home, StreamListener};
+use crate::conn::permit::Permit;
 use crate::log::{debug, warn_limited};
-use crate::mailbox::{Accepted, Command};
-use crate::output::enter_network_thread;
-use crate::seat::Permit;
+use crate::network::shared::NetworkShared;
 use crate::sys;
+use crate::tcp::listener::StreamListener;
+use crate::worker::mailbox::{Accepted, Command, Target};
+use crate::worker::thread::enter_network_thread;
 use cubenet_core::Transport;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
@@ -77,25 +77,38 @@ impl AcceptorHandle {
 }
 
 pub(crate) struct Acceptor {
-    pub(crate) poll: Poll,
-    pub(crate) handle: Arc<AcceptorHandle>,
-    pub(crate) common: Arc<Common>,
-    pub(crate) listeners: HashMap<u64, Listener>,
+    poll: Poll,
+    handle: Arc<AcceptorHandle>,
+    network: Arc<NetworkShared>,
+    listeners: HashMap<u64, Listener>,
 }
 
-pub(crate) struct Listener {
+struct Listener {
     shared: Arc<StreamListener>,
     /// More may wait in the kernel: try again, then.
     again: Option<Instant>,
 }
 
 impl Acceptor {
+    pub(crate) fn new(
+        poll: Poll,
+        handle: Arc<AcceptorHandle>,
+        network: Arc<NetworkShared>,
+    ) -> Self {
+        Acceptor {
+            poll,
+            handle,
+            network,
+            listeners: HashMap::new(),
+        }
+    }
+
     /// Accepts until the network stops. The listeners close with it.
     pub(crate) fn run(mut self) {
         enter_network_thread();
         let mut events = Events::with_capacity(64);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            if let Err(error) = self.poll.poll(&mut events, self.poll_timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 warn_limited!(%error, "poll failed");
@@ -115,13 +128,13 @@ impl Acceptor {
             let now = Instant::now();
             for listener in self.listeners.values_mut() {
                 if listener.again.is_some_and(|again| again <= now) {
-                    listener.again = listener.accept_some(&self.common);
+                    listener.again = listener.accept_some(&self.network);
                 }
             }
         }
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn poll_timeout(&self) -> Option<Duration> {
         let listeners = self.listeners.values();
         let again = listeners.filter_map(|listener| listener.again);
         Some(again.min()?.saturating_duration_since(Instant::now()))
@@ -162,9 +175,9 @@ impl Acceptor {
 impl Listener {
     /// Accepts within the budget of a turn. Returns when to try again, if not at the next
     /// event.
-    fn accept_some(&self, common: &Common) -> Option<Instant> {
+    fn accept_some(&self, network: &NetworkShared) -> Option<Instant> {
         let mut progress = false;
-        for _ in 0..common.budgets.accepts() {
+        for _ in 0..network.budgets.accepts() {
             let accepted = match &*self.shared.socket() {
                 Some(socket) => sys::accept(socket),
                 // It was closed; word of that is on its way.
@@ -173,13 +186,13 @@ impl Listener {
             match accepted {
                 Ok((stream, peer)) => {
                     progress = true;
-                    let home = least_loaded(&self.shared.homes);
+                    let Target { home, mailbox } = Target::least_loaded(&self.shared.targets);
                     let permit = match Permit::take(home, Transport::Tcp, Some(peer.ip())) {
                         Ok(permit) => permit,
                         Err(reason) => {
                             // The socket is closed first: a subscriber may take its time.
                             drop(stream);
-                            refused(common, peer, reason);
+                            network.refused(peer, reason);
                             continue;
                         }
                     };
@@ -187,18 +200,18 @@ impl Listener {
                         stream,
                         peer,
                         home: Arc::clone(home),
-                        listener: Arc::clone(&self.shared),
+                        listening: Arc::clone(&self.shared.listening),
                         permit,
                     };
                     // A worker that has ended closes it.
-                    let _ = home.worker.post(Command::Accept(accepted));
+                    let _ = mailbox.post(Command::Accept(accepted));
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return None,
                     io::ErrorKind::Interrupted => {}
                     _ if sys::out_of_resources(&error) => {
                         // What waits stays in the kernel, and no event will tell of it.
-                        common.totals.accept_failed.fetch_add(1, Relaxed);
+                        network.totals.accept_failed.fetch_add(1, Relaxed);
                         warn_limited!(%error, "cannot accept; trying again");
                         return Some(Instant::now() + RETRY);
                     }
@@ -213,30 +226,4 @@ impl Listener {
         let pause = if progress { Duration::ZERO } else { RETRY };
         Some(Instant::now() + pause)
     }
-}
-
-/// Counts a connection for which there is no room, and tells of it.
-pub(crate) fn refused(common: &Common, peer: std::net::SocketAddr, reason: NoRoom) {
-    common.totals.refused.fetch_add(1, Relaxed);
-    match reason {
-        NoRoom::Connections => {
-            let limit = common.limits.max_connections();
-            warn_limited!(%peer, limit, "connection refused: there are too many");
-        }
-        NoRoom::Address(refusal) => {
-            common.totals.refused_by_address.fetch_add(1, Relaxed);
-            warn_limited!(%peer, ?refusal, "connection refused: its address has, or opens, too many");
-        }
-    }
-}
-
-/// The home whose worker has the fewest connections.
-pub(crate) fn least_loaded(homes: &[Arc<Home>]) -> &Arc<Home> {
-    let mut least = &homes[0];
-    for home in homes {
-        if home.worker.load.load(Relaxed) < least.worker.load.load(Relaxed) {
-            least = home;
-        }
-    }
-    least
 }

@@ -1,12 +1,10 @@
-//! What belongs to a listener: the application's closures, its limits, and whether it is still
-//! open. Everything on which its connections may come in holds it in common.
+//! The application's side of a listener: its closures, and whether it is still open. The sockets
+//! and threads that serve the listener share it.
 
 use crate::connection::Connection;
-use crate::mailbox::WorkerHandle;
 use crate::user::UserValue;
+use cubenet_core::Handler;
 use cubenet_core::demux::Admission;
-use cubenet_core::{Handler, Limits};
-use mio::net::TcpListener;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -14,26 +12,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub(crate) type AcceptFn = dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync;
 /// Asks the application about a datagram from a new peer.
 pub(crate) type AdmitFn = dyn Fn(SocketAddr, &[u8]) -> Admission + Send + Sync;
-
-/// The worker and the limits of a connection: of each listener there is one for every worker,
-/// which its connections share.
-pub(crate) struct Home {
-    pub(crate) worker: Arc<WorkerHandle>,
-    pub(crate) limits: Arc<Limits>,
-}
-
-impl Home {
-    /// One for each of `workers`.
-    pub(crate) fn with_each(workers: &[Arc<WorkerHandle>], limits: &Arc<Limits>) -> Vec<Arc<Home>> {
-        let home = |worker: &Arc<WorkerHandle>| {
-            Arc::new(Home {
-                worker: Arc::clone(worker),
-                limits: Arc::clone(limits),
-            })
-        };
-        workers.iter().map(home).collect()
-    }
-}
 
 /// The application's side of a listener.
 pub(crate) struct Listening {
@@ -126,42 +104,5 @@ impl Listening {
             let waited = self.returned.wait(gate);
             gate = waited.unwrap_or_else(PoisonError::into_inner);
         }
-    }
-}
-
-/// A socket that listens for streams. Whoever closes it closes the socket at once, on whatever
-/// thread that is; the acceptor forgets it later.
-pub(crate) struct StreamListener {
-    pub(crate) number: u64,
-    pub(crate) listening: Arc<Listening>,
-    pub(crate) homes: Vec<Arc<Home>>,
-    /// `None` once it is closed.
-    socket: Mutex<Option<TcpListener>>,
-}
-
-impl StreamListener {
-    pub(crate) fn new(
-        number: u64,
-        socket: TcpListener,
-        listening: Arc<Listening>,
-        homes: Vec<Arc<Home>>,
-    ) -> Arc<Self> {
-        Arc::new(StreamListener {
-            number,
-            listening,
-            homes,
-            socket: Mutex::new(Some(socket)),
-        })
-    }
-
-    /// The socket, while nobody closes it.
-    pub(crate) fn socket(&self) -> MutexGuard<'_, Option<TcpListener>> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Accepts no more. Its address is free when this returns.
-    pub(crate) fn close(&self) {
-        self.listening.close();
-        drop(self.socket().take());
     }
 }

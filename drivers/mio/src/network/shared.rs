@@ -1,17 +1,18 @@
 //! What all threads of a network share: limits, counters, the clock.
 
+use crate::log::warn_limited;
 use crate::metrics::Totals;
-use crate::socket::SocketOptions;
+use crate::network::socket_options::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use cubenet_core::{
     AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Metrics,
     Transport,
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What all threads of a network share.
-pub(crate) struct Common {
+pub(crate) struct NetworkShared {
     pub(crate) limits: Limits,
     pub(crate) budgets: Budgets,
     pub(crate) options: SocketOptions,
@@ -36,7 +37,7 @@ pub(crate) enum NoRoom {
     Address(AddressRefusal),
 }
 
-impl Common {
+impl NetworkShared {
     pub(crate) fn new(
         limits: Limits,
         budgets: Budgets,
@@ -45,7 +46,7 @@ impl Common {
         hash_key: (u64, u64),
     ) -> Self {
         let limited = addresses.limits_anything();
-        Common {
+        NetworkShared {
             limits,
             budgets,
             options,
@@ -84,7 +85,7 @@ impl Common {
         Some(addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes room for a connection; `false` if there is none. To be [released](Common::release).
+    /// Makes room for a connection; `false` if there is none. To be [released](NetworkShared::release).
     pub(crate) fn reserve(&self, transport: Transport) -> bool {
         let open = self.open(transport);
         let reserved = open.fetch_add(1, Relaxed) < self.limits.max_connections();
@@ -100,7 +101,7 @@ impl Common {
         debug_assert!(before > 0, "a connection was released twice");
     }
 
-    /// Counts a connection that `peer` opens. To be [released](Common::release_address).
+    /// Counts a connection that `peer` opens. To be [released](NetworkShared::release_address).
     pub(crate) fn reserve_address(&self, peer: IpAddr, transport: Transport) -> Result<(), NoRoom> {
         match self.addresses() {
             Some(mut addresses) => addresses
@@ -117,6 +118,21 @@ impl Common {
         }
     }
 
+    /// Counts a connection for which there is no room, and tells of it.
+    pub(crate) fn refused(&self, peer: SocketAddr, reason: NoRoom) {
+        self.totals.refused.fetch_add(1, Relaxed);
+        match reason {
+            NoRoom::Connections => {
+                let limit = self.limits.max_connections();
+                warn_limited!(%peer, limit, "connection refused: there are too many");
+            }
+            NoRoom::Address(refusal) => {
+                self.totals.refused_by_address.fetch_add(1, Relaxed);
+                warn_limited!(%peer, ?refusal, "connection refused: its address has, or opens, too many");
+            }
+        }
+    }
+
     /// Bytes that wait on all connections.
     pub(crate) fn queued_total(&self) -> usize {
         self.queued_total.load(Relaxed)
@@ -130,6 +146,12 @@ impl Common {
     pub(crate) fn sub_queued(&self, bytes: usize) {
         let before = self.queued_total.fetch_sub(bytes, Relaxed);
         debug_assert!(before >= bytes, "bytes were taken out of the queues twice");
+    }
+
+    /// A message was accepted outside the workers' tallies.
+    pub(crate) fn count_sent(&self, len: usize) {
+        self.totals.messages_out.fetch_add(1, Relaxed);
+        self.totals.bytes_out.fetch_add(len as u64, Relaxed);
     }
 
     /// Bytes of input that all connections hold.

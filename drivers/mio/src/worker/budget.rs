@@ -1,6 +1,6 @@
-//! How much one connection, or one datagram socket, may do before the others get their turn.
+//! How much one connection, or one datagram socket, may do before the others are served.
 
-use crate::common::Common;
+use crate::network::shared::NetworkShared;
 use cubenet_core::{Budgets, Instant};
 
 /// The most callbacks between two looks at the clock.
@@ -8,7 +8,7 @@ const MAX_STRIDE: u32 = 64;
 /// Callbacks that together took longer than this are slow: the clock is looked at more often.
 const SLOW_MICROS: u64 = 100;
 
-/// What is left of a turn: messages, and time. The clock is read after one callback, two, four
+/// What is left of the budget of an iteration: messages, and time. The clock is read after one callback, two, four
 /// and so on as long as they are quick, so that it costs nothing beside a message.
 pub(crate) struct Budget {
     messages: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// The whole of a turn that begins `now`, with this many messages.
+    /// The whole budget of a service that begins `now`, with this many messages.
     pub(crate) fn new(budgets: &Budgets, messages: usize, now: Instant) -> Self {
         Budget {
             messages,
@@ -38,10 +38,10 @@ impl Budget {
 
     /// A callback has returned. Returns whether the clock was looked at and found that the
     /// callbacks since the last look were slow.
-    pub(crate) fn spend(&mut self, common: &Common) -> bool {
+    pub(crate) fn spend(&mut self, network: &NetworkShared) -> bool {
         self.messages = self.messages.saturating_sub(1);
         self.since_look += 1;
-        self.since_look >= self.stride && self.look(common)
+        self.since_look >= self.stride && self.look(network)
     }
 
     /// The last callback of a read has returned, and it is `now`: the clock is looked at after it
@@ -52,8 +52,8 @@ impl Budget {
     }
 
     /// Looks at the clock. Returns whether the callbacks since the last look were slow.
-    pub(crate) fn look(&mut self, common: &Common) -> bool {
-        let before = std::mem::replace(&mut self.now, common.now());
+    pub(crate) fn look(&mut self, network: &NetworkShared) -> bool {
+        let before = std::mem::replace(&mut self.now, network.now());
         let took = self.now.since(before).as_micros() as u64;
         self.since_look = 0;
         let slow = took > SLOW_MICROS;
@@ -74,24 +74,24 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::socket::SocketOptions;
+    use crate::network::socket_options::SocketOptions;
     use cubenet_core::{AddressLimits, Limits};
     use std::time::Duration;
 
-    fn common() -> Common {
+    fn network() -> NetworkShared {
         let options = SocketOptions::default();
         let (limits, budgets) = (Limits::new(), Budgets::new());
-        Common::new(limits, budgets, options, AddressLimits::new(), (1, 2))
+        NetworkShared::new(limits, budgets, options, AddressLimits::new(), (1, 2))
     }
 
     #[test]
     fn messages_are_counted_and_quick_ones_cost_few_looks_at_the_clock() {
-        let common = common();
+        let network = network();
         let budgets = Budgets::new().with_time(Duration::from_secs(1_000));
-        let mut budget = Budget::new(&budgets, 1_000, common.now());
+        let mut budget = Budget::new(&budgets, 1_000, network.now());
         let mut spent = 0;
         while budget.is_left() {
-            budget.spend(&common);
+            budget.spend(&network);
             spent += 1;
         }
         assert_eq!(spent, 1_000);
@@ -100,13 +100,13 @@ mod tests {
 
     #[test]
     fn slow_callbacks_use_up_the_time() {
-        let common = common();
+        let network = network();
         let budgets = Budgets::new().with_time(Duration::from_millis(5));
-        let mut budget = Budget::new(&budgets, usize::MAX, common.now());
+        let mut budget = Budget::new(&budgets, usize::MAX, network.now());
         let mut spent = 0;
         while budget.is_left() {
             std::thread::sleep(Duration::from_millis(1));
-            assert!(budget.spend(&common), "it was slow");
+            assert!(budget.spend(&network), "it was slow");
             spent += 1;
         }
         assert!((1..=5).contains(&spent), "{spent} callbacks");

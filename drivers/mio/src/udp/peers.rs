@@ -1,43 +1,44 @@
 //! A datagram socket as its worker keeps it, with its peers: receiving, demultiplexing,
 //! delivering, and seeing each connection to its end.
 
-mod admission;
-
-use crate::budget::Budget;
-use crate::callback::guarded;
-use crate::datagram::DatagramSocket;
-use crate::link::CallbackLink;
-use crate::listening::Listening;
+use crate::conn::info::Conn;
+use crate::conn::key::ConnKey;
+use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
-use crate::mailbox::BoxedHandler;
-use crate::seat::Seat;
-use crate::shared::Place;
+use crate::network::listening::Listening;
 use crate::sys::{self, Datagram, ReceiveBatch};
-use crate::worker::Context;
+use crate::udp::link::PeerLink;
+use crate::udp::socket::{DatagramSocket, PeerShared};
+use crate::user_callback::run_callback;
+use crate::worker::budget::Budget;
+use crate::worker::mailbox::BoxedHandler;
+use crate::worker::resources::WorkerResources;
 use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::{
-    Action, Arrival, CloseReason, ConnectionId, Demux, Handler, Instant, Link, Message, Reading,
-    Timeout, TransportError,
+    Action, Arrival, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
+    Message, Reading, Timeout, TransportError,
 };
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The most errors in a row a socket is read past before the others get their turn.
+/// The most errors in a row a socket is read past before the others are served.
 const MAX_ERRORS: usize = 64;
 
 /// A datagram socket and its connections, as their worker keeps them.
 pub(crate) struct Peers {
-    socket: Arc<DatagramSocket>,
-    demux: Demux<SocketAddr, GrowingTable<SocketAddr>>,
+    pub(super) socket: Arc<DatagramSocket>,
+    pub(super) demux: Demux<SocketAddr, GrowingTable<SocketAddr>>,
     /// The connections, by their slot in the demultiplexer.
-    slots: Vec<Option<Peer>>,
+    pub(super) slots: Vec<Option<Peer>>,
     /// `None` if it was connected to its only peer.
-    listening: Option<Arc<Listening>>,
+    pub(super) listening: Option<Arc<Listening>>,
     /// What was received and not delivered, since the turn was over.
     rest: Option<Rest>,
+    /// When its timer is set to.
     pub(crate) armed: Instant,
-    pub(crate) in_line: bool,
+    /// It is in the run queue.
+    pub(crate) scheduled: bool,
 }
 
 /// A batch of datagrams of which the first `done` have been delivered.
@@ -46,13 +47,13 @@ struct Rest {
     done: usize,
 }
 
-struct Peer {
-    shared: Seat,
-    handler: Box<dyn Handler + Send>,
+pub(super) struct Peer {
+    pub(super) shared: Owned<PeerShared>,
+    handler: BoxedHandler,
 }
 
 impl Peer {
-    fn new(shared: Seat, handler: Box<dyn Handler + Send>) -> Self {
+    pub(super) fn new(shared: Owned<PeerShared>, handler: BoxedHandler) -> Self {
         Peer { shared, handler }
     }
 }
@@ -65,21 +66,20 @@ impl Peers {
     /// A socket that was connected: one peer, which is there from the beginning. Tells the
     /// application so.
     pub(crate) fn connected(
-        socket: Arc<DatagramSocket>,
-        shared: Seat,
+        shared: Owned<PeerShared>,
         handler: BoxedHandler,
-        context: &mut Context,
+        resources: &mut WorkerResources,
     ) -> Self {
-        let mut peers = Peers::new(socket, None, Some(1));
-        peers.demux.insert(shared.core.raw_peer(), context.now);
+        let mut peers = Peers::new(Arc::clone(&shared.socket), None, Some(1));
+        peers.demux.insert(shared.info().raw_peer(), resources.now);
         peers.slots.push(Some(Peer::new(shared, handler)));
-        peers.begin_output(context);
-        context.tally.connected += 1;
-        peers.call("connected", 0, context, |handler, link| {
+        peers.begin_batch(resources);
+        resources.tally.connected += 1;
+        peers.call("connected", 0, resources, |handler, link| {
             handler.connected(link);
         });
-        context.tick();
-        peers.end_output(context);
+        resources.tick();
+        peers.end_batch(resources);
         peers
     }
 
@@ -92,7 +92,7 @@ impl Peers {
         if let Some(max_peers) = max_peers {
             limits = limits.with_max_peers(max_peers).with_reserved_peers(0);
         }
-        let hash_key = socket.home.worker.common.hash_key;
+        let hash_key = socket.home.network().hash_key;
         Peers {
             demux: Demux::new(GrowingTable::new(), hash_key, &limits),
             slots: Vec::new(),
@@ -100,7 +100,7 @@ impl Peers {
             rest: None,
             socket,
             armed: Instant::NEVER,
-            in_line: false,
+            scheduled: false,
         }
     }
 
@@ -110,60 +110,60 @@ impl Peers {
     }
 
     pub(crate) fn poll_timeout(&mut self) -> Instant {
-        self.demux.set_backlog(self.in_line);
+        self.demux.set_backlog(self.scheduled);
         self.demux.poll_timeout()
     }
 
     /// Its turn has come again.
-    pub(crate) fn resume(&mut self, entry: usize, context: &mut Context) {
-        self.in_line = false;
+    pub(crate) fn resume(&mut self, token: usize, resources: &mut WorkerResources) {
+        self.scheduled = false;
         if self.socket.has_waiting() {
-            self.flush(entry, context);
+            self.flush(token, resources);
         }
-        self.read(entry, context);
+        self.read(token, resources);
     }
 
     /// Receives and delivers, within the budget of a turn.
-    pub(crate) fn read(&mut self, entry: usize, context: &mut Context) {
-        let budgets = &context.common.budgets;
-        let mut budget = Budget::new(budgets, budgets.datagrams(), context.now);
-        self.begin_output(context);
+    pub(crate) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
+        let budgets = &resources.network.budgets;
+        let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now);
+        self.begin_batch(resources);
         if let Some(rest) = self.rest.take()
-            && !self.deliver_batch(rest, entry, &mut budget, context)
+            && !self.deliver_batch(rest, token, &mut budget, resources)
         {
-            return self.end_output(context);
+            return self.end_batch(resources);
         }
         let mut errors = 0;
         loop {
-            let batch = context.datagrams_in.take();
+            let batch = resources.datagrams_in.take();
             let mut batch = batch.unwrap_or_else(|| Box::new(ReceiveBatch::new()));
             let received = sys::receive(&mut batch, &self.socket.socket);
             match received {
                 Ok(more) => {
                     let rest = Rest { batch, done: 0 };
-                    if !self.deliver_batch(rest, entry, &mut budget, context) || !more {
+                    if !self.deliver_batch(rest, token, &mut budget, resources) || !more {
                         break;
                     }
                 }
                 Err(error) => {
-                    context.datagrams_in = Some(batch);
+                    resources.datagrams_in = Some(batch);
                     match error.kind() {
                         io::ErrorKind::WouldBlock => break,
                         io::ErrorKind::Interrupted => {}
                         kind => {
                             errors += 1;
-                            self.receive_failed(kind, &error, context);
+                            self.receive_failed(kind, &error, resources);
                         }
                     }
                 }
             }
             // Until `WouldBlock`, since some systems tell of nothing new before.
             if !budget.is_left() || errors == MAX_ERRORS {
-                context.line_up(entry, &mut self.in_line);
+                resources.schedule(token, &mut self.scheduled);
                 break;
             }
         }
-        self.end_output(context);
+        self.end_batch(resources);
     }
 
     /// Delivers a batch, and sends what that gave rise to. Returns whether all of it was
@@ -171,9 +171,9 @@ impl Peers {
     fn deliver_batch(
         &mut self,
         rest: Rest,
-        entry: usize,
+        token: usize,
         budget: &mut Budget,
-        context: &mut Context,
+        resources: &mut WorkerResources,
     ) -> bool {
         let Rest { batch, mut done } = rest;
         let (mut all, mut slow) = (true, false);
@@ -182,123 +182,133 @@ impl Peers {
                 all = false;
                 break;
             }
-            self.datagram(&datagram, context);
+            self.datagram(&datagram, resources);
             done += 1;
-            slow |= budget.spend(&context.common);
-            context.now = budget.now();
+            slow |= budget.spend(&resources.network);
+            resources.now = budget.now();
         }
-        context.output.borrow_mut().flush_datagrams(&self.socket);
-        if slow | budget.look(&context.common) {
+        resources.batch.borrow_mut().flush_datagrams(&self.socket);
+        if slow | budget.look(&resources.network) {
             // While the callbacks ran nobody listened, and nobody was answered: the silence of
             // those who wait for an answer begins now.
-            context.now = budget.now();
+            resources.now = budget.now();
             for datagram in batch.datagrams().take(done) {
-                self.demux.handle_delivered(&datagram.from, context.now);
+                self.demux.handle_delivered(&datagram.from, resources.now);
             }
         }
         if all {
-            context.datagrams_in = Some(batch);
+            resources.datagrams_in = Some(batch);
         } else {
             self.rest = Some(Rest { batch, done });
-            context.line_up(entry, &mut self.in_line);
+            resources.schedule(token, &mut self.scheduled);
         }
         all
     }
 
     /// From here on, what the connections of this socket send is gathered.
-    fn begin_output(&self, context: &Context) {
-        context.output.borrow_mut().begin(self.socket.id);
+    fn begin_batch(&self, resources: &WorkerResources) {
+        resources.batch.borrow_mut().begin(self.socket.id);
     }
 
     /// Hands what was gathered to the socket.
-    fn end_output(&self, context: &Context) {
-        let mut output = context.output.borrow_mut();
-        output.flush_datagrams(&self.socket);
-        output.begin(0);
+    fn end_batch(&self, resources: &WorkerResources) {
+        let mut batch = resources.batch.borrow_mut();
+        batch.flush_datagrams(&self.socket);
+        batch.end();
     }
 
     /// An error of a receive is about a datagram that was sent, or about nothing that lasts.
-    fn receive_failed(&mut self, kind: io::ErrorKind, error: &io::Error, context: &mut Context) {
+    fn receive_failed(
+        &mut self,
+        kind: io::ErrorKind,
+        error: &io::Error,
+        resources: &mut WorkerResources,
+    ) {
         use io::ErrorKind::{ConnectionRefused, ConnectionReset};
         if !matches!(kind, ConnectionRefused | ConnectionReset) {
             warn_limited!(local = %self.socket.local, %error, "datagram not received");
         }
         if self.listening.is_none() && !self.slots.is_empty() {
-            self.tell_error(0, TransportError::Unreachable, context);
+            self.tell_error(0, TransportError::Unreachable, resources);
         }
     }
 
     /// A datagram arrived.
-    fn datagram(&mut self, datagram: &Datagram<'_>, context: &mut Context) {
+    fn datagram(&mut self, datagram: &Datagram<'_>, resources: &mut WorkerResources) {
         let from = datagram.from;
         let len = datagram.bytes.len();
-        let mut arrival = self.demux.handle_datagram(&from, len, context.now);
+        let mut arrival = self.demux.handle_datagram(&from, len, resources.now);
         let mut recognised = false;
         if let Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse = arrival
             && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
         {
-            match admission::ask_hook(listening, datagram, context) {
+            match Peers::ask_hook(listening, datagram, resources) {
                 Admission::Admit => {}
                 Admission::Recognise => {
                     recognised = true;
-                    arrival = self.demux.newcomer(true, context.now);
+                    arrival = self.demux.newcomer(true, resources.now);
                 }
                 _ => {
-                    context.tally.dropped_not_admitted += 1;
+                    resources.tally.dropped_not_admitted += 1;
                     return;
                 }
             }
         }
         match arrival {
-            Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, context),
-            Arrival::Close(slot) => self.peer_closed(slot, context),
-            Arrival::Admit => self.admit(datagram, recognised, None, context),
-            Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), context),
+            Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, resources),
+            Arrival::Close(slot) => self.peer_closed(slot, resources),
+            Arrival::Admit => self.admit(datagram, recognised, None, resources),
+            Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), resources),
             Arrival::Refuse => {
-                context.tally.dropped_table_full += 1;
+                resources.tally.dropped_table_full += 1;
                 warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
             }
             Arrival::TooLong(slot) => {
-                context.tally.dropped_too_long += 1;
+                resources.tally.dropped_too_long += 1;
                 if let Some(slot) = slot {
                     let limit = self.socket.home.limits.max_datagram();
                     self.tell_error(
                         slot,
                         TransportError::DatagramTooLong { len, limit },
-                        context,
+                        resources,
                     );
                 }
             }
-            _ => context.tally.dropped_empty += 1,
+            _ => resources.tally.dropped_empty += 1,
         }
     }
 
-    fn deliver(&mut self, slot: usize, datagram: &[u8], context: &mut Context) {
+    pub(super) fn deliver(
+        &mut self,
+        slot: usize,
+        datagram: &[u8],
+        resources: &mut WorkerResources,
+    ) {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        if peer.shared.core.reading() != Reading::Deliver {
-            context.tally.dropped_paused += u64::from(peer.shared.core.is_paused());
+        if peer.shared.info().reading() != Reading::Deliver {
+            resources.tally.dropped_paused += u64::from(peer.shared.info().is_paused());
             return;
         }
-        context.tally.messages_in += 1;
-        context.tally.bytes_in += datagram.len() as u64;
+        resources.tally.messages_in += 1;
+        resources.tally.bytes_in += datagram.len() as u64;
         let message = Message::lent(datagram);
-        self.call("received", slot, context, |handler, link| {
+        self.call("received", slot, resources, |handler, link| {
             handler.received(link, message);
         });
     }
 
     /// Somebody asked for the socket or one of its connections to be looked at.
-    pub(crate) fn attend(&mut self, place: Place, id: ConnectionId, context: &mut Context) {
+    pub(crate) fn wake(&mut self, key: ConnKey, id: ConnectionId, resources: &mut WorkerResources) {
         self.socket.wake.answered();
-        if self.is_at(place, id)
-            && let Some(peer) = self.peer(place.slot as usize)
+        if self.is_at(key, id)
+            && let Some(peer) = self.peer(key.slot as usize)
         {
-            peer.shared.core.wake.answered();
+            peer.shared.info().wake.answered();
         }
-        self.flush(place.entry as usize, context);
-        self.begin_output(context);
+        self.flush(key.token as usize, resources);
+        self.begin_batch(resources);
         for failure in self.socket.take_errors() {
             let (peer, error) = (failure.peer, &failure.error);
             match failure.told {
@@ -309,14 +319,14 @@ impl Peers {
                     debug!(%peer, %error, "datagrams were lost");
                 }
             }
-            if self.is_at(failure.place, failure.id) {
-                self.tell_error(failure.place.slot as usize, failure.told, context);
+            if self.is_at(failure.key, failure.id) {
+                self.tell_error(failure.key.slot as usize, failure.told, resources);
             }
         }
-        if self.is_at(place, id) {
-            self.settle(place.slot as usize, context);
+        if self.is_at(key, id) {
+            self.after_io(key.slot as usize, resources);
         }
-        self.end_output(context);
+        self.end_batch(resources);
     }
 
     /// The connection in `slot`, if there is one. Callbacks may have emptied any slot.
@@ -324,63 +334,63 @@ impl Peers {
         self.slots.get(slot)?.as_ref()
     }
 
-    fn is_at(&self, place: Place, id: ConnectionId) -> bool {
-        let peer = self.peer(place.slot as usize);
-        peer.is_some_and(|peer| peer.shared.core.id == id)
+    fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
+        let peer = self.peer(key.slot as usize);
+        peer.is_some_and(|peer| peer.shared.info().id == id)
     }
 
     /// Sends what waits, and tells those who waited for room.
-    pub(crate) fn flush(&mut self, entry: usize, context: &mut Context) {
+    pub(crate) fn flush(&mut self, token: usize, resources: &mut WorkerResources) {
         if !self.socket.has_waiting() {
             return;
         }
-        self.begin_output(context);
-        let flushed = self.socket.flush(context.common.budgets.datagrams());
+        self.begin_batch(resources);
+        let flushed = self.socket.flush(resources.network.budgets.datagrams());
         if flushed.more {
-            context.line_up(entry, &mut self.in_line);
+            resources.schedule(token, &mut self.scheduled);
         }
         let mut senders = flushed.senders;
         senders.dedup_by(|one, other| Arc::ptr_eq(one, other));
         for shared in senders {
-            let Place { slot, .. } = shared.core.place();
+            let ConnKey { slot, .. } = shared.key();
             let writable =
-                shared.locked(|core, out| out.half.poll_writable(core.backlog(), core.limits()));
-            if !self.is_at(shared.core.place(), shared.core.id) {
+                shared.locked(|half| half.poll_writable(shared.backlog(), shared.limits()));
+            if !self.is_at(shared.key(), shared.info().id) {
                 continue;
             }
             if writable {
-                self.call("writable", slot as usize, context, |handler, link| {
+                self.call("writable", slot as usize, resources, |handler, link| {
                     handler.writable(link);
                 });
             } else {
-                self.settle(slot as usize, context);
+                self.after_io(slot as usize, resources);
             }
         }
-        self.end_output(context);
+        self.end_batch(resources);
     }
 
     /// Closes whoever was silent too long. What the kernel has counts first: this thread may
     /// have been held up by somebody's callback.
-    pub(crate) fn handle_timeout(&mut self, entry: usize, context: &mut Context) {
-        if !self.in_line {
-            self.read(entry, context);
+    pub(crate) fn handle_timeout(&mut self, token: usize, resources: &mut WorkerResources) {
+        if !self.scheduled {
+            self.read(token, resources);
         }
-        let budgets = &context.common.budgets;
-        let mut budget = Budget::new(budgets, budgets.datagrams(), context.now);
-        self.demux.set_backlog(self.in_line);
+        let budgets = &resources.network.budgets;
+        let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now);
+        self.demux.set_backlog(self.scheduled);
         while budget.is_left()
-            && let Some(slot) = self.demux.handle_timeout(context.now)
+            && let Some(slot) = self.demux.handle_timeout(resources.now)
         {
-            self.fail(slot, CloseReason::Timeout(Timeout::Idle), context);
-            budget.spend(&context.common);
+            self.fail(slot, CloseReason::Timeout(Timeout::Idle), resources);
+            budget.spend(&resources.network);
         }
-        context.now = context.now.max(budget.now());
+        resources.now = resources.now.max(budget.now());
     }
 
     /// Asks every connection to close; `abort`: at once.
-    pub(crate) fn stop(&mut self, abort: bool, context: &mut Context) {
+    pub(crate) fn stop(&mut self, abort: bool, resources: &mut WorkerResources) {
         self.socket.close();
-        self.begin_output(context);
+        self.begin_batch(resources);
         for slot in 0..self.slots.len() {
             if let Some(peer) = self.peer(slot) {
                 if abort {
@@ -388,10 +398,10 @@ impl Peers {
                 } else {
                     peer.shared.close();
                 }
-                self.settle(slot, context);
+                self.after_io(slot, resources);
             }
         }
-        self.end_output(context);
+        self.end_batch(resources);
         if abort {
             self.socket.discard();
         }
@@ -402,28 +412,24 @@ impl Peers {
         self.socket.finish();
     }
 
-    fn tell_error(&mut self, slot: usize, error: TransportError, context: &mut Context) {
-        self.call("error", slot, context, |handler, link| {
+    fn tell_error(&mut self, slot: usize, error: TransportError, resources: &mut WorkerResources) {
+        self.call("error", slot, resources, |handler, link| {
             handler.error(link, error);
         });
     }
 
-    fn peer_closed(&mut self, slot: usize, context: &mut Context) {
+    fn peer_closed(&mut self, slot: usize, resources: &mut WorkerResources) {
         if let Some(peer) = self.peer(slot) {
-            peer.shared.locked(|_, out| {
-                if let Some(half) = out.half.datagrams() {
-                    half.handle_close_datagram();
-                }
-            });
+            peer.shared.locked(DatagramHalf::handle_close_datagram);
         }
-        self.settle(slot, context);
+        self.after_io(slot, resources);
     }
 
-    fn fail(&mut self, slot: usize, reason: CloseReason, context: &mut Context) {
+    fn fail(&mut self, slot: usize, reason: CloseReason, resources: &mut WorkerResources) {
         if let Some(peer) = self.peer(slot) {
             peer.shared.abort(reason);
         }
-        self.settle(slot, context);
+        self.after_io(slot, resources);
     }
 
     /// Runs a callback of the connection in `slot`, then sees whether that ended it.
@@ -431,46 +437,44 @@ impl Peers {
         &mut self,
         what: &str,
         slot: usize,
-        context: &mut Context,
+        resources: &mut WorkerResources,
         callback: impl FnOnce(&mut dyn Handler, &mut dyn Link),
     ) {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
         let Peer { shared, handler } = peer;
-        context.output.borrow_mut().begin_callback();
-        let mut link = CallbackLink {
+        resources.batch.borrow_mut().begin_callback();
+        let mut link = PeerLink {
             shared,
-            output: &context.output,
-            now: context.now,
+            batch: &resources.batch,
+            now: resources.now,
         };
-        let done = guarded(what, shared.core.id, &mut context.tally, || {
+        let done = run_callback(what, shared.info().id, &mut resources.tally, || {
             callback(&mut **handler, &mut link);
         });
         if done.is_none() {
-            context.output.borrow_mut().discard(shared);
+            resources.batch.borrow_mut().discard_datagrams(shared);
             shared.abort(CloseReason::Panicked);
         }
-        self.settle(slot, context);
+        self.after_io(slot, resources);
     }
 
     /// Does what the connection in `slot` has to do next, and removes it if it has closed.
-    fn settle(&mut self, slot: usize, context: &mut Context) {
+    pub(super) fn after_io(&mut self, slot: usize, resources: &mut WorkerResources) {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
         let shared = &peer.shared;
-        if shared.core.is_open() {
+        if shared.info().is_open() {
             return;
         }
-        let mut action = shared.locked(|core, out| out.poll_action(core));
+        let mut action = shared.locked(|half| half.poll_action(shared.info().queued()));
         if action == Action::SendFin {
-            let mut output = context.output.borrow_mut();
-            output.push_datagram(&self.socket, shared, &[]);
-            drop(output);
-            action = shared.locked(|core, out| {
-                out.half.handle_fin_sent();
-                out.poll_action(core)
+            resources.batch.borrow_mut().push_datagram(shared, &[]);
+            action = shared.locked(|half| {
+                half.handle_fin_sent();
+                half.poll_action(shared.info().queued())
             });
         }
         if let Action::Wait | Action::SendFin = action {
@@ -483,16 +487,16 @@ impl Peers {
         if self.demux.is_empty() {
             self.slots = Vec::new();
         }
-        self.finish_peer(peer, context);
+        self.finish_peer(peer, resources);
     }
 
     /// A connection has closed and left its slot: tells the application and counts it.
-    fn finish_peer(&self, peer: Peer, context: &mut Context) {
+    pub(super) fn finish_peer(&self, peer: Peer, resources: &mut WorkerResources) {
         let Peer {
             shared,
             mut handler,
         } = peer;
-        let action = shared.locked(|core, out| out.poll_action(core));
+        let action = shared.locked(|half| half.poll_action(shared.info().queued()));
         let reason = match action {
             Action::Close(reason) => reason,
             Action::Reset(reason) => {
@@ -501,18 +505,18 @@ impl Peers {
             }
             Action::Wait | Action::SendFin => CloseReason::Io,
         };
-        let id = shared.core.id;
-        shared.leave();
-        context.closed(&shared.core, reason, None);
-        let mut link = CallbackLink {
+        let id = shared.info().id;
+        shared.release();
+        resources.closed(shared.info(), reason, None);
+        let mut link = PeerLink {
             shared: &shared,
-            output: &context.output,
-            now: context.now,
+            batch: &resources.batch,
+            now: resources.now,
         };
-        guarded("closed", id, &mut context.tally, || {
+        run_callback("closed", id, &mut resources.tally, || {
             handler.closed(&mut link, reason);
         });
         // By itself: a destructor that panics while another panic unwinds would abort.
-        guarded("drop", id, &mut context.tally, || drop(handler));
+        run_callback("drop", id, &mut resources.tally, || drop(handler));
     }
 }

@@ -1,39 +1,30 @@
 //! Input that a stream holds: what was read and not delivered, and parts of frames.
 
-use super::Stream;
-use crate::budget::Budget;
-use crate::worker::Context;
+use crate::conn::info::Conn;
+use crate::tcp::stream::{Holds, Stream};
+use crate::worker::budget::Budget;
+use crate::worker::resources::WorkerResources;
 use bytes::Bytes;
 use cubenet_core::Reading;
-
-/// What the worker's context keeps of a stream's input.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Holds {
-    Nothing,
-    /// The count of what has arrived of a frame.
-    Partial,
-    /// That, and what was read and not delivered.
-    Parked,
-}
 
 impl Stream {
     /// Delivers what was parked. Returns whether there is nothing left of it, so that newer
     /// input may follow.
     pub(super) fn unpark(
         &mut self,
-        entry: usize,
+        token: usize,
         budget: &mut Budget,
-        context: &mut Context,
+        resources: &mut WorkerResources,
     ) -> bool {
-        if self.shared.core.reading() == Reading::Hold {
+        if self.shared.info().reading() == Reading::Hold {
             return false;
         }
-        let held = context.held.get_mut(&entry);
+        let held = resources.held.get_mut(&token);
         let parked = held.map(|held| std::mem::take(&mut held.parked));
         let parked = parked.unwrap_or_default();
-        let undelivered = self.deliver(&parked, budget, context);
+        let undelivered = self.deliver(&parked, budget, resources);
         let rest = parked.slice(parked.len() - undelivered..);
-        self.hold(entry, rest, context);
+        self.hold(token, rest, resources);
         undelivered == 0
     }
 
@@ -41,21 +32,21 @@ impl Stream {
     /// frame.
     pub(super) fn hold(
         &mut self,
-        entry: usize,
+        token: usize,
         rest: impl AsRef<[u8]> + Into<Parked>,
-        context: &mut Context,
+        resources: &mut WorkerResources,
     ) {
         let partial = self.recv.footprint();
         let held = partial + rest.as_ref().len();
         if held == 0 {
             if std::mem::replace(&mut self.holds, Holds::Nothing) != Holds::Nothing {
-                context.let_go(entry);
+                resources.let_go(token);
             }
             return;
         }
         // What is held now is not what was held before a message was whole.
         if std::mem::take(&mut self.progressed) && self.holds != Holds::Nothing {
-            context.let_go(entry);
+            resources.let_go(token);
         }
         self.holds = if rest.as_ref().is_empty() {
             Holds::Partial
@@ -63,7 +54,7 @@ impl Stream {
             Holds::Parked
         };
         let Parked(parked) = rest.into();
-        context.hold(entry, held, parked);
+        resources.hold(token, held, parked);
     }
 }
 

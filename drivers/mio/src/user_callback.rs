@@ -7,7 +7,7 @@ use cubenet_core::ConnectionId;
 
 /// Runs a callback of a connection. A panic in it is counted and reported, and ends there:
 /// `None`.
-pub(crate) fn guarded<R>(
+pub(crate) fn run_callback<R>(
     what: &str,
     id: ConnectionId,
     tally: &mut Tally,

@@ -1,0 +1,69 @@
+//! The application's handle of a listener.
+
+use crate::network::listening::Listening;
+use crate::tcp::listener::StreamListener;
+use crate::udp::socket::DatagramSocket;
+use crate::worker::acceptor::{AcceptorHandle, Order};
+use crate::worker::thread::is_network_thread;
+use cubenet_core::Transport;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+/// An address that is listened on. Dropping it changes nothing: it listens until it is
+/// closed or the network stops.
+pub struct Listener {
+    pub(super) transport: Transport,
+    pub(super) local: SocketAddr,
+    pub(super) listening: Arc<Listening>,
+    pub(super) socket: ListenerSocket,
+}
+
+pub(super) enum ListenerSocket {
+    Stream(Arc<StreamListener>, Arc<AcceptorHandle>),
+    /// Weak, so that the socket closes with its last connection.
+    Datagrams(Weak<DatagramSocket>),
+}
+
+impl Listener {
+    /// The address, with the port that the system chose if it was to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// On which transport it listens.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Accepts no more. Connections that are there stay. When it returns, no call of `accepted`
+    /// or of the admission hook is running or will begin, and the address of a stream listener is free; that of a
+    /// datagram listener is once its last connection has closed, since they share its socket.
+    ///
+    /// Waits for such calls that are running. Called from a callback it does not, since
+    /// that could be one of them.
+    pub fn close(self) {
+        self.listening.close();
+        match &self.socket {
+            ListenerSocket::Stream(listener, acceptor) => {
+                listener.close();
+                // An acceptor that has ended has forgotten it.
+                let _ = acceptor.post(Order::Forget(listener.number));
+            }
+            ListenerSocket::Datagrams(socket) => {
+                if let Some(socket) = socket.upgrade() {
+                    socket.close();
+                }
+            }
+        }
+        if !is_network_thread() {
+            self.listening.wait();
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Listener({} {})", self.transport, self.local)
+    }
+}

@@ -1,0 +1,395 @@
+//! The network: its threads, and what an application asks of it.
+
+pub(crate) mod builder;
+pub(crate) mod endpoint;
+pub(crate) mod listen_options;
+pub(crate) mod listener;
+pub(crate) mod listening;
+pub(crate) mod shared;
+pub(crate) mod socket_options;
+
+use crate::address::canonical;
+use crate::conn::home::Home;
+use crate::conn::info::Conn;
+use crate::conn::permit::Permit;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::log::debug;
+use crate::tcp::listener::StreamListener;
+use crate::tcp::shared::StreamShared;
+use crate::udp::socket::{DatagramSocket, PeerShared};
+use crate::worker::acceptor::{AcceptorHandle, Order};
+use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
+use builder::Builder;
+use cubenet_core::{Handler, Metrics, SendHalf, Transport};
+use endpoint::ToEndpoint;
+use listen_options::{ListenOptions, limits_of_listener};
+use listener::{Listener, ListenerSocket};
+use listening::Listening;
+use shared::{NetworkShared, NoRoom, next_id};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+struct Inner {
+    shared: Arc<NetworkShared>,
+    workers: Vec<Arc<Mailbox>>,
+    /// The workers, for connections that have the limits of the network.
+    targets: Vec<Target>,
+    acceptor: Option<Arc<AcceptorHandle>>,
+    stopping: AtomicBool,
+    /// `None` once a thread joins them.
+    threads: Mutex<Option<Vec<JoinHandle<()>>>>,
+    thread_ids: Vec<ThreadId>,
+    /// Set once the threads have ended.
+    stopped: (Mutex<bool>, Condvar),
+}
+
+impl Inner {
+    fn new(shared: Arc<NetworkShared>) -> Self {
+        Inner {
+            shared,
+            workers: Vec::new(),
+            targets: Vec::new(),
+            acceptor: None,
+            stopping: AtomicBool::new(false),
+            threads: Mutex::new(None),
+            thread_ids: Vec::new(),
+            stopped: (Mutex::new(false), Condvar::new()),
+        }
+    }
+
+    fn stop(&self, deadline: Duration) {
+        if !self.stopping.swap(true, SeqCst) {
+            if let Some(acceptor) = &self.acceptor {
+                let _ = acceptor.post(Order::Stop);
+            }
+            let deadline = self.shared.now().after(deadline);
+            for worker in &self.workers {
+                let _ = worker.post(Command::Stop(deadline));
+            }
+            // A callback cannot wait for the thread it runs on; another will.
+            if self.is_own_thread() {
+                return;
+            }
+        }
+        self.wait();
+    }
+
+    fn is_own_thread(&self) -> bool {
+        self.thread_ids.contains(&thread::current().id())
+    }
+
+    /// Waits for the threads to end.
+    fn wait(&self) {
+        if self.is_own_thread() {
+            return;
+        }
+        let threads = self.threads.lock();
+        let threads = threads.unwrap_or_else(PoisonError::into_inner).take();
+        let (stopped, changed) = &self.stopped;
+        let Some(threads) = threads else {
+            let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*stopped {
+                stopped = changed
+                    .wait(stopped)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            return;
+        };
+        for thread in threads {
+            // Callbacks cannot make a thread panic; should it, that was reported.
+            let _ = thread.join();
+        }
+        *stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// A network: its worker threads, its listeners and its connections.
+///
+/// Clones are the same network. When the last one is dropped the network stops at once, as
+/// by [`stop`](Network::stop) with no time.
+#[derive(Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+impl Network {
+    /// A network to be configured and started.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Listens on `address`. Port 0 lets the system choose one; see
+    /// [`Listener::local_addr`].
+    ///
+    /// `accepted` is called on a worker's thread for each new peer, before anything of it
+    /// is delivered, and returns its handler, or `None` to turn it away. It may be called
+    /// on several threads at once. A datagram peer that was turned away is asked about
+    /// again when it sends again.
+    ///
+    /// Of several addresses that a name resolves to, the first that can be listened on is.
+    pub fn listen<H: Handler + Send + 'static>(
+        &self,
+        transport: Transport,
+        address: impl ToEndpoint,
+        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
+    ) -> Result<Listener, Error> {
+        self.listen_with(ListenOptions::new(), transport, address, accepted)
+    }
+
+    /// Like [`Network::listen`], with limits or an admission hook of this listener's own.
+    pub fn listen_with<H: Handler + Send + 'static>(
+        &self,
+        options: ListenOptions,
+        transport: Transport,
+        address: impl ToEndpoint,
+        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
+    ) -> Result<Listener, Error> {
+        let accept = move |connection: &Connection| Some(Box::new(accepted(connection)?) as _);
+        let listening = Listening::new(Box::new(accept), options.admit);
+        let targets = match options.limits {
+            None => self.inner.targets.clone(),
+            Some(limits) => {
+                let limits = limits_of_listener(&limits, &self.inner.shared.limits)?;
+                Target::each(&self.inner.workers, &Arc::new(limits))
+            }
+        };
+        let mut failed = None;
+        for address in address.to_endpoint()?.addresses() {
+            match self.listen_on(transport, *address, &listening, &targets) {
+                Err(error @ Error::Listen { .. }) => failed = Some(error),
+                outcome => return outcome,
+            }
+        }
+        Err(failed.unwrap_or(Error::Stopped))
+    }
+
+    fn listen_on(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        listening: &Arc<Listening>,
+        targets: &[Target],
+    ) -> Result<Listener, Error> {
+        self.check_running()?;
+        let listened = match transport {
+            Transport::Tcp => self.listen_stream(address, listening, targets),
+            Transport::Udp => self.listen_datagrams(address, listening, targets),
+            _ => return Err(Error::Unsupported { transport }),
+        };
+        let (local, socket) = match listened {
+            Ok(listened) => listened,
+            // A stop that raced is what went wrong.
+            Err(_) if self.check_running().is_err() => return Err(Error::Stopped),
+            Err(source) => {
+                return Err(Error::Listen {
+                    transport,
+                    address,
+                    source,
+                });
+            }
+        };
+        let local = canonical(local);
+        debug!(%transport, %local, "listening");
+        Ok(Listener {
+            transport,
+            local,
+            listening: Arc::clone(listening),
+            socket,
+        })
+    }
+
+    fn listen_stream(
+        &self,
+        address: SocketAddr,
+        listening: &Arc<Listening>,
+        targets: &[Target],
+    ) -> io::Result<(SocketAddr, ListenerSocket)> {
+        let mut socket = self.inner.shared.options.listen_stream(address)?;
+        let local = socket.local_addr()?;
+        let number = next_id().as_u64();
+        let acceptor = self.inner.acceptor.as_ref().ok_or_else(stopped)?;
+        acceptor.register(number, &mut socket)?;
+        let listening = Arc::clone(listening);
+        let listener = StreamListener::new(number, socket, listening, targets.to_vec());
+        let order = Order::Listen(Arc::clone(&listener));
+        acceptor.post(order).map_err(|_| stopped())?;
+        let acceptor = Arc::clone(acceptor);
+        Ok((local, ListenerSocket::Stream(listener, acceptor)))
+    }
+
+    fn listen_datagrams(
+        &self,
+        address: SocketAddr,
+        listening: &Arc<Listening>,
+        targets: &[Target],
+    ) -> io::Result<(SocketAddr, ListenerSocket)> {
+        let socket = self.inner.shared.options.listen_datagrams(address)?;
+        let Target { home, mailbox } = Target::least_loaded(targets);
+        let socket = DatagramSocket::new(home, socket, true)?;
+        let command = Command::Listen(Arc::clone(&socket), Arc::clone(listening));
+        mailbox.post(command).map_err(|_| stopped())?;
+        let weak = Arc::downgrade(&socket);
+        Ok((socket.local, ListenerSocket::Datagrams(weak)))
+    }
+
+    /// Connects to `address`. Returns at once with the connection to be; what is sent on it
+    /// waits until the peer has answered.
+    ///
+    /// `handler` is called before this returns, on this thread, to make the handler from the
+    /// connection's handle. The handler is told on a worker's thread how the connect went:
+    /// [`Handler::connected`], or [`Handler::connect_failed`]. If this returns an error, the
+    /// handler is not made, or dropped untold.
+    ///
+    /// Of several addresses that a name resolves to, the first to which a connect can begin is
+    /// taken: one without a route is passed over. One that does not answer is not: a connection
+    /// keeps its socket for life, so that other threads can use it without a lock. To try the
+    /// others, connect to each of [`Endpoint::addresses`](crate::Endpoint::addresses).
+    pub fn connect<H: Handler + Send + 'static>(
+        &self,
+        transport: Transport,
+        address: impl ToEndpoint,
+        handler: impl FnOnce(&Connection) -> H,
+    ) -> Result<Connection, Error> {
+        self.check_running()?;
+        let endpoint = address.to_endpoint()?;
+        let target = Target::least_loaded(&self.inner.targets);
+        let permit = Permit::take(&target.home, transport, None).map_err(|_: NoRoom| {
+            let limit = self.inner.shared.limits.max_connections();
+            Error::TooManyConnections { limit }
+        })?;
+        let mut failed = None;
+        for address in endpoint.addresses() {
+            let begun = match transport {
+                Transport::Tcp => Begun::stream(&target.home, *address),
+                Transport::Udp => Begun::datagrams(&target.home, *address),
+                _ => return Err(Error::Unsupported { transport }),
+            };
+            match begun {
+                Ok(begun) => {
+                    let connection = hand_over(target, begun, permit, handler)?;
+                    debug!(connection = %connection.id(), %transport, %address, "connecting");
+                    return Ok(connection);
+                }
+                Err(source) => {
+                    failed = Some(Error::Connect {
+                        transport,
+                        address: *address,
+                        source,
+                    });
+                }
+            }
+        }
+        // A stop that raced is what went wrong.
+        self.check_running()?;
+        Err(failed.unwrap_or(Error::Stopped))
+    }
+
+    /// Stops: no new connections, what is queued is delivered, every connection is closed
+    /// and the threads end. What is not delivered within `deadline` is lost. Blocks until
+    /// all that is done; called from a callback, it only begins it.
+    ///
+    /// Stopping again waits for the first stop.
+    pub fn stop(&self, deadline: Duration) {
+        self.inner.stop(deadline);
+    }
+
+    /// Blocks until the network is stopped. Called from a callback, it returns at once.
+    pub fn join(&self) {
+        self.inner.wait();
+    }
+
+    /// What the network has done so far.
+    pub fn metrics(&self) -> Metrics {
+        self.inner.shared.metrics()
+    }
+
+    fn check_running(&self) -> Result<(), Error> {
+        if self.inner.stopping.load(SeqCst) {
+            return Err(Error::Stopped);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network")
+            .field("workers", &self.inner.workers.len())
+            .field("metrics", &self.metrics())
+            .finish()
+    }
+}
+
+/// The token of a socket that its worker has not been told of.
+struct UnusedToken<'a>(&'a Home, u32);
+
+impl Drop for UnusedToken<'_> {
+    fn drop(&mut self) {
+        self.0.worker.release_token(self.1);
+    }
+}
+
+/// A connection whose connect has begun.
+enum Begun {
+    Stream(Arc<StreamShared>),
+    Datagrams(Arc<PeerShared>),
+}
+
+impl Begun {
+    fn stream(home: &Arc<Home>, address: SocketAddr) -> io::Result<Begun> {
+        let network = home.network();
+        let stream = network.options.connect_stream(address)?;
+        let half = SendHalf::connecting(network.now());
+        StreamShared::new(home, stream, address, half).map(Begun::Stream)
+    }
+
+    /// The same over UDP, where there is nothing to wait for.
+    fn datagrams(home: &Arc<Home>, address: SocketAddr) -> io::Result<Begun> {
+        let socket = home.network().options.connect_datagrams(address)?;
+        // The system may have made it more precise, and that is the source of answers.
+        let address = socket.peer_addr()?;
+        let socket = DatagramSocket::new(home, socket, false)?;
+        Ok(Begun::Datagrams(PeerShared::new(&socket, address, None, 0)))
+    }
+}
+
+/// Makes the handler of a connect that has begun, and gives both to the worker.
+fn hand_over<H: Handler + Send + 'static>(
+    target: &Target,
+    begun: Begun,
+    permit: Permit,
+    handler: impl FnOnce(&Connection) -> H,
+) -> Result<Connection, Error> {
+    let (connection, token) = match &begun {
+        Begun::Stream(shared) => (Connection::stream(shared), shared.key().token),
+        Begun::Datagrams(shared) => (Connection::datagrams(shared), shared.key().token),
+    };
+    // If the application panics, or the worker has ended, the token is free again.
+    let token = UnusedToken(&target.home, token);
+    let handler: BoxedHandler = Box::new(handler(&connection));
+    let command = match begun {
+        Begun::Stream(shared) => Command::ConnectStream(shared, permit, handler),
+        Begun::Datagrams(shared) => Command::ConnectDatagrams(shared, permit, handler),
+    };
+    target.mailbox.post(command).map_err(|_| Error::Stopped)?;
+    std::mem::forget(token);
+    Ok(connection)
+}
+
+/// The network stopped while it was asked for something.
+fn stopped() -> io::Error {
+    io::Error::other("the network has been stopped")
+}

@@ -1,0 +1,167 @@
+//! Reading a stream: bytes from the socket, messages out of them, and each message to the handler.
+
+use crate::conn::info::Conn;
+use crate::log::debug;
+use crate::sys;
+use crate::tcp::link::StreamLink;
+use crate::tcp::shared::StreamShared;
+use crate::tcp::stream::{Holds, Stream};
+use crate::user_callback::run_callback;
+use crate::worker::budget::Budget;
+use crate::worker::resources::WorkerResources;
+use cubenet_core::{FrameError, Reading, State, connection};
+use std::io;
+
+impl Stream {
+    /// Delivers what was parked, then reads and delivers, within the budget.
+    pub(super) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
+        let budgets = &resources.network.budgets;
+        let mut left = budgets.read_bytes();
+        let mut budget = Budget::new(budgets, budgets.messages(), resources.now);
+        if self.holds == Holds::Parked && !self.unpark(token, &mut budget, resources) {
+            return;
+        }
+        let mut input = std::mem::take(&mut resources.input);
+        while !self.recv.is_paused() {
+            if left == 0 || !budget.is_left() {
+                resources.schedule(token, &mut self.scheduled);
+                break;
+            }
+            let most = input.len().min(left);
+            match sys::read(&self.shared.stream, &mut input[..most]) {
+                Ok(0) => {
+                    self.handle_fin(resources);
+                    break;
+                }
+                Ok(read) => {
+                    left -= read;
+                    let undelivered = self.deliver(&input[..read], &mut budget, resources);
+                    let rest = &input[read - undelivered..read];
+                    self.hold(token, rest, resources);
+                    // It goes on in the run queue: see `follow_pause`.
+                    if undelivered > 0 || self.state() == State::Closed {
+                        break;
+                    }
+                    let is_short = read < most && !self.peer_ending && !self.urgent;
+                    if is_short && sys::SHORT_READ_DRAINS {
+                        break;
+                    }
+                    // Where a short read does not say that there is no more, the others come
+                    // first: a peer that asks again meanwhile could be served alone.
+                    if is_short {
+                        resources.schedule(token, &mut self.scheduled);
+                        break;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        self.peer_ending = false;
+                        self.urgent = false;
+                        break;
+                    }
+                    io::ErrorKind::Interrupted => {}
+                    _ => {
+                        debug!(connection = %self.id(), %error, "read failed");
+                        self.fail(error);
+                        break;
+                    }
+                },
+            }
+        }
+        resources.input = input;
+    }
+
+    /// The peer's FIN was read.
+    fn handle_fin(&mut self, resources: &WorkerResources) {
+        let (recv, now) = (&self.recv, resources.now);
+        StreamShared::with(&mut self.shared, |_, send| {
+            connection::handle_fin(recv, &mut send.half, now);
+        });
+    }
+
+    /// Decodes what was read and hands each message to the handler, then lets the replies
+    /// go. Returns how many bytes are left because the connection was paused, or the budget
+    /// used up. What arrives after a close is dropped.
+    pub(super) fn deliver(
+        &mut self,
+        input: &[u8],
+        budget: &mut Budget,
+        resources: &mut WorkerResources,
+    ) -> usize {
+        let now = resources.now;
+        if self.state() != State::Open {
+            return 0;
+        }
+        let info = self.shared.info();
+        resources.batch.borrow_mut().begin(info.id.as_u64());
+        let mut link = StreamLink {
+            shared: &self.shared,
+            batch: &resources.batch,
+            now,
+        };
+        let (handler, recv) = (&mut *self.handler, &mut self.recv);
+        let network = &*resources.network;
+        let mut rest = input;
+        let (mut messages, mut bytes) = (0, 0);
+        let mut owes_last = false;
+        let done = run_callback("received", info.id, &mut resources.tally, || {
+            while info.reading() == Reading::Deliver && budget.is_left() {
+                let Some(message) = recv.handle_input(&mut rest, now)? else {
+                    break;
+                };
+                messages += 1;
+                bytes += message.len() as u64;
+                handler.received(&mut link, message);
+                owes_last = rest.is_empty();
+                if !owes_last {
+                    budget.spend(network);
+                    link.now = budget.now();
+                }
+            }
+            Ok::<(), FrameError>(())
+        });
+        resources.tally.messages_in += messages;
+        resources.tally.bytes_in += bytes;
+        self.after_callbacks(done.is_some(), resources);
+        match done {
+            Some(Ok(())) => {
+                if owes_last {
+                    budget.spend_last(resources.now);
+                }
+                self.progressed |= messages > 0;
+                if self.state() != State::Open {
+                    return 0;
+                }
+                // While the callbacks ran, the socket was not read: the peer's silence begins now.
+                self.recv.handle_delivered(resources.now);
+                rest.len()
+            }
+            Some(Err(error)) => {
+                let now = resources.now;
+                self.with_half(|half| half.handle_violation(error, now));
+                0
+            }
+            None => 0,
+        }
+    }
+
+    /// A connection that closes reads on, if it was paused, only to find the peer's FIN.
+    pub(super) fn stop_delivery(&mut self, token: usize, resources: &mut WorkerResources) {
+        let parked = self.holds == Holds::Parked;
+        if parked {
+            self.hold(token, &[][..], resources);
+        }
+        if self.recv.set_paused(false, resources.now) || parked {
+            resources.schedule(token, &mut self.scheduled);
+        }
+    }
+
+    /// Does what the application wished by `pause` and `resume`.
+    pub(super) fn follow_pause(&mut self, token: usize, resources: &mut WorkerResources) {
+        let paused = self.shared.info().is_paused();
+        let changed = self.recv.set_paused(paused, resources.now);
+        if !paused && (changed || self.holds == Holds::Parked) {
+            resources.schedule(token, &mut self.scheduled);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! A stream connection, as its worker keeps it: connecting, writing what waits, and seeing the
+//! connection through its life. `read` has the reading.
+
+use crate::conn::info::Conn;
+use crate::conn::permit::Owned;
+use crate::log::debug;
+use crate::sys;
+use crate::tcp::link::StreamLink;
+use crate::tcp::send_state::failure;
+use crate::tcp::shared::StreamShared;
+use crate::user_callback::run_callback;
+use crate::worker::mailbox::BoxedHandler;
+use crate::worker::resources::WorkerResources;
+use cubenet_core::{
+    Action, CloseReason, ConnectError, ConnectionId, Decoder, Growing, Handler, Instant, Link,
+    Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
+};
+use std::io;
+
+/// What an event said about a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer's FIN, or an error, waits behind what can be read.
+    pub(crate) ending: bool,
+    pub(crate) error: bool,
+    /// There is urgent data, at which reads stop.
+    pub(crate) urgent: bool,
+}
+
+/// What the worker's resources keep of a stream's input.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Holds {
+    Nothing,
+    /// The count of what has arrived of a frame.
+    Partial,
+    /// That, and what was read and not delivered.
+    Parked,
+}
+
+/// A stream connection and its handler.
+pub(crate) struct Stream {
+    pub(super) shared: Owned<StreamShared>,
+    pub(super) handler: BoxedHandler,
+    pub(super) recv: RecvHalf<Decoder<Growing>>,
+    /// When its timer is set to.
+    pub(crate) armed: Instant,
+    /// It is in the run queue.
+    pub(super) scheduled: bool,
+    /// This side connects, and the peer has not answered.
+    pub(super) connecting: bool,
+    /// The handler has been told that the connection is there.
+    is_told: bool,
+    /// What the worker's resources keep of its input.
+    pub(super) holds: Holds,
+    /// A message was delivered since what is held was counted last.
+    pub(super) progressed: bool,
+    /// An event told of the peer's FIN, and it has not been read. There is no other.
+    pub(super) peer_ending: bool,
+    /// The peer has sent urgent data: a short read does not mean that there is no more.
+    pub(super) urgent: bool,
+}
+
+impl Stream {
+    /// A connection that was accepted.
+    pub(crate) fn accepted(
+        shared: Owned<StreamShared>,
+        handler: BoxedHandler,
+        now: Instant,
+    ) -> Self {
+        let decoder = Decoder::new(Growing::new(), shared.limits().max_message());
+        Stream {
+            connecting: false,
+            is_told: true,
+            recv: RecvHalf::accepted(decoder, now),
+            ..Stream::connecting(shared, handler, now)
+        }
+    }
+
+    /// A connection whose handshake has begun.
+    pub(crate) fn connecting(
+        shared: Owned<StreamShared>,
+        handler: BoxedHandler,
+        now: Instant,
+    ) -> Self {
+        let decoder = Decoder::new(Growing::new(), shared.limits().max_message());
+        Stream {
+            shared,
+            handler,
+            recv: RecvHalf::connecting(decoder, now),
+            armed: Instant::NEVER,
+            scheduled: false,
+            connecting: true,
+            is_told: false,
+            holds: Holds::Nothing,
+            progressed: false,
+            peer_ending: false,
+            urgent: false,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.shared.info().id
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.shared.info().state()
+    }
+
+    /// Changes the sending half.
+    pub(super) fn with_half<R>(&mut self, change: impl FnOnce(&mut SendHalf) -> R) -> R {
+        StreamShared::with(&mut self.shared, |_, send| change(&mut send.half))
+    }
+
+    pub(crate) fn close(&self) {
+        self.shared.close();
+    }
+
+    pub(crate) fn abort(&self, reason: CloseReason) {
+        self.shared.abort(reason);
+    }
+
+    /// The socket failed.
+    pub(super) fn fail(&mut self, error: io::Error) {
+        StreamShared::with(&mut self.shared, |_, send| send.fail(error));
+    }
+
+    /// Does what an event made possible.
+    pub(crate) fn handle_ready(
+        &mut self,
+        token: usize,
+        readiness: Readiness,
+        resources: &mut WorkerResources,
+    ) {
+        self.peer_ending |= readiness.ending;
+        self.urgent |= readiness.urgent;
+        if self.connecting {
+            self.try_establish(resources);
+            if self.connecting {
+                return;
+            }
+        }
+        if readiness.writable && self.shared.info().queued() > 0 {
+            self.flush(resources);
+        }
+        // One that is in the run queue reads when its place there comes.
+        if (readiness.readable || readiness.ending) && !self.scheduled {
+            self.read(token, resources);
+        }
+        if readiness.error && self.recv.is_paused() {
+            self.take_error();
+        }
+    }
+
+    /// Whether the peer has answered, and how.
+    fn try_establish(&mut self, resources: &mut WorkerResources) {
+        let now = resources.now;
+        let error = match sys::take_error(&self.shared.stream) {
+            Ok(None) => match sys::peer_addr(&self.shared.stream) {
+                Ok(_) => None,
+                // Neither answered nor refused: it was about something else.
+                Err(_) => return,
+            },
+            Ok(Some(error)) | Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            let reason = match error.kind() {
+                io::ErrorKind::TimedOut => CloseReason::Timeout(Timeout::Connect),
+                _ => failure(&error),
+            };
+            self.abort(reason);
+            return self.fail(error);
+        }
+        self.connecting = false;
+        let recv = &mut self.recv;
+        StreamShared::with(&mut self.shared, |_, send| {
+            connection::handle_connected(recv, &mut send.half, now);
+        });
+        // One that was closed meanwhile only delivers what it was given.
+        if self.state() == State::Open {
+            debug!(connection = %self.id(), peer = %self.shared.info().peer_addr(), "connected");
+            resources.tally.connected += 1;
+            self.is_told = true;
+            self.call("connected", resources, |handler, link| {
+                handler.connected(link);
+            });
+        }
+        self.flush(resources);
+    }
+
+    /// Runs a callback, and hands over what it has sent.
+    fn call(
+        &mut self,
+        what: &str,
+        resources: &mut WorkerResources,
+        callback: impl FnOnce(&mut dyn Handler, &mut dyn Link),
+    ) {
+        let id = self.id();
+        resources.batch.borrow_mut().begin(id.as_u64());
+        let mut link = StreamLink {
+            shared: &self.shared,
+            batch: &resources.batch,
+            now: resources.now,
+        };
+        let handler = &mut *self.handler;
+        let done = run_callback(what, id, &mut resources.tally, || {
+            callback(handler, &mut link);
+        });
+        self.after_callbacks(done.is_some(), resources);
+    }
+
+    /// Callbacks have run: hands over what they have sent, unless one has panicked.
+    pub(super) fn after_callbacks(&mut self, went_well: bool, resources: &mut WorkerResources) {
+        let mut batch = resources.batch.borrow_mut();
+        batch.end();
+        if !went_well {
+            batch.discard_frames();
+            self.with_half(|half| half.abort(CloseReason::Panicked));
+        } else if batch.gathered() > 0 {
+            StreamShared::with(&mut self.shared, |conn, send| batch.transmit(conn, send));
+        }
+        drop(batch);
+        resources.tick();
+    }
+
+    /// Writes what waits, and tells a handler that waited for room.
+    fn flush(&mut self, resources: &mut WorkerResources) {
+        let now = resources.now;
+        let writable = StreamShared::with(&mut self.shared, |conn, send| {
+            send.flush(conn, now);
+            send.half.poll_writable(conn.backlog(), conn.limits())
+        });
+        if writable {
+            self.call("writable", resources, |handler, link| {
+                handler.writable(link);
+            });
+        }
+    }
+
+    /// A connection that is not read can still be told of a reset.
+    fn take_error(&mut self) {
+        if let Ok(Some(error)) = sys::take_error(&self.shared.stream) {
+            self.fail(error);
+        }
+    }
+
+    /// A thread asked for it to be looked at: it began to wait, or to close.
+    pub(crate) fn wake(&mut self, resources: &mut WorkerResources) {
+        self.shared.info().wake.answered();
+        if !self.connecting {
+            self.flush(resources);
+        }
+    }
+
+    /// Its place in the run queue has come.
+    pub(crate) fn resume(&mut self, token: usize, resources: &mut WorkerResources) {
+        self.scheduled = false;
+        if !self.connecting {
+            self.read(token, resources);
+        }
+    }
+
+    /// Closes it if it took too long over something. What the kernel has for it counts
+    /// first: this thread may have been held up by the callback of another connection.
+    pub(crate) fn handle_timeout(&mut self, token: usize, resources: &mut WorkerResources) {
+        if self.connecting {
+            self.try_establish(resources);
+        }
+        if !self.connecting {
+            self.flush(resources);
+            if !self.scheduled {
+                self.read(token, resources);
+            }
+        }
+        let (recv, has_unread, now) = (&self.recv, self.scheduled, resources.now);
+        StreamShared::with(&mut self.shared, |conn, send| {
+            connection::handle_timeout(recv, &mut send.half, has_unread, now, conn.limits());
+        });
+    }
+
+    /// Brings the reading, the socket and the timer into line with the state, after anything
+    /// happened. Returns whether the connection has closed.
+    pub(crate) fn after_io(&mut self, token: usize, resources: &mut WorkerResources) -> bool {
+        match self.shared.info().reading() {
+            Reading::Discard if !self.connecting => self.stop_delivery(token, resources),
+            Reading::Discard => {}
+            Reading::Deliver | Reading::Hold => self.follow_pause(token, resources),
+        }
+        if !self.shared.info().is_open() && self.handle_action() {
+            return true;
+        }
+        let deadline = self.poll_timeout();
+        resources.timers.arm(token, &mut self.armed, deadline);
+        false
+    }
+
+    /// Does what the connection has to do next. Returns whether it has closed.
+    fn handle_action(&mut self) -> bool {
+        let action = StreamShared::with(&mut self.shared, |_, send| send.poll_action());
+        match action {
+            Action::Wait => false,
+            Action::SendFin => match sys::shutdown(&self.shared.stream) {
+                Ok(()) => {
+                    self.with_half(SendHalf::handle_fin_sent);
+                    false
+                }
+                Err(error) => {
+                    self.fail(error);
+                    true
+                }
+            },
+            Action::Close(_) | Action::Reset(_) => true,
+        }
+    }
+
+    fn poll_timeout(&mut self) -> Instant {
+        let (recv, has_unread) = (&self.recv, self.scheduled);
+        let info = self.shared.info();
+        let (state, queued) = (info.state(), info.queued());
+        if !SendHalf::has_deadline(state, queued) {
+            return connection::recv_timeout(recv, state, has_unread, self.shared.limits());
+        }
+        StreamShared::with(&mut self.shared, |conn, send| {
+            connection::poll_timeout(recv, &send.half, has_unread, conn.limits())
+        })
+    }
+
+    /// The network stops: once the peer's system has acknowledged everything, this side's FIN
+    /// included, there is nothing left to wait for.
+    pub(crate) fn end_if_acknowledged(&mut self) {
+        if self.state() == State::Finishing && sys::unacknowledged(&self.shared.stream) == Some(0) {
+            self.with_half(SendHalf::handle_acknowledged);
+        }
+    }
+
+    /// The connection has closed: tells the application and counts it. The caller drops it,
+    /// and with it the socket.
+    pub(crate) fn finish(mut self, token: usize, resources: &mut WorkerResources) {
+        let id = self.id();
+        let (action, failed) = StreamShared::with(&mut self.shared, |conn, send| {
+            let action = send.poll_action();
+            send.discard(conn);
+            (action, send.take_error())
+        });
+        let (reason, reset) = match action {
+            Action::Close(reason) => (reason, false),
+            Action::Reset(reason) => (reason, true),
+            Action::Wait | Action::SendFin => {
+                debug_assert!(false, "it has closed");
+                (CloseReason::Io, true)
+            }
+        };
+        if self.holds != Holds::Nothing {
+            resources.let_go(token);
+        }
+        self.shared.release();
+        resources.closed(self.shared.info(), reason, failed.as_ref());
+        if reset {
+            self.shared.reset();
+        }
+        let mut handler = self.handler;
+        if self.is_told {
+            let mut link = StreamLink {
+                shared: &self.shared,
+                batch: &resources.batch,
+                now: resources.now,
+            };
+            run_callback("closed", id, &mut resources.tally, || {
+                handler.closed(&mut link, reason);
+            });
+        } else {
+            resources.tally.connect_failed += 1;
+            let peer = self.shared.info().peer_addr();
+            let mut error = ConnectError::new(id, Transport::Tcp, peer, reason);
+            if let Some(failed) = failed {
+                error = error.with_source(failed);
+            }
+            run_callback("connect_failed", id, &mut resources.tally, || {
+                handler.connect_failed(error);
+            });
+        }
+        // By itself: a destructor that panics while another panic unwinds would abort.
+        run_callback("drop", id, &mut resources.tally, || drop(handler));
+        resources.tick();
+    }
+}

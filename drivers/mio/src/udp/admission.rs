@@ -1,0 +1,131 @@
+//! How a new datagram peer gets in: what the hook says, a place, and what the application says.
+
+use crate::address::canonical;
+use crate::conn::info::Conn;
+use crate::conn::permit::Permit;
+use crate::connection::Connection;
+use crate::log::{debug, error_limited};
+use crate::network::listening::Listening;
+use crate::network::shared::NoRoom;
+use crate::sys::Datagram;
+use crate::udp::peers::{Peer, Peers};
+use crate::udp::socket::PeerShared;
+use crate::user::catch_panic;
+use crate::user_callback::run_callback;
+use crate::worker::resources::WorkerResources;
+use cubenet_core::demux::Admission;
+use cubenet_core::{CloseReason, Transport};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+impl Peers {
+    /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
+    /// to make way for it, once the application wants it.
+    pub(super) fn admit(
+        &mut self,
+        datagram: &Datagram<'_>,
+        recognised: bool,
+        evicted: Option<usize>,
+        resources: &mut WorkerResources,
+    ) {
+        let from = datagram.from;
+        let listening = match &self.listening {
+            Some(listening) if self.socket.is_open() => Arc::clone(listening),
+            _ => {
+                resources.tally.dropped_not_admitted += 1;
+                return;
+            }
+        };
+        // The address of a peer that the application recognises is not forged, nor limited.
+        let limited = (!recognised).then(|| from.ip());
+        let (mut permit, evicted) = match self.permit(limited, evicted, resources) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                resources.tally.dropped_table_full += 1;
+                resources.network.refused(from, reason);
+                return;
+            }
+        };
+        // The handle that the application is shown must know its slot: that of the evicted, or a
+        // new one.
+        let slot = evicted.or_else(|| self.demux.insert(from, resources.now));
+        let Some(slot) = slot else {
+            resources.tally.dropped_table_full += 1;
+            return;
+        };
+        let shared = PeerShared::new(&self.socket, from, datagram.local, slot as u32);
+        let id = shared.info().id;
+        let connection = Connection::datagrams(&shared);
+        resources.batch.borrow_mut().begin_callback();
+        let handler = run_callback("accepted", id, &mut resources.tally, || {
+            listening.accept(&connection)
+        });
+        let Some(handler) = handler.flatten() else {
+            resources.batch.borrow_mut().discard_datagrams(&shared);
+            resources.tally.refused += 1;
+            resources.tally.dropped_not_admitted += 1;
+            if evicted.is_none() {
+                self.demux.remove(slot);
+            }
+            shared.abort(CloseReason::Local);
+            self.socket.forget(&shared);
+            return;
+        };
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        if let Some(evicted) = self.slots[slot].take() {
+            permit.take_over(&evicted.shared);
+            self.demux.replace(slot, from, resources.now);
+            evicted.shared.abort(CloseReason::Overflow);
+            self.finish_peer(evicted, resources);
+        }
+        debug!(connection = %id, peer = %from, "accepted a datagram peer");
+        resources.tally.accepted += 1;
+        self.slots[slot] = Some(Peer::new(permit.attach(shared), handler));
+        self.after_io(slot, resources);
+        self.deliver(slot, datagram.bytes, resources);
+    }
+
+    /// A place for a new peer: one of its own, or that of `evicted`, or, if there is none left
+    /// among all connections, of whoever may be evicted. Returns who is to be evicted.
+    fn permit(
+        &self,
+        limited: Option<IpAddr>,
+        evicted: Option<usize>,
+        resources: &WorkerResources,
+    ) -> Result<(Permit, Option<usize>), NoRoom> {
+        let home = &self.socket.home;
+        let evicted = match evicted {
+            Some(evicted) => evicted,
+            None => match Permit::take(home, Transport::Udp, limited) {
+                Ok(permit) => return Ok((permit, None)),
+                Err(NoRoom::Connections) => {
+                    let evictable = self.demux.evictable(resources.now);
+                    evictable.ok_or(NoRoom::Connections)?
+                }
+                Err(reason) => return Err(reason),
+            },
+        };
+        let permit = Permit::of_evicted(home, Transport::Udp, limited)?;
+        Ok((permit, Some(evicted)))
+    }
+
+    /// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics
+    /// refuses.
+    pub(super) fn ask_hook(
+        listening: &Listening,
+        datagram: &Datagram<'_>,
+        resources: &mut WorkerResources,
+    ) -> Admission {
+        match catch_panic(|| listening.admit(canonical(datagram.from), datagram.bytes)) {
+            Ok(admission) => admission,
+            Err(panic) => {
+                resources.tally.panics += 1;
+                let text = panic.text();
+                error_limited!(peer = %datagram.from, panic = text, "the admission hook panicked; its datagram is dropped");
+                Admission::Refuse
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Datagrams that the callbacks of one socket send, gathered to leave in few system calls.
+
+use crate::conn::info::Conn;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::{self, Route, Run};
+use crate::udp::socket::{DatagramSocket, PeerShared};
+use cubenet_core::ConnectionId;
+use std::io;
+use std::sync::Arc;
+
+/// Datagrams in the order they were sent, in runs: datagrams of one length to one peer, which the
+/// system may send in one call.
+#[derive(Default)]
+pub(crate) struct DatagramBatch {
+    bytes: Vec<u8>,
+    runs: Vec<Run>,
+    /// Whose run it is, by position.
+    senders: Vec<Arc<PeerShared>>,
+    /// How much there was when the callback that runs now began.
+    mark: Mark,
+}
+
+/// A position among gathered datagrams.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// Runs before it, and the last of them, which may have grown since.
+    runs: usize,
+    last: Option<Run>,
+}
+
+impl DatagramBatch {
+    /// Bytes, and runs.
+    pub(crate) fn len(&self) -> (usize, usize) {
+        (self.bytes.len(), self.runs.len())
+    }
+
+    /// A callback begins, whose datagrams are dropped if it does not end well.
+    pub(crate) fn begin_callback(&mut self) {
+        self.mark = Mark {
+            runs: self.runs.len(),
+            last: self.runs.last().copied(),
+        };
+    }
+
+    pub(crate) fn push(&mut self, peer: &Arc<PeerShared>, datagram: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(datagram);
+        let route = peer.route();
+        let joined = self.runs.last_mut().is_some_and(|run| {
+            let max_segment = usize::from(peer.max_segment.load(Relaxed));
+            run.extend(route, start, datagram.len(), max_segment)
+        });
+        if !joined {
+            self.runs.push(Run::single(route, start, datagram.len()));
+            self.senders.push(Arc::clone(peer));
+        }
+    }
+
+    /// Bytes gathered for this peer.
+    pub(crate) fn bytes_to(&self, route: Route) -> usize {
+        let to_peer = self.runs.iter().filter(|run| run.route == route);
+        to_peer.map(|run| run.len).sum()
+    }
+
+    /// Drops what this connection has gathered since the callback began. Its bytes stay, and
+    /// nothing refers to them.
+    pub(crate) fn discard(&mut self, id: ConnectionId) {
+        let Mark { runs, last } = self.mark;
+        let mut at = runs;
+        while at < self.runs.len() {
+            if self.senders[at].info().id == id {
+                self.runs.remove(at);
+                self.senders.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        if let Some(last) = last
+            && let Some(nth) = runs.checked_sub(1)
+            && self.senders[nth].info().id == id
+        {
+            self.runs[nth] = last;
+        }
+    }
+
+    /// Hands everything to the socket, which queues what the system does not take.
+    pub(crate) fn flush(&mut self, socket: &DatagramSocket) {
+        let mut next = 0;
+        while next < self.runs.len() {
+            match socket.send_runs(&self.bytes, &self.runs[next..]) {
+                Ok(sent) => next += sent,
+                Err(error) => {
+                    let (run, peer) = (self.runs[next], &self.senders[next]);
+                    if run.count > 1 {
+                        limit_segments(peer, run, &error);
+                    }
+                    // One by one: that tells apart what waits, what failed and what was
+                    // an error of an earlier datagram.
+                    for piece in run.split() {
+                        let datagram = &self.bytes[piece.start..piece.start + piece.len];
+                        socket.send(peer, datagram);
+                    }
+                    next += 1;
+                }
+            }
+        }
+        self.bytes.clear();
+        self.runs.clear();
+        self.senders.clear();
+        self.mark = Mark::default();
+    }
+}
+
+/// The system refused a run to this peer: from here on its datagrams go out in smaller runs, or
+/// singly. Others are not concerned, since the path to them is another.
+fn limit_segments(peer: &PeerShared, run: Run, error: &io::Error) {
+    if sys::cannot_segment(error) {
+        peer.max_segment.store(0, Relaxed);
+    } else if sys::too_large(error) {
+        // What fits one piece is found at the first smaller datagrams.
+        let smaller = run.segment.saturating_sub(1);
+        peer.max_segment
+            .fetch_min(u16::try_from(smaller).unwrap_or(u16::MAX), Relaxed);
+    }
+}

@@ -1,0 +1,8 @@
+//! Connections over UDP: many peers on one socket.
+
+pub(crate) mod admission;
+pub(crate) mod batch;
+pub(crate) mod link;
+pub(crate) mod peers;
+pub(crate) mod queue;
+pub(crate) mod socket;

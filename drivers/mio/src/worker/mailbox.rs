@@ -1,0 +1,130 @@
+//! What other threads hand over to a worker: new sockets, and the order to stop.
+
+use crate::conn::home::Home;
+use crate::conn::permit::Permit;
+use crate::network::listening::Listening;
+use crate::sync::{Mutex, MutexGuard};
+use crate::tcp::shared::StreamShared;
+use crate::udp::socket::{DatagramSocket, PeerShared};
+use crate::worker::handle::WorkerHandle;
+use cubenet_core::{Handler, Instant, Limits};
+use mio::net::TcpStream;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+
+/// The application's side of a connection.
+pub(crate) type BoxedHandler = Box<dyn Handler + Send>;
+
+/// What other threads ask of a worker.
+pub(crate) enum Command {
+    /// A stream that was accepted.
+    Accept(Accepted),
+    /// A stream whose handshake has begun.
+    ConnectStream(Arc<StreamShared>, Permit, BoxedHandler),
+    /// A datagram socket to listen on.
+    Listen(Arc<DatagramSocket>, Arc<Listening>),
+    /// A datagram socket that was connected to a peer.
+    ConnectDatagrams(Arc<PeerShared>, Permit, BoxedHandler),
+    /// Close everything, abort at this moment what has not closed by then, and end.
+    Stop(Instant),
+}
+
+/// A stream that was accepted, on its way to its worker.
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) home: Arc<Home>,
+    pub(crate) listening: Arc<Listening>,
+    pub(crate) permit: Permit,
+}
+
+/// The commands that wait for a worker.
+pub(crate) struct Mailbox {
+    pub(crate) worker: Arc<WorkerHandle>,
+    /// `None` once the worker has ended.
+    commands: Mutex<Option<Commands>>,
+}
+
+#[derive(Default)]
+struct Commands {
+    waiting: Vec<Command>,
+    /// The worker was woken and has not looked since.
+    woken: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn new(worker: Arc<WorkerHandle>) -> Arc<Self> {
+        Arc::new(Mailbox {
+            worker,
+            commands: Mutex::new(Some(Commands::default())),
+        })
+    }
+
+    /// Leaves `command` for the worker and wakes it, unless that was done already. Gives it
+    /// back if the worker has ended.
+    pub(crate) fn post(&self, command: Command) -> Result<(), Command> {
+        let mut commands = self.commands();
+        let Some(commands) = &mut *commands else {
+            return Err(command);
+        };
+        commands.waiting.push(command);
+        if !commands.woken {
+            // Should it fail, the next command tries again.
+            commands.woken = self.worker.interrupt();
+        }
+        Ok(())
+    }
+
+    /// What other threads have left.
+    pub(super) fn take(&self) -> Vec<Command> {
+        let mut commands = self.commands();
+        let Some(commands) = &mut *commands else {
+            return Vec::new();
+        };
+        commands.woken = false;
+        std::mem::take(&mut commands.waiting)
+    }
+
+    /// The same for the last time: nothing can be left from here on.
+    pub(super) fn close(&self) -> Vec<Command> {
+        let last = self.commands().take();
+        last.map_or_else(Vec::new, |commands| commands.waiting)
+    }
+
+    fn commands(&self) -> MutexGuard<'_, Option<Commands>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker that may get a connection, and the limits that the connection would have there.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) home: Arc<Home>,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+impl Target {
+    /// One for each worker.
+    pub(crate) fn each(workers: &[Arc<Mailbox>], limits: &Arc<Limits>) -> Vec<Target> {
+        let target = |mailbox: &Arc<Mailbox>| Target {
+            home: Arc::new(Home {
+                worker: Arc::clone(&mailbox.worker),
+                limits: Arc::clone(limits),
+            }),
+            mailbox: Arc::clone(mailbox),
+        };
+        workers.iter().map(target).collect()
+    }
+
+    /// The one whose worker has the fewest connections.
+    pub(crate) fn least_loaded(targets: &[Target]) -> &Target {
+        use crate::sync::atomic::Ordering::Relaxed;
+        let mut least = &targets[0];
+        for target in targets {
+            if target.home.worker.load.load(Relaxed) < least.home.worker.load.load(Relaxed) {
+                least = target;
+            }
+        }
+        least
+    }
+}

@@ -1,0 +1,472 @@
+//! A worker: a thread with a poll of its own, which runs the callbacks of the connections
+//! that were given to it for life.
+
+pub(crate) mod acceptor;
+pub(crate) mod budget;
+pub(crate) mod handle;
+pub(crate) mod mailbox;
+pub(crate) mod resources;
+pub(crate) mod thread;
+pub(crate) mod timers;
+pub(crate) mod wake;
+
+use crate::conn::info::Conn;
+use crate::conn::key::ConnKey;
+use crate::conn::permit::Permit;
+use crate::connection::Connection;
+use crate::log::{debug, warn_limited};
+use crate::sys;
+use crate::tcp::shared::StreamShared;
+use crate::tcp::stream::{Readiness, Stream};
+use crate::udp::peers::Peers;
+use crate::udp::socket::PeerShared;
+use crate::user_callback::run_callback;
+use crate::worker::handle::{WAKER, WorkerHandle};
+use crate::worker::mailbox::{Accepted, BoxedHandler, Command, Mailbox};
+use crate::worker::resources::WorkerResources;
+use crate::worker::thread::enter_network_thread;
+use cubenet_core::{Action, CloseReason, ConnectionId, Instant, SendHalf};
+use mio::event::Event;
+use mio::{Events, Poll};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Events taken from the poll at once.
+const POLL_CAPACITY: usize = 1024;
+/// How often a worker that stops asks whether what it sent has been acknowledged.
+const ACKNOWLEDGED: Duration = Duration::from_millis(10);
+
+/// What a worker polls, and serves.
+enum Source {
+    Stream(Stream),
+    Datagrams(Box<Peers>),
+}
+
+impl Source {
+    /// When its timer is set to.
+    fn armed(&mut self) -> &mut Instant {
+        match self {
+            Source::Stream(stream) => &mut stream.armed,
+            Source::Datagrams(peers) => &mut peers.armed,
+        }
+    }
+}
+
+/// What other threads ask of a worker, in the order in which it is done.
+enum Task {
+    Command(Command),
+    Wake(ConnKey, ConnectionId),
+}
+
+/// The state of a worker's thread.
+pub(crate) struct Worker {
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    /// By their tokens.
+    sources: Vec<Option<Source>>,
+    /// How many sources there are.
+    len: usize,
+    resources: WorkerResources,
+    /// Tasks that were taken over from other threads and have not been done.
+    tasks: VecDeque<Task>,
+    /// When what is left is aborted, once the network stops.
+    stopping: Option<Instant>,
+}
+
+impl Worker {
+    /// To be made on the worker's own thread.
+    pub(crate) fn new(
+        poll: Poll,
+        mailbox: Arc<Mailbox>,
+        workers: Arc<[Arc<WorkerHandle>]>,
+    ) -> Self {
+        Worker {
+            poll,
+            sources: Vec::new(),
+            len: 0,
+            resources: WorkerResources::new(Arc::clone(&mailbox.worker), workers),
+            mailbox,
+            tasks: VecDeque::new(),
+            stopping: None,
+        }
+    }
+
+    /// Works until the network stops.
+    pub(crate) fn run(&mut self) {
+        enter_network_thread();
+        let mut events = Events::with_capacity(POLL_CAPACITY);
+        while self.stopping.is_none() || self.len > 0 {
+            self.wait(&mut events, self.poll_timeout());
+            self.iterate(&events);
+        }
+        // The commands posted before the mailbox closed are still handled; their connections are
+        // closed too.
+        let last = self.mailbox.close();
+        self.tasks.extend(last.into_iter().map(Task::Command));
+        while let Some(task) = self.tasks.pop_front() {
+            self.handle_task(task);
+        }
+        self.publish();
+    }
+
+    /// Waits for events, or for this long.
+    pub(crate) fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) {
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            warn_limited!(%error, "poll failed");
+        }
+    }
+
+    /// Does what the events, the other threads and the clock ask for.
+    pub(crate) fn iterate(&mut self, events: &Events) {
+        self.resources.tick();
+        for event in events {
+            if event.token() != WAKER {
+                self.handle_event(event);
+            }
+        }
+        self.handle_tasks();
+        self.handle_run_queue();
+        self.handle_timers();
+        self.handle_stop();
+        self.publish();
+    }
+
+    /// How long to wait for events.
+    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
+        if !self.resources.run_queue.is_empty() || !self.tasks.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let stop = match self.stopping {
+            Some(deadline) => deadline.min(self.resources.now.after(ACKNOWLEDGED)),
+            None => Instant::NEVER,
+        };
+        let next = self.resources.timers.next().min(stop).if_ever()?;
+        Some(next.since(self.resources.network.now()))
+    }
+
+    fn handle_event(&mut self, event: &Event) {
+        let readiness = Readiness {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            ending: event.is_read_closed() || event.is_error(),
+            error: event.is_error(),
+            urgent: sys::is_urgent(event),
+        };
+        self.handle_ready(event.token().0, readiness);
+    }
+
+    fn handle_ready(&mut self, token: usize, readiness: Readiness) {
+        let resources = &mut self.resources;
+        match self.sources.get_mut(token).and_then(Option::as_mut) {
+            Some(Source::Stream(stream)) => stream.handle_ready(token, readiness, resources),
+            Some(Source::Datagrams(peers)) => {
+                if readiness.writable {
+                    peers.flush(token, resources);
+                }
+                // One that is in the run queue reads when its place there comes.
+                if (readiness.readable || readiness.ending) && !peers.scheduled {
+                    peers.read(token, resources);
+                }
+            }
+            None => return,
+        }
+        self.after_io(token);
+        self.relieve();
+    }
+
+    /// Sees whether what happened to a source ended it, and when to look at it again.
+    fn after_io(&mut self, token: usize) {
+        let resources = &mut self.resources;
+        let Some(place) = self.sources.get_mut(token) else {
+            return;
+        };
+        let done = match place {
+            Some(Source::Stream(stream)) => stream.after_io(token, resources),
+            Some(Source::Datagrams(peers)) => {
+                // If more peers are due than the budget allowed to close, the others come first.
+                let deadline = peers.poll_timeout().max(resources.now);
+                resources.timers.arm(token, &mut peers.armed, deadline);
+                peers.is_done()
+            }
+            None => return,
+        };
+        if !done {
+            return;
+        }
+        let Some(mut ended) = place.take() else {
+            return;
+        };
+        resources.timers.disarm(*ended.armed());
+        match ended {
+            Source::Stream(stream) => stream.finish(token, resources),
+            Source::Datagrams(peers) => peers.finish(),
+        }
+        self.len -= 1;
+        if self.len == 0 {
+            self.sources = Vec::new();
+        }
+        // The token is reused. A stale event may reach the new socket; that costs one
+        // `WouldBlock`.
+        self.resources.handle.release_token(token as u32);
+    }
+
+    /// Does what other threads asked for, in order, for no longer than the time budget: each
+    /// task may run a callback.
+    fn handle_tasks(&mut self) {
+        // A connection is handed over before its first wake. So the wakes are taken first, and
+        // done last.
+        let wakes = self.resources.handle.take_wakes();
+        let commands = self.mailbox.take().into_iter().map(Task::Command);
+        self.tasks.extend(commands);
+        let wakes = wakes.into_iter().map(|(key, id)| Task::Wake(key, id));
+        self.tasks.extend(wakes);
+        let until = self
+            .resources
+            .now
+            .after(self.resources.network.budgets.time());
+        while let Some(task) = self.tasks.pop_front() {
+            self.handle_task(task);
+            if self.resources.now >= until {
+                break;
+            }
+        }
+        if self.tasks.is_empty() {
+            // There may have been many.
+            self.tasks = VecDeque::new();
+        }
+        if self.resources.handle.take_relief() {
+            self.relieve();
+        }
+    }
+
+    fn handle_task(&mut self, task: Task) {
+        match task {
+            Task::Wake(key, id) => self.wake(key, id),
+            Task::Command(Command::Accept(accepted)) => self.accept(accepted),
+            Task::Command(Command::ConnectStream(shared, permit, handler)) => {
+                self.connect_stream(shared, permit, handler);
+            }
+            Task::Command(Command::Listen(socket, listening)) => {
+                let token = socket.token();
+                let peers = Peers::listening(socket, listening);
+                self.adopt(token, Source::Datagrams(Box::new(peers)));
+            }
+            Task::Command(Command::ConnectDatagrams(shared, permit, handler)) => {
+                self.connect_datagrams(shared, permit, handler);
+            }
+            Task::Command(Command::Stop(deadline)) => self.stop(deadline),
+        }
+    }
+
+    fn wake(&mut self, key: ConnKey, id: ConnectionId) {
+        let token = key.token as usize;
+        let resources = &mut self.resources;
+        match self.sources.get_mut(token).and_then(Option::as_mut) {
+            Some(Source::Stream(stream)) if stream.id() == id => stream.wake(resources),
+            Some(Source::Datagrams(peers)) => peers.wake(key, id, resources),
+            _ => return,
+        }
+        self.after_io(token);
+    }
+
+    /// A stream that was accepted: the application decides whether it becomes a connection.
+    fn accept(&mut self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            peer,
+            home,
+            listening,
+            permit,
+        } = accepted;
+        let resources = &mut self.resources;
+        let shared = match resources.network.options.adopt_stream(&stream) {
+            Ok(()) => StreamShared::new(&home, stream, peer, SendHalf::accepted()),
+            Err(error) => Err(error),
+        };
+        let shared = match shared {
+            Ok(shared) => permit.attach(shared),
+            Err(error) => {
+                // Most often the peer is gone already.
+                drop(permit);
+                resources.tally.accept_failed += 1;
+                debug!(%peer, %error, "cannot take over a connection");
+                return;
+            }
+        };
+        let id = shared.info().id;
+        let token = shared.key().token;
+        let connection = Connection::stream(&shared);
+        resources.batch.borrow_mut().begin(id.as_u64());
+        let handler = run_callback("accepted", id, &mut resources.tally, || {
+            listening.accept(&connection)
+        });
+        let mut batch = resources.batch.borrow_mut();
+        batch.end();
+        let Some(handler) = handler.flatten() else {
+            // It may have sent something that is not delivered now, or aborted by itself.
+            let gathered = batch.gathered();
+            batch.discard_frames();
+            drop(batch);
+            resources.tally.refused += 1;
+            if let Action::Reset(_) = shared.turn_away(gathered) {
+                shared.reset();
+            }
+            // A handle that is used right now may keep the socket open a moment longer.
+            drop(shared);
+            resources.handle.release_token(token);
+            return resources.tick();
+        };
+        batch.flush_frames(&shared);
+        drop(batch);
+        resources.tick();
+        debug!(connection = %id, %peer, "accepted");
+        resources.tally.accepted += 1;
+        let stream = Stream::accepted(shared, handler, resources.now);
+        self.adopt(token, Source::Stream(stream));
+    }
+
+    fn connect_stream(&mut self, shared: Arc<StreamShared>, permit: Permit, handler: BoxedHandler) {
+        let token = shared.key().token;
+        let stream = Stream::connecting(permit.attach(shared), handler, self.resources.now);
+        self.adopt(token, Source::Stream(stream));
+    }
+
+    fn connect_datagrams(
+        &mut self,
+        shared: Arc<PeerShared>,
+        permit: Permit,
+        handler: BoxedHandler,
+    ) {
+        let token = shared.key().token;
+        let peers = Peers::connected(permit.attach(shared), handler, &mut self.resources);
+        self.adopt(token, Source::Datagrams(Box::new(peers)));
+    }
+
+    /// From here on the source gets events. Those that came before were lost, so everything
+    /// is tried once.
+    fn adopt(&mut self, token: u32, adopted: Source) {
+        let token = token as usize;
+        if self.sources.len() <= token {
+            self.sources.resize_with(token + 1, || None);
+        }
+        self.sources[token] = Some(adopted);
+        self.len += 1;
+        let everything = Readiness {
+            readable: true,
+            writable: true,
+            ending: true,
+            error: false,
+            // An event may have told of some before.
+            urgent: false,
+        };
+        self.handle_ready(token, everything);
+        if self.stopping.is_some() {
+            self.close(token, true);
+        }
+    }
+
+    /// Those that used up their budget go on.
+    fn handle_run_queue(&mut self) {
+        for _ in 0..self.resources.run_queue.len() {
+            let Some(token) = self.resources.run_queue.pop_front() else {
+                break;
+            };
+            let token = token as usize;
+            let resources = &mut self.resources;
+            match self.sources.get_mut(token).and_then(Option::as_mut) {
+                Some(Source::Stream(stream)) => stream.resume(token, resources),
+                Some(Source::Datagrams(peers)) => peers.resume(token, resources),
+                None => continue,
+            }
+            self.after_io(token);
+            self.relieve();
+        }
+    }
+
+    fn handle_timers(&mut self) {
+        let now = self.resources.now;
+        while let Some(token) = self.next_due(now) {
+            let resources = &mut self.resources;
+            match self.sources.get_mut(token).and_then(Option::as_mut) {
+                Some(Source::Stream(stream)) => {
+                    stream.armed = Instant::NEVER;
+                    stream.handle_timeout(token, resources);
+                }
+                Some(Source::Datagrams(peers)) => {
+                    peers.armed = Instant::NEVER;
+                    peers.handle_timeout(token, resources);
+                }
+                None => continue,
+            }
+            self.after_io(token);
+        }
+    }
+
+    fn next_due(&mut self, now: Instant) -> Option<usize> {
+        let sources = &self.sources;
+        self.resources
+            .timers
+            .pop(now, |token| match sources.get(token)? {
+                Some(Source::Stream(stream)) => Some(stream.armed),
+                Some(Source::Datagrams(peers)) => Some(peers.armed),
+                None => None,
+            })
+    }
+
+    fn stop(&mut self, deadline: Instant) {
+        self.stopping = Some(deadline);
+        for token in 0..self.sources.len() {
+            self.close(token, false);
+        }
+    }
+
+    fn handle_stop(&mut self) {
+        let Some(deadline) = self.stopping else {
+            return;
+        };
+        if self.resources.now >= deadline {
+            for token in 0..self.sources.len() {
+                self.close(token, true);
+            }
+        }
+        for token in 0..self.sources.len() {
+            if let Some(Some(Source::Stream(stream))) = self.sources.get_mut(token) {
+                stream.end_if_acknowledged();
+                self.after_io(token);
+            }
+        }
+    }
+
+    /// Closes streams that hold input, those that have held some longest first, as long as all
+    /// together hold more than they may and those of this worker more than its share.
+    fn relieve(&mut self) {
+        while let Some(token) = self.resources.holds_too_long() {
+            match self.sources.get_mut(token) {
+                Some(Some(Source::Stream(stream))) => stream.abort(CloseReason::Overflow),
+                _ => self.resources.let_go(token),
+            }
+            self.after_io(token);
+        }
+    }
+
+    fn close(&mut self, token: usize, abort: bool) {
+        match self.sources.get_mut(token).and_then(Option::as_mut) {
+            Some(Source::Stream(stream)) if abort => stream.abort(CloseReason::Local),
+            Some(Source::Stream(stream)) => stream.close(),
+            Some(Source::Datagrams(peers)) => peers.stop(abort, &mut self.resources),
+            None => return,
+        }
+        self.after_io(token);
+    }
+
+    /// Adds to the counters what this iteration has counted.
+    fn publish(&mut self) {
+        let totals = &self.resources.network.totals;
+        self.resources.tally.publish(totals);
+        self.resources.batch.borrow_mut().tally.publish(totals);
+    }
+}

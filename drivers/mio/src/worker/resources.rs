@@ -1,0 +1,151 @@
+//! What the connections of a worker use in turn: buffers, timers, counters, the run queue.
+
+use crate::conn::info::ConnInfo;
+use crate::log::{debug, warn_limited};
+use crate::metrics::Tally;
+use crate::network::shared::NetworkShared;
+use crate::sys::ReceiveBatch;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::timers::Timers;
+use crate::write_batch::WriteBatch;
+use bytes::Bytes;
+use cubenet_core::{CloseReason, Instant, Timeout};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Bytes read from a stream at once: the longest frame and as much again, so that long
+/// frames are seldom cut by the end of a read and put together elsewhere.
+const INPUT: usize = 1 << 17;
+
+/// What the connections of a worker use in turn while one of them is served.
+pub(crate) struct WorkerResources {
+    pub(crate) network: Arc<NetworkShared>,
+    pub(super) handle: Arc<WorkerHandle>,
+    /// All workers of the network.
+    workers: Arc<[Arc<WorkerHandle>]>,
+    pub(crate) now: Instant,
+    /// What streams are read into; every one in turn.
+    pub(crate) input: Box<[u8]>,
+    /// What datagrams are read into; made for the first datagram socket.
+    pub(crate) datagrams_in: Option<Box<ReceiveBatch>>,
+    pub(crate) batch: Rc<RefCell<WriteBatch>>,
+    pub(crate) tally: Tally,
+    pub(crate) timers: Timers,
+    /// The run queue: tokens of those that used up their budget and have more to read.
+    pub(super) run_queue: VecDeque<u32>,
+    /// Input that streams hold, by their tokens.
+    pub(crate) held: HashMap<usize, Held>,
+    /// Those streams, in the order in which they began to hold it.
+    holders: BTreeSet<(Instant, usize)>,
+}
+
+/// Input that a stream holds.
+pub(crate) struct Held {
+    /// Bytes that were read and not delivered, since the stream was paused or its turn was over.
+    pub(crate) parked: Bytes,
+    /// Those and the memory of a partial frame, as they are counted.
+    bytes: usize,
+    /// Since when something is held.
+    since: Instant,
+}
+
+impl WorkerResources {
+    /// To be made on the worker's own thread.
+    pub(super) fn new(handle: Arc<WorkerHandle>, workers: Arc<[Arc<WorkerHandle>]>) -> Self {
+        let network = Arc::clone(&handle.network);
+        WorkerResources {
+            now: network.now(),
+            handle,
+            workers,
+            input: vec![0; INPUT].into_boxed_slice(),
+            datagrams_in: None,
+            batch: WriteBatch::of_worker(Arc::clone(&network)),
+            tally: Tally::default(),
+            timers: Timers::default(),
+            run_queue: VecDeque::new(),
+            held: HashMap::new(),
+            holders: BTreeSet::new(),
+            network,
+        }
+    }
+
+    /// Puts a token into the run queue, behind all others.
+    pub(crate) fn schedule(&mut self, token: usize, scheduled: &mut bool) {
+        if !std::mem::replace(scheduled, true) {
+            self.run_queue.push_back(token as u32);
+        }
+    }
+
+    /// Reads the clock: callbacks have run, and they may have taken any time.
+    pub(crate) fn tick(&mut self) {
+        self.now = self.network.now();
+    }
+
+    /// A stream holds this much input, of which `parked` is to be delivered.
+    pub(crate) fn hold(&mut self, token: usize, bytes: usize, parked: Bytes) {
+        let held = self.held.entry(token).or_insert_with(|| {
+            self.holders.insert((self.now, token));
+            Held {
+                parked: Bytes::new(),
+                bytes: 0,
+                since: self.now,
+            }
+        });
+        self.handle.change_held(held.bytes, bytes);
+        held.bytes = bytes;
+        held.parked = parked;
+    }
+
+    /// A stream holds no input any more.
+    pub(crate) fn let_go(&mut self, token: usize) {
+        if let Some(held) = self.held.remove(&token) {
+            self.holders.remove(&(held.since, token));
+            self.handle.change_held(held.bytes, 0);
+        }
+    }
+
+    /// The stream that has held input longest, if all connections together hold more than they
+    /// may, and those of this worker more than its share. Other workers that do are asked to give
+    /// up some of theirs.
+    pub(super) fn holds_too_long(&self) -> Option<usize> {
+        if self.network.held_total() <= self.network.limits.max_held_total() {
+            return None;
+        }
+        let workers = self.workers.len();
+        if !self.handle.is_over_share(workers) {
+            for other in self.workers.iter().filter(|one| one.is_over_share(workers)) {
+                other.ask_relief();
+            }
+            return None;
+        }
+        self.holders.first().map(|(_, token)| *token)
+    }
+
+    /// A connection has closed, with `error` if it failed: tells of it and counts it.
+    pub(crate) fn closed(
+        &mut self,
+        info: &ConnInfo,
+        reason: CloseReason,
+        error: Option<&io::Error>,
+    ) {
+        let (id, peer) = (info.id, info.peer_addr());
+        let error = error.map(tracing::field::display);
+        match reason {
+            CloseReason::Protocol(_)
+            | CloseReason::Overflow
+            | CloseReason::Io
+            | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {
+                warn_limited!(connection = %id, %peer, %reason, error, "closed in trouble");
+            }
+            _ => {
+                debug!(connection = %id, %peer, %reason, error, "closed");
+            }
+        }
+        let count = self.network.totals.closed_by.get(reason);
+        count.fetch_add(1, Relaxed);
+    }
+}

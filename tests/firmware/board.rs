@@ -123,16 +123,28 @@ impl Board {
     }
 
     fn line(&mut self) -> String {
-        let line = self.lines.recv_timeout(PATIENCE);
-        let line = line.unwrap_or_else(|_| panic!("it went silent after {:?}", self.printed));
+        self.line_by(Instant::now() + PATIENCE)
+    }
+
+    fn line_by(&mut self, deadline: Instant) -> String {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = self.lines.recv_timeout(left);
+        let line = line.unwrap_or_else(|_| {
+            let last = self.printed.len().saturating_sub(20);
+            panic!(
+                "what was waited for did not come; the last lines: {:#?}",
+                &self.printed[last..]
+            )
+        });
         self.printed.push(line.clone());
         line
     }
 
     /// Waits for a line that begins like this, and returns its rest.
     pub(crate) fn wait_for(&mut self, beginning: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let line = self.line();
+            let line = self.line_by(deadline);
             if let Some(rest) = line.strip_prefix(beginning) {
                 return rest.trim().to_owned();
             }

@@ -116,7 +116,7 @@ fn a_sensor_without_its_gateway_goes_on_connecting() {
         board.wait_for("READY");
         // Two seconds each, and up to 1.6 of back-off: more than three minutes.
         for _ in 0..60 {
-            let failure = board.wait_for("cannot connect to 10.0.2.2:7: ");
+            let failure = board.wait_for("cannot connect to tcp 10.0.2.2:7: ");
             assert!(failure.contains("did not answer"), "{failure}");
         }
     }

@@ -55,6 +55,7 @@ pub mod message;
 mod metrics;
 #[cfg(feature = "alloc")]
 pub mod queue;
+mod report;
 pub mod ring;
 mod settings;
 pub mod storage;
@@ -82,6 +83,7 @@ pub use message::Message;
 pub use metrics::Metrics;
 #[cfg(feature = "alloc")]
 pub use queue::SendQueue;
+pub use report::Report;
 pub use ring::RingDecoder;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;

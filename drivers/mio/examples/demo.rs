@@ -6,7 +6,7 @@
 mod support;
 
 use clap::Parser;
-use cubenet_mio::{Error, Handler, Link, Message, Network, Transport};
+use cubenet_mio::{Error, Handler, Link, Message, Network, Report, Transport};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Ok(true) => support::print::ended(ExitCode::SUCCESS),
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            complain!("{error}");
+            complain!("{}", Report::new(&error));
             ExitCode::FAILURE
         }
     }

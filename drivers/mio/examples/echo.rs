@@ -6,7 +6,7 @@
 mod support;
 
 use clap::{Parser, ValueEnum};
-use cubenet_mio::{Error, Network, Transport};
+use cubenet_mio::{Error, Network, Report, Transport};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => support::print::ended(ExitCode::SUCCESS),
         Err(error) => {
-            complain!("{error}");
+            complain!("{}", Report::new(&error));
             ExitCode::FAILURE
         }
     }

@@ -13,7 +13,7 @@ mod support;
 use bytes::Bytes;
 use clap::Parser;
 use cubenet_mio::{
-    ConnectError, Connection, Error, Handler, Link, Message, Network, SendError, Transport,
+    ConnectError, Connection, Error, Handler, Link, Message, Network, Report, SendError, Transport,
 };
 use hdrhistogram::Histogram;
 use std::process::ExitCode;
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
     match run(&options) {
         Ok(good) => support::print::ended(ExitCode::from(u8::from(!good))),
         Err(error) => {
-            complain!("{error}");
+            complain!("{}", Report::new(&error));
             ExitCode::FAILURE
         }
     }

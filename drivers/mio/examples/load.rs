@@ -6,7 +6,7 @@
 mod support;
 
 use clap::{Parser, ValueEnum};
-use cubenet_mio::{Error, Limits, Network, Transport};
+use cubenet_mio::{Error, Limits, Network, Report, Transport};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
             support::print::ended(ExitCode::from(u8::from(!outcome.is_good())))
         }
         Err(error) => {
-            complain!("{error}");
+            complain!("{}", Report::new(&error));
             ExitCode::FAILURE
         }
     }

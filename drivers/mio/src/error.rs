@@ -1,12 +1,14 @@
 //! What can go wrong for the application, by operation.
 
-use cubenet_core::{LimitError, Transport};
+use cubenet_core::{LimitError, Report, Transport};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-/// Why a network could not be started, or an address not be listened on or called.
-#[derive(Debug)]
+/// Why a network could not be started, or an address not be listened on or connected to.
+///
+/// `Display` says what failed, and [`source`](std::error::Error::source) why. `Debug` says both in
+/// one line, as [`Report`] does, since that is what is printed when `main` returns an error.
 #[non_exhaustive]
 pub enum Error {
     /// The limits do not fit each other.
@@ -57,27 +59,24 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Limits(error) => error.fmt(f),
-            Error::Start(source) => write!(f, "cannot start the network: {source}"),
-            Error::Address { given, source } => {
-                write!(f, "cannot use the address {given}: {source}")
-            }
+            Error::Start(_) => f.write_str("cannot start the network"),
+            Error::Address { given, .. } => write!(f, "cannot use the address {given}"),
             Error::Listen {
                 transport,
                 address,
                 source,
             } => {
-                write!(f, "cannot listen on {transport} {address}: ")?;
-                // Not every system has words for it, or the same.
+                write!(f, "cannot listen on {transport} {address}")?;
                 if source.kind() == io::ErrorKind::AddrInUse {
-                    f.write_str("it is in use; end who has it, or take another port: ")?;
+                    f.write_str(
+                        ", which is in use: end the program that has it, or take another port",
+                    )?;
                 }
-                source.fmt(f)
+                Ok(())
             }
             Error::Connect {
-                transport,
-                address,
-                source,
-            } => write!(f, "cannot connect to {transport} {address}: {source}"),
+                transport, address, ..
+            } => write!(f, "cannot connect to {transport} {address}"),
             Error::TooManyConnections { limit } => {
                 write!(
                     f,
@@ -92,15 +91,60 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Report::new(self), f)
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Limits(error) => Some(error),
+            // What it says is what its limit error says.
+            Error::Limits(error) => error.source(),
             Error::Start(source)
             | Error::Address { source, .. }
             | Error::Listen { source, .. }
             | Error::Connect { source, .. } => Some(source),
             Error::TooManyConnections { .. } | Error::Unsupported { .. } | Error::Stopped => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    fn in_use() -> Error {
+        Error::Listen {
+            transport: Transport::Tcp,
+            address: ([127, 0, 0, 1], 7000).into(),
+            source: io::Error::new(io::ErrorKind::AddrInUse, "the system's words"),
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_its_source_and_a_report_says_both() {
+        let error = in_use();
+        let (says, source) = (error.to_string(), error.source().unwrap().to_string());
+        assert!(
+            says.starts_with("cannot listen on tcp 127.0.0.1:7000"),
+            "{says}"
+        );
+        assert!(says.contains("another port"), "{says}");
+        assert!(!says.contains(&source), "{says}");
+        assert_eq!(
+            format!("{}", Report::new(&error)),
+            format!("{says}: {source}")
+        );
+    }
+
+    #[test]
+    fn what_main_prints_is_one_readable_line() {
+        let error = in_use();
+        assert_eq!(format!("{error:?}"), format!("{}", Report::new(&error)));
+        let limits = Error::Limits(LimitError::new("max_message", "it is too much"));
+        assert_eq!(format!("{limits:?}"), limits.to_string());
     }
 }

@@ -77,8 +77,8 @@ pub use cubenet_core::address::{AddressLimits, Prefix, PrefixError};
 pub use cubenet_core::demux::Admission;
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
-    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, SendError, Timeout,
-    Transport, TransportError,
+    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, Report, SendError,
+    Timeout, Transport, TransportError,
 };
 pub use error::Error;
 pub use network::Network;

@@ -1,12 +1,15 @@
 //! What can go wrong for the application, by operation.
 
 use crate::conditions::FaultError;
-use cubenet_core::{LimitError, Transport};
+use cubenet_core::{LimitError, Report, Transport};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// Why a network could not be started, or an address not be listened on or called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a network could not be started, or an address not be listened on or connected to.
+///
+/// `Display` says what failed, and [`source`](std::error::Error::source) why. `Debug` says both in
+/// one line, as [`Report`] does.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// The limits do not fit each other.
@@ -29,7 +32,7 @@ pub enum Error {
         /// What the virtual host said.
         refusal: Refusal,
     },
-    /// The call could not even begin.
+    /// The connect could not even begin.
     Connect {
         /// On which transport.
         transport: Transport,
@@ -43,7 +46,7 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
-    /// The range of ports for those who call is empty, or begins at 0.
+    /// The range of ports for outgoing connections is empty, or begins at 0.
     NoPorts,
     /// No router that translates addresses is there; [`Simulation::nat`](crate::Simulation::nat)
     /// makes one.
@@ -64,7 +67,7 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Somebody listens there.
+    /// A socket is bound to it.
     InUse,
     /// The address is another host's.
     NotOurs,
@@ -98,15 +101,11 @@ impl fmt::Display for Error {
                 "cannot use the address {given}: it must be numbers, as in 10.0.0.1:7000"
             ),
             Error::Listen {
-                transport,
-                address,
-                refusal,
-            } => write!(f, "cannot listen on {transport} {address}: {refusal}"),
+                transport, address, ..
+            } => write!(f, "cannot listen on {transport} {address}"),
             Error::Connect {
-                transport,
-                address,
-                refusal,
-            } => write!(f, "cannot connect to {transport} {address}: {refusal}"),
+                transport, address, ..
+            } => write!(f, "cannot connect to {transport} {address}"),
             Error::TooManyConnections { limit } => write!(
                 f,
                 "there are {limit} connections already; raise `max_connections`"
@@ -128,11 +127,18 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Report::new(self), f)
+    }
+}
+
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Limits(error) => Some(error),
-            Error::Faults(error) => Some(error),
+            // What they say is what these say.
+            Error::Limits(error) => error.source(),
+            Error::Faults(error) => error.source(),
             Error::Listen { refusal, .. } | Error::Connect { refusal, .. } => Some(refusal),
             _ => None,
         }

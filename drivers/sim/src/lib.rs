@@ -192,8 +192,8 @@ pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
-    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, SendError, Timeout,
-    Transport, TransportError,
+    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, Report, SendError,
+    Timeout, Transport, TransportError,
 };
 pub use error::{Error, Refusal};
 pub use kernel::Traffic;

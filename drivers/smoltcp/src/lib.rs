@@ -98,7 +98,7 @@ mod stream;
 pub use common::{Accepted, Counts};
 pub use cubenet_core::{
     CloseReason, ConnectError, ConnectionId, FullPolicy, Handler, Instant, Limits, Link, Message,
-    SendError, Timeout, Transport, TransportError,
+    Report, SendError, Timeout, Transport, TransportError,
 };
 pub use error::Error;
 pub use memory::{Bytes, DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};

@@ -94,7 +94,7 @@ fn loopback() -> SocketAddr {
 impl super::Harness for Harness {
     fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
         let network = crate::try_network_with(limits);
-        let network = network.map_err(|error| error.to_string())?;
+        let network = network.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
         Ok(Box::new(At(network, self.address)))
     }
 

@@ -130,7 +130,7 @@ macro_rules! driver {
                 let listener = $driver::Network::listen(self, transport, address, accepted);
                 listener
                     .map(|listener| Box::new(listener) as _)
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| cubenet_core::Report::new(&error).to_string())
             }
 
             fn connect(
@@ -149,7 +149,7 @@ macro_rules! driver {
                 let connection = $driver::Network::connect(self, transport, address, handler);
                 connection
                     .map(|connection| Arc::new(connection) as _)
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| cubenet_core::Report::new(&error).to_string())
             }
 
             fn stop(&self, deadline: std::time::Duration) {

@@ -50,7 +50,9 @@ impl super::Harness for Harness {
         let builder = self.simulation.network(self.host());
         let builder = builder.threads(3).stream_buffer(16 << 10);
         let network = builder.limits(limits).start();
-        Ok(Box::new(network.map_err(|error| error.to_string())?))
+        Ok(Box::new(network.map_err(|error| {
+            cubenet_core::Report::new(&error).to_string()
+        })?))
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {

@@ -13,7 +13,8 @@ mod zone;
 
 use clap::Parser;
 use cubenet_mio::{
-    Error, FullPolicy, Handler, Limits, Link, ListenOptions, Message, Network, SendError, Transport,
+    Error, FullPolicy, Handler, Limits, Link, ListenOptions, Message, Network, Report, SendError,
+    Transport,
 };
 use domain::base::Name;
 use std::net::SocketAddr;
@@ -84,7 +85,7 @@ fn main() -> ExitCode {
     match run(&options, &zone) {
         Ok(()) => support::print::ended(ExitCode::SUCCESS),
         Err(error) => {
-            complain!("{error}");
+            complain!("{}", Report::new(&error));
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ mod workers;
 
 use cubenet_sim::{
     Bursts, CloseReason, Conditions, ConnectError, Connection, Faults, Handler, Instant, Limits,
-    Link, Message, Network, RawEnd, SendError, Simulation, Timeout, Transport,
+    Link, Message, Network, RawEnd, Report, SendError, Simulation, Timeout, Transport,
 };
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -283,9 +283,15 @@ fn bad_input_is_refused_with_a_reason() {
     let simulation = Simulation::new(11);
     let (server, network) = server_and_client(&simulation);
     let taken = server.listen(Transport::Tcp, "10.0.0.1:7000", |_| Some(Echo));
-    assert!(taken.unwrap_err().to_string().contains("in use"));
+    let taken = taken.unwrap_err();
+    assert!(Report::new(&taken).to_string().contains("in use"));
     let foreign = server.listen(Transport::Tcp, "10.0.0.2:7000", |_| Some(Echo));
-    assert!(foreign.unwrap_err().to_string().contains("not this host's"));
+    let foreign = foreign.unwrap_err();
+    assert!(
+        Report::new(&foreign)
+            .to_string()
+            .contains("not this host's")
+    );
     let name = network.connect(Transport::Tcp, "localhost:1", |_| Echo);
     assert!(name.unwrap_err().to_string().contains("numbers"));
     assert!(simulation.network(SERVER).start().is_err());

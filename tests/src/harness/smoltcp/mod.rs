@@ -202,7 +202,7 @@ impl super::Harness for Harness {
     fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
         let (interface, wire) = self.host();
         let network = Shared::new(interface, wire, limits, self.clock());
-        let network = network.map_err(|error| error.to_string())?;
+        let network = network.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
         self.hosts.borrow_mut().push(Box::new(Arc::clone(&network)));
         Ok(Box::new(network))
     }

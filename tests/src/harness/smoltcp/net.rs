@@ -151,7 +151,7 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
         };
         let address = address.unwrap_or_else(any);
         let listener = network.listen(transport, address, accepted);
-        let listener = listener.map_err(|error| error.to_string())?;
+        let listener = listener.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
         Ok(Box::new(Listener {
             shared: Arc::clone(self),
             listener,
@@ -172,7 +172,7 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
         let now = (self.now)();
         let mut network = self.lock();
         let id = network.connect(transport, address, Box::new(connecting), now);
-        let id = id.map_err(|error| error.to_string())?;
+        let id = id.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
         let handle = network.with(id, now, |link| Handle::new(self, link));
         Ok(Arc::new(handle.expect("it is on its way")))
     }

@@ -5,8 +5,8 @@
 //! run nothing may be left, lost, doubled, dead or spinning.
 //!
 //! ```sh
-//! tests/chaos/run --seconds 60          # new seeds for a minute, with faults
-//! tests/chaos/run --seed 42 --times 50  # one seed again; threads race, so several times
+//! drivers/mio/tests/chaos/run --seconds 60          # new seeds for a minute, with faults
+//! drivers/mio/tests/chaos/run --seed 42 --times 50  # one seed again; threads race, so several times
 //! ```
 
 mod checks;
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
                 for violation in violations.iter().take(20) {
                     println!("  {violation}");
                 }
-                println!("again: tests/chaos/run --seed {seed} --times 200");
+                println!("again: drivers/mio/tests/chaos/run --seed {seed} --times 200");
                 println!("{} passed, 1 failed", runs - 1);
                 return ExitCode::FAILURE;
             }

@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 const SIZES: [usize; 7] = [0, 1, 2, 255, 256, 65_534, 65_535];
 
 fn beside(file: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "real", file].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "tests/real_peers", file]
+        .iter()
+        .collect()
 }
 
 fn have_erlang() -> bool {

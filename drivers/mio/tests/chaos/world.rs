@@ -335,7 +335,7 @@ fn join(world: &World, what: &str, thread: thread::JoinHandle<()>) {
         if start.elapsed() > LONGEST {
             println!("chaos: stuck: {what}; pid {}", std::process::id());
             if std::env::var_os("CUBENET_CHAOS_WAIT").is_some() {
-                thread::sleep(Duration::from_hours(1));
+                thread::sleep(Duration::from_secs(3_600));
             }
             return world.violated(format!("stuck: {what} never came back"));
         }

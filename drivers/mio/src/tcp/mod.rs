@@ -1,4 +1,15 @@
 //! Connections over TCP.
+//!
+//! A layer between socket and messages, such as TLS or a PROXY header, has three seams, through
+//! which every byte passes once. No layer is built yet.
+//!
+//! - Before the decoder: `Stream::handle_bytes`, in [`read`]. Bytes are mutable there, to be
+//!   decrypted in place.
+//! - After the encoder: `SendState::transmit`, in [`send_state`]. A [`WriteBuf`](send_state::WriteBuf)
+//!   holds whole frames; records would be made of them here, so that a queue holds what goes on the
+//!   wire.
+//! - Below the queue: `write_some` and `SendState::flush`, in [`send_state`], which hand bytes to the
+//!   system and are told how many it took.
 
 pub(crate) mod conn;
 pub(crate) mod held;

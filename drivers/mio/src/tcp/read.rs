@@ -35,7 +35,8 @@ impl Stream {
                 }
                 Ok(read) => {
                     left -= read;
-                    let undelivered = self.deliver(&input[..read], &mut budget, resources);
+                    let bytes = &mut input[..read];
+                    let undelivered = self.handle_bytes(bytes, &mut budget, resources);
                     let rest = &input[read - undelivered..read];
                     self.hold(token, rest, resources);
                     // It goes on in the run queue: see `follow_pause`.
@@ -79,7 +80,19 @@ impl Stream {
         });
     }
 
-    /// Decodes what was read and hands each message to the handler, then lets the replies
+    /// The seam before the decoder: what the socket gave passes here once, and a layer such as TLS
+    /// would decrypt it in place. A plain stream has no layer.
+    #[inline]
+    fn handle_bytes(
+        &mut self,
+        bytes: &mut [u8],
+        budget: &mut Budget,
+        resources: &mut WorkerResources,
+    ) -> usize {
+        self.deliver(bytes, budget, resources)
+    }
+
+    /// Decodes bytes and hands each message to the handler, then lets the replies
     /// go. Returns how many bytes are left because the connection was paused, or the budget
     /// used up. What arrives after a close is dropped.
     pub(super) fn deliver(

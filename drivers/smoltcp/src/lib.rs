@@ -41,7 +41,7 @@
 //!     ports: &mut [const { None }; 1],
 //!     hosts: 8,
 //!     scratch: scratch.lend(),
-//!     early: &mut [],
+//!     pending_sends: &mut [],
 //! };
 //! let limits = Limits::new().with_max_message(2046).with_max_datagram(1472);
 //! let key = (0x1234, 0x5678); // From a source of randomness.
@@ -81,30 +81,26 @@ extern crate std;
 #[cfg(not(any(feature = "ipv4", feature = "ipv6")))]
 compile_error!("cubenet-smoltcp needs one of its features `ipv4` and `ipv6`, or both");
 
-mod common;
-mod early;
 mod error;
-mod gate;
 mod id;
-mod link;
 mod memory;
-mod neighbours;
 mod network;
-mod pool;
-mod port;
 mod stack;
-mod stream;
+mod tcp;
+mod udp;
 
-pub use common::{Accepted, Counts};
 pub use cubenet_core::{
     CloseReason, ConnectError, ConnectionId, FullPolicy, Handler, Instant, Limits, Link, Message,
     Report, SendError, Timeout, Transport, TransportError,
 };
 pub use error::Error;
-pub use memory::{Bytes, DatagramRing, Memory, PortMemory, PortParts, StreamMemory, StreamParts};
+pub use memory::{Bytes, Memory, PortMemory, StreamMemory, StreamParts};
+pub use network::shared::{Accepted, Counts};
 pub use network::{Listener, Network};
-pub use pool::Listening;
-pub use port::{Peer, Port, Remote};
 pub use smoltcp;
 pub use stack::Stack;
-pub use stream::Stream;
+pub use tcp::listeners::Listening;
+pub use tcp::stream::Stream;
+pub use udp::memory::{DatagramRing, PortParts};
+pub use udp::peer::{Peer, Remote};
+pub use udp::port::Port;

@@ -2,9 +2,11 @@
 
 use crate::error::Error;
 use crate::id::{MAX_PORTS, MAX_STREAMS};
-use crate::pool::Listening;
-use crate::port::{Peer, Port, Remote};
-use crate::stream::Stream;
+use crate::tcp::listeners::Listening;
+use crate::tcp::stream::Stream;
+use crate::udp::memory::PortParts;
+use crate::udp::peer::{Peer, Remote};
+use crate::udp::port::Port;
 use cubenet_core::demux::Slot;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{LimitError, Limits};
@@ -36,7 +38,7 @@ pub struct Memory<'a, H> {
     /// Holds what is sent on calls that are not answered yet, of all such calls together:
     /// each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
     /// `writable` is called once the call is answered.
-    pub early: &'a mut [u8],
+    pub pending_sends: &'a mut [u8],
 }
 
 /// Places for stream listeners that can be told apart.
@@ -223,7 +225,7 @@ impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRA
     /// Memory that nobody uses yet.
     pub const fn new() -> Self {
         PortMemory {
-            peers: [const { Peer::NOBODY }; PEERS],
+            peers: [const { Peer::EMPTY }; PEERS],
             slots: [Slot::FREE; PEERS],
             heads: [0; PEERS],
             metadata: Metadata::NotYet,
@@ -253,36 +255,5 @@ impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRA
 impl<H, const PEERS: usize, const DATAGRAMS: usize> Default for PortMemory<H, PEERS, DATAGRAMS> {
     fn default() -> Self {
         PortMemory::new()
-    }
-}
-
-/// Memory for one port, from [`PortMemory`] or elsewhere.
-pub struct PortParts<'a, H> {
-    pub(crate) peers: &'a mut [Peer<H>],
-    pub(crate) slots: &'a mut [Slot<Remote>],
-    pub(crate) heads: &'a mut [u32],
-    pub(crate) incoming: DatagramRing<'a>,
-    pub(crate) outgoing: DatagramRing<'a>,
-}
-
-/// Room for datagrams: one entry for each, and bytes for all together.
-pub type DatagramRing<'a> = (&'a mut [PacketMetadata], &'a mut [u8]);
-
-impl<'a, H> PortParts<'a, H> {
-    /// As many peers as `peers` and `slots` are long; as many `heads` as peers are right.
-    pub const fn new(
-        peers: &'a mut [Peer<H>],
-        slots: &'a mut [Slot<Remote>],
-        heads: &'a mut [u32],
-        incoming: DatagramRing<'a>,
-        outgoing: DatagramRing<'a>,
-    ) -> Self {
-        PortParts {
-            peers,
-            slots,
-            heads,
-            incoming,
-            outgoing,
-        }
     }
 }

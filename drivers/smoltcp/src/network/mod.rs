@@ -1,20 +1,24 @@
 //! The network: its streams, its ports, and the turn of everything in a poll.
 
 mod listener;
+mod maintenance;
+pub(crate) mod shared;
 mod stopping;
-mod upkeep;
 
 pub use listener::Listener;
 
-use crate::common::{Accepted, Common, Counts};
-use crate::early::Early;
 use crate::error::Error;
 use crate::id::{MAX_PEERS, Place, Serial, Serials};
-use crate::memory::{Memory, PortParts};
-use crate::pool::{self, Listeners, Listening, Used};
-use crate::port::{Port, Remote};
+use crate::memory::Memory;
+use crate::network::shared::{Accepted, Counts, Shared};
 use crate::stack::{self, Stack, endpoint, listen_endpoint};
-use crate::stream::{Stage, Stream};
+use crate::tcp::listeners::{Listeners, Listening, Used};
+use crate::tcp::pending_sends::PendingSends;
+use crate::tcp::pool;
+use crate::tcp::stream::{Stage, Stream};
+use crate::udp::memory::PortParts;
+use crate::udp::peer::Remote;
+use crate::udp::port::Port;
 use core::net::SocketAddr;
 use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, Transport};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
@@ -40,7 +44,7 @@ pub struct Network<'a, D, H> {
     /// A bit for each place of those: whether a stream waits there.
     pooled: u32,
     ports: &'a mut [Option<Port<'a, H>>],
-    common: Common<'a>,
+    shared: Shared<'a>,
     key: (u64, u64),
     /// Of the next listener: the number of the network, then that of the listener.
     generation: u32,
@@ -58,7 +62,7 @@ pub struct Network<'a, D, H> {
     /// When the stack has something to send, after the last poll.
     sends_at: Instant,
     /// No clock strikes before. Looking at all of them takes longer than a message does.
-    strikes_at: Instant,
+    next_timeout: Instant,
     /// Of the limits, in microseconds.
     shortest_timeout: u64,
 }
@@ -108,7 +112,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             stream.handle = Some(sockets.add(socket));
         }
         let first_socket = streams.slots.first().and_then(|stream| stream.handle);
-        let shortest_timeout = upkeep::shortest_timeout(&limits);
+        let shortest_timeout = maintenance::shortest_timeout(&limits);
         let stack = Stack::new(interface, device, sockets, capacity, key);
         let serials = Serials::new();
         let is_ethernet = stack.is_ethernet();
@@ -122,7 +126,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             },
             pooled: 0,
             ports: memory.ports,
-            common: Common {
+            shared: Shared {
                 limits,
                 now: Instant::ZERO,
                 open: 0,
@@ -131,13 +135,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 serials,
                 counts: Counts::default(),
                 scratch: memory.scratch,
-                early: Early::new(memory.early),
-                strikes: false,
-                clock_set: false,
+                pending_sends: PendingSends::new(memory.pending_sends),
+                timeouts_due: false,
+                timeout_set: false,
                 unsent: false,
                 datagrams: false,
                 is_ethernet,
-                to_do: false,
+                poll_again: false,
             },
             key,
             generation,
@@ -148,7 +152,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             asked_of: 0,
             postponed: 0,
             sends_at: Instant::ZERO,
-            strikes_at: Instant::ZERO,
+            next_timeout: Instant::ZERO,
             shortest_timeout,
         })
     }
@@ -165,7 +169,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             return Err(Error::Memory("a port has 2,048 peers at most"));
         }
         let sockets = &mut self.stack.sockets;
-        let port = Port::new(parts, place, sockets, &self.common.limits, self.key);
+        let port = Port::new(parts, place, sockets, &self.shared.limits, self.key);
         let port = port.ok_or(Error::Memory(
             "a port needs room for one peer, and for one datagram each way",
         ))?;
@@ -195,7 +199,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             endpoint.port = self.stack.free_port(transport).map_err(failed)?;
         }
         if transport == Transport::Udp {
-            self.hurry(self.stack.is_taken(transport, endpoint));
+            self.release_draining(self.stack.is_taken(transport, endpoint));
         }
         let own = transport == Transport::Tcp && self.listeners.has(endpoint);
         if own || self.stack.is_taken(transport, endpoint) {
@@ -214,9 +218,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 used: Used::Yes,
             });
             // To be shared out anew.
-            self.disarm(None);
+            self.empty_pools(None);
             self.listeners.count();
-            self.arm();
+            self.fill_pools();
         } else {
             let ports = self.ports.iter_mut().flatten();
             let free = ports.filter_map(|port| Some((port.free_room()?, port)));
@@ -238,7 +242,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// refused. At first there is no limit, and one host can hold every stream: behind one address
     /// there may be many.
     pub fn set_streams_per_address(&mut self, limit: usize) {
-        self.common.streams_per_address = limit;
+        self.shared.streams_per_address = limit;
     }
 
     /// Admits nobody any more. The connections that are there stay.
@@ -254,10 +258,10 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if let Some(place) = place {
             self.listeners.places[place] = None;
             self.listeners.count();
-            self.disarm(Some(place));
-            self.arm();
+            self.empty_pools(Some(place));
+            self.fill_pools();
         }
-        self.common.to_do = true;
+        self.shared.poll_again = true;
     }
 
     /// Connects to `address` at `now`; the handler is told how it went. Messages can be sent at
@@ -279,20 +283,20 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             problem,
         };
         let peer = endpoint(address).map_err(failed)?;
-        self.common.advance(now);
-        let now = self.common.now;
-        let limit = self.common.limits.max_connections();
-        let serial = self.common.reserve(transport);
+        self.shared.advance(now);
+        let now = self.shared.now;
+        let limit = self.shared.limits.max_connections();
+        let serial = self.shared.reserve(transport);
         let serial = serial.ok_or(Error::TooManyConnections { limit })?;
         let place = match transport {
-            Transport::Tcp => self.call(peer, handler, serial, now),
-            _ => self.call_datagrams(peer, handler, serial, now),
+            Transport::Tcp => self.connect_stream(peer, handler, serial, now),
+            _ => self.connect_datagrams(peer, handler, serial, now),
         };
-        self.common.to_do = true;
+        self.shared.poll_again = true;
         match place {
             Ok(place) => Ok(serial.id(place)),
             Err(problem) => {
-                self.common.release(transport);
+                self.shared.release(transport);
                 Err(problem.map_or(Error::NoRoom { transport }, failed))
             }
         }
@@ -300,22 +304,22 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
     /// Shares out the streams that are free, and those of callers that have begun and not gone
     /// on, if no other waits.
-    fn arm(&mut self) {
-        let (sockets, now) = (&mut self.stack.sockets, self.common.now);
-        let long_ago = pool::long_ago(now);
-        pool::arm(self.streams, sockets, &self.listeners, long_ago);
+    fn fill_pools(&mut self) {
+        let (sockets, now) = (&mut self.stack.sockets, self.shared.now);
+        let half_open_before = pool::half_open_before(now);
+        pool::fill_pools(self.streams, sockets, &self.listeners, half_open_before);
         self.pooled = pool::pooled(self.streams);
     }
 
     /// Takes the streams out of the pool of the listener at `place`, or of all.
-    fn disarm(&mut self, place: Option<usize>) {
-        let deadline = self.common.now.after(self.common.limits.drain_timeout());
-        self.common.clock_set |= place.is_some();
-        pool::disarm(self.streams, &mut self.stack.sockets, place, deadline);
+    fn empty_pools(&mut self, place: Option<usize>) {
+        let deadline = self.shared.now.after(self.shared.limits.drain_timeout());
+        self.shared.timeout_set |= place.is_some();
+        pool::empty_pools(self.streams, &mut self.stack.sockets, place, deadline);
     }
 
     /// Begins a stream call. `None` is a want of streams.
-    fn call(
+    fn connect_stream(
         &mut self,
         peer: IpEndpoint,
         handler: H,
@@ -328,22 +332,22 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let stream = &mut self.streams[slot];
         let handle = stream.handle.ok_or(None)?;
         let local = self.stack.connect(handle, peer)?;
-        self.stack.call_begins(now);
-        stream.call(handler, serial, peer, local, now);
+        self.stack.connect_begins(now);
+        stream.connect(handler, serial, peer, local, now);
         Ok(Place::Stream(slot))
     }
 
     /// Begins a datagram call. `None` is a want of ports.
-    fn call_datagrams(
+    fn connect_datagrams(
         &mut self,
         peer: IpEndpoint,
         handler: H,
         serial: Serial,
         now: Instant,
     ) -> Result<Place, Option<&'static str>> {
-        let local = self.stack.source(peer.addr, &self.common);
+        let local = self.stack.source(peer.addr, &self.shared);
         let local = local.ok_or("it has no route")?;
-        self.hurry(false);
+        self.release_draining(false);
         let remote = Remote {
             endpoint: peer,
             local,
@@ -363,19 +367,19 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         &mut self,
         id: ConnectionId,
         now: Instant,
-        reach: impl FnOnce(&mut dyn Link) -> R,
+        with_link: impl FnOnce(&mut dyn Link) -> R,
     ) -> Option<R> {
-        self.common.advance(now);
-        self.common.to_do = true;
+        self.shared.advance(now);
+        self.shared.poll_again = true;
         match Place::of(id) {
             Place::Stream(slot) => {
                 let stream = self.streams.get_mut(slot)?;
                 let socket = self.stack.sockets.get_mut::<tcp::Socket>(stream.handle?);
-                stream.reach(slot, id, socket, &mut self.common, reach)
+                stream.with_link(slot, id, socket, &mut self.shared, with_link)
             }
             Place::Peer { port, slot } => {
                 let port = self.ports.get_mut(port)?.as_mut()?;
-                port.reach(slot, id, &mut self.stack.sockets, &self.common, reach)
+                port.with_link(slot, id, &mut self.stack.sockets, &self.shared, with_link)
             }
         }
     }
@@ -386,8 +390,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// The clock must be monotonic. If `now` is before the time of an earlier call, it is taken
     /// for that: no deadline passes until the clock has caught up.
     pub fn poll(&mut self, now: Instant) {
-        let now = now.max(self.common.now);
-        self.common.now = now;
+        let now = now.max(self.shared.now);
+        self.shared.now = now;
         if core::mem::take(&mut self.lent) && self.has_lost_an_address() {
             self.check_addresses();
         }
@@ -399,51 +403,51 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
         // Not before the frames that wait in the device have been taken: after a late poll, some of
         // them are from peers that would be closed as idle. A flood postpones it for a while only.
-        let due = now >= self.strikes_at;
+        let due = now >= self.next_timeout;
         let more = frames == FRAMES_PER_POLL || due && !self.stack.can_send(now);
         if !more && self.pooled != self.listeners.used {
             // Handshakes that were completed in time have been seen.
-            self.arm();
+            self.fill_pools();
         }
         self.postponed = if due && more { self.postponed + 1 } else { 0 };
-        self.common.strikes = due && (!more || self.postponed > MAX_POSTPONED);
-        if self.common.strikes {
+        self.shared.timeouts_due = due && (!more || self.postponed > MAX_POSTPONED);
+        if self.shared.timeouts_due {
             self.postponed = 0;
             self.stop_in_time();
         }
-        let asked = core::mem::take(&mut self.common.to_do);
-        if self.common.strikes || asked {
+        let asked = core::mem::take(&mut self.shared.poll_again);
+        if self.shared.timeouts_due || asked {
             self.serve();
         }
-        if self.common.strikes {
-            self.strikes_at = self.poll_timeout();
-            self.common.strikes = false;
+        if self.shared.timeouts_due {
+            self.next_timeout = self.poll_timeout();
+            self.shared.timeouts_due = false;
         }
         self.sends_at = self.stack.egress(now, FRAMES_PER_POLL);
         if self.stack.was_exhausted() {
-            self.serve_another_first();
+            self.rotate_sockets();
         }
         if !more && now >= self.stack.neighbours_timeout() {
-            self.find_neighbours();
+            self.resolve_neighbours();
         }
-        if core::mem::take(&mut self.common.datagrams) {
+        if core::mem::take(&mut self.shared.datagrams) {
             for port in self.ports.iter_mut().flatten() {
-                port.see_what_left(&self.stack.sockets, &mut self.common);
+                port.after_egress(&self.stack.sockets, &mut self.shared);
             }
         }
-        if self.common.unsent {
+        if self.shared.unsent {
             // Whoever waited for that.
             self.serve();
             self.sends_at = self.stack.poll_at(now);
         }
-        self.common.to_do |= more;
+        self.shared.poll_again |= more;
         // A clock that was set since the last look strikes no earlier than this. Where nothing has
         // happened none was set.
-        let lives = self.common.open > 0 || self.common.unsent;
-        if lives && (frames > 0 || asked) || self.common.clock_set {
-            self.common.clock_set = false;
+        let lives = self.shared.open > 0 || self.shared.unsent;
+        if lives && (frames > 0 || asked) || self.shared.timeout_set {
+            self.shared.timeout_set = false;
             let soonest = now.as_micros().saturating_add(self.shortest_timeout);
-            self.strikes_at = self.strikes_at.min(Instant::from_micros(soonest));
+            self.next_timeout = self.next_timeout.min(Instant::from_micros(soonest));
         }
     }
 
@@ -452,13 +456,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         let Network {
             stack,
             listeners,
-            common,
+            shared,
             pooled,
             ..
         } = self;
-        let deaf = |port| listeners.is_dry(*pooled, port);
+        let syn_filter = |port| listeners.is_exhausted(*pooled, port);
         let any = *pooled != listeners.used;
-        stack.ingress(common.now, if any { Some(&deaf) } else { None })
+        stack.ingress(shared.now, if any { Some(&syn_filter) } else { None })
     }
 
     /// Everybody's turn.
@@ -468,55 +472,55 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             streams,
             listeners,
             ports,
-            common,
+            shared,
             pooled,
             ..
         } = self;
         *pooled = 0;
         let mut free = false;
-        common.to_do = false;
-        common.unsent = false;
+        shared.poll_again = false;
+        shared.unsent = false;
         for slot in 0..streams.len() {
             let Some(handle) = streams[slot].handle else {
                 continue;
             };
-            let limit = common.streams_per_address;
+            let limit = shared.streams_per_address;
             let too_many =
                 limit < usize::MAX && pool::is_one_too_many(streams, &stack.sockets, slot, limit);
             let socket = stack.sockets.get_mut::<tcp::Socket>(handle);
             if too_many {
-                streams[slot].refuse(socket, common);
+                streams[slot].refuse(socket, shared);
             }
             let stream = &mut streams[slot];
-            stream.turn(slot, socket, listeners, common);
+            stream.poll(slot, socket, listeners, shared);
             match stream.stage {
                 Stage::Live(_) => {}
                 Stage::Free => free = true,
-                Stage::Ending { .. } => common.unsent = true,
+                Stage::Ending { .. } => shared.unsent = true,
                 Stage::Pooled { .. } => {
-                    *pooled |= stream.waits_at().map_or(0, |place| 1 << place);
+                    *pooled |= stream.listens_for().map_or(0, |place| 1 << place);
                 }
             }
         }
-        let some_may_be_spared = *pooled != 0 || common.unsent;
-        if *pooled != listeners.used && some_may_be_spared || free {
-            *pooled |= pool::arm(streams, &mut stack.sockets, listeners, Instant::ZERO);
+        let some_can_be_reused = *pooled != 0 || shared.unsent;
+        if *pooled != listeners.used && some_can_be_reused || free {
+            *pooled |= pool::fill_pools(streams, &mut stack.sockets, listeners, Instant::ZERO);
         }
         for port in ports.iter_mut().flatten() {
-            port.turn(&mut stack.interface, &mut stack.sockets, common);
+            port.poll(&mut stack.interface, &mut stack.sockets, shared);
         }
     }
 
     /// When the first clock strikes.
     fn poll_timeout(&self) -> Instant {
-        let limits = &self.common.limits;
+        let limits = &self.shared.limits;
         let streams = self
             .streams
             .iter()
             .map(|stream| stream.poll_timeout(limits));
         let ports = self.ports.iter().flatten();
         let ports = ports.map(|port| port.poll_timeout(limits));
-        let stops_at = self.stops_at.filter(|at| *at > self.common.now);
+        let stops_at = self.stops_at.filter(|at| *at > self.shared.now);
         let stops_at = stops_at.filter(|_| !self.is_stopped());
         streams
             .chain(ports)
@@ -527,7 +531,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// When [`Network::poll`] has to be called next, unless a frame arrives before;
     /// [`Instant::NEVER`] if nothing is to come. It may be early, never late.
     pub fn poll_at(&mut self, now: Instant) -> Instant {
-        if self.common.to_do {
+        if self.shared.poll_again {
             return now;
         }
         if self.lent {
@@ -536,17 +540,17 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
                 return now;
             }
         }
-        let at = self.strikes_at.min(self.sends_at);
+        let at = self.next_timeout.min(self.sends_at);
         at.min(self.stack.neighbours_timeout()).max(now)
     }
 
     /// Somebody needs a port. If none is free, or its address is needed, those that only wait
     /// for goodbyes to leave wait no longer.
-    fn hurry(&mut self, address_is_needed: bool) {
+    fn release_draining(&mut self, address_is_needed: bool) {
         let mut ports = self.ports.iter().flatten();
         if address_is_needed || !ports.any(|port| port.free_room().is_some()) {
             for port in self.ports.iter_mut().flatten() {
-                port.hurry(&mut self.stack.sockets);
+                port.release_draining(&mut self.stack.sockets);
             }
         }
     }
@@ -564,17 +568,17 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
     /// Connections there are, calls that are under way included.
     pub fn open(&self) -> usize {
-        self.common.open
+        self.shared.open
     }
 
     /// What it has done so far.
     pub fn counts(&self) -> Counts {
-        self.common.counts
+        self.shared.counts
     }
 
     /// The bounds it keeps.
     pub fn limits(&self) -> &Limits {
-        &self.common.limits
+        &self.shared.limits
     }
 
     /// The device.

@@ -2,8 +2,8 @@
 
 use super::Network;
 use crate::id::Place;
-use crate::pool;
-use crate::stream::{Stage, Stream};
+use crate::tcp::pool;
+use crate::tcp::stream::{Stage, Stream};
 use core::time::Duration;
 use cubenet_core::{Handler, Instant};
 use smoltcp::phy::Device;
@@ -16,14 +16,14 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
         if self.stops_at.is_some() {
             return;
         }
-        self.common.advance(now);
-        let stops_at = self.common.now.after(deadline);
+        self.shared.advance(now);
+        let stops_at = self.shared.now.after(deadline);
         self.stops_at = Some(stops_at);
-        self.strikes_at = self.strikes_at.min(stops_at);
+        self.next_timeout = self.next_timeout.min(stops_at);
         self.listeners.places.fill_with(|| None);
         self.listeners.count();
         for place in 0..self.listeners.places.len() {
-            self.disarm(Some(place));
+            self.empty_pools(Some(place));
         }
         self.close_all(true);
     }
@@ -31,18 +31,18 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
     /// Whether it was stopped, every connection has ended, and every stream's peer was told.
     pub fn is_stopped(&self) -> bool {
         let told = |stream: &Stream<H>| {
-            matches!(stream.stage, Stage::Free) || pool::is_spent(stream, &self.stack.sockets)
+            matches!(stream.stage, Stage::Free) || pool::is_delivered(stream, &self.stack.sockets)
         };
-        let Some(stops_at) = self.stops_at.filter(|_| self.common.open == 0) else {
+        let Some(stops_at) = self.stops_at.filter(|_| self.shared.open == 0) else {
             return false;
         };
         let mut ports = self.ports.iter().flatten();
-        let all_left = ports.all(|port| port.is_told(&self.stack.sockets));
-        self.streams.iter().all(told) && (all_left || self.common.now >= stops_at)
+        let all_left = ports.all(|port| port.is_drained(&self.stack.sockets));
+        self.streams.iter().all(told) && (all_left || self.shared.now >= stops_at)
     }
 
     pub(super) fn stop_in_time(&mut self) {
-        if self.stops_at.is_some_and(|at| self.common.now >= at) && self.common.open > 0 {
+        if self.stops_at.is_some_and(|at| self.shared.now >= at) && self.shared.open > 0 {
             self.close_all(false);
         }
     }
@@ -51,8 +51,8 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
     fn close_all(&mut self, in_order: bool) {
         for slot in 0..self.streams.len() {
             if let Stage::Live(live) = &self.streams[slot].stage {
-                let id = live.ends.serial.id(Place::Stream(slot));
-                let now = self.common.now;
+                let id = live.conn.serial.id(Place::Stream(slot));
+                let now = self.shared.now;
                 self.with(
                     id,
                     now,
@@ -63,6 +63,6 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
         for port in self.ports.iter_mut().flatten() {
             port.close_all(in_order);
         }
-        self.common.to_do = true;
+        self.shared.poll_again = true;
     }
 }

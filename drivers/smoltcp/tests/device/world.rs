@@ -190,7 +190,7 @@ pub(crate) fn start_among(family: Family, limits: Limits, hosts: usize) -> Resul
         ports: leak([const { None }; 3]),
         hosts,
         scratch: leak(Bytes::<RING>::new()).lend(),
-        early: leak([0; 64]),
+        pending_sends: leak([0; 64]),
     };
     let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
     // A port on which nothing could be received is refused, and takes no place.

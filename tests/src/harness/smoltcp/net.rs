@@ -58,7 +58,7 @@ fn leak_with<T>(value: impl Fn() -> T, count: usize) -> &'static mut [T] {
 fn port() -> PortParts<'static, Boxed> {
     let ring = || (leak(PacketMetadata::EMPTY, DATAGRAMS), leak(0, BYTES));
     PortParts::new(
-        leak_with(|| Peer::NOBODY, PEERS),
+        leak_with(|| Peer::EMPTY, PEERS),
         leak(cubenet_core::demux::Slot::<Remote>::FREE, PEERS),
         leak(0, PEERS),
         ring(),
@@ -84,7 +84,7 @@ impl<D: Device + Send + 'static> Shared<D> {
             ports: leak_with(|| None, PORTS),
             hosts: 8,
             scratch: leak(0, TRANSMIT),
-            early: leak(0, TRANSMIT),
+            pending_sends: leak(0, TRANSMIT),
         };
         let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
         for _ in 0..PORTS {

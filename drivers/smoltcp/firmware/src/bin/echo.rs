@@ -144,7 +144,7 @@ fn serve() -> Result<(), Error> {
         ports: PORTS.take(),
         hosts: 14,
         scratch: SCRATCH.take().lend(),
-        early: &mut [],
+        pending_sends: &mut [],
     };
     let limits = Limits::new()
         .with_max_message(MAX_MESSAGE)

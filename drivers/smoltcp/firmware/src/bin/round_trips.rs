@@ -80,7 +80,7 @@ fn measure() -> Result<(), Error> {
         ports: PORTS.take(),
         hosts: 2,
         scratch: SCRATCH.take().lend(),
-        early: &mut [],
+        pending_sends: &mut [],
     };
     let limits = Limits::new()
         .with_max_message(BYTES - 2)

@@ -203,7 +203,7 @@ fn measure() -> Result<(), Error> {
         ports: PORTS.take(),
         hosts: 2,
         scratch: SCRATCH.take().lend(),
-        early: &mut [],
+        pending_sends: &mut [],
     };
     let limits = Limits::new()
         .with_max_message(16)

@@ -1,15 +1,14 @@
 //! What a handler is handed: a connection and, as far as it can be reached meanwhile, its
 //! socket.
 
-use crate::common::Context;
-use crate::early::Early;
-use crate::port::Remote;
+use crate::network::shared::Context;
 use crate::stack::address;
-use crate::stream::Ends;
+use crate::tcp::conn::StreamConn;
+use crate::tcp::pending_sends::PendingSends;
 use core::net::SocketAddr;
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::{Backlog, CloseReason, ConnectionId, DatagramHalf, Instant, Link, SendError};
-use smoltcp::socket::{tcp, udp};
+use cubenet_core::{Backlog, CloseReason, ConnectionId, Instant, Link, SendError};
+use smoltcp::socket::tcp;
 
 /// Where a stream's messages go.
 pub(crate) enum Output<'l, 's> {
@@ -18,8 +17,8 @@ pub(crate) enum Output<'l, 's> {
     /// Into the scratch, while the socket lends a message out of its receive ring.
     Held(&'l mut Held<'s>),
     /// To where frames wait until the call is answered.
-    Early {
-        frames: &'l mut Early<'s>,
+    PendingSends {
+        frames: &'l mut PendingSends<'s>,
         /// Bytes that the transmit ring will hold.
         capacity: usize,
     },
@@ -49,10 +48,10 @@ impl Held<'_> {
 
 /// A stream, for its handler.
 pub(crate) struct StreamLink<'l, 's> {
-    pub(crate) ends: &'l mut Ends,
+    pub(crate) conn: &'l mut StreamConn,
     pub(crate) output: Output<'l, 's>,
     pub(crate) context: Context<'l>,
-    /// Its slot, as [`Early`] knows it.
+    /// Its slot, as [`PendingSends`] knows it.
     pub(crate) slot: usize,
 }
 
@@ -62,7 +61,7 @@ impl StreamLink<'_, '_> {
         let (queued, capacity) = match &self.output {
             Output::Ring(socket) => (socket.send_queue(), socket.send_capacity()),
             Output::Held(held) => (held.queued + held.len, held.capacity),
-            Output::Early { frames, capacity } => (frames.queued(self.slot), *capacity),
+            Output::PendingSends { frames, capacity } => (frames.queued(self.slot), *capacity),
             Output::Nowhere => (0, usize::MAX),
         };
         Backlog::fixed(queued, capacity)
@@ -73,7 +72,7 @@ impl Link for StreamLink<'_, '_> {
     fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
         let len = message.len();
         let backlog = self.backlog();
-        let connection = &mut self.ends.connection;
+        let connection = &mut self.conn.connection;
         let header = connection.admit(len, backlog, self.context.limits)?;
         match &mut self.output {
             Output::Ring(socket) => {
@@ -81,7 +80,7 @@ impl Link for StreamLink<'_, '_> {
                 let _ = socket.send_slice(message);
             }
             Output::Held(held) => held.push(header, message),
-            Output::Early { frames, .. } => {
+            Output::PendingSends { frames, .. } => {
                 if !frames.push(self.slot, header, message) {
                     return Err(connection.send.handle_full());
                 }
@@ -90,32 +89,32 @@ impl Link for StreamLink<'_, '_> {
             Output::Nowhere => return Err(SendError::Closed),
         }
         let queued = backlog.own + HEADER_LEN + len;
-        self.ends.queued(self.context.now, queued);
+        self.conn.handle_sent(queued, self.context.now);
         Ok(())
     }
 
     fn close(&mut self) {
-        self.ends.connection.close(self.context.now);
+        self.conn.connection.close(self.context.now);
     }
 
     fn abort(&mut self) {
-        self.ends.connection.abort(CloseReason::Local);
+        self.conn.connection.abort(CloseReason::Local);
     }
 
     fn is_closed(&self) -> bool {
-        !self.ends.connection.state().accepts_messages()
+        !self.conn.connection.state().accepts_messages()
     }
 
     fn peer_addr(&self) -> SocketAddr {
-        address(self.ends.peer)
+        address(self.conn.peer)
     }
 
     fn local_addr(&self) -> SocketAddr {
-        address(self.ends.local)
+        address(self.conn.local)
     }
 
     fn id(&self) -> ConnectionId {
-        self.ends.serial.id(self.context.place)
+        self.conn.serial.id(self.context.place)
     }
 
     fn queued(&self) -> usize {
@@ -123,76 +122,14 @@ impl Link for StreamLink<'_, '_> {
     }
 
     fn pause(&mut self) {
-        self.ends.connection.recv.set_paused(true, self.context.now);
+        self.conn.connection.recv.set_paused(true, self.context.now);
     }
 
     fn resume(&mut self) {
-        self.ends
+        self.conn
             .connection
             .recv
             .set_paused(false, self.context.now);
-    }
-
-    fn now(&self) -> Instant {
-        self.context.now
-    }
-}
-
-/// A datagram peer, for its handler.
-pub(crate) struct PeerLink<'l, 's> {
-    pub(crate) socket: &'l mut udp::Socket<'s>,
-    pub(crate) remote: Remote,
-    pub(crate) id: ConnectionId,
-    pub(crate) half: &'l mut DatagramHalf,
-    pub(crate) context: Context<'l>,
-}
-
-impl Link for PeerLink<'_, '_> {
-    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        // All peers of the port share its ring, so what waits there is no peer's own.
-        let backlog = Backlog::fixed(0, self.socket.payload_send_capacity());
-        self.half
-            .admit(message.len(), backlog, self.context.limits)?;
-        if self.remote.send(self.socket, message) {
-            return Ok(());
-        }
-        Err(self.half.handle_full())
-    }
-
-    fn close(&mut self) {
-        self.half.close();
-    }
-
-    fn abort(&mut self) {
-        self.half.abort(CloseReason::Local);
-    }
-
-    fn is_closed(&self) -> bool {
-        !self.half.state().accepts_messages()
-    }
-
-    fn peer_addr(&self) -> SocketAddr {
-        address(self.remote.endpoint)
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        SocketAddr::new(self.remote.local.into(), self.socket.endpoint().port)
-    }
-
-    fn id(&self) -> ConnectionId {
-        self.id
-    }
-
-    fn queued(&self) -> usize {
-        self.socket.send_queue()
-    }
-
-    fn pause(&mut self) {
-        self.half.set_paused(true);
-    }
-
-    fn resume(&mut self) {
-        self.half.set_paused(false);
     }
 
     fn now(&self) -> Instant {

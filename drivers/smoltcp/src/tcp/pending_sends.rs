@@ -10,14 +10,14 @@ use cubenet_core::frame::{self, HEADER_LEN};
 const SLOT_LEN: usize = 2;
 
 /// Frames that wait for their calls to be answered.
-pub(crate) struct Early<'a> {
+pub(crate) struct PendingSends<'a> {
     memory: &'a mut [u8],
     used: usize,
 }
 
-impl<'a> Early<'a> {
+impl<'a> PendingSends<'a> {
     pub(crate) fn new(memory: &'a mut [u8]) -> Self {
-        Early { memory, used: 0 }
+        PendingSends { memory, used: 0 }
     }
 
     /// Adds a frame; `false`, and nothing is added, if it does not fit.
@@ -75,37 +75,41 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    fn taken(early: &mut Early<'_>, slot: usize) -> Vec<Vec<u8>> {
+    fn taken(pending_sends: &mut PendingSends<'_>, slot: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        early.take(slot, |frame| frames.push(frame.to_vec()));
+        pending_sends.take(slot, |frame| frames.push(frame.to_vec()));
         frames
     }
 
     #[test]
     fn every_stream_gets_its_own_frames_in_order() {
         let mut memory = [0; 40];
-        let mut early = Early::new(&mut memory);
-        assert!(early.push(1, [0, 3], b"one"));
-        assert!(early.push(300, [0, 0], b""));
-        assert!(early.push(1, [0, 3], b"two"));
+        let mut pending_sends = PendingSends::new(&mut memory);
+        assert!(pending_sends.push(1, [0, 3], b"one"));
+        assert!(pending_sends.push(300, [0, 0], b""));
+        assert!(pending_sends.push(1, [0, 3], b"two"));
         assert_eq!(
-            [early.queued(1), early.queued(300), early.queued(2)],
+            [
+                pending_sends.queued(1),
+                pending_sends.queued(300),
+                pending_sends.queued(2)
+            ],
             [10, 2, 0]
         );
-        assert_eq!(taken(&mut early, 1), [b"\0\x03one", b"\0\x03two"]);
-        assert_eq!(early.queued(1), 0);
-        assert_eq!(taken(&mut early, 300), [b"\0\0"]);
-        assert_eq!(early.used, 0);
+        assert_eq!(taken(&mut pending_sends, 1), [b"\0\x03one", b"\0\x03two"]);
+        assert_eq!(pending_sends.queued(1), 0);
+        assert_eq!(taken(&mut pending_sends, 300), [b"\0\0"]);
+        assert_eq!(pending_sends.used, 0);
     }
 
     #[test]
     fn what_does_not_fit_is_refused_whole() {
         let mut memory = [0; 10];
-        let mut early = Early::new(&mut memory);
-        assert!(!early.push(0, [0, 7], &[7; 7]));
-        assert!(early.push(0, [0, 6], &[7; 6]));
-        assert!(!early.push(0, [0, 0], b""));
-        assert_eq!(early.queued(0), 8);
-        assert!(!Early::new(&mut []).push(0, [0, 0], b""));
+        let mut pending_sends = PendingSends::new(&mut memory);
+        assert!(!pending_sends.push(0, [0, 7], &[7; 7]));
+        assert!(pending_sends.push(0, [0, 6], &[7; 6]));
+        assert!(!pending_sends.push(0, [0, 0], b""));
+        assert_eq!(pending_sends.queued(0), 8);
+        assert!(!PendingSends::new(&mut []).push(0, [0, 0], b""));
     }
 }

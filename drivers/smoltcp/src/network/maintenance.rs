@@ -2,8 +2,8 @@
 //! hosts, and the end of connections whose address is gone.
 
 use super::Network;
-use crate::port::{NEIGHBOUR_TIMEOUT, Port};
-use crate::stream::Stream;
+use crate::tcp::stream::Stream;
+use crate::udp::port::{NEIGHBOUR_TIMEOUT, Port};
 use core::time::Duration;
 use cubenet_core::{Handler, Instant, Limits};
 use smoltcp::phy::Device;
@@ -14,7 +14,7 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
     /// first might be served alone: another that may have something to send takes its place.
     #[cold]
     #[inline(never)]
-    pub(super) fn serve_another_first(&mut self) {
+    pub(super) fn rotate_sockets(&mut self) {
         let (streams, ports) = (self.streams.len(), self.ports.len());
         let Some(first) = self.first_socket else {
             return;
@@ -22,10 +22,10 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
         for _ in 0..streams + ports {
             self.served_first = (self.served_first + 1) % (streams + ports);
             let handle = match self.served_first.checked_sub(streams) {
-                None => self.streams[self.served_first].sends(&self.stack.sockets),
+                None => self.streams[self.served_first].with_output(&self.stack.sockets),
                 Some(port) => {
                     let port = self.ports[port].as_ref();
-                    port.and_then(|port| port.sends(&self.stack.sockets))
+                    port.and_then(|port| port.with_output(&self.stack.sockets))
                 }
             };
             let Some(second) = handle.filter(|handle| *handle != first) else {
@@ -46,10 +46,10 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
     /// answered.
     #[cold]
     #[inline(never)]
-    pub(super) fn find_neighbours(&mut self) {
-        let now = self.common.now;
+    pub(super) fn resolve_neighbours(&mut self) {
+        let now = self.shared.now;
         // What waited for it can leave.
-        self.common.to_do |= self.stack.give_up_missing(now);
+        self.shared.poll_again |= self.stack.give_up_missing(now);
         if !self.stack.begin_round(now) {
             return;
         }
@@ -60,9 +60,9 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
                     let stream = &self.streams[nth];
                     let handle = stream.handle;
                     let socket = handle.map(|handle| self.stack.sockets.get::<tcp::Socket>(handle));
-                    socket.and_then(|socket| stream.seeks(socket))
+                    socket.and_then(|socket| stream.peer_to_resolve(socket))
                 }
-                Some(port) => self.ports[port].as_ref().and_then(Port::seeks),
+                Some(port) => self.ports[port].as_ref().and_then(Port::peer_to_resolve),
             };
             if host.is_some_and(|host| !self.stack.ask(host, now)) {
                 // The device has no room: the round goes on from here.
@@ -71,8 +71,8 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
             }
         }
         self.asked_of = 0;
-        if self.streams.iter().any(Stream::is_called) {
-            self.stack.call_begins(now);
+        if self.streams.iter().any(Stream::is_connecting) {
+            self.stack.connect_begins(now);
         }
     }
 
@@ -81,11 +81,11 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
     #[cold]
     #[inline(never)]
     pub(super) fn has_lost_an_address(&mut self) -> bool {
-        let (interface, common) = (&mut self.stack.interface, &self.common);
+        let (interface, shared) = (&mut self.stack.interface, &self.shared);
         let mut streams = self.streams.iter();
         let mut ports = self.ports.iter().flatten();
         streams.any(|stream| stream.has_lost_its_address(interface))
-            || ports.any(|port| port.has_lost_an_address(interface, common))
+            || ports.any(|port| port.has_lost_an_address(interface, shared))
     }
 
     /// Ends the connections whose local addresses the interface has lost.
@@ -97,9 +97,9 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
             stream.check_address(interface);
         }
         for port in self.ports.iter_mut().flatten() {
-            port.check_addresses(interface, &mut self.stack.sockets, &mut self.common);
+            port.check_addresses(interface, &mut self.stack.sockets, &mut self.shared);
         }
-        self.common.to_do = true;
+        self.shared.poll_again = true;
     }
 }
 

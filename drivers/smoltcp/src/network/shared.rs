@@ -1,7 +1,7 @@
 //! What all connections of a network share.
 
-use crate::early::Early;
 use crate::id::{Place, Serial, Serials};
+use crate::tcp::pending_sends::PendingSends;
 use cubenet_core::{Instant, Limits, Link, Transport};
 
 /// Decides about a new connection: its handler, or `None` to turn it away. It may be called
@@ -31,7 +31,7 @@ pub struct Counts {
 }
 
 /// What all connections of a network share.
-pub(crate) struct Common<'a> {
+pub(crate) struct Shared<'a> {
     pub(crate) limits: Limits,
     /// The time of this poll, or of this call from outside.
     pub(crate) now: Instant,
@@ -45,11 +45,11 @@ pub(crate) struct Common<'a> {
     pub(crate) counts: Counts,
     /// Holds what a callback is lent, or what it sends meanwhile.
     pub(crate) scratch: &'a mut [u8],
-    pub(crate) early: Early<'a>,
+    pub(crate) pending_sends: PendingSends<'a>,
     /// A clock may strike in this turn.
-    pub(crate) strikes: bool,
+    pub(crate) timeouts_due: bool,
     /// A clock was set for what is no connection.
-    pub(crate) clock_set: bool,
+    pub(crate) timeout_set: bool,
     /// Somebody waits for something to be sent: a stream whose connection is over, a datagram
     /// peer for room.
     pub(crate) unsent: bool,
@@ -58,10 +58,10 @@ pub(crate) struct Common<'a> {
     /// There are datagrams on their way out.
     pub(crate) datagrams: bool,
     /// There is something to do that no frame and no timer announces.
-    pub(crate) to_do: bool,
+    pub(crate) poll_again: bool,
 }
 
-impl Common<'_> {
+impl Shared<'_> {
     /// It is `now`, or still the moment that it was, if the clock was set back.
     pub(crate) fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);

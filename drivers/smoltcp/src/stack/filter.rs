@@ -4,31 +4,31 @@
 //! again soon, it is better not to answer: the caller tries again after a second.
 
 #[cfg(feature = "ipv6")]
-use crate::neighbours;
-use crate::neighbours::Watch;
+use crate::stack::neighbours;
+use crate::stack::neighbours::Watch;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 /// Whether callers of a port are not heard; `None` if all are.
-pub(crate) type Deaf<'g> = Option<&'g dyn Fn(u16) -> bool>;
+pub(crate) type SynFilter<'g> = Option<&'g dyn Fn(u16) -> bool>;
 
 /// A device, some of whose callers are not heard, and whose frames are looked at.
-pub(crate) struct Gate<'g, D> {
+pub(crate) struct FilteredDevice<'g, D> {
     pub(crate) device: &'g mut D,
     pub(crate) medium: Medium,
-    pub(crate) deaf: Deaf<'g>,
+    pub(crate) syn_filter: SynFilter<'g>,
     pub(crate) watch: &'g Watch,
     /// A frame that arrives as if the device had received it.
     pub(crate) injected: Option<&'g [u8]>,
 }
 
-impl<'g, D: Device> Device for Gate<'g, D> {
+impl<'g, D: Device> Device for FilteredDevice<'g, D> {
     type RxToken<'a>
-        = Guarded<'g, D::RxToken<'a>>
+        = FilteredRxToken<'g, D::RxToken<'a>>
     where
         Self: 'a;
     type TxToken<'a>
-        = Watched<'g, D::TxToken<'a>>
+        = WatchedTxToken<'g, D::TxToken<'a>>
     where
         Self: 'a;
 
@@ -37,7 +37,7 @@ impl<'g, D: Device> Device for Gate<'g, D> {
     }
 
     fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let (medium, deaf, watch) = (self.medium, self.deaf, self.watch);
+        let (medium, syn_filter, watch) = (self.medium, self.syn_filter, self.watch);
         let (frame, token) = if let Some(frame) = self.injected {
             let token = self.device.transmit(now)?;
             self.injected = None;
@@ -46,13 +46,13 @@ impl<'g, D: Device> Device for Gate<'g, D> {
             let (frame, token) = self.device.receive(now)?;
             (Frame::Received(frame), token)
         };
-        let guarded = Guarded {
+        let guarded = FilteredRxToken {
             frame,
             medium,
-            deaf,
+            syn_filter,
             watch,
         };
-        let watched = Watched {
+        let watched = WatchedTxToken {
             token,
             medium,
             watch,
@@ -66,7 +66,7 @@ impl<'g, D: Device> Device for Gate<'g, D> {
             watch.exhausted.set(true);
             return None;
         };
-        Some(Watched {
+        Some(WatchedTxToken {
             token,
             medium,
             watch,
@@ -80,19 +80,19 @@ enum Frame<'g, T> {
 }
 
 /// A frame that may have to be left out.
-pub(crate) struct Guarded<'g, T> {
+pub(crate) struct FilteredRxToken<'g, T> {
     frame: Frame<'g, T>,
     medium: Medium,
-    deaf: Deaf<'g>,
+    syn_filter: SynFilter<'g>,
     watch: &'g Watch,
 }
 
-impl<T: RxToken> RxToken for Guarded<'_, T> {
+impl<T: RxToken> RxToken for FilteredRxToken<'_, T> {
     fn consume<R, C: FnOnce(&[u8]) -> R>(self, read: C) -> R {
-        let Guarded {
+        let FilteredRxToken {
             frame,
             medium,
-            deaf,
+            syn_filter,
             watch,
         } = self;
         let look = |frame: &[u8]| {
@@ -105,9 +105,10 @@ impl<T: RxToken> RxToken for Guarded<'_, T> {
             let frame = overriding
                 .as_ref()
                 .map_or(frame, |copy| &copy[..frame.len()]);
-            let unheard = |deaf: &dyn Fn(u16) -> bool| called(medium, frame).is_some_and(deaf);
+            let unheard =
+                |syn_filter: &dyn Fn(u16) -> bool| called(medium, frame).is_some_and(syn_filter);
             // smoltcp takes an empty frame for none.
-            read(if deaf.is_some_and(unheard) {
+            read(if syn_filter.is_some_and(unheard) {
                 &[]
             } else {
                 frame
@@ -128,15 +129,15 @@ impl<T: RxToken> RxToken for Guarded<'_, T> {
 }
 
 /// Room for a frame that is looked at as it leaves.
-pub(crate) struct Watched<'g, T> {
+pub(crate) struct WatchedTxToken<'g, T> {
     token: T,
     medium: Medium,
     watch: &'g Watch,
 }
 
-impl<T: TxToken> TxToken for Watched<'_, T> {
+impl<T: TxToken> TxToken for WatchedTxToken<'_, T> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let Watched {
+        let WatchedTxToken {
             token,
             medium,
             watch,

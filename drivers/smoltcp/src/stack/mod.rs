@@ -1,11 +1,14 @@
 //! The seam to smoltcp: its interface, device and sockets, and its way to write a time and an
 //! address. The rest of the driver calls smoltcp only on the sockets that it is handed here.
 
-use crate::common::Common;
-use crate::gate::{Deaf, Gate};
-use crate::neighbours::{self, Neighbours};
+mod filter;
+pub(crate) mod neighbours;
+
+use crate::network::shared::Shared;
 use core::net::{IpAddr, SocketAddr};
 use cubenet_core::{Instant, Transport};
+use filter::{FilteredDevice, SynFilter};
+use neighbours::Neighbours;
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{Socket, tcp};
@@ -50,18 +53,23 @@ impl<'a, D: Device> Stack<'a, D> {
         }
     }
 
-    /// Takes one frame from the device, if there is one. Who calls a port that is to be `deaf`
+    /// Takes one frame from the device, if there is one. Who calls a port that is to be `syn_filter`
     /// is not heard; `None` is none.
-    pub(crate) fn ingress(&mut self, now: Instant, deaf: Deaf<'_>) -> bool {
-        self.ingress_of(now, deaf, None)
+    pub(crate) fn ingress(&mut self, now: Instant, syn_filter: SynFilter<'_>) -> bool {
+        self.ingress_of(now, syn_filter, None)
     }
 
     /// The same, or takes the frame that is `injected`.
-    fn ingress_of(&mut self, now: Instant, deaf: Deaf<'_>, injected: Option<&[u8]>) -> bool {
-        let device = &mut Gate {
+    fn ingress_of(
+        &mut self,
+        now: Instant,
+        syn_filter: SynFilter<'_>,
+        injected: Option<&[u8]>,
+    ) -> bool {
+        let device = &mut FilteredDevice {
             device: &mut self.device,
             medium: self.medium,
-            deaf,
+            syn_filter,
             watch: &self.neighbours.watch,
             injected,
         };
@@ -81,10 +89,10 @@ impl<'a, D: Device> Stack<'a, D> {
             neighbours,
             ..
         } = self;
-        let device = &mut Gate {
+        let device = &mut FilteredDevice {
             device,
             medium: *medium,
-            deaf: None,
+            syn_filter: None,
             watch: &neighbours.watch,
             injected: None,
         };
@@ -132,7 +140,7 @@ impl<'a, D: Device> Stack<'a, D> {
     }
 
     /// A call has begun: if it is not answered at once, its host has to be found.
-    pub(crate) fn call_begins(&mut self, now: Instant) {
+    pub(crate) fn connect_begins(&mut self, now: Instant) {
         if self.medium == Medium::Ethernet {
             self.neighbours.want_round(now);
         }
@@ -195,8 +203,8 @@ impl<'a, D: Device> Stack<'a, D> {
     }
 
     /// The address from which `peer` would be reached.
-    pub(crate) fn source(&mut self, peer: IpAddress, common: &Common<'_>) -> Option<IpAddress> {
-        let reached = has_route(&mut self.interface, peer, common);
+    pub(crate) fn source(&mut self, peer: IpAddress, shared: &Shared<'_>) -> Option<IpAddress> {
+        let reached = has_route(&mut self.interface, peer, shared);
         let source = self.interface.get_source_address(&peer);
         source.filter(|_| reached)
     }
@@ -270,9 +278,9 @@ pub(crate) fn swapped(handle: &mut SocketHandle, first: SocketHandle, second: So
 }
 
 /// Whether there is a way to `peer`.
-pub(crate) fn has_route(interface: &mut Interface, peer: IpAddress, common: &Common<'_>) -> bool {
-    let needs_none = !common.is_ethernet || peer.is_multicast() || peer.is_broadcast();
-    needs_none || neighbours::next_hop(interface, peer, moment(common.now)).is_some()
+pub(crate) fn has_route(interface: &mut Interface, peer: IpAddress, shared: &Shared<'_>) -> bool {
+    let needs_none = !shared.is_ethernet || peer.is_multicast() || peer.is_broadcast();
+    needs_none || neighbours::next_hop(interface, peer, moment(shared.now)).is_some()
 }
 
 /// The longest datagram that the device can carry to a peer of either kind.

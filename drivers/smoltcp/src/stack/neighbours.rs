@@ -309,7 +309,7 @@ mod v4 {
         own: EthernetAddress,
         to: EthernetAddress,
         (source, target): (Ipv4Address, Ipv4Address),
-        asks: bool,
+        wants_poll: bool,
     ) -> usize {
         let repr = EthernetRepr {
             src_addr: own,
@@ -318,7 +318,7 @@ mod v4 {
         };
         repr.emit(&mut EthernetFrame::new_unchecked(&mut *frame));
         let arp = ArpRepr::EthernetIpv4 {
-            operation: if asks {
+            operation: if wants_poll {
                 ArpOperation::Request
             } else {
                 ArpOperation::Reply

@@ -5,76 +5,16 @@
 //! and it does so again as soon as its connection has ended. While none is left for a listener,
 //! its callers get no answer, rather than a refusal: they will try again.
 
-use crate::common::Accepted;
-use crate::stack::overlap;
-use crate::stream::{Stage, Stream};
+use crate::tcp::listeners::Listeners;
+use crate::tcp::stream::{Stage, Stream};
 use core::time::Duration;
 use cubenet_core::{Handler, Instant};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp;
-use smoltcp::wire::IpListenEndpoint;
-
-/// An address that is listened on. A place for one is `None` until then.
-pub struct Listening<'a, H> {
-    pub(crate) endpoint: IpListenEndpoint,
-    pub(crate) accepted: Accepted<'a, H>,
-    /// Tells it from those that were there before.
-    pub(crate) generation: u32,
-    #[expect(dead_code, reason = "it is there for its place")]
-    pub(crate) used: Used,
-}
-
-/// Is never zero, so a place that is not used is, and takes no room in flash.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-pub(crate) enum Used {
-    Yes = 1,
-}
-
-/// The places for listeners.
-pub(crate) struct Listeners<'a, H> {
-    pub(crate) places: &'a mut [Option<Listening<'a, H>>],
-    /// Which of them are in use, a bit for each.
-    pub(crate) used: u32,
-}
-
-impl<'a, H> Listeners<'a, H> {
-    pub(crate) fn accepted(&self, place: usize) -> Option<Accepted<'a, H>> {
-        Some(self.places.get(place)?.as_ref()?.accepted)
-    }
-
-    /// Whether one of them has this address, though its pool may be empty.
-    pub(crate) fn has(&self, address: IpListenEndpoint) -> bool {
-        let mut used = self.places.iter().flatten();
-        used.any(|listening| overlap(listening.endpoint, address))
-    }
-
-    /// Whether no stream waits for callers of this port, but will again: a bit of `pooled` says
-    /// of each place whether one does.
-    pub(crate) fn is_dry(&self, pooled: u32, port: u16) -> bool {
-        let places = self.places.iter().enumerate();
-        let of_port = places.filter(|(_, place)| {
-            let is_this = |listening: &Listening<'_, H>| listening.endpoint.port == port;
-            place.as_ref().is_some_and(is_this)
-        });
-        let (mut any, mut waits) = (false, false);
-        for (place, _) in of_port {
-            any = true;
-            waits |= pooled >> place & 1 != 0;
-        }
-        any && !waits
-    }
-
-    /// Sees which places are in use, after one has changed.
-    pub(crate) fn count(&mut self) {
-        let used = self.places.iter().map(Option::is_some);
-        self.used = used.rfold(0, |bits, used| bits << 1 | u32::from(used));
-    }
-}
 
 /// Whether all is delivered, and confirmed, that a stream whose connection is over had to
 /// tell: it would only wait for the peer's end, or for late segments.
-pub(crate) fn is_spent<H>(stream: &Stream<H>, sockets: &SocketSet<'_>) -> bool {
+pub(crate) fn is_delivered<H>(stream: &Stream<H>, sockets: &SocketSet<'_>) -> bool {
     let Some(handle) = stream.handle else {
         return false;
     };
@@ -88,28 +28,28 @@ pub(crate) fn is_spent<H>(stream: &Stream<H>, sockets: &SocketSet<'_>) -> bool {
 const HALF_OPEN: Duration = Duration::from_secs(3);
 
 /// Callers that began before this moment, and have not gone on, may have to make way.
-pub(crate) fn long_ago(now: Instant) -> Instant {
+pub(crate) fn half_open_before(now: Instant) -> Instant {
     Instant::ZERO.after(now.since(Instant::ZERO.after(HALF_OPEN)))
 }
 
 /// Puts the streams that are free into the pools of the listeners. A listener whose pool is
 /// empty gets one of those for which another could do without, too, or that of a caller that
-/// began `long_ago` and has not gone on. Returns a bit for each
+/// began `half_open_before` and has not gone on. Returns a bit for each
 /// place that got one.
-pub(crate) fn arm<'a, H>(
+pub(crate) fn fill_pools<'a, H>(
     streams: &mut [Stream<H>],
     sockets: &mut SocketSet<'a>,
     listeners: &Listeners<'a, H>,
-    long_ago: Instant,
+    half_open_before: Instant,
 ) -> u32 {
     let mut armed = 0;
-    while let Some((place, waiting)) = poorest(streams, listeners) {
+    while let Some((place, waiting)) = smallest_pool(streams, listeners) {
         let most = if waiting == 0 {
-            Use::HalfOpen(long_ago)
+            Use::HalfOpen(half_open_before)
         } else {
             Use::None
         };
-        let Some((slot, socket)) = spare(streams, sockets, most, long_ago) else {
+        let Some((slot, socket)) = least_needed(streams, sockets, most, half_open_before) else {
             break;
         };
         let stream = &mut streams[slot];
@@ -120,7 +60,7 @@ pub(crate) fn arm<'a, H>(
         }
         stream.stage = Stage::Pooled {
             listener: place as u8,
-            called_at: None,
+            syn_at: None,
         };
         armed |= 1 << place;
     }
@@ -128,7 +68,7 @@ pub(crate) fn arm<'a, H>(
 }
 
 /// The listener for which the fewest streams wait, and how many.
-fn poorest<H>(streams: &[Stream<H>], listeners: &Listeners<'_, H>) -> Option<(usize, usize)> {
+fn smallest_pool<H>(streams: &[Stream<H>], listeners: &Listeners<'_, H>) -> Option<(usize, usize)> {
     let places = listeners.places.iter().enumerate();
     let used = places.filter(|(_, listening)| listening.is_some());
     let pools = used.map(|(place, _)| (place, waiting(streams, place)));
@@ -137,7 +77,9 @@ fn poorest<H>(streams: &[Stream<H>], listeners: &Listeners<'_, H>) -> Option<(us
 
 /// How many streams wait for the listener at `place`.
 fn waiting<H>(streams: &[Stream<H>], place: usize) -> usize {
-    let there = streams.iter().filter(|one| one.waits_at() == Some(place));
+    let there = streams
+        .iter()
+        .filter(|one| one.listens_for() == Some(place));
     there.count()
 }
 
@@ -160,14 +102,14 @@ pub(crate) fn is_one_too_many<H: Handler>(
         && !matches!(state, tcp::State::Listen | tcp::State::SynReceived);
     let theirs = |stream: &&Stream<H>| {
         let same = of(stream).is_some_and(|(_, address)| address == caller);
-        same && stream.was_accepted() && !is_spent(stream, sockets)
+        same && stream.was_accepted() && !is_delivered(stream, sockets)
     };
     is_new && streams.iter().filter(theirs).count() >= limit
 }
 
 /// The places for whose callers a stream waits, a bit for each.
 pub(crate) fn pooled<H>(streams: &[Stream<H>]) -> u32 {
-    let places = streams.iter().filter_map(Stream::waits_at);
+    let places = streams.iter().filter_map(Stream::listens_for);
     places.fold(0, |bits, place| bits | 1 << place)
 }
 
@@ -177,7 +119,7 @@ pub(crate) fn take<H>(
     sockets: &mut SocketSet<'_>,
     now: Instant,
 ) -> Option<usize> {
-    let (slot, _) = spare(streams, sockets, Use::LastOfPool, long_ago(now))?;
+    let (slot, _) = least_needed(streams, sockets, Use::LastOfPool, half_open_before(now))?;
     streams[slot].stage = Stage::Free;
     Some(slot)
 }
@@ -197,18 +139,15 @@ enum Use {
 }
 
 /// The stream of the least use, if that is `most` or less, and its socket, closed.
-fn spare<'s, 'a, H>(
+fn least_needed<'s, 'a, H>(
     streams: &[Stream<H>],
     sockets: &'s mut SocketSet<'a>,
     most: Use,
-    long_ago: Instant,
+    half_open_before: Instant,
 ) -> Option<(usize, &'s mut tcp::Socket<'a>)> {
     let of = |stream: &Stream<H>| match stream.stage {
         Stage::Free => Some(Use::None),
-        Stage::Pooled {
-            listener,
-            called_at,
-        } => {
+        Stage::Pooled { listener, syn_at } => {
             match sockets.get::<tcp::Socket>(stream.handle?).state() {
                 tcp::State::Listen => Some(match waiting(streams, usize::from(listener)) {
                     0 | 1 => Use::LastOfPool,
@@ -216,13 +155,13 @@ fn spare<'s, 'a, H>(
                     many => Use::OneOfPool(streams.len() - many),
                 }),
                 tcp::State::SynReceived => {
-                    let called_at = called_at.filter(|at| *at <= long_ago);
-                    called_at.map(Use::HalfOpen)
+                    let syn_at = syn_at.filter(|at| *at <= half_open_before);
+                    syn_at.map(Use::HalfOpen)
                 }
                 _ => None,
             }
         }
-        Stage::Ending { .. } => is_spent(stream, sockets).then_some(Use::Needless),
+        Stage::Ending { .. } => is_delivered(stream, sockets).then_some(Use::Needless),
         Stage::Live(_) => None,
     };
     let uses = streams.iter().enumerate();
@@ -240,7 +179,7 @@ fn spare<'s, 'a, H>(
 
 /// Takes streams out of the pool of the listener at `place`, or of all: those who have a
 /// caller are told that nobody is there, until `deadline`.
-pub(crate) fn disarm<H>(
+pub(crate) fn empty_pools<H>(
     streams: &mut [Stream<H>],
     sockets: &mut SocketSet<'_>,
     place: Option<usize>,

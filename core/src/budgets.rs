@@ -50,7 +50,7 @@ impl Budgets {
             }
         }
         // The core counts time in microseconds.
-        if self.time.as_micros() == 0 {
+        if self.time < Duration::from_micros(1) {
             let (limit, problem) = ("time", "it must be at least a microsecond");
             return Err(LimitError { limit, problem });
         }

@@ -174,7 +174,7 @@ impl Limits {
         ];
         for (limit, duration) in durations {
             // The core counts time in microseconds.
-            if duration.as_micros() == 0 {
+            if duration < Duration::from_micros(1) {
                 return error(limit, "it must be at least a microsecond");
             }
         }

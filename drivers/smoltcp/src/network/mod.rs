@@ -514,18 +514,17 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// When the first clock strikes.
     fn poll_timeout(&self) -> Instant {
         let limits = &self.shared.limits;
-        let streams = self
-            .streams
-            .iter()
-            .map(|stream| stream.poll_timeout(limits));
-        let ports = self.ports.iter().flatten();
-        let ports = ports.map(|port| port.poll_timeout(limits));
-        let stops_at = self.stops_at.filter(|at| *at > self.shared.now);
-        let stops_at = stops_at.filter(|_| !self.is_stopped());
-        streams
-            .chain(ports)
-            .chain(stops_at)
-            .fold(Instant::NEVER, Instant::min)
+        let mut at = Instant::NEVER;
+        for stream in &*self.streams {
+            at = at.min(stream.poll_timeout(limits));
+        }
+        for port in self.ports.iter().flatten() {
+            at = at.min(port.poll_timeout(limits));
+        }
+        match self.stops_at {
+            Some(stops_at) if stops_at > self.shared.now && !self.is_stopped() => at.min(stops_at),
+            _ => at,
+        }
     }
 
     /// When [`Network::poll`] has to be called next, unless a frame arrives before;

@@ -1,7 +1,6 @@
 //! How a network stops.
 
 use super::Network;
-use crate::id::Place;
 use crate::tcp::pool;
 use crate::tcp::stream::{Stage, Stream};
 use core::time::Duration;
@@ -49,16 +48,8 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
 
     /// Closes every connection, or gives it up.
     fn close_all(&mut self, in_order: bool) {
-        for slot in 0..self.streams.len() {
-            if let Stage::Live(live) = &self.streams[slot].stage {
-                let id = live.conn.serial.id(Place::Stream(slot));
-                let now = self.shared.now;
-                self.with(
-                    id,
-                    now,
-                    |link| if in_order { link.close() } else { link.abort() },
-                );
-            }
+        for stream in &mut *self.streams {
+            stream.close(in_order, self.shared.now);
         }
         for port in self.ports.iter_mut().flatten() {
             port.close_all(in_order);

@@ -45,9 +45,9 @@ pub(crate) fn fill_pools<'a, H>(
     let mut armed = 0;
     while let Some((place, waiting)) = smallest_pool(streams, listeners) {
         let most = if waiting == 0 {
-            Use::HalfOpen(half_open_before)
+            Need::half_open(half_open_before)
         } else {
-            Use::None
+            Need::NONE
         };
         let Some((slot, socket)) = least_needed(streams, sockets, most, half_open_before) else {
             break;
@@ -119,58 +119,81 @@ pub(crate) fn take<H>(
     sockets: &mut SocketSet<'_>,
     now: Instant,
 ) -> Option<usize> {
-    let (slot, _) = least_needed(streams, sockets, Use::LastOfPool, half_open_before(now))?;
+    let (slot, _) = least_needed(streams, sockets, Need::LAST_OF_POOL, half_open_before(now))?;
     streams[slot].stage = Stage::Free;
     Some(slot)
 }
 
-/// What a stream is good for that could be had for something else, the least first.
+/// How much a stream is needed where it is; the one that is needed least is taken for something
+/// else. A number, since comparing these takes less flash than comparing an enumeration.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Use {
-    None,
-    /// One of several that wait for a listener; with how many it could wait at most.
-    OneOfPool(usize),
-    /// All is told; it would only wait for the peer's end, or for late segments.
-    Needless,
-    /// Its caller has begun and not gone on; the one that began first, first.
-    HalfOpen(Instant),
+struct Need(u64);
+
+impl Need {
+    /// It is free.
+    const NONE: Need = Need(0);
+    /// Its connection is over and all is delivered; it would only wait for the peer's FIN, or for
+    /// late segments.
+    const DELIVERED: Need = Need(1 << 16);
     /// The only one that waits for a listener.
-    LastOfPool,
+    const LAST_OF_POOL: Need = Need(u64::MAX);
+
+    /// One of `waiting` that wait for a listener, of `streams` in all: of the largest pool first.
+    fn one_of_pool(waiting: usize, streams: usize) -> Need {
+        Need(1 + (streams - waiting) as u64)
+    }
+
+    /// It has been in a handshake since then: the oldest first.
+    fn half_open(syn_at: Instant) -> Need {
+        Need(Need::DELIVERED.0 + 1 + syn_at.as_micros() / 2)
+    }
+
+    /// Of this stream, if it can be taken.
+    fn of<H>(
+        stream: &Stream<H>,
+        streams: &[Stream<H>],
+        sockets: &SocketSet<'_>,
+        half_open_before: Instant,
+    ) -> Option<Need> {
+        match stream.stage {
+            Stage::Free => Some(Need::NONE),
+            Stage::Pooled { listener, syn_at } => {
+                match sockets.get::<tcp::Socket>(stream.handle?).state() {
+                    tcp::State::Listen => Some(match waiting(streams, usize::from(listener)) {
+                        0 | 1 => Need::LAST_OF_POOL,
+                        many => Need::one_of_pool(many, streams.len()),
+                    }),
+                    tcp::State::SynReceived => {
+                        let syn_at = syn_at.filter(|at| *at <= half_open_before);
+                        syn_at.map(Need::half_open)
+                    }
+                    _ => None,
+                }
+            }
+            Stage::Ending { .. } => is_delivered(stream, sockets).then_some(Need::DELIVERED),
+            Stage::Live(_) => None,
+        }
+    }
 }
 
-/// The stream of the least use, if that is `most` or less, and its socket, closed.
+/// The stream that is needed least, if that is `most` or less, and its socket, closed.
 fn least_needed<'s, 'a, H>(
     streams: &[Stream<H>],
     sockets: &'s mut SocketSet<'a>,
-    most: Use,
+    most: Need,
     half_open_before: Instant,
 ) -> Option<(usize, &'s mut tcp::Socket<'a>)> {
-    let of = |stream: &Stream<H>| match stream.stage {
-        Stage::Free => Some(Use::None),
-        Stage::Pooled { listener, syn_at } => {
-            match sockets.get::<tcp::Socket>(stream.handle?).state() {
-                tcp::State::Listen => Some(match waiting(streams, usize::from(listener)) {
-                    0 | 1 => Use::LastOfPool,
-                    // Of the largest pool first.
-                    many => Use::OneOfPool(streams.len() - many),
-                }),
-                tcp::State::SynReceived => {
-                    let syn_at = syn_at.filter(|at| *at <= half_open_before);
-                    syn_at.map(Use::HalfOpen)
-                }
-                _ => None,
-            }
+    let mut found: Option<(Need, usize)> = None;
+    for (slot, stream) in streams.iter().enumerate() {
+        if let Some(need) = Need::of(stream, streams, sockets, half_open_before)
+            && need <= most
+            && found.is_none_or(|(least, _)| need < least)
+        {
+            found = Some((need, slot));
         }
-        Stage::Ending { .. } => is_delivered(stream, sockets).then_some(Use::Needless),
-        Stage::Live(_) => None,
-    };
-    let uses = streams.iter().enumerate();
-    let uses = uses.filter_map(|(slot, stream)| Some((of(stream)?, slot, stream.handle?)));
-    let (least, slot, handle) = uses.min_by_key(|(of, ..)| *of)?;
-    if least > most {
-        return None;
     }
-    let socket = sockets.get_mut::<tcp::Socket>(handle);
+    let (_, slot) = found?;
+    let socket = sockets.get_mut::<tcp::Socket>(streams[slot].handle?);
     if socket.is_open() {
         socket.abort();
     }

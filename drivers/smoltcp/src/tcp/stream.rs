@@ -122,6 +122,19 @@ impl<H: Handler> Stream<H> {
         }))
     }
 
+    /// Closes its connection, or gives it up, at the next poll.
+    pub(crate) fn close(&mut self, in_order: bool, now: Instant) {
+        if let Stage::Live(live) = &mut self.stage {
+            let connection = &mut live.conn.connection;
+            if in_order {
+                connection.close(now);
+            } else {
+                connection.abort(CloseReason::Local);
+            }
+            live.conn.set_needs_poll(true);
+        }
+    }
+
     /// Looks at the socket: delivers, answers, and goes on to the next stage if it is time.
     pub(crate) fn poll(
         &mut self,

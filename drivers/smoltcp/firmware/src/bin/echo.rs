@@ -150,7 +150,7 @@ fn serve() -> Result<(), Error> {
         .with_max_message(MAX_MESSAGE)
         .with_max_datagram(MAX_DATAGRAM)
         // Who abandons a connection gives it back soon.
-        .with_stream_idle_timeout(core::time::Duration::from_secs(20));
+        .with_stream_idle_timeout(core::time::Duration::from_secs(10));
     let mut network = Network::new(interface, device, memory, limits, host::key(&clock))?;
     let [receive, transmit] = ECHO_BYTES.take();
     network.add_port(ECHO_PORT.take().lend(receive.lend(), transmit.lend()))?;

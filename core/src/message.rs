@@ -21,7 +21,7 @@ enum Inner<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// A message that lies in somebody else's buffer.
+    /// A message that is borrowed from a buffer.
     #[inline]
     pub fn lent(bytes: &'a [u8]) -> Self {
         Message(Inner::Lent(bytes))

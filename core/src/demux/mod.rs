@@ -2,7 +2,7 @@
 //!
 //! A table from peer addresses to small numbers, its *slots*, which the driver uses to
 //! find the connection. It is bounded; it is hashed with a key that peers cannot know, so
-//! that nobody can choose addresses that collide; and it keeps its peers in the order in
+//! that a peer cannot choose addresses that collide; and it keeps its peers in the order in
 //! which they were last heard, so the next to expire is always at hand. It says what to do
 //! with a datagram and performs nothing: no state is built for a peer that the driver has
 //! not admitted with [`Demux::insert`].
@@ -118,7 +118,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it. What it
-    /// says of a new peer is [`Demux::newcomer`] of one that nobody recognises.
+    /// says of a new peer is [`Demux::newcomer`] of one that no hook recognises.
     pub fn handle_datagram(&mut self, peer: &P, len: usize, now: Instant) -> Arrival {
         let known = self.find(peer);
         if let Some(slot) = known {
@@ -436,7 +436,7 @@ mod tests {
         demux.handle_datagram(&1, 1, second(5));
         assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Refuse);
         let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, second(12)) else {
-            panic!("nobody makes way");
+            panic!("no peer is evicted");
         };
         assert_eq!(demux.peer(slot), Some(2));
     }
@@ -471,7 +471,7 @@ mod tests {
     #[test]
     fn a_driver_without_room_can_let_the_longest_silent_make_way_before_the_table_is_full() {
         let mut demux = small(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
-        assert_eq!(demux.evictable(Instant::NEVER), None, "nobody");
+        assert_eq!(demux.evictable(Instant::NEVER), None);
         let slot = demux.insert(1, second(1)).unwrap();
         assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Admit);
         assert_eq!(demux.evictable(second(10)), None);

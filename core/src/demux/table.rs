@@ -1,4 +1,4 @@
-//! Where a demultiplexer keeps its peers: in the value, in memory that somebody lent, or on the
+//! Where a demultiplexer keeps its peers: in the value, in memory that the caller lent, or on the
 //! heap.
 
 use crate::time::Instant;
@@ -115,7 +115,7 @@ impl<P, const N: usize, const H: usize> Table<P> for FixedTable<P, N, H> {
     }
 }
 
-/// A table in memory that somebody else owns, as many slots and heads as it is long.
+/// A table in memory that the caller owns, as many slots and heads as it is long.
 #[derive(Debug)]
 pub struct SliceTable<'a, P> {
     slots: &'a mut [Slot<P>],

@@ -154,7 +154,7 @@ fn run(options: &Options) -> Result<bool, Error> {
         thread::spawn(move || work(&jobs, job_time));
     }
 
-    // One worker serves them all: were the work done in its callbacks, everybody would wait.
+    // One worker serves them all: were the work done in its callbacks, every connection would wait.
     let network = Network::builder().workers(1).start()?;
     let listener = network.listen(Transport::Tcp, "127.0.0.1:0", move |connection| {
         Some(HandOver {

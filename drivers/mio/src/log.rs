@@ -36,7 +36,7 @@ impl Rate {
     }
 }
 
-/// `tracing::debug!`. A subscriber that panics hurts nobody.
+/// `tracing::debug!`. A subscriber that panics ends no thread.
 macro_rules! debug {
     ($($message:tt)*) => {
         $crate::user::catch_panic(|| tracing::debug!($($message)*)).ok()

@@ -35,9 +35,9 @@ pub struct Memory<'a, H> {
     /// long as a transmit ring, as the longest message and its header, and as the longest
     /// datagram. See [`Bytes`].
     pub scratch: &'a mut [u8],
-    /// Holds what is sent on calls that are not answered yet, of all such calls together:
-    /// each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
-    /// `writable` is called once the call is answered.
+    /// Holds what is sent on connections that the peer has not answered yet, of all of them
+    /// together: each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
+    /// `writable` is called once the peer has answered.
     pub pending_sends: &'a mut [u8],
 }
 
@@ -106,7 +106,7 @@ impl<H> Memory<'_, H> {
 pub struct Bytes<const N: usize>([u8; N]);
 
 impl<const N: usize> Bytes<N> {
-    /// Memory that nobody uses yet.
+    /// Memory that is not in use.
     pub const fn new() -> Self {
         Bytes([0; N])
     }
@@ -133,7 +133,7 @@ pub struct StreamMemory<'a, H, const N: usize, const LISTENERS: usize = 1> {
 }
 
 impl<'a, H, const N: usize, const LISTENERS: usize> StreamMemory<'a, H, N, LISTENERS> {
-    /// Memory that nobody uses yet.
+    /// Memory that is not in use.
     pub const fn new() -> Self {
         StreamMemory {
             slots: [const { Stream::new() }; N],
@@ -222,7 +222,7 @@ impl<const DATAGRAMS: usize> Metadata<DATAGRAMS> {
 }
 
 impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRAMS> {
-    /// Memory that nobody uses yet.
+    /// Memory that is not in use.
     pub const fn new() -> Self {
         PortMemory {
             peers: [const { Peer::EMPTY }; PEERS],

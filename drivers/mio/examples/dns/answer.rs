@@ -62,7 +62,7 @@ pub fn answer(zone: &Zone, transport: Transport, query: &[u8]) -> Option<Vec<u8>
         _ => reply(zone, &query),
     };
     // Over UDP, where the source of a query can be forged, everything there is of a name would be
-    // sent to whoever is to be flooded: such a query has to be asked over TCP (RFC 8482, 4.4).
+    // sent to the victim of a flood: such a query has to be asked over TCP (RFC 8482, 4.4).
     let asks_for_all = query
         .sole_question()
         .is_ok_and(|question| question.qtype() == Rtype::ANY);

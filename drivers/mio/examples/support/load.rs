@@ -51,7 +51,7 @@ pub struct Counts {
     unanswered_calls: AtomicU64,
     answered_calls: AtomicU64,
     ending: AtomicBool,
-    /// It was said that nobody listens there.
+    /// It was said that no socket listens there.
     unreachable: AtomicBool,
     histograms: Mutex<Vec<SharedHistogram>>,
 }

@@ -45,19 +45,19 @@ impl End {
         end
     }
 
-    /// Whether somebody has asked.
+    /// Whether the end was asked for.
     pub fn is_asked(&self) -> bool {
         *lock(&self.0.0)
     }
 
-    /// Waits until somebody asks.
+    /// Waits until the end is asked for.
     pub fn wait(&self) {
         let (flag, changed) = &*self.0;
         let asked = changed.wait_while(lock(flag), |asked| !*asked);
         drop(asked.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits so long, or until somebody asks.
+    /// Waits so long, or until the end is asked for.
     pub fn wait_for(&self, time: Duration) {
         let (flag, changed) = &*self.0;
         let asked = changed.wait_timeout_while(lock(flag), time, |asked| !*asked);

@@ -88,7 +88,7 @@ impl Peers {
     }
 
     /// A place for a new peer: one of its own, or that of `evicted`, or, if there is none left
-    /// among all connections, of whoever may be evicted. Returns who is to be evicted.
+    /// among all connections, of a peer that may be evicted. Returns the peer that is to be evicted.
     fn permit(
         &self,
         limited: Option<IpAddr>,

@@ -189,8 +189,8 @@ impl Peers {
         }
         resources.batch.borrow_mut().flush_datagrams(&self.socket);
         if slow | budget.look(&resources.network) {
-            // While the callbacks ran nobody listened, and nobody was answered: the silence of
-            // those who wait for an answer begins now.
+            // While the callbacks ran, the socket was not read and no peer was answered: the silence of
+            // peers that wait for an answer begins now.
             resources.now = budget.now();
             for datagram in batch.datagrams().take(done) {
                 self.demux.handle_delivered(&datagram.from, resources.now);
@@ -299,7 +299,7 @@ impl Peers {
         });
     }
 
-    /// Somebody asked for the socket or one of its connections to be looked at.
+    /// Another thread asked for the socket, or one of its connections, to be looked at.
     pub(crate) fn wake(&mut self, key: ConnKey, id: ConnectionId, resources: &mut WorkerResources) {
         self.socket.wake.answered();
         if self.is_at(key, id)
@@ -369,8 +369,8 @@ impl Peers {
         self.end_batch(resources);
     }
 
-    /// Closes whoever was silent too long. What the kernel has counts first: this thread may
-    /// have been held up by somebody's callback.
+    /// Closes the peers that were silent too long. What the kernel has counts first: this thread may
+    /// have been held up by a callback.
     pub(crate) fn handle_timeout(&mut self, token: usize, resources: &mut WorkerResources) {
         if !self.scheduled {
             self.read(token, resources);
@@ -407,7 +407,7 @@ impl Peers {
         }
     }
 
-    /// The socket is done with: nobody may queue datagrams on it any more.
+    /// The socket is done with: no datagram may be queued on it any more.
     pub(crate) fn finish(&self) {
         self.socket.finish();
     }

@@ -66,7 +66,7 @@ impl AcceptorHandle {
             Some(orders) => orders.push(order),
             None => return Err(order),
         }
-        // A wake-up that fails is made up for by the next: nobody waits for an order.
+        // If the wake-up fails, the next one delivers the order; no thread waits for it.
         let _ = self.waker.wake();
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Acceptor {
             }
             for event in &events {
                 let number = event.token().0 as u64;
-                // Whoever waits to try again is not hurried by one more that comes.
+                // A listener that waits to try again goes on waiting when another connection arrives.
                 if let Some(listener) = self.listeners.get_mut(&number)
                     && listener.again.is_none()
                 {
@@ -158,7 +158,7 @@ impl Acceptor {
         stops
     }
 
-    /// Closes the listeners, those included that nobody has looked at yet.
+    /// Closes the listeners, those included that are still in an order.
     fn close(self) {
         let orders = self.handle.mailbox().take();
         for order in orders.into_iter().flatten() {

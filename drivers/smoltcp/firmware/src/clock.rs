@@ -1,8 +1,8 @@
 //! The time, from the processor's own timer, which also ends a rest.
 //!
 //! The timer counts cycles down from a value and begins again, 24 bits at most. What it has
-//! counted in all is kept here, so it can be set anew, to ring when somebody wants to be
-//! woken, without losing the time. While nobody sleeps it rings every half second or so.
+//! counted in all is kept here, so it can be set anew, to ring when the program is to be
+//! woken, without losing the time. While it does not sleep it rings every half second or so.
 
 use crate::board::HERTZ;
 use core::cell::Cell;
@@ -41,7 +41,7 @@ impl Clock {
             let mut elapsed = elapsed();
             let mut counted = COUNTED.borrow(token).get();
             if SCB::is_pendst_pending() {
-                // It came to its end, perhaps between the two looks, and nobody has counted that.
+                // It came to its end, perhaps between the two looks, and that has not been counted.
                 elapsed = self::elapsed();
                 counted += period();
             }

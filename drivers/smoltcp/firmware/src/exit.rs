@@ -1,4 +1,4 @@
-//! How a program ends: with a status for whoever runs the board.
+//! How a program ends: with a status for the program that runs the board.
 
 use core::panic::PanicInfo;
 use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};

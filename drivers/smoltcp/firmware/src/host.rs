@@ -8,7 +8,7 @@ use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address, Ipv4Cidr};
 
 /// Its own address.
 pub const ADDRESS: Ipv4Address = Ipv4Address::new(10, 0, 2, 15);
-/// The way to everybody else, and the machine that runs QEMU.
+/// The gateway, which is the machine that runs QEMU.
 pub const GATEWAY: Ipv4Address = Ipv4Address::new(10, 0, 2, 2);
 
 const HARDWARE_ADDRESS: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];

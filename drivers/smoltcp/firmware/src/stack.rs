@@ -1,5 +1,5 @@
-//! How deep the stack has been: what `cortex-m-rt` painted before `main` and nobody has
-//! written to was never used.
+//! How deep the stack has been: what `cortex-m-rt` painted before `main` and is still painted
+//! was never used.
 
 use core::ptr;
 

@@ -1,4 +1,4 @@
-//! The network: its streams, its ports, and the turn of everything in a poll.
+//! The network: its streams and its ports, and the order in which a poll serves them.
 
 mod listener;
 mod maintenance;
@@ -33,7 +33,7 @@ const FRAMES_PER_POLL: usize = 32;
 /// polls 256 frames are taken, more than a device's queue holds.
 const MAX_POSTPONED: u8 = 8;
 
-/// Listeners, calls and connections over one smoltcp interface.
+/// Listeners and connections over one smoltcp interface.
 ///
 /// It does nothing by itself. Call [`Network::poll`] when the device has a frame, and when
 /// the moment has come that [`Network::poll_at`] names.
@@ -57,11 +57,11 @@ pub struct Network<'a, D, H> {
     served_first: usize,
     /// For which stream or port a round of questions goes on.
     asked_of: usize,
-    /// Polls in a row in which clocks were not looked at.
+    /// Polls in a row in which timeouts were not looked at.
     postponed: u8,
     /// When the stack has something to send, after the last poll.
     sends_at: Instant,
-    /// No clock strikes before. Looking at all of them takes longer than a message does.
+    /// No timeout is due before. Looking at all of them takes longer than a message does.
     next_timeout: Instant,
     /// Of the limits, in microseconds.
     shortest_timeout: u64,
@@ -245,7 +245,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.shared.streams_per_address = limit;
     }
 
-    /// Admits nobody any more. The connections that are there stay.
+    /// Accepts no more connections. Those that are there stay.
     pub fn close_listener(&mut self, listener: Listener) {
         let generation = listener.generation;
         for port in self.ports.iter_mut().flatten() {
@@ -302,8 +302,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    /// Shares out the streams that are free, and those of callers that have begun and not gone
-    /// on, if no other waits.
+    /// Shares out the streams that are free, and those that have been in a handshake for long, if no
+    /// other waits.
     fn fill_pools(&mut self) {
         let (sockets, now) = (&mut self.stack.sockets, self.shared.now);
         let half_open_before = pool::half_open_before(now);
@@ -318,7 +318,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         pool::empty_pools(self.streams, &mut self.stack.sockets, place, deadline);
     }
 
-    /// Begins a stream call. `None` is a want of streams.
+    /// Begins to connect a stream. `Err(None)`: no stream is free.
     fn connect_stream(
         &mut self,
         peer: IpEndpoint,
@@ -337,7 +337,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         Ok(Place::Stream(slot))
     }
 
-    /// Begins a datagram call. `None` is a want of ports.
+    /// Begins to connect a port. `Err(None)`: no port is free.
     fn connect_datagrams(
         &mut self,
         peer: IpEndpoint,
@@ -384,8 +384,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    /// Takes what arrived, delivers it, sends what there is to send, and lets clocks strike. A
-    /// bounded amount of work, whatever arrives.
+    /// Takes what arrived, delivers it, sends what there is to send, and handles timeouts. A bounded
+    /// amount of work, whatever arrives.
     ///
     /// The clock must be monotonic. If `now` is before the time of an earlier call, it is taken
     /// for that: no deadline passes until the clock has caught up.
@@ -436,13 +436,13 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             }
         }
         if self.shared.unsent {
-            // Whoever waited for that.
+            // Connections that waited for that.
             self.serve();
             self.sends_at = self.stack.poll_at(now);
         }
         self.shared.poll_again |= more;
-        // A clock that was set since the last look strikes no earlier than this. Where nothing has
-        // happened none was set.
+        // A timeout that began since the last look is due no earlier than this. Where nothing has
+        // happened none began.
         let lives = self.shared.open > 0 || self.shared.unsent;
         if lives && (frames > 0 || asked) || self.shared.timeout_set {
             self.shared.timeout_set = false;
@@ -465,7 +465,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         stack.ingress(shared.now, if any { Some(&syn_filter) } else { None })
     }
 
-    /// Everybody's turn.
+    /// Polls every stream and every port.
     fn serve(&mut self) {
         let Network {
             stack,
@@ -511,7 +511,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    /// When the first clock strikes.
+    /// When the first timeout is due.
     fn poll_timeout(&self) -> Instant {
         let limits = &self.shared.limits;
         let mut at = Instant::NEVER;
@@ -543,8 +543,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         at.min(self.stack.neighbours_timeout()).max(now)
     }
 
-    /// Somebody needs a port. If none is free, or its address is needed, those that only wait
-    /// for goodbyes to leave wait no longer.
+    /// A port is needed. If none is free, or its address is needed, those that only wait for close
+    /// datagrams to leave wait no longer.
     fn release_draining(&mut self, address_is_needed: bool) {
         let mut ports = self.ports.iter().flatten();
         if address_is_needed || !ports.any(|port| port.free_room().is_some()) {

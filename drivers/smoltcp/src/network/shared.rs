@@ -14,16 +14,16 @@ pub type Accepted<'a, H> = &'a (dyn Fn(&mut dyn Link) -> Option<H> + Send + Sync
 pub struct Counts {
     /// Connections that a listener admitted.
     pub accepted: u32,
-    /// Calls that were answered.
+    /// Connects that were answered.
     pub connected: u32,
-    /// Connections that ended, and calls that failed.
+    /// Connections that ended, and connects that failed.
     pub closed: u32,
-    /// Callers that were turned away: by the application, or for want of room.
+    /// Connections that were refused: by the application, or because there was no room.
     pub refused: u32,
     /// Messages and datagrams delivered.
     pub received: u32,
-    /// Datagrams that arrived and were dropped: of nobody who was admitted or could be answered,
-    /// over the limit, or during a pause.
+    /// Datagrams that arrived and were dropped: of peers that were not admitted or cannot be
+    /// answered, over the limit, or during a pause.
     pub dropped: u32,
     /// Times a port's datagrams were given up, since none of them left for three seconds,
     /// or for the write stall time, if that is shorter.
@@ -35,7 +35,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) limits: Limits,
     /// The time of this poll, or of this call from outside.
     pub(crate) now: Instant,
-    /// Connections there are, calls included.
+    /// Connections there are, those included that are connecting.
     pub(crate) open: usize,
     /// Those that are streams.
     pub(crate) open_streams: usize,
@@ -46,11 +46,11 @@ pub(crate) struct Shared<'a> {
     /// Holds what a callback is lent, or what it sends meanwhile.
     pub(crate) scratch: &'a mut [u8],
     pub(crate) pending_sends: PendingSends<'a>,
-    /// A clock may strike in this turn.
+    /// Timeouts are looked at in this poll.
     pub(crate) timeouts_due: bool,
-    /// A clock was set for what is no connection.
+    /// A timeout began for what is no connection.
     pub(crate) timeout_set: bool,
-    /// Somebody waits for something to be sent: a stream whose connection is over, a datagram
+    /// Something waits for a frame to be sent: a stream whose connection is over, or a datagram
     /// peer for room.
     pub(crate) unsent: bool,
     /// Peers are reached by routes and hardware addresses.

@@ -1,7 +1,7 @@
-//! The device as smoltcp sees it: it does not hear some callers, and what passes is looked at.
+//! The device as smoltcp sees it: some SYNs are dropped, and what passes is looked at.
 //!
-//! smoltcp refuses the caller of a port on which no socket listens. Where one will listen
-//! again soon, it is better not to answer: the caller tries again after a second.
+//! smoltcp answers a SYN to a port on which no socket listens with RST. Where one will listen
+//! again soon, it is better not to answer: the peer sends it again after a second.
 
 #[cfg(feature = "ipv6")]
 use crate::stack::neighbours;
@@ -9,10 +9,10 @@ use crate::stack::neighbours::Watch;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-/// Whether callers of a port are not heard; `None` if all are.
+/// Whether SYNs to a port are dropped; `None` if none are.
 pub(crate) type SynFilter<'g> = Option<&'g dyn Fn(u16) -> bool>;
 
-/// A device, some of whose callers are not heard, and whose frames are looked at.
+/// A device that drops some SYNs, and whose frames are looked at.
 pub(crate) struct FilteredDevice<'g, D> {
     pub(crate) device: &'g mut D,
     pub(crate) medium: Medium,
@@ -156,7 +156,7 @@ impl<T: TxToken> TxToken for WatchedTxToken<'_, T> {
     }
 }
 
-/// The port that is called with this frame, if it is the beginning of a stream. Every frame
+/// The port of this frame, if it is a SYN. Every frame
 /// goes through here while a pool is empty, so it is read by hand: the few bytes that matter.
 fn called(medium: Medium, frame: &[u8]) -> Option<u16> {
     const ETHERNET_HEADER: usize = 14;
@@ -172,7 +172,7 @@ fn called(medium: Medium, frame: &[u8]) -> Option<u16> {
     let first = *packet.first()?;
     let (protocol, header_len) = match first >> 4 {
         4 => (*packet.get(9)?, usize::from(first & 0x0f) * 4),
-        // Nobody begins a stream behind extension headers.
+        // No SYN comes behind extension headers.
         6 => (*packet.get(6)?, 40),
         _ => return None,
     };

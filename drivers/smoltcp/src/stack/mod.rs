@@ -14,7 +14,7 @@ use smoltcp::phy::{Device, Medium};
 use smoltcp::socket::{Socket, tcp};
 use smoltcp::wire::{IpAddress, IpEndpoint, IpListenEndpoint};
 
-/// The first of the ports from which calls are made.
+/// The first of the ports from which this side connects.
 const FIRST_EPHEMERAL: u16 = 49_152;
 
 /// A smoltcp interface with its device and its sockets. An application that has sockets of its
@@ -30,7 +30,7 @@ pub struct Stack<'a, D> {
     neighbours: Neighbours,
     /// Places for sockets.
     capacity: usize,
-    /// The port of the next call, if nobody has it.
+    /// The port of the next connect, if it is free.
     pub(crate) next_port: u16,
 }
 
@@ -53,8 +53,8 @@ impl<'a, D: Device> Stack<'a, D> {
         }
     }
 
-    /// Takes one frame from the device, if there is one. Who calls a port that is to be `syn_filter`
-    /// is not heard; `None` is none.
+    /// Takes one frame from the device, if there is one. SYNs to the ports of `syn_filter` are
+    /// dropped.
     pub(crate) fn ingress(&mut self, now: Instant, syn_filter: SynFilter<'_>) -> bool {
         self.ingress_of(now, syn_filter, None)
     }
@@ -139,7 +139,7 @@ impl<'a, D: Device> Stack<'a, D> {
         self.neighbours.poll_timeout()
     }
 
-    /// A call has begun: if it is not answered at once, its host has to be found.
+    /// A connect has begun: if it is not answered at once, its host has to be found.
     pub(crate) fn connect_begins(&mut self, now: Instant) {
         if self.medium == Medium::Ethernet {
             self.neighbours.want_round(now);
@@ -188,7 +188,7 @@ impl<'a, D: Device> Stack<'a, D> {
         next(&mut self.interface, &self.sockets, now)
     }
 
-    /// Calls `peer` from a port of our own. Returns our address.
+    /// Connects to `peer` from a port of our own. Returns our address.
     pub(crate) fn connect(
         &mut self,
         handle: SocketHandle,
@@ -198,7 +198,7 @@ impl<'a, D: Device> Stack<'a, D> {
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
         socket
             .connect(self.interface.context(), peer, port)
-            .map_err(|_| "it cannot be called from the addresses of this device")?;
+            .map_err(|_| "it cannot be reached from the addresses of this device")?;
         socket.local_endpoint().ok_or("it has no route")
     }
 
@@ -209,7 +209,7 @@ impl<'a, D: Device> Stack<'a, D> {
         source.filter(|_| reached)
     }
 
-    /// Whether a socket, of whomever, has this address now.
+    /// Whether any socket has this address now.
     pub(crate) fn is_taken(&self, transport: Transport, address: IpListenEndpoint) -> bool {
         self.sockets
             .iter()
@@ -260,7 +260,7 @@ fn next(interface: &mut Interface, sockets: &SocketSet<'_>, now: Instant) -> Ins
     })
 }
 
-/// The port of the first call: it differs from network to network, and shows no bits of the key as
+/// The port of the first connect: it differs from network to network, and shows no bits of the key as
 /// they are.
 fn first_port((one, other): (u64, u64)) -> u16 {
     // The multiplier is that of splitmix64.
@@ -295,12 +295,12 @@ pub(crate) fn overlap(one: IpListenEndpoint, other: IpListenEndpoint) -> bool {
     one.port == other.port && same_address
 }
 
-/// A moment, in smoltcp's way.
+/// A moment, in smoltcp's type.
 fn moment(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(now.as_micros().cast_signed())
 }
 
-/// An address to listen on, in smoltcp's way: one that is all zeros is every one.
+/// An address to listen on, in smoltcp's type: one that is all zeros is every one.
 pub(crate) fn listen_endpoint(address: SocketAddr) -> Result<IpListenEndpoint, &'static str> {
     let addr = match address.ip() {
         ip if ip.is_unspecified() => None,
@@ -310,10 +310,10 @@ pub(crate) fn listen_endpoint(address: SocketAddr) -> Result<IpListenEndpoint, &
     Ok(IpListenEndpoint { addr, port })
 }
 
-/// The address of a peer, in smoltcp's way.
+/// The address of a peer, in smoltcp's type.
 pub(crate) fn endpoint(address: SocketAddr) -> Result<IpEndpoint, &'static str> {
     if address.ip().is_unspecified() || address.port() == 0 {
-        return Err("nobody has such an address");
+        return Err("an address of zeros, or port 0, cannot be connected to");
     }
     Ok(IpEndpoint::new(ip_address(address.ip())?, address.port()))
 }
@@ -333,7 +333,7 @@ fn ip_address(ip: IpAddr) -> Result<IpAddress, &'static str> {
     }
 }
 
-/// An address, in everybody's way.
+/// An address, in the standard library's type.
 pub(crate) fn address(endpoint: IpEndpoint) -> SocketAddr {
     SocketAddr::new(endpoint.addr.into(), endpoint.port)
 }

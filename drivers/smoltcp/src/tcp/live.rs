@@ -18,7 +18,7 @@ pub(crate) struct Live<H> {
 }
 
 impl<H: Handler> Live<H> {
-    /// Whether it is a call that is not answered.
+    /// Whether it connects, and the peer has not answered.
     pub(super) fn is_connecting(&self) -> bool {
         self.conn.is_connecting()
     }
@@ -55,7 +55,7 @@ impl<H: Handler> Live<H> {
             && !self.is_connecting()
     }
 
-    /// The call was answered.
+    /// The peer has answered.
     fn connected(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, shared: &mut Shared<'_>) {
         let conn = &mut self.conn;
         conn.handle_connected(shared.now);
@@ -79,7 +79,7 @@ impl<H: Handler> Live<H> {
         }
     }
 
-    /// Sees what the peer has confirmed.
+    /// Sees what the peer has acknowledged.
     fn written(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, shared: &mut Shared<'_>) {
         let queued = socket.send_queue();
         let before = self.conn.queued as usize;
@@ -100,7 +100,7 @@ impl<H: Handler> Live<H> {
         }
     }
 
-    /// Delivers the messages that lie whole in the receive ring, within the budget of a turn.
+    /// Delivers the messages that lie whole in the receive ring, within the budget.
     /// Returns whether more of them may.
     fn read(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, shared: &mut Shared<'_>) -> bool {
         let handler = &mut self.handler;
@@ -138,7 +138,7 @@ impl<H: Handler> Live<H> {
         false
     }
 
-    /// Sees whether the peer has ended its direction, or the connection.
+    /// Sees whether the peer has sent FIN or RST.
     fn ended(&mut self, socket: &mut tcp::Socket<'_>, now: Instant) {
         use tcp::State::{CloseWait, Closed, Closing, LastAck, TimeWait};
         let connection = &mut self.conn.connection;
@@ -148,7 +148,7 @@ impl<H: Handler> Live<H> {
                 let _ = connection.poll_action(socket.send_queue());
                 connection.abort(CloseReason::Reset);
             }
-            // An end during a pause is heard after it.
+            // A FIN during a pause is handled after it.
             CloseWait | LastAck | Closing | TimeWait if connection.reading() != Reading::Hold => {
                 connection.handle_fin(now);
             }
@@ -173,16 +173,16 @@ impl<H: Handler> Live<H> {
 
 /// What a receive ring begins with.
 enum Found {
-    /// A frame of this length, which was lent to the handler and is gone.
+    /// A frame of this length, which was delivered from where it lay.
     Delivered(usize),
-    /// A frame of this length, which goes over the ring's end.
+    /// A frame of this length, which wraps around the ring's end.
     Wrapped(usize),
     /// No whole frame.
     Nothing,
 }
 
-/// Lends the frame at the front of the receive ring to the handler, where it is. What that
-/// sends meanwhile is held in the scratch, and sent after it.
+/// Delivers the frame at the front of the receive ring from where it lies. What the handler sends
+/// meanwhile is held in the scratch, and sent after it.
 fn deliver_in_place<H: Handler>(
     handler: &mut H,
     conn: &mut StreamConn,

@@ -1,7 +1,7 @@
-//! What is sent on a stream before its call is answered.
+//! What is sent on a stream before the peer has answered.
 //!
-//! smoltcp takes nothing for a socket that is not connected. So the frames of all calls that
-//! are under way wait here, one after the other in the order they were sent, each behind the
+//! smoltcp takes nothing for a socket that is not connected. So the frames of all streams
+//! that are connecting wait here, one after the other in the order they were sent, each behind the
 //! slot of its stream, until they are moved into the ring or forgotten.
 
 use cubenet_core::frame::{self, HEADER_LEN};
@@ -9,7 +9,7 @@ use cubenet_core::frame::{self, HEADER_LEN};
 /// Bytes before a frame: its stream's slot.
 const SLOT_LEN: usize = 2;
 
-/// Frames that wait for their calls to be answered.
+/// Frames that wait for their streams to be connected.
 pub(crate) struct PendingSends<'a> {
     memory: &'a mut [u8],
     used: usize,

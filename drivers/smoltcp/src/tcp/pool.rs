@@ -1,9 +1,9 @@
-//! The addresses that are listened on, and the sockets that wait there for callers.
+//! The streams that wait for connections.
 //!
-//! smoltcp has no backlog: a caller is answered by a socket that listens, or refused. So every
+//! smoltcp has no backlog: a SYN is answered by a socket that listens, or with RST. So every
 //! stream that carries no connection listens somewhere, shared out evenly among the listeners,
 //! and it does so again as soon as its connection has ended. While none is left for a listener,
-//! its callers get no answer, rather than a refusal: they will try again.
+//! SYNs to it are dropped and not answered with RST: the peer sends them again.
 
 use crate::tcp::listeners::Listeners;
 use crate::tcp::stream::{Stage, Stream};
@@ -12,8 +12,8 @@ use cubenet_core::{Handler, Instant};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp;
 
-/// Whether all is delivered, and confirmed, that a stream whose connection is over had to
-/// tell: it would only wait for the peer's end, or for late segments.
+/// Whether all that a stream had to send, whose connection is over, is acknowledged: it would only
+/// wait for the peer's FIN, or for late segments.
 pub(crate) fn is_delivered<H>(stream: &Stream<H>, sockets: &SocketSet<'_>) -> bool {
     let Some(handle) = stream.handle else {
         return false;
@@ -23,19 +23,18 @@ pub(crate) fn is_delivered<H>(stream: &Stream<H>, sockets: &SocketSet<'_>) -> bo
         && matches!(state, tcp::State::FinWait2 | tcp::State::TimeWait)
 }
 
-/// How long a handshake may take while no stream waits for other callers. A lost packet of it is
+/// How long a handshake may take while no stream waits for other connections. A lost packet of it is
 /// sent again after one second, and once more two seconds later.
 const HALF_OPEN: Duration = Duration::from_secs(3);
 
-/// Callers that began before this moment, and have not gone on, may have to make way.
+/// Handshakes that began before this moment may be given up for another.
 pub(crate) fn half_open_before(now: Instant) -> Instant {
     Instant::ZERO.after(now.since(Instant::ZERO.after(HALF_OPEN)))
 }
 
 /// Puts the streams that are free into the pools of the listeners. A listener whose pool is
-/// empty gets one of those for which another could do without, too, or that of a caller that
-/// began `half_open_before` and has not gone on. Returns a bit for each
-/// place that got one.
+/// empty gets one from another's larger pool, too, or one whose handshake began before
+/// `half_open_before`. Returns a bit for each place that got one.
 pub(crate) fn fill_pools<'a, H>(
     streams: &mut [Stream<H>],
     sockets: &mut SocketSet<'a>,
@@ -83,8 +82,8 @@ fn waiting<H>(streams: &[Stream<H>], place: usize) -> usize {
     there.count()
 }
 
-/// Whether the stream in `slot` has a new caller whose address has `limit` streams already, those
-/// included whose connection is over and whose end has not been confirmed.
+/// Whether the stream in `slot` has a new connection from an address that has `limit` streams
+/// already, those included whose FIN has not been acknowledged.
 pub(crate) fn is_one_too_many<H: Handler>(
     streams: &[Stream<H>],
     sockets: &SocketSet<'_>,
@@ -107,13 +106,13 @@ pub(crate) fn is_one_too_many<H: Handler>(
     is_new && streams.iter().filter(theirs).count() >= limit
 }
 
-/// The places for whose callers a stream waits, a bit for each.
+/// The places of the listeners for which a stream waits, a bit for each.
 pub(crate) fn pooled<H>(streams: &[Stream<H>]) -> u32 {
     let places = streams.iter().filter_map(Stream::listens_for);
     places.fold(0, |bits, place| bits | 1 << place)
 }
 
-/// Takes a stream for a call.
+/// Takes a stream to connect with.
 pub(crate) fn take<H>(
     streams: &mut [Stream<H>],
     sockets: &mut SocketSet<'_>,
@@ -200,8 +199,8 @@ fn least_needed<'s, 'a, H>(
     Some((slot, socket))
 }
 
-/// Takes streams out of the pool of the listener at `place`, or of all: those who have a
-/// caller are told that nobody is there, until `deadline`.
+/// Takes streams out of the pool of the listener at `place`, or of all: those in a handshake are
+/// reset, until `deadline`.
 pub(crate) fn empty_pools<H>(
     streams: &mut [Stream<H>],
     sockets: &mut SocketSet<'_>,
@@ -216,7 +215,7 @@ pub(crate) fn empty_pools<H>(
         let listens = socket.state() == tcp::State::Listen;
         match place {
             Some(place) if usize::from(*listener) != place => continue,
-            // To be shared out anew: who has a caller stays.
+            // To be shared out anew: one in a handshake stays.
             None if !listens => continue,
             _ => {}
         }

@@ -1,5 +1,5 @@
 //! One stream: a socket of smoltcp's, from where it waits in the pool of a listener to where
-//! its end has been delivered, and the connection that lives on it meanwhile.
+//! its FIN has been acknowledged, and the connection that uses it meanwhile.
 
 use crate::id::{Place, Serial};
 use crate::network::shared::{Context, Shared};
@@ -28,16 +28,15 @@ pub struct Stream<H> {
 pub(crate) enum Stage<H> {
     /// Nothing.
     Free = 0,
-    /// In the pool of a listener, with the moment at which it got a caller, who may have begun
-    /// and not go on.
+    /// In the pool of a listener, with the moment at which it got a SYN.
     Pooled {
         listener: u8,
         syn_at: Option<Instant>,
     },
     /// It carries a connection.
     Live(Live<H>),
-    /// The connection is over; what is left to tell the peer is told until the deadline, or
-    /// longer, if nobody needs the socket.
+    /// The connection is over; what is left is sent until the deadline, or
+    /// longer, while the socket is not needed.
     Ending { deadline: Instant },
 }
 
@@ -52,7 +51,7 @@ impl<H> Stream<H> {
 }
 
 impl<H> Stream<H> {
-    /// The place of the listener for which it waits, and has no caller yet.
+    /// The place of the listener for which it waits, and has no SYN yet.
     pub(crate) fn listens_for(&self) -> Option<usize> {
         match self.stage {
             Stage::Pooled {
@@ -71,7 +70,7 @@ impl<H> Default for Stream<H> {
 }
 
 impl<H: Handler> Stream<H> {
-    /// Calls, from a socket that is on its way.
+    /// Connects, with a socket that has begun to.
     pub(crate) fn connect(
         &mut self,
         handler: H,
@@ -84,7 +83,7 @@ impl<H: Handler> Stream<H> {
         self.stage = Stage::Live(Live { handler, conn });
     }
 
-    /// Hands out the connection with this id, if it is there, to somebody outside.
+    /// Hands out the connection with this id, if it is there, to the application outside of callbacks.
     pub(crate) fn with_link<'a, R>(
         &mut self,
         slot: usize,
@@ -135,7 +134,7 @@ impl<H: Handler> Stream<H> {
         }
     }
 
-    /// Looks at the socket: delivers, answers, and goes on to the next stage if it is time.
+    /// Looks at the socket: delivers, answers, and enters the next stage when it is time.
     pub(crate) fn poll(
         &mut self,
         slot: usize,
@@ -198,11 +197,11 @@ impl<H: Handler> Stream<H> {
                 if socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none() {
                     self.stage = Stage::Free;
                 } else if socket.state() == tcp::State::TimeWait {
-                    // smoltcp has a clock for that.
+                    // smoltcp has a timer for that.
                     *deadline = Instant::NEVER;
                 } else if shared.now >= *deadline {
                     if socket.state() == tcp::State::Closed {
-                        // Not even the reset can be delivered.
+                        // Not even the RST can be sent.
                         self.forget(socket);
                     } else {
                         self.end(socket, false, shared);
@@ -250,7 +249,7 @@ impl<H: Handler> Stream<H> {
         self.stage = Stage::Live(Live { handler, conn });
     }
 
-    /// Tells the application that it is over, and lets the socket end.
+    /// Reports to the handler that it is over, and lets the socket end.
     fn closed(
         &mut self,
         reason: CloseReason,
@@ -286,7 +285,7 @@ impl<H: Handler> Stream<H> {
         self.end(socket, in_order, shared);
     }
 
-    /// Gives the stream back although the peer has not been told.
+    /// Gives the stream back although the peer has got neither FIN nor RST.
     #[cold]
     #[inline(never)]
     fn forget(&mut self, socket: &mut tcp::Socket<'_>) {
@@ -328,13 +327,13 @@ impl<H: Handler> Stream<H> {
         }
     }
 
-    /// Turns a caller away.
+    /// Resets a new connection.
     pub(crate) fn refuse(&mut self, socket: &mut tcp::Socket<'_>, shared: &mut Shared<'_>) {
         shared.counts.refused = shared.counts.refused.wrapping_add(1);
         self.end(socket, false, shared);
     }
 
-    /// Whether it is a call that is not answered.
+    /// Whether it connects, and the peer has not answered.
     pub(crate) fn is_connecting(&self) -> bool {
         matches!(&self.stage, Stage::Live(live) if live.is_connecting())
     }

@@ -97,7 +97,7 @@ impl<'a, H: Handler> Port<'a, H> {
         let Role::Listening(accepted, _) = self.role else {
             return None;
         };
-        // Whoever makes way in the table leaves its place among all connections, too.
+        // A peer that is evicted from the table gives its place among all connections up, too.
         let evicted = evicted.or_else(|| {
             let evictable = self.demux.evictable(shared.now);
             evictable.filter(|_| !shared.has_room(Transport::Udp))
@@ -187,10 +187,10 @@ impl<'a, H: Handler> Port<'a, H> {
         }
     }
 
-    /// Closes whoever is to be closed, and tells those who waited for room.
+    /// Closes the peers that are to be closed, and calls `writable` of those that waited for room.
     pub(super) fn handle_actions(&mut self, socket: &mut udp::Socket<'a>, shared: &mut Shared<'a>) {
         self.needs_poll = false;
-        // Whoever was told of room last comes last.
+        // The one whose `writable` was called last comes last.
         let (first, count) = (self.writable_last + 1, self.peers.len());
         for slot in (0..count).map(|nth| (first + nth) % count) {
             let Some(remote) = self.demux.peer(slot) else {
@@ -306,7 +306,7 @@ impl<'a, H: Handler> Port<'a, H> {
         Some(result)
     }
 
-    /// Hands out the peer with this id, if it is there, to somebody outside.
+    /// Hands out the peer with this id, if it is there, to the application outside of callbacks.
     pub(crate) fn with_link<R>(
         &mut self,
         slot: usize,

@@ -13,8 +13,8 @@ use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
-/// So long a port waits for its first datagram to leave: for a device that takes nothing, or for a
-/// way that has been lost. Those behind it wait, too.
+/// How long a port waits for its first datagram to leave, over a device that takes nothing or
+/// without a route. Those behind it wait, too.
 pub(crate) const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a port is for. Zero is left for a place without a port.
@@ -22,14 +22,14 @@ pub(crate) const NEIGHBOUR_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) enum Role<'a, H> {
     /// Nothing; its socket is closed.
     Free = 1,
-    /// Whoever speaks is a peer, if it is wanted.
+    /// A new address is a new peer, if the application accepts it.
     Listening(Accepted<'a, H>, u32),
     /// One peer, to which this side connects; its handler has not been told.
     Connecting,
-    /// Those who are there are peers, and nobody else: a call, or a listener that was closed.
+    /// No new peers: this side has connected, or its listener was closed.
     Connected,
-    /// Nobody is left. Goodbyes may still wait for the way to their peers to be found, until
-    /// then, or until the port is needed.
+    /// No peer is left. Close datagrams may still wait for their hosts to be found, until then, or
+    /// until the port is needed.
     Draining(Instant),
 }
 
@@ -40,11 +40,11 @@ pub struct Port<'a, H> {
     pub(super) role: Role<'a, H>,
     pub(super) handle: SocketHandle,
     pub(super) number: usize,
-    /// A peer has a flag that may ask for something.
+    /// A peer closes, or waits for room.
     pub(super) needs_poll: bool,
     /// An empty datagram was sent, of which smoltcp does not tell whether it has left.
     pub(super) close_pending: bool,
-    /// The slot of the peer that was told last that there is room.
+    /// The slot of the peer whose `writable` was called last.
     pub(super) writable_last: usize,
     /// Bytes in the transmit ring after the last round of sending, and those put there since.
     pub(super) queued: usize,
@@ -92,19 +92,19 @@ impl<'a, H: Handler> Port<'a, H> {
         })
     }
 
-    /// Waits no longer for goodbyes to leave.
+    /// Waits no longer for close datagrams to leave.
     pub(crate) fn release_draining(&mut self, sockets: &mut SocketSet<'a>) {
         if let Role::Draining(_) = self.role {
             self.free(sockets.get_mut::<udp::Socket>(self.handle));
         }
     }
 
-    /// Whether it has nothing to send that smoltcp tells of.
+    /// Whether it has nothing to send, as far as smoltcp says.
     pub(crate) fn is_drained(&self, sockets: &SocketSet<'a>) -> bool {
         sockets.get::<udp::Socket>(self.handle).send_queue() == 0 && !self.needs_poll
     }
 
-    /// Nobody has it any more.
+    /// It is free again.
     fn free(&mut self, socket: &mut udp::Socket<'_>) {
         socket.close();
         self.role = Role::Free;
@@ -132,21 +132,21 @@ impl<'a, H: Handler> Port<'a, H> {
         Ok(())
     }
 
-    /// Admits nobody any more, if it is this listener.
+    /// Admits no more peers, if it is this listener.
     pub(crate) fn close_listener(&mut self, generation: u32) {
         if matches!(self.role, Role::Listening(_, of_this) if of_this == generation) {
             self.stop_admitting();
         }
     }
 
-    /// Admits nobody any more.
+    /// Admits no more peers.
     pub(crate) fn stop_admitting(&mut self) {
         if let Role::Listening(..) = self.role {
             self.role = Role::Connected;
         }
     }
 
-    /// Calls `remote` from `port` of ours. The caller is told at the next poll.
+    /// Connects to `remote` from `port` of ours. The handler is told at the next poll.
     pub(crate) fn connect(
         &mut self,
         remote: Remote,
@@ -176,7 +176,7 @@ impl<'a, H: Handler> Port<'a, H> {
         Place::Peer { port, slot }
     }
 
-    /// Receives and delivers what arrived, and sees to who is to be closed or waits for room.
+    /// Receives and delivers what arrived, and handles the peers that close or wait for room.
     pub(crate) fn poll(
         &mut self,
         interface: &mut Interface,
@@ -190,7 +190,7 @@ impl<'a, H: Handler> Port<'a, H> {
         self.report_connected(socket, shared);
         while let Ok((datagram, metadata)) = socket.recv() {
             let endpoint = metadata.endpoint;
-            // Not what was sent to everybody.
+            // Not what was sent to a multicast or broadcast address.
             let own = metadata
                 .local_address
                 .filter(|to| interface.has_ip_addr(*to));
@@ -198,7 +198,7 @@ impl<'a, H: Handler> Port<'a, H> {
             let Some(local) =
                 local.filter(|_| endpoint.port != 0 && !endpoint.addr.is_unspecified())
             else {
-                // Nobody could answer it.
+                // It could not be answered.
                 shared.counts.dropped = shared.counts.dropped.wrapping_add(1);
                 continue;
             };
@@ -239,7 +239,7 @@ impl<'a, H: Handler> Port<'a, H> {
         shared.unsent |= self.needs_poll;
     }
 
-    /// A call needs no answer: it is connected as soon as somebody looks.
+    /// A connect over UDP needs no answer: it is reported in the first poll.
     fn report_connected(&mut self, socket: &mut udp::Socket<'a>, shared: &mut Shared<'a>) {
         if !matches!(self.role, Role::Connecting) {
             return;
@@ -254,7 +254,7 @@ impl<'a, H: Handler> Port<'a, H> {
         });
     }
 
-    /// Sees, once all that can be sent was, whether something is stuck.
+    /// Sees, once all that can be sent was, whether something stalls.
     pub(crate) fn after_egress(&mut self, sockets: &SocketSet<'a>, shared: &mut Shared<'a>) {
         if matches!(self.role, Role::Free) {
             return;
@@ -295,7 +295,7 @@ impl<'a, H: Handler> Port<'a, H> {
         self.first.filter(|_| self.queued > 0)
     }
 
-    /// Gives up what is stuck. smoltcp sends nothing past a datagram that it cannot send, so one
+    /// Drops what stalls. smoltcp sends nothing past a datagram that it cannot send, so one
     /// peer that cannot be reached would silence all others.
     pub(super) fn drop_stalled(&mut self, socket: &mut udp::Socket<'a>, shared: &mut Shared<'a>) {
         let address = socket.endpoint();

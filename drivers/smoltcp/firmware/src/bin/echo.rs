@@ -23,7 +23,7 @@ use static_cell::ConstStaticCell;
 
 type Kept = heapless::Vec<u8, MAX_MESSAGE>;
 
-/// Messages that nobody uses: there is one for each stream.
+/// Messages that are not in use: there is one for each stream.
 static SPARE: Mutex<RefCell<heapless::Vec<&'static mut Kept, STREAMS>>> =
     Mutex::new(RefCell::new(heapless::Vec::new()));
 
@@ -74,7 +74,7 @@ impl Keep for Nowhere {
     fn take(&mut self, _give: impl FnOnce(&[u8])) {}
 }
 
-/// Whether somebody has asked for the end.
+/// Whether the end was asked for.
 static QUIT: AtomicBool = AtomicBool::new(false);
 
 /// The handlers of this device.
@@ -149,7 +149,7 @@ fn serve() -> Result<(), Error> {
     let limits = Limits::new()
         .with_max_message(MAX_MESSAGE)
         .with_max_datagram(MAX_DATAGRAM)
-        // Who abandons a connection gives it back soon.
+        // A connection that is abandoned is closed soon.
         .with_stream_idle_timeout(core::time::Duration::from_secs(10));
     let mut network = Network::new(interface, device, memory, limits, host::key(&clock))?;
     let [receive, transmit] = ECHO_BYTES.take();

@@ -47,7 +47,7 @@ struct Sensor {
     acknowledged: u32,
     /// The connection, while there is one.
     server: Option<ConnectionId>,
-    /// The server is not there, or is no more, and nobody has thought about calling it.
+    /// The server is not there, or is no more, and no connect has been planned.
     lost: bool,
     /// When to call, and how long to wait after the next failure; `NEVER` while calling.
     call_at: Instant,

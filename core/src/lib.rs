@@ -90,3 +90,8 @@ pub use storage::Growing;
 pub use storage::{Fixed, Storage};
 pub use time::Instant;
 pub use transport::Transport;
+
+/// The code in the package's README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -364,3 +364,8 @@ pub fn have(tool: &str, probe: &mut Command) -> bool {
     }
     have
 }
+
+/// The code in the README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

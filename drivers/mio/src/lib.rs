@@ -27,30 +27,29 @@
 //! connection of its worker, so work that takes long is handed to threads of the
 //! application's own, with a clone of the [`Connection`] to answer on.
 //!
-//! # The path of a message
+//! # Backpressure
 //!
-//! A worker reads a socket into its one large buffer (`tcp::read`, `udp::peers`), decodes it with
-//! the core's `RecvHalf` or `Demux`, and calls [`Handler::received`] with a message that is
-//! borrowed from that buffer. What the callbacks send on their own connection gathers in the
-//! worker's `write_batch` and leaves in one system call when the callbacks of that
-//! connection have returned (`tcp::send_state`, `udp::socket`). Only what the kernel refuses is
-//! kept, by the connection. An idle connection owns no buffer.
+//! [`send`](Connection::send) never blocks. It takes a message whole and returns `Ok`, or takes
+//! nothing and returns an error. What the system does not take at once is queued, up to
+//! [`Limits::max_queued`] bytes (default 1 MiB) for a connection; beyond that the answer is
+//! [`SendError::Full`], and [`Handler::writable`] is called once the queue is down to
+//! [`Limits::low_watermark`]. In the other direction [`Link::pause`] stops delivery, and TCP holds
+//! up the peer.
 //!
-//! A handle used on another thread writes to the socket itself, under the connection's lock, and
-//! wakes the worker only if something has to wait (`tcp::shared`, `udp::socket`).
+//! # Closing and stopping
 //!
-//! # Where things are
+//! [`close`](Connection::close) delivers what was sent, then closes; [`abort`](Connection::abort)
+//! does not. Each connection's handler is told [`closed`](Handler::closed) once, with a
+//! [`CloseReason`], and then dropped. [`Network::stop`] closes everything, waits for that, and ends
+//! the threads; what is not delivered by its deadline is lost. Dropping the last clone of the
+//! [`Network`] stops it without waiting.
 //!
-//! | | |
-//! |-|-|
-//! | `network` | What the application calls: listen, connect, stop; and the options of both. |
-//! | `connection`, `conn` | The handle; and what every connection has: its state as all threads read it, its worker, its place among the limits. |
-//! | `tcp` | A stream connection: reading, sending, its callbacks. |
-//! | `udp` | A datagram socket and the connections that share it. |
-//! | `worker` | The threads: a worker's loop, timers and budget; what other threads hand over to it; the acceptor. |
-//! | `write_batch` | What callbacks send, gathered. |
-//! | `user`, `user_callback` | Code and values of the application's, run and dropped so that a panic harms nothing else. |
-//! | `sys` | The system calls that mio does not make. |
+//! # Limits
+//!
+//! Every connection, queue and timeout has a bound, with a default that suits a game server on the
+//! open internet: [`Limits`] for the protocol, [`AddressLimits`] for what one peer address may have,
+//! [`Budgets`] for how much a worker does at a time. A listener can have its own:
+//! [`ListenOptions`].
 
 #![deny(unsafe_code)]
 
@@ -89,7 +88,7 @@ pub use network::listener::Listener;
 #[cfg(cubenet_faults)]
 pub use sys::faults;
 
-/// The code in the README is compiled with the tests.
+/// The code in the package's README is compiled with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -201,3 +201,8 @@ pub use network::{Builder as NetworkBuilder, IntoAddress, Listener, Network};
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};
 pub use simulation::{Builder, Simulation, Thread};
 pub use workers::Costs;
+
+/// The code in the package's README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,13 +10,16 @@ use cubenet_tests::harness::{Event, Harness, RawStream, Scene, echo, ignore};
 use std::time::Duration;
 
 pub(crate) const BEHAVIOURS: &[Behaviour] = &[
-    ("who closes is told `Local`, the peer `Peer`", reasons),
     (
-        "what was sent before a close is delivered before the end",
+        "the side that closes sees `Local`, its peer sees `Peer`",
+        reasons,
+    ),
+    (
+        "what was sent before a close is delivered before the FIN",
         delivered,
     ),
     (
-        "what was sent before a close inside a callback is delivered before the end",
+        "what was sent before a close inside a callback is delivered before the FIN",
         in_callback,
     ),
     ("nothing is received after a close inside a callback", deaf),
@@ -24,7 +27,10 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         "what `accepted` sends before it closes is delivered",
         closed_by_accepted,
     ),
-    ("who aborts is told `Local`, the peer `Reset`", abort),
+    (
+        "the side that aborts sees `Local`, its peer sees `Reset`",
+        abort,
+    ),
     (
         "an abort inside a callback ends the connection after it",
         abort_in_callback,
@@ -37,23 +43,23 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         "the handler is dropped after `closed`, and nothing follows",
         dropped,
     ),
-    ("both sides that close at once are told `Local`", at_once),
-    ("a peer that ends between two messages is `Peer`", peer_ends),
+    ("both sides see `Local` if they close at once", at_once),
+    ("a FIN between two messages closes with `Peer`", peer_ends),
     (
-        "a peer that ends inside a header is `Truncated`",
+        "a FIN inside a header closes with `Truncated`",
         inside_header,
     ),
     (
-        "a peer that ends inside a payload is `Truncated`, and the part is not delivered",
+        "a FIN inside a payload closes with `Truncated`, and the partial message is not delivered",
         inside_payload,
     ),
-    ("a peer that resets is `Reset`", reset),
+    ("a RST closes with `Reset`", reset),
     (
-        "what waits for a peer that ended its direction is still delivered",
+        "what is queued for a peer that ended its direction is still delivered",
         half_closed,
     ),
     (
-        "a frame over the limit is `Protocol`, and what was sent before is delivered",
+        "a frame over the limit closes with `Protocol`, and what was sent before is delivered",
         protocol,
     ),
     (
@@ -65,29 +71,32 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
          than the drain time",
         protocol_waits,
     ),
-    ("a call to nobody is told `Refused`", refused),
     (
-        "a call that is not answered is told `Timeout(Connect)`, at its time",
+        "a connect to a port without a listener fails with `Refused`",
+        refused,
+    ),
+    (
+        "a connect that is not answered fails with `Timeout(Connect)`, on time",
         unanswered,
     ),
     (
-        "a call that is closed with nothing sent is told `Local`",
+        "a connect that is closed with nothing sent fails with `Local`",
         taken_back,
     ),
     (
-        "a call that is closed with messages sent delivers them",
+        "a connect that is closed with messages sent delivers them",
         farewell,
     ),
     (
-        "who returns no handler from `accepted` turns the caller away",
+        "`accepted` that returns no handler closes the connection",
         turned_away,
     ),
     (
-        "who sends in `accepted` and then turns the caller away leaves nothing queued",
+        "`accepted` that sends and then returns no handler leaves nothing queued",
         turned_away_after_sending,
     ),
     (
-        "who returns no handler from `connected` closes the connection",
+        "`connected` that returns no handler closes the connection",
         not_wanted,
     ),
     (
@@ -99,15 +108,15 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         drain,
     ),
     (
-        "a connection that ends with messages undelivered never ends in order",
+        "a connection that ends with messages undelivered ends with RST, not FIN",
         undelivered,
     ),
     (
-        "a panic in a callback is `Panicked`, and others do not notice",
+        "a panic in a callback closes with `Panicked`, and other connections go on",
         panics,
     ),
     (
-        "a panic in `accepted` turns the caller away",
+        "a panic in `accepted` closes the connection",
         panics_in_accepted,
     ),
 ];

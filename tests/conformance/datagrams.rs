@@ -12,11 +12,11 @@ use std::time::Duration;
 
 pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     (
-        "a peer is a connection once it speaks, and what it said is delivered",
+        "a peer's first datagram makes a connection, and is delivered",
         first,
     ),
     (
-        "every peer has a connection of its own, and hears only its own answers",
+        "every peer has a connection of its own, and receives only its own answers",
         several,
     ),
     (
@@ -30,55 +30,49 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ),
     ("a close sends an empty datagram", goodbye),
     (
-        "what was sent before a close goes before the goodbye",
+        "what was sent before a close leaves before the close datagram",
         order_of_goodbye,
     ),
     (
-        "a close inside a callback sends the answer and the goodbye",
+        "a close inside a callback sends the answer and the close datagram",
         closed_in_callback,
     ),
     ("an abort sends nothing", abort),
     (
-        "an empty datagram from a stranger opens nothing and is not answered",
+        "an empty datagram from an unknown address opens nothing and is not answered",
         stranger,
     ),
+    ("a datagram after the close makes a new connection", again),
     (
-        "a peer that speaks again after the end is a new connection",
-        again,
-    ),
-    (
-        "a peer that says nothing is given up as `Timeout(Idle)`, at its time",
+        "a peer that sends nothing closes with `Timeout(Idle)`, on time",
         idle,
     ),
-    ("every datagram puts the idle time off", not_idle),
+    ("every datagram restarts the idle timeout", not_idle),
+    ("idle peers close one by one, each on time", one_by_one),
     (
-        "peers fall silent one by one, each at its own time",
-        one_by_one,
-    ),
-    (
-        "who returns no handler from `accepted` is asked again when the peer speaks again",
+        "`accepted` that returned no handler is called again for the peer's next datagram",
         turned_away,
     ),
-    ("nobody answers a peer that was not admitted", not_answered),
+    ("a peer that was not admitted gets no answer", not_answered),
     (
-        "a datagram over the limit is dropped, and its connection told",
+        "a datagram over the limit is dropped and reported to its connection",
         too_long,
     ),
     (
         "`send` refuses a datagram over the limit and an empty one",
         refused_sends,
     ),
-    ("a full table refuses newcomers without a word", full_table),
+    ("a full table drops the datagrams of new peers", full_table),
     (
-        "a full table can let the longest silent make way, as `Overflow`",
+        "a full table can evict the peer that was idle longest, with `Overflow`",
         eviction,
     ),
     (
-        "the longest silent makes way, too, when there are as many connections as there may be",
+        "the peer that was idle longest is evicted, too, at `max_connections`",
         eviction_of_connections,
     ),
     (
-        "an empty datagram closes nothing if it is not to",
+        "an empty datagram closes nothing if `empty_datagram_closes` is false",
         empty_closes_nothing,
     ),
     (
@@ -86,15 +80,18 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         places_apart,
     ),
     ("what arrives during a pause is dropped", pause),
-    ("a call is connected at once, before anybody answers", call),
     (
-        "a call to nobody is told `Unreachable` and lives",
+        "a connect over UDP is connected at once, before an answer",
+        call,
+    ),
+    (
+        "a connect to a port without a socket gets the error `Unreachable` and stays open",
         nobody_there,
     ),
     ("both ends that are ours see each other's close", both_ours),
     ("`closed` comes once, and the handler is dropped", once),
     (
-        "a panic in a callback is `Panicked`, and other peers do not notice",
+        "a panic in a callback closes with `Panicked`, and other peers go on",
         panics,
     ),
 ];

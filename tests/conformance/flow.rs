@@ -16,25 +16,25 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         writable,
     ),
     ("without `Full` there is no `writable`", not_owed),
-    ("`queued` tells what waits, and falls to nothing", queued),
+    ("`queued` is what waits, and falls to 0", queued),
     (
         "whatever was accepted around a `Full` arrives whole and in order",
         nothing_lost,
     ),
     (
-        "one message is accepted however little room is left to all together",
+        "one message is accepted on an empty queue, however little is left of `max_queued_total`",
         one_message,
     ),
     (
-        "who takes the room of all together over its bound is given up as `Overflow`",
+        "a connection that exceeds `max_queued_total` closes with `Overflow`",
         overflow,
     ),
     (
-        "a peer that takes nothing is given up as `Timeout(WriteStall)`, at its time",
+        "a peer that reads nothing closes with `Timeout(WriteStall)`, on time",
         stall,
     ),
     (
-        "a peer that takes a little now and then is not given up",
+        "a peer that reads a little now and then is not closed",
         slow,
     ),
     (
@@ -46,12 +46,9 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         pause_in_callback,
     ),
     ("a paused connection still sends", sends_paused),
+    ("a paused connection does not close as idle", paused_silence),
     (
-        "silence during a pause is not the peer's fault",
-        paused_silence,
-    ),
-    (
-        "an end that came during a pause is heard after it",
+        "a FIN that arrives during a pause is handled after it",
         paused_end,
     ),
     ("a paused connection can be closed", paused_close),

@@ -12,38 +12,41 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         longest,
     ),
     (
-        "a peer that says nothing is given up as `Timeout(Idle)`, at its time",
+        "a peer that sends nothing closes with `Timeout(Idle)`, on time",
         idle,
     ),
     (
-        "a peer that connects and says nothing is given up as `Timeout(FirstMessage)`, at its time",
+        "a peer that connects and sends nothing closes with `Timeout(FirstMessage)`, on time",
         first_message,
     ),
     (
-        "a peer that has begun to speak has the idle time from then on",
+        "a peer that has sent a message has the idle timeout from then on",
         first_message_begun,
     ),
     (
-        "a connection that this side opened need not be spoken to at once",
+        "the first-message timeout does not hold for a connection that this side opened",
         first_message_of_ours,
     ),
-    ("every message puts the idle time off", not_idle),
+    ("every message restarts the idle timeout", not_idle),
     (
-        "what is sent does not put the idle time off",
+        "sending does not restart the idle timeout",
         sending_is_not_hearing,
     ),
     (
-        "a frame that does not end is given up as `Timeout(Frame)`, at its time",
+        "a frame that does not end closes with `Timeout(Frame)`, on time",
         frame,
     ),
-    ("a frame that drips is given up at the same time", drip),
+    (
+        "a frame that arrives byte by byte closes at the same time",
+        drip,
+    ),
     ("half a header is a frame that has begun", half_header),
     (
-        "frames that end in time are not given up, however many",
+        "frames that end in time do not close, however many",
         frames_in_time,
     ),
     (
-        "one connection more than there may be is closed at once, and those there stay",
+        "one connection more than `max_connections` is closed at once, and the others stay",
         too_many,
     ),
     (
@@ -51,7 +54,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         room_again,
     ),
     (
-        "a call over the limit is refused to the caller",
+        "a connect over `max_connections` is refused with an error",
         too_many_calls,
     ),
 ];

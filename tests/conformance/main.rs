@@ -43,18 +43,18 @@ struct Driver {
 const UNWINDING: (&str, &[&str]) = (
     "a device has no unwinding: a panic ends the program",
     &[
-        "a panic in a callback is `Panicked`, and others do not notice",
-        "a panic in `accepted` turns the caller away",
-        "a panic in a callback is `Panicked`, and other peers do not notice",
+        "a panic in a callback closes with `Panicked`, and other connections go on",
+        "a panic in `accepted` closes the connection",
+        "a panic in a callback closes with `Panicked`, and other peers go on",
     ],
 );
 const OVERFLOW: (&str, &[&str]) = (
     "every connection has its rings from the beginning, and cannot outgrow them",
-    &["who takes the room of all together over its bound is given up as `Overflow`"],
+    &["a connection that exceeds `max_queued_total` closes with `Overflow`"],
 );
 const UNREACHABLE: (&str, &[&str]) = (
     "smoltcp tells nobody but a socket for ICMP that nobody listens",
-    &["a call to nobody is told `Unreachable` and lives"],
+    &["a connect to a port without a socket gets the error `Unreachable` and stays open"],
 );
 const ONE_FRAME: (&str, &[&str]) = (
     "a datagram is one frame, which is no longer than 9,100 bytes here",
@@ -105,18 +105,21 @@ const WITHOUT_UNDER_WINE: [(&str, &[&str]); 2] = [
     (
         RESETS,
         &[
-            "who aborts is told `Local`, the peer `Reset`",
+            "the side that aborts sees `Local`, its peer sees `Reset`",
             "an abort inside a callback ends the connection after it",
-            "a peer that resets is `Reset`",
+            "a RST closes with `Reset`",
             "what cannot be delivered in the drain time ends as `Timeout(Drain)`",
-            "a connection that ends with messages undelivered never ends in order",
-            "a panic in a callback is `Panicked`, and others do not notice",
-            "who takes the room of all together over its bound is given up as `Overflow`",
-            "a peer that takes nothing is given up as `Timeout(WriteStall)`, at its time",
-            "stopping gives up at its deadline whoever does not read",
+            "a connection that ends with messages undelivered ends with RST, not FIN",
+            "a panic in a callback closes with `Panicked`, and other connections go on",
+            "a connection that exceeds `max_queued_total` closes with `Overflow`",
+            "a peer that reads nothing closes with `Timeout(WriteStall)`, on time",
+            "stopping aborts at its deadline the connections of peers that do not read",
         ],
     ),
-    (ICMP, &["a call to nobody is told `Unreachable` and lives"]),
+    (
+        ICMP,
+        &["a connect to a port without a socket gets the error `Unreachable` and stays open"],
+    ),
 ];
 
 /// Why this cannot be tried where this runs, if it cannot.

@@ -28,19 +28,19 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ("messages go both ways at once", both_ways),
     ("a message framed once is the same as any other", frames),
     (
-        "a long message framed once is shared and arrives whole at everybody",
+        "a long message framed once is shared and arrives whole at every peer",
         long_frames,
     ),
     (
-        "messages sent before the call is answered arrive first, in order",
+        "messages sent before the peer has answered a connect arrive first, in order",
         before_the_answer,
     ),
     (
-        "what `accepted` sends is the first that the caller hears",
+        "what `accepted` sends is the first message that the client receives",
         from_accepted,
     ),
     (
-        "what `connected` sends is the first that the called hears",
+        "what `connected` sends is the first message that the server receives",
         from_connected,
     ),
     (
@@ -49,7 +49,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ),
     ("many megabytes arrive whole and in order", volume),
     (
-        "messages sent from inside and from outside keep the order they were sent in",
+        "messages sent inside and outside of callbacks keep the order they were sent in",
         mixed,
     ),
     (

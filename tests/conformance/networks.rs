@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const BEHAVIOURS: &[Behaviour] = &[
-    ("a listener on port 0 tells the port it was given", any_port),
+    (
+        "a listener on port 0 has the port that the system chose",
+        any_port,
+    ),
     ("an address that is taken is refused with a reason", taken),
     (
-        "callers that come all at once are all answered, and can come again",
+        "clients that connect all at once are all answered, and can connect again",
         burst,
     ),
     (
-        "a closed stream listener refuses calls, and its connections stay",
+        "a closed stream listener refuses connections, and those it has stay",
         closed_listener,
     ),
     (
@@ -26,7 +29,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         free_again,
     ),
     (
-        "a closed datagram listener admits nobody, and its connections stay",
+        "a closed datagram listener admits no peer, and its connections stay",
         closed_datagrams,
     ),
     ("both ends know each other's addresses", addresses),
@@ -45,13 +48,16 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         "stopping delivers what is queued and ends everything as `Local`",
         stop,
     ),
-    ("stopping tells datagram peers goodbye", stop_datagrams),
     (
-        "stopping gives up at its deadline whoever does not read",
+        "stopping sends datagram peers a close datagram",
+        stop_datagrams,
+    ),
+    (
+        "stopping aborts at its deadline the connections of peers that do not read",
         stop_deadline,
     ),
     (
-        "a network that was stopped refuses to listen and to call",
+        "a network that was stopped refuses to listen and to connect",
         stopped,
     ),
     ("limits that do not fit each other are refused", bad_limits),

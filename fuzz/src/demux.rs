@@ -1,5 +1,5 @@
 //! The demultiplexer does what a plain list of peers would do, with a fixed table, with one in
-//! somebody else's memory and with a growing one: whoever speaks, opens, closes, falls silent, or finds it full.
+//! lent memory and with a growing one: peers send, open, close, go idle, and find it full.
 
 use crate::model::demux::Model;
 use crate::read;
@@ -26,7 +26,7 @@ enum Step {
     Insert(u8),
     /// A peer is forgotten.
     Remove(u8),
-    /// A slot is forgotten, whoever is in it, if anybody.
+    /// A slot is freed, if a peer is in it.
     RemoveSlot(u8),
     /// Time passes, and the silent go.
     Milliseconds(u8),
@@ -140,7 +140,7 @@ fn arrived<T: Table<u16>>(
         Arrival::Admit if admitted => insert(demux, model, peer, now),
         Arrival::Evict(slot) if admitted => {
             // As drivers do it: there may be a place that is kept for others, and so another slot.
-            let evicted = demux.peer(slot).expect("somebody is evicted");
+            let evicted = demux.peer(slot).expect("a peer is evicted");
             let before = demux.insert(peer, now);
             assert_eq!(before.is_some(), model.insert(peer, now));
             demux.remove(slot);
@@ -165,7 +165,7 @@ fn insert<T: Table<u16>>(demux: &mut Demux<u16, T>, model: &mut Model, peer: u16
 
 fn expire<T: Table<u16>>(demux: &mut Demux<u16, T>, model: &mut Model, now: Instant) {
     while let Some(slot) = demux.handle_timeout(now) {
-        let silent = demux.peer(slot).expect("somebody is silent");
+        let silent = demux.peer(slot).expect("a peer is idle");
         assert_eq!(model.handle_timeout(now), Some(silent));
         demux.remove(slot);
         model.remove(silent);

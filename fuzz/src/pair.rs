@@ -323,7 +323,7 @@ impl Pair {
             }
         }
         for (from, to) in [(&self.caller, &self.called), (&self.called, &self.caller)] {
-            // Whoever ended cleanly and was heard out lost nothing.
+            // A side that closed cleanly, and was read to its end, lost nothing.
             let clean = !self.flipped && to.closed == Some(CloseReason::Peer);
             assert!(!clean || from.accepted.is_empty());
         }

@@ -1,4 +1,4 @@
-//! Backpressure and pauses: nobody is made to hold more than it allows.
+//! Backpressure and pauses: neither side holds more than it allows.
 
 use crate::Behaviour;
 use cubenet_core::{CloseReason, Limits, SendError, Timeout, Transport::Tcp};

@@ -243,7 +243,11 @@ fn too_many(harness: &dyn Harness) {
         .collect();
     let third = harness.raw_connect(address);
     scene.until("it is closed", || third.ended_in_order().is_some());
-    assert_eq!(server.handles().len(), 2, "nobody was asked about it");
+    assert_eq!(
+        server.handles().len(),
+        2,
+        "`accepted` was not asked about it"
+    );
     for raw in raws {
         raw.write(&framed(b"still here"));
         scene.until("it is answered", || raw.received() == framed(b"still here"));

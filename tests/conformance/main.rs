@@ -53,7 +53,7 @@ const OVERFLOW: (&str, &[&str]) = (
     &["a connection that exceeds `max_queued_total` closes with `Overflow`"],
 );
 const UNREACHABLE: (&str, &[&str]) = (
-    "smoltcp tells nobody but a socket for ICMP that nobody listens",
+    "smoltcp reports only to a socket for ICMP that no socket listens",
     &["a connect to a port without a socket gets the error `Unreachable` and stays open"],
 );
 const ONE_FRAME: (&str, &[&str]) = (

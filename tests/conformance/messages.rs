@@ -294,11 +294,11 @@ fn across(harness: &dyn Harness) {
     let pair = scene.pair(Tcp, ignore);
     let onward = std::sync::Arc::clone(&pair.there);
     let (address, _) = scene.listen_first(Tcp, ignore, move |_| {
-        onward.send(b"somebody came").unwrap();
+        onward.send(b"a client came").unwrap();
         true
     });
     scene.connect(Tcp, address, ignore);
     scene.until("the other hears of it", || {
-        pair.client.messages() == [b"somebody came"]
+        pair.client.messages() == [b"a client came"]
     });
 }

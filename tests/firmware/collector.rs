@@ -12,7 +12,7 @@ struct Readings(Arc<Mutex<File>>);
 impl Handler for Readings {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         let number = message.first_chunk::<4>().expect("a reading has a number");
-        let mut file = self.0.lock().expect("nobody panics with it");
+        let mut file = self.0.lock().expect("no thread panicked with it");
         writeln!(file, "{}", u32::from_be_bytes(*number)).expect("the file can be written to");
         let _ = link.send(number);
     }

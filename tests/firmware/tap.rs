@@ -109,7 +109,7 @@ fn the_kernels_tcp_gets_through_delay_and_loss() {
             let moving = Arc::clone(&relay);
             let (tap, _pump) = enter(1_500, move || {
                 if let Some(relay) = moving.get() {
-                    relay.lock().expect("nobody panics with it").go_on();
+                    relay.lock().expect("no thread panicked with it").go_on();
                 }
             });
             let end = |which| {
@@ -134,7 +134,7 @@ fn the_kernels_tcp_gets_through_delay_and_loss() {
             for _ in 0..3 {
                 round_trips(60);
             }
-            let lost = relay.lock().expect("nobody panics with it").lost;
+            let lost = relay.lock().expect("no thread panicked with it").lost;
             println!("{name}: {lost} frames were lost");
             assert!(lost > 5, "{name}: {lost} lost frames are too few to tell");
             for end in ends {

@@ -374,7 +374,7 @@ fn demux_events(operations: &[(u16, u8, u64)]) -> Vec<Arrival> {
     for (peer, operation, micros) in operations {
         now = now.after(Duration::from_micros(*micros));
         while let Some(slot) = demux.handle_timeout(now) {
-            let expired = demux.peer(slot).expect("it names somebody");
+            let expired = demux.peer(slot).expect("it names a peer");
             let (of_model, heard) = model.remove(&expired).expect("the model has them");
             assert_eq!(of_model, slot);
             assert!(now >= heard.after(idle));

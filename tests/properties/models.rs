@@ -327,7 +327,7 @@ impl<T: NewTable> StateMachineTest for DemuxTest<T> {
             Operation::Pass(_) => {
                 test.now = model.now;
                 for silent in &model.expired {
-                    let slot = test.demux.handle_timeout(test.now).expect("somebody goes");
+                    let slot = test.demux.handle_timeout(test.now).expect("a peer expires");
                     assert_eq!(
                         test.demux.peer(slot),
                         Some(*silent),

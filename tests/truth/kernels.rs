@@ -228,7 +228,7 @@ impl World for Kernels {
         })
     }
 
-    fn nobody(&self) -> SocketAddr {
+    fn unused(&self) -> SocketAddr {
         (SERVER, 9).into()
     }
 

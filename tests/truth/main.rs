@@ -59,8 +59,8 @@ pub(crate) trait World {
         to: SocketAddr,
         connected: Connected,
     ) -> Arc<dyn Connection>;
-    /// An address of the server's where nobody listens.
-    fn nobody(&self) -> SocketAddr;
+    /// An address of the server's where no socket listens.
+    fn unused(&self) -> SocketAddr;
     /// Nothing gets through from now on.
     fn cut(&self);
     /// Lets this much time pass.

@@ -455,11 +455,11 @@ fn closes(make: &Make, rows: &mut Vec<Row>) {
         *tell.lock().unwrap() = outcome.err();
         None
     });
-    world.connect(Transport::Tcp, world.nobody(), connected);
+    world.connect(Transport::Tcp, world.unused(), connected);
     world.pass(Duration::from_secs(1));
     let told = *told.lock().unwrap();
     rows.push(Row {
-        what: "the client calls where nobody listens".to_owned(),
+        what: "the client connects where no socket listens".to_owned(),
         value: Value::Told(format!("client {told:?}")),
     });
 }

@@ -60,7 +60,7 @@ impl World for Simulated {
         connection.expect("it can be called")
     }
 
-    fn nobody(&self) -> SocketAddr {
+    fn unused(&self) -> SocketAddr {
         (SERVER, 9).into()
     }
 

@@ -57,13 +57,13 @@ fn a_table_that_is_full_turns_away_whoever_comes_and_serves_who_is_there() {
 #[test]
 fn a_call_that_nobody_answers_names_the_address_and_the_cause() {
     let network = network();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = unused.local_addr().unwrap();
+    drop(unused);
     let client = Reports::default();
     let connection = client.connect(&network, Transport::Tcp, address, ignore);
     let Event::Failed(error) = client.next() else {
-        panic!("somebody answered");
+        panic!("it was answered");
     };
     assert_eq!(error.reason(), CloseReason::Refused);
     assert_eq!(error.peer_addr(), address);
@@ -87,7 +87,7 @@ fn a_call_into_a_black_hole_ends_after_the_connect_time() {
     let start = Instant::now();
     client.connect(&network, Transport::Tcp, address, ignore);
     let Event::Failed(error) = client.next() else {
-        panic!("somebody answered");
+        panic!("it was answered");
     };
     assert_eq!(error.reason(), CloseReason::Timeout(Timeout::Connect));
     assert_eq!(error.peer_addr(), address);
@@ -102,7 +102,7 @@ fn a_call_can_be_taken_back() {
     let connection = client.connect(&network, Transport::Tcp, hole.address, ignore);
     connection.close();
     let Event::Failed(error) = client.next() else {
-        panic!("somebody answered");
+        panic!("it was answered");
     };
     assert_eq!(error.reason(), CloseReason::Local);
 }

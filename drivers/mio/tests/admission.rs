@@ -1,5 +1,5 @@
 //! Who gets in: the admission hook, limits per address and per listener, and what a flood of
-//! datagrams from addresses that nobody knows does to those who are there.
+//! datagrams from unknown addresses does to the connections there are.
 
 use cubenet_mio::{
     AddressLimits, Admission, CloseReason, Connection, Error, Handler, Limits, Link, ListenOptions,
@@ -266,7 +266,7 @@ mod floods {
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
-    /// Datagrams from thousands of addresses nobody has heard of, as fast as this machine makes
+    /// Datagrams from thousands of unknown addresses, as fast as this machine makes
     /// them, up to 100,000 a second.
     fn flood(server: SocketAddr, stop: &AtomicBool) -> usize {
         let sockets: Vec<UdpSocket> = (0..1_000_u32)

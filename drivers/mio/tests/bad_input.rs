@@ -1,4 +1,4 @@
-//! What bad input gets, and that nobody else notices.
+//! What bad input gets, and that other connections go on.
 
 use cubenet_mio::{
     CloseReason, Connection, FrameError, Handler, Limits, Link, Message, SendError, Timeout,

@@ -33,7 +33,7 @@ fn all_partial_frames_together_are_bounded_and_the_oldest_give_way() {
     eventually("enough are given up", || {
         network.metrics().held_bytes <= 1 << 20 && overflow() >= 80
     });
-    // Whoever sends whole frames is served all the while.
+    // A peer that sends whole frames is served all the while.
     let mut honest = RawClient::connect(address);
     for _ in 0..20 {
         honest.write(&frame[..30_000]);

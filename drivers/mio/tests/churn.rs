@@ -119,7 +119,7 @@ fn churn(network: &Network, addresses: [SocketAddr; 2], seed: u64) {
             }
         }
         for connection in connections {
-            // Whoever was paused by the other end's whim must hear the goodbye.
+            // A connection that was paused must see the other end's close.
             if random.below(2) == 0 {
                 connection.abort();
             } else {

@@ -357,9 +357,9 @@ fn a_call_to_nobody_is_told_and_survives_until_somebody_comes() {
     if wine_cannot(ICMP) {
         return;
     }
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
+    let unused = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = unused.local_addr().unwrap();
+    drop(unused);
     let network = network(Limits::default());
     let caller = Reports::default();
     let connection = caller.connect(&network, Transport::Udp, address, ignore);
@@ -370,13 +370,13 @@ fn a_call_to_nobody_is_told_and_survives_until_somebody_comes() {
         Event::Error(TransportError::Unreachable)
     ));
     assert!(!connection.is_closed());
-    let somebody = UdpSocket::bind(address).unwrap();
-    somebody.set_read_timeout(Some(PATIENCE)).unwrap();
+    let late = UdpSocket::bind(address).unwrap();
+    late.set_read_timeout(Some(PATIENCE)).unwrap();
     connection.send(b"you?").unwrap();
     let mut buffer = [0; 10];
-    let (len, from) = somebody.recv_from(&mut buffer).unwrap();
+    let (len, from) = late.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..len], b"you?");
-    somebody.send_to(b"me", from).unwrap();
+    late.send_to(b"me", from).unwrap();
     assert_eq!(caller.received(), b"me");
 }
 
@@ -389,7 +389,7 @@ fn a_listener_survives_peers_whose_ports_have_closed() {
         client(address).send(b"gone at once").unwrap();
         let connection = server.opened();
         server.received();
-        connection.send(b"to nobody").unwrap();
+        connection.send(b"lost").unwrap();
     }
     let socket = client(address);
     socket.send(b"still here").unwrap();

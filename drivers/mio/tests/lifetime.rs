@@ -225,7 +225,7 @@ impl Handler for Deaf {
     fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
 }
 
-/// Elsewhere a call to a port that nobody listens on takes seconds.
+/// Elsewhere a connect to a port without a listener takes seconds.
 #[cfg(target_os = "linux")]
 #[test]
 fn once_a_listener_is_closed_nobody_is_asked_any_more() {

@@ -1,5 +1,5 @@
 //! What an application may do in its own code without hurting a thread of the library: panic
-//! anywhere, block nobody but itself, and use whatever it likes from destructors.
+//! anywhere, block no thread but its own, and use whatever it likes from destructors.
 
 use cubenet_mio::{
     Connection, Handler, Limits, Link, Listener, Message, Network, SendError, Transport,
@@ -60,7 +60,7 @@ fn a_closure_that_panics_as_it_is_dropped_ends_no_thread() {
             let listener = network.listen(transport, "127.0.0.1:0", accepted).unwrap();
             let connection = std::net::TcpStream::connect(listener.local_addr());
             assert_eq!(connection.is_ok(), transport == Transport::Tcp);
-            // The closure is dropped by whoever has it last: that may be this thread.
+            // The closure is dropped by the thread that has it last, which may be this one.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener.close()));
         }
     }

@@ -7,7 +7,7 @@ use crate::simulation::Simulation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Census {
-    /// Sockets, those included that nobody owns any more and that only send what is left.
+    /// Sockets, those included that no application owns any more and that only send what is left.
     pub sockets: usize,
     /// Connections of all networks.
     pub connections: usize,
@@ -51,7 +51,7 @@ impl Simulation {
     }
 
     /// Checks what must hold at every moment: that what the networks count is what there
-    /// is, and that nobody holds more than the limits allow. Costs time in proportion to
+    /// is, and that no connection holds more than the limits allow. Costs time in proportion to
     /// the connections.
     pub fn audit(&self) -> Result<(), String> {
         let census = self.census();

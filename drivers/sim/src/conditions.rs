@@ -40,8 +40,8 @@ pub struct Conditions {
     /// Of damaged datagrams, those whose checksum does not show it: they arrive with a byte changed,
     /// or cut off at the end.
     pub undetected: f64,
-    /// Of datagrams that are followed by one that somebody forged: from an address that
-    /// speaks to the listener already, or from one that nobody has.
+    /// Of datagrams that are followed by a forged one: from an address that has sent to the
+    /// listener already, or from one that no host has.
     pub spoof: f64,
     /// Bits a second, each way; `None` for no bound.
     pub bandwidth: Option<u64>,
@@ -50,7 +50,7 @@ pub struct Conditions {
     /// Bytes of the largest packet, headers included. A longer datagram goes in fragments, and is
     /// lost if any of them is; a stream's segments are made no longer.
     pub mtu: usize,
-    /// Of calls that are refused although somebody listens.
+    /// Of connects that are refused although a socket listens.
     pub refuse: f64,
     /// Of stream segments at which the connection is reset at both ends.
     pub reset: f64,

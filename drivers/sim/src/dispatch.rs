@@ -91,7 +91,7 @@ fn accept<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, listener: Key) -> G
     }) = world.owners.get(listener)
     {
         if *again > now {
-            // Whoever waits to try again is not hurried by one more that calls.
+            // A listener that waits to try again goes on waiting when another connection arrives.
             return world;
         }
         let (network, accept) = (*network, Arc::clone(accept));

@@ -7,9 +7,9 @@
 //!
 //! # Testing a handler of your own
 //!
-//! A small game: players move on a line, the server tells everybody. It must not send a
-//! player who has left, must survive a player who sends nonsense, and everybody who stays
-//! must see the same world in the end, whatever the network does.
+//! A small game: players move on a line, the server tells every player. It must not send
+//! to a player who has left, must survive a player who sends nonsense, and all who stay must
+//! see the same world in the end, whatever the network does.
 //!
 //! ```
 //! use cubenet_sim::{

@@ -70,7 +70,7 @@ impl Builder {
         self
     }
 
-    /// Makes it, at time zero, with nobody in it.
+    /// Makes it, at time zero, without hosts.
     pub fn build(self) -> Result<Simulation, Error> {
         conditions::check_rates([("interleave", self.interleave)]).map_err(Error::Faults)?;
         self.conditions.validate().map_err(Error::Faults)?;
@@ -256,7 +256,7 @@ impl Simulation {
 
     /// The router at `outside` forgets everything, as one does that was switched off and on, and
     /// is at `new` from now on, which may be the same address, but not another router's. Peers see whatever is sent from
-    /// behind it come from somebody else: datagrams from a new peer; streams are reset once they
+    /// behind it come from another address: datagrams from a new peer; streams are reset once they
     /// send.
     pub fn rebind(&self, outside: IpAddr, new: IpAddr) -> Result<(), Error> {
         if self.shared.lock().kernel.rebind(outside, new) {
@@ -268,7 +268,7 @@ impl Simulation {
 
     /// The power of a host fails: its network is gone, its handlers are dropped without a
     /// callback, and its peers are told nothing. A callback that is held up runs to its end, and is
-    /// heard by nobody. A new network can be started on it; until
+    /// received by no peer. A new network can be started on it; until
     /// then whatever is sent there is lost, and afterwards it is answered with a reset.
     pub fn crash(&self, host: IpAddr) {
         let mut world = self.shared.lock();
@@ -327,7 +327,7 @@ impl Simulation {
     /// let simulation = Simulation::new(1);
     /// simulation.spawn("tick", |thread| {
     ///     while thread.sleep(Duration::from_millis(50)) {
-    ///         // Send everybody the state of the game.
+    ///         // Send every player the state of the game.
     ///     }
     /// });
     /// simulation.run_for(Duration::from_secs(60));

@@ -24,7 +24,7 @@ const ASLEEP_FOR: u32 = 5;
 /// The same, where the system cannot be asked, and a callback that computes looks like one that
 /// waits: ten seconds.
 const SILENT_FOR: u32 = 1_000;
-/// How long all threads must be blocked before that counts as a deadlock: somebody outside of the
+/// How long all threads must be blocked before that counts as a deadlock: a thread outside of the
 /// simulation may hold the lock.
 const DEADLOCK_AFTER: Duration = Duration::from_secs(2);
 /// How long threads are waited for when the simulation is dropped.

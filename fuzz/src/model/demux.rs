@@ -51,7 +51,7 @@ impl Model {
         self.peers.is_empty()
     }
 
-    /// Whether there is room for nobody, recognised or not.
+    /// Whether there is room for no peer, recognised or not.
     pub fn is_full(&self) -> bool {
         self.peers.len() >= self.room
     }
@@ -82,7 +82,7 @@ impl Model {
         }
     }
 
-    /// Somebody new speaks, whom the application recognises or not.
+    /// A new peer sends, which the application recognises or not.
     pub fn newcomer(&self, recognised: bool, now: Instant) -> Answer {
         let kept = if recognised {
             0
@@ -144,7 +144,7 @@ impl Model {
             Arrival::Deliver(_) => Answer::Deliver,
             Arrival::Close(_) => Answer::Close,
             Arrival::Admit => Answer::Admit,
-            Arrival::Evict(slot) => Answer::Evict(peer_in(slot).expect("somebody is evicted")),
+            Arrival::Evict(slot) => Answer::Evict(peer_in(slot).expect("a peer is evicted")),
             Arrival::Refuse => Answer::Refuse,
             Arrival::Ignore => Answer::Ignore,
             Arrival::TooLong(slot) => Answer::TooLong(slot.is_some()),

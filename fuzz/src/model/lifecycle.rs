@@ -243,7 +243,7 @@ pub enum Failure {
     Local,
     /// The peer reset it.
     Reset,
-    /// Nobody listens.
+    /// No socket listens.
     Refused,
     /// It was given up for lack of memory.
     Overflow,

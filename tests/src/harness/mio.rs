@@ -173,7 +173,7 @@ impl super::Harness for Harness {
 
 driver!(cubenet_mio, _network, loopback());
 
-/// Whether there is nothing to be had now, or nobody has answered yet.
+/// Whether there is nothing to be had now, or no answer has come yet.
 fn is_waiting(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),

@@ -298,7 +298,7 @@ struct Seen {
 
 impl Log {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().expect("nobody panics with it")
+        self.0.lock().expect("no thread panicked with it")
     }
 
     fn add(&self, event: Event) {
@@ -384,7 +384,7 @@ impl Handler for Recorder {
 
     fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
         let inert = link.is_closed() && link.send(b"late") == Err(SendError::Closed);
-        // A panic would end here, and nobody would notice.
+        // A panic would end here unnoticed.
         self.log.add(if inert {
             Event::Closed(reason)
         } else {

@@ -115,7 +115,7 @@ pub fn tells_destination() -> bool {
     tells
 }
 
-/// Whether this runs under Wine and not on Windows: whoever starts it there says so, by
+/// Whether this runs under Wine and not on Windows: the script that starts it there says so, by
 /// `CUBENET_WINE`.
 pub fn is_wine() -> bool {
     cfg!(windows) && std::env::var_os("CUBENET_WINE").is_some()
@@ -123,7 +123,7 @@ pub fn is_wine() -> bool {
 
 /// Why Wine cannot show that a connection is reset.
 pub const RESETS: &str = "a reset reads as an end in order";
-/// Why Wine cannot show that nobody listens for datagrams.
+/// Why Wine cannot show that no socket listens for datagrams.
 pub const ICMP: &str = "a datagram socket is told no ICMP errors";
 
 /// Whether a test has to be left out because this is Wine; says so, with the reason.

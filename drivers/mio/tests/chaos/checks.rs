@@ -74,7 +74,7 @@ pub(crate) fn is_quiet(world: &World) {
     }
 }
 
-/// That every connection ended once, that every call was answered once, and that whoever was
+/// That every connection ended once, that every call was answered once, and that a handler that was
 /// told of an end in order had everything.
 pub(crate) fn ends(world: &World) {
     for (nth, call) in lock(&world.calls).iter().enumerate() {

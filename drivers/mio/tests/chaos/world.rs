@@ -24,7 +24,7 @@ pub(crate) struct Ran {
     pub(crate) faults: u64,
 }
 
-/// Panics that nobody was told to make.
+/// Panics that the seed did not ask for.
 static STRAY_PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// From here on, panics that are part of the chaos are not printed, and others are kept.

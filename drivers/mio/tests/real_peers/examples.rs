@@ -58,7 +58,7 @@ fn an_output_that_cannot_be_written_is_reported_without_a_panic() {
             .stderr(Stdio::null())
             .spawn()
             .expect("it starts");
-        // Whoever read it has gone before it has said anything.
+        // The reader has gone before anything was written.
         drop(started.stdout.take());
         std::thread::sleep(Duration::from_millis(500));
         assert!(started.try_wait().unwrap().is_none(), "it serves on");
@@ -99,9 +99,9 @@ fn an_address_without_a_port_and_a_filter_that_is_none_are_reported() {
 
 #[test]
 fn a_load_says_once_that_no_socket_listens_for_its_datagrams() {
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap().to_string();
-    drop(nobody);
+    let unused = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = unused.local_addr().unwrap().to_string();
+    drop(unused);
     let mut load = example("load");
     let ran = load
         .args(["--connect", &address, "--transport", "udp"])

@@ -102,13 +102,13 @@ impl Ledger {
         self.book().callers.insert((stream, address), call);
     }
 
-    /// Whose call it is that comes from this address; nobody's, if it was forged.
+    /// The client that connects from this address; `None` if it was forged.
     pub(crate) fn caller(&self, transport: Transport, address: SocketAddr) -> Option<u32> {
         let stream = transport == Transport::Tcp;
         self.book().callers.get(&(stream, address)).copied()
     }
 
-    /// The sky has been clear for a while: whoever is still connected at both ends has
+    /// The sky has been clear for a while: a connection that is still there at both ends has
     /// heard everything.
     pub(crate) fn all_is_heard(&self) {
         let mut book = self.book();
@@ -159,7 +159,7 @@ impl Ledger {
         self.book().failures.clone()
     }
 
-    /// Whoever was told of an orderly end of a stream must have heard everything.
+    /// A side that was told of an orderly close of a stream must have received everything.
     pub(crate) fn settle(&self) {
         let mut book = self.book();
         let Book {
@@ -247,7 +247,7 @@ impl End {
             return None;
         };
         if stream && self.call != Some(call) {
-            self.fail("a message of somebody else's");
+            self.fail("a message of another connection");
         }
         if stream && number != self.next {
             self.fail(&format!("message {number} came, {} was next", self.next));

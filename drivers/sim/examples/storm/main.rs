@@ -250,14 +250,14 @@ impl Storm {
         }
     }
 
-    /// The sky clears, everybody closes, and nothing may be left.
+    /// The faults end, every connection closes, and nothing may be left.
     fn wind_up(&mut self, limits: &Limits) {
         weather::clear(&self.simulation, self.networks.len());
         for call in self.calls.iter().flatten() {
             call.connection.resume();
         }
-        // What was held up is sent again after two minutes at the latest; meanwhile nobody
-        // falls silent.
+        // What was held up is sent again after two minutes at the latest; meanwhile no
+        // connection is idle.
         for _ in 0..13 {
             for call in self.calls.iter_mut().flatten() {
                 let message = ledger::message(call.number, call.sent, 0);
@@ -268,7 +268,7 @@ impl Storm {
             }
             self.simulation.run_for(Duration::from_secs(10));
         }
-        // More than the sockets hold, and then nobody does anything: whatever waits must
+        // More than the sockets hold, and then no client does anything: whatever waits must
         // find its own way.
         for call in self.calls.iter_mut().flatten().take(1_000) {
             for _ in 0..3 {

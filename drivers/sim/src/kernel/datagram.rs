@@ -37,7 +37,7 @@ pub(crate) struct Arrived {
 pub(crate) enum Received {
     Datagram(Arrived),
     Nothing,
-    /// Nobody listened where an earlier datagram went.
+    /// No socket was bound where an earlier datagram went.
     Unreachable,
 }
 
@@ -66,7 +66,8 @@ impl Kernel {
         }
     }
 
-    /// A socket at this address, at any port for 0, that hears from everybody, or from `remote` alone.
+    /// A socket at this address, at any port for 0, that receives from every address, or from `remote`
+    /// alone.
     pub(crate) fn bind_datagrams(
         &mut self,
         host: HostId,
@@ -270,8 +271,8 @@ impl Kernel {
         changed.into()
     }
 
-    /// What somebody forges who knows of a datagram from `from`: its address or one of
-    /// nobody's, and other bytes, perhaps none.
+    /// A forgery after a datagram from `from`: with its address or one that no host has, and other
+    /// bytes, perhaps none.
     fn forged(&mut self, from: SocketAddr, bytes: &Bytes) -> (SocketAddr, Bytes) {
         let from = if self.random.chance(0.5) {
             from
@@ -324,7 +325,7 @@ impl Kernel {
         self.notify(key, Notice::Readable);
     }
 
-    /// A socket that called somebody is told that nobody listens there.
+    /// A connected socket is told that no socket is bound at its peer's address.
     pub(crate) fn unreachable(&mut self, key: Key) {
         if let Some(socket) = self.datagrams(key)
             && socket.remote.is_some()

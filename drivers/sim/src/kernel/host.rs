@@ -16,7 +16,7 @@ pub(crate) struct HostId(pub(crate) u32);
 pub(crate) struct Host {
     /// Its addresses, the one that it calls from first.
     addresses: Vec<IpAddr>,
-    /// Whether somebody is there. To an address where nobody is, packets are lost.
+    /// Whether a network runs on it. Packets to an address without one are lost.
     pub(crate) alive: bool,
     /// The router that it is behind.
     pub(crate) nat: Option<NatId>,

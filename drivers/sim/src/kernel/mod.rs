@@ -99,12 +99,12 @@ enum Event {
         sender: Key,
         bytes: Bytes,
     },
-    /// Nobody listened where a datagram went.
+    /// No socket was bound where a datagram went.
     Unreachable(Key),
     Due(Due),
 }
 
-/// What a socket tells whoever owns it.
+/// What a socket tells its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     /// A call may be accepted.
@@ -146,7 +146,7 @@ struct Entry {
 pub struct Traffic {
     /// Stream segments and datagrams that were sent.
     pub packets: u64,
-    /// Of those, lost on their way or to nobody.
+    /// Of those, lost on their way or sent to an address without a socket.
     pub lost: u64,
     /// Packets that carry nothing of the application's: answers to calls, acknowledgements,
     /// refusals, resets.
@@ -163,7 +163,7 @@ pub struct Traffic {
     pub corrupted: u64,
     /// Fragments of datagrams that were longer than a packet of their path.
     pub fragments: u64,
-    /// Datagrams that somebody forged.
+    /// Datagrams that were forged.
     pub spoofed: u64,
     /// Datagrams that found their socket's buffer full.
     pub overflowed: u64,
@@ -228,7 +228,7 @@ impl Kernel {
 
     // Hosts.
 
-    /// The host at `address`, whether somebody is there or not.
+    /// The host at `address`, whether a network runs on it or not.
     pub(crate) fn host_at(&mut self, address: IpAddr) -> HostId {
         let next = HostId(self.hosts.len() as u32);
         let id = *self.by_address.entry(address).or_insert(next);
@@ -267,7 +267,7 @@ impl Kernel {
         self.hosts.iter_mut()
     }
 
-    /// Whoever is at this host vanishes without a word. Returns the sockets it had.
+    /// The network at this host vanishes without FIN or RST. Returns the sockets it had.
     pub(crate) fn crash(&mut self, id: HostId) -> Vec<Key> {
         let of_host = |entry: &Entry| match &entry.socket {
             Some(Socket::Listen(socket)) => socket.host == id,

@@ -105,8 +105,8 @@ impl Nat {
         }
     }
 
-    /// The socket inside that a packet from `from` to `port` is for; `None` if it is let in to
-    /// nobody.
+    /// The socket inside that a packet from `from` to `port` is for; `None` if the router
+    /// drops it.
     fn incoming(
         &mut self,
         transport: Transport,
@@ -208,7 +208,7 @@ impl Kernel {
     }
 
     /// The address that a packet from `from`, on `host`, to `to` comes to: another, if a router is
-    /// there. `None` if that lets it in to nobody.
+    /// there. `None` if that drops it.
     pub(super) fn let_in(
         &mut self,
         host: HostId,

@@ -30,8 +30,8 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Nobody has one any more. The next to be given out is another than those before, so
-    /// that what is under way to them finds nobody.
+    /// All are free again. The next to be given out is another than those before, so that what is
+    /// under way to them is dropped.
     pub(super) fn clear(&mut self) {
         *self = Ports {
             next: self.next,

@@ -107,7 +107,7 @@ fn admit<'a>(
         network.metrics.dropped_not_admitted += 1;
         return world;
     };
-    // Whoever makes way in the table leaves its place among all connections, too.
+    // A peer that is evicted from the table gives its place among all connections up, too.
     let evicted = evicted.or_else(|| {
         let evictable = peers.demux.evictable(kernel.now);
         evictable.filter(|_| !network.has_room(Transport::Udp))
@@ -173,7 +173,7 @@ fn admit<'a>(
         peer.handler = Some(handler);
     }
     if !peers.open {
-        // Nobody is let in any more since it was asked.
+        // The listener was closed since it was asked.
         world.close(place, id);
     }
     let world = settle(shared, world, place);

@@ -359,7 +359,7 @@ fn call<'a>(
     settle(shared, world, place)
 }
 
-/// Somebody asked for the socket or its connections to be looked at, or there is room to
+/// The socket or its connections are to be looked at, or there is room to
 /// send again.
 pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     let Some((peers, ..)) = world.peers(key) else {
@@ -409,7 +409,7 @@ pub(crate) fn attend<'a>(shared: &'a Arc<Shared>, mut world: Guard<'a>, key: Key
     arm_on(world, key)
 }
 
-/// Closes whoever was silent too long.
+/// Closes the peers that were silent too long.
 pub(crate) fn handle_timeout<'a>(
     shared: &'a Arc<Shared>,
     mut world: Guard<'a>,
@@ -438,13 +438,13 @@ pub(crate) fn handle_timeout<'a>(
     }
 }
 
-/// Sets the clock of the longest silent; gives the socket up if nobody is left.
+/// Sets the clock of the longest silent; gives the socket up if no peer is left.
 pub(crate) fn arm(world: &mut World, key: Key) {
     let Some((peers, kernel, _, timers)) = world.peers(key) else {
         return;
     };
-    let nobody = peers.demux.is_empty() && peers.pending.is_none();
-    if nobody && !peers.open && peers.waiting.is_empty() {
+    let no_peer = peers.demux.is_empty() && peers.pending.is_none();
+    if no_peer && !peers.open && peers.waiting.is_empty() {
         return world.disown(key, false);
     }
     let deadline = peers.demux.poll_timeout().max(kernel.now);

@@ -352,7 +352,7 @@ pub(crate) fn read<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Gu
     settle(shared, world, key)
 }
 
-/// Counts what a stream holds of its input, and gives up whoever has held some longest while
+/// Counts what a stream holds of its input, and closes the one that has held some longest while
 /// the sum of its network is over the bound.
 fn hold<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
     let now = world.now();
@@ -501,7 +501,7 @@ fn settle<'a>(shared: &'a Shared, mut world: Guard<'a>, key: Key) -> Guard<'a> {
             stream.send.handle_fin_sent();
             kernel.notify(key, Notice::Readable);
         }
-        // A callback that runs must come back first; whoever runs it settles again.
+        // A callback that runs must come back first; the loop that runs it looks at the connection again.
         Action::Close(_) | Action::Reset(_) if stream.inside.is_none() || stream.accepting => {
             return world;
         }

@@ -101,7 +101,7 @@ fn a_peer_that_vanishes_is_noticed_by_its_silence_and_one_that_came_back_by_a_re
         if comes_back {
             let _again = simulation.network(SERVER).start().unwrap();
             simulation.run_for(Duration::from_secs(1));
-            assert!(client.closed().is_empty(), "nobody told it yet");
+            assert!(client.closed().is_empty(), "it was not told yet");
             connection.send(b"are you there").unwrap();
             simulation.run_for(Duration::from_secs(1));
             assert_eq!(client.closed(), [CloseReason::Reset]);

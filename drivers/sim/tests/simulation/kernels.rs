@@ -29,7 +29,7 @@ fn each_buffer_holds_twice_what_was_asked_for_and_the_rest_is_queued() {
         connection.send([7; 998]).unwrap();
         sent += 1_000;
         simulation.run_for(Duration::from_millis(1));
-        // The peer's system takes 16 KiB, though nobody reads; this one's holds 16 KiB more.
+        // The peer's system takes 16 KiB, though it is not read; this one's holds 16 KiB more.
         assert_eq!(connection.queued(), sent.saturating_sub(32 << 10));
     }
     assert_eq!(client.0.lock().unwrap().writable, 0);

@@ -48,7 +48,7 @@ impl Device for Wire {
     }
 
     fn receive(&mut self, now: time::Instant) -> Option<(Packet, Out)> {
-        let mut wires = self.wires.lock().expect("nobody panics with it");
+        let mut wires = self.wires.lock().expect("no thread panicked with it");
         let (packet, _) = wires.by_address.get_mut(&self.address)?.receive(now)?;
         let packet = packet.consume(<[u8]>::to_vec);
         wires.under_way -= 1;
@@ -76,9 +76,9 @@ impl TxToken for Out {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
         let mut packet = vec![0; len];
         let result = write(&mut packet);
-        let mut wires = self.0.lock().expect("nobody panics with it");
+        let mut wires = self.0.lock().expect("no thread panicked with it");
         let to: [u8; 4] = packet[16..20].try_into().expect("an IPv4 header");
-        // Nobody may have that address.
+        // No network may have that address.
         if let Some(wire) = wires.by_address.get_mut(&Ipv4Addr::from(to)) {
             let out = wire.transmit(time::Instant::ZERO).expect("it always can");
             out.consume(len, |copy| copy.copy_from_slice(&packet));
@@ -111,7 +111,7 @@ pub struct Harness {
     micros: Arc<AtomicU64>,
     wires: Wires,
     hosts: RefCell<Vec<Box<dyn Host>>>,
-    /// Polls in a row after which somebody wanted another at once.
+    /// Polls in a row after which a network wanted another at once.
     restless: Cell<u32>,
 }
 
@@ -132,7 +132,7 @@ impl Harness {
     }
 
     fn address(&self) -> Ipv4Addr {
-        let mut wires = self.wires.lock().expect("nobody panics with it");
+        let mut wires = self.wires.lock().expect("no thread panicked with it");
         let address = Ipv4Addr::from(0x0a00_0001 + wires.by_address.len() as u32);
         wires.by_address.insert(address, Loopback::new(Medium::Ip));
         address
@@ -162,7 +162,7 @@ impl Harness {
         host
     }
 
-    /// Lets everybody do what there is to do now.
+    /// Lets every network do what there is to do now.
     fn poll(&self) {
         for host in &*self.hosts.borrow() {
             host.poll();
@@ -178,7 +178,7 @@ impl Harness {
             .iter()
             .map(|host| host.poll_at())
             .fold(end, Instant::min);
-        let wires = self.wires.lock().expect("nobody panics with it");
+        let wires = self.wires.lock().expect("no thread panicked with it");
         if wires.under_way > 0 || at <= now {
             self.restless.set(self.restless.get() + 1);
             if self.restless.get() < 50 {
@@ -186,7 +186,7 @@ impl Harness {
             }
         }
         self.restless.set(0);
-        // Somebody who always has something to do does not stop the time.
+        // A network that always has something to do does not stop the time.
         let next = at.max(now.after(Duration::from_millis(1)).min(end));
         self.micros.store(next.as_micros(), Ordering::Relaxed);
     }

@@ -98,7 +98,7 @@ impl<D: Device + Send + 'static> Shared<D> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Network<'static, D, Boxed>> {
-        self.network.lock().expect("nobody panics with it")
+        self.network.lock().expect("no thread panicked with it")
     }
 
     pub(crate) fn poll(&self) {
@@ -117,7 +117,7 @@ impl<D: Device + Send + 'static> Shared<D> {
     }
 
     fn take_asked(&self, of: impl Fn(ConnectionId) -> bool) -> Vec<(ConnectionId, Ask)> {
-        let mut asked = self.asked.lock().expect("nobody panics with it");
+        let mut asked = self.asked.lock().expect("no thread panicked with it");
         asked.extract_if(.., |(id, _)| of(*id)).collect()
     }
 
@@ -277,7 +277,11 @@ impl<D: Device + Send + 'static> Handle<D> {
     /// is not to be had, and is what it will be if nothing is wrong.
     fn ask<R: Default>(&self, ask: impl FnOnce(&mut dyn Link) -> R + Send + 'static) -> Option<R> {
         if POLLING.get() {
-            let mut asked = self.shared.asked.lock().expect("nobody panics with it");
+            let mut asked = self
+                .shared
+                .asked
+                .lock()
+                .expect("no thread panicked with it");
             asked.push((self.id, Box::new(|link| drop(ask(link)))));
             return Some(R::default());
         }

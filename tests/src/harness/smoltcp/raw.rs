@@ -173,7 +173,7 @@ impl RawHost {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nobody panics with it")
+        self.inner.lock().expect("no thread panicked with it")
     }
 
     fn local_addr(&self) -> SocketAddr {

@@ -34,7 +34,7 @@ impl Harness {
         let networks: Arc<Mutex<Vec<OnTap>>> = Arc::default();
         let polled = Arc::clone(&networks);
         let (tap, pump) = tap::enter(MTU, move || {
-            for network in polled.lock().expect("nobody panics with it").iter() {
+            for network in polled.lock().expect("no thread panicked with it").iter() {
                 network.poll();
             }
         });
@@ -80,7 +80,7 @@ impl harness::Harness for Harness {
             Arc::new(move || Instant::from_micros(start.elapsed().as_micros() as u64 + 1));
         let network = Shared::new(self.interface(), self.tap.clone(), limits, clock);
         let network = network.map_err(|error| error.to_string())?;
-        let mut networks = self.networks.lock().expect("nobody panics with it");
+        let mut networks = self.networks.lock().expect("no thread panicked with it");
         networks.push(Arc::clone(&network));
         drop(networks);
         tap::introduce();

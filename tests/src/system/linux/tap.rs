@@ -1,5 +1,5 @@
 //! A network namespace of a thread's own, with a tap device on which the kernel's network
-//! stack meets whoever handles the frames.
+//! stack exchanges frames with the test.
 
 use nix::sched::{CloneFlags, unshare};
 use smoltcp::phy::{
@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex};
 
 /// The kernel's address in the namespace.
 pub const KERNEL: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// The address of whoever is at the other end.
+/// The address of the other end.
 pub const DEVICE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The longest packet, so that the datagrams of most tests go in one piece.
 pub const MTU: usize = 9_100;
-/// The hardware address of whoever is at the other end.
+/// The hardware address of the other end.
 pub const HARDWARE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Whether this process may make namespaces and taps; says so if not.
@@ -61,7 +61,7 @@ fn is_up() -> bool {
 /// they look for each other may be lost, or overtaken.
 pub fn introduce() {
     let socket = UdpSocket::bind((KERNEL, 0)).expect("a free port");
-    // To nobody.
+    // To an address without a host.
     socket
         .send_to(b"who is there", (DEVICE, 9))
         .expect("it can be sent");
@@ -139,7 +139,7 @@ pub fn enter(mtu: usize, each: impl Fn() + Send + 'static) -> (Tap, Pump) {
 
 /// Moves what there is to move.
 fn pump(kernel: &mut TunTapInterface, frames: &Mutex<Frames>) {
-    let mut frames = frames.lock().expect("nobody panics with it");
+    let mut frames = frames.lock().expect("no thread panicked with it");
     while let Some((frame, _)) = kernel.receive(Instant::ZERO) {
         frames.from_kernel.push_back(frame.consume(<[u8]>::to_vec));
     }
@@ -153,13 +153,13 @@ fn pump(kernel: &mut TunTapInterface, frames: &Mutex<Frames>) {
 impl Tap {
     /// The next frame that the kernel sent.
     pub fn take(&self) -> Option<Vec<u8>> {
-        let mut frames = self.frames.lock().expect("nobody panics with it");
+        let mut frames = self.frames.lock().expect("no thread panicked with it");
         frames.from_kernel.pop_front()
     }
 
     /// Hands the kernel a frame.
     pub fn give(&self, frame: Vec<u8>) {
-        let mut frames = self.frames.lock().expect("nobody panics with it");
+        let mut frames = self.frames.lock().expect("no thread panicked with it");
         frames.to_kernel.push_back(frame);
     }
 }

@@ -59,7 +59,7 @@ pub(crate) struct StreamSocket {
     handshake: Option<(Key, u8)>,
     /// It counts as a descriptor of its host.
     accepted: bool,
-    /// Nobody owns it any more; it only sends what is left.
+    /// No application owns it any more; it only sends what is left.
     orphan: bool,
     failed: Option<CloseReason>,
     /// For an orphan: the bytes acknowledged at the last check.
@@ -207,7 +207,7 @@ impl Kernel {
         Ok(accepted)
     }
 
-    /// Writes `parts`, as far as there is room. Whoever is given less than all is told when
+    /// Writes `parts`, as far as there is room. An owner whose bytes are not all taken is told when
     /// there is room again.
     pub(crate) fn write(&mut self, key: Key, parts: &[&[u8]]) -> Result<usize, CloseReason> {
         let now = self.now;

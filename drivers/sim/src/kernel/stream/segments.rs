@@ -142,7 +142,7 @@ impl Kernel {
         }
     }
 
-    /// Whoever waits for room is told when there is some.
+    /// An owner that waits for room is told when there is some.
     pub(super) fn tell_writable(&mut self, key: Key) {
         let Some(socket) = self.stream(key) else {
             return;
@@ -265,7 +265,7 @@ impl Kernel {
             return self.arrived_nowhere(segment);
         };
         if socket.orphan && !segment.bytes.is_empty() {
-            // Nobody will read it, and the peer has to know.
+            // It will not be read, and the peer has to know.
             return self.reset(key);
         }
         if socket.peer() != Some(from) {
@@ -311,7 +311,7 @@ impl Kernel {
         self.notify(key, Notice::Readable);
     }
 
-    /// The socket that a segment was for is gone: nobody is there, or its host says so.
+    /// The socket that a segment was for is gone: its host is, too, or answers with RST.
     pub(super) fn arrived_nowhere(&mut self, segment: Segment) {
         let Some(sender) = self.stream(segment.from) else {
             return;

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_none_admits_nobody_and_exempt_hosts_are_not_limited() {
+    fn a_rate_of_0_admits_no_connection_and_exempt_hosts_are_not_limited() {
         let mut table = AddressTable::new(
             AddressLimits::new()
                 .with_connections_per_second(0)

@@ -28,10 +28,10 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         "an empty datagram closes the connection as `Peer`",
         peer_closes,
     ),
-    ("a close sends an empty datagram", goodbye),
+    ("a close sends an empty datagram", sends_a_close_datagram),
     (
         "what was sent before a close leaves before the close datagram",
-        order_of_goodbye,
+        order_of_close_datagram,
     ),
     (
         "a close inside a callback sends the answer and the close datagram",
@@ -86,7 +86,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ),
     (
         "a connect to a port without a socket gets the error `Unreachable` and stays open",
-        nobody_there,
+        unused_port,
     ),
     ("both ends that are ours see each other's close", both_ours),
     ("`closed` comes once, and the handler is dropped", once),
@@ -166,7 +166,7 @@ fn peer_closes(harness: &dyn Harness) {
     assert_eq!(scene.server.open(), 0);
 }
 
-fn goodbye(harness: &dyn Harness) {
+fn sends_a_close_datagram(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
@@ -177,7 +177,7 @@ fn goodbye(harness: &dyn Harness) {
     scene.until("it has ended", || server.closed() == [CloseReason::Local]);
 }
 
-fn order_of_goodbye(harness: &dyn Harness) {
+fn order_of_close_datagram(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
@@ -492,7 +492,7 @@ fn call(harness: &dyn Harness) {
     scene.until("it is answered", || client.messages() == [b"welcome"]);
 }
 
-fn nobody_there(harness: &dyn Harness) {
+fn unused_port(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (listener, _) = scene.listener(Udp, ignore, |_| true);
     let address = listener.local_addr();

@@ -362,7 +362,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_stream_accepted_arrives_though_nobody_does_anything_more(
+    fn what_a_stream_accepted_arrives_without_further_calls(
         weather in weather(), sends in prop::collection::vec((0..2_usize, 0..4_usize), 1..120),
     ) {
         let mut weather = weather;

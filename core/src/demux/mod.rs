@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_over_the_limit_builds_nothing_and_is_told_to_who_is_known() {
+    fn a_datagram_over_the_limit_makes_no_peer_and_is_reported_to_a_known_one() {
         let mut demux = small(FullPolicy::Refuse);
         let long = Limits::default().max_datagram() + 1;
         let arrival = demux.handle_datagram(&1, long, second(0));
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_refuses_newcomers_and_serves_who_is_there() {
+    fn a_full_table_refuses_new_peers_and_serves_the_others() {
         let mut demux = filled(FullPolicy::Refuse);
         assert_eq!(demux.handle_datagram(&9, 1, second(59)), Arrival::Refuse);
         assert_eq!(demux.insert(9, second(59)), None);
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_in_somebody_elses_memory_has_as_much_room_as_that() {
+    fn a_table_in_lent_memory_has_as_much_room_as_that() {
         let mut slots = [Slot::<u16>::FREE; 3];
         assert!(SliceTable::new(&mut slots, &mut []).is_none());
         // Heads that are no power of two, and hold something.

@@ -212,7 +212,7 @@ fn send(connection: &Connection, name: u8, count: u8, len: usize) -> u8 {
 }
 
 #[test]
-fn what_begins_to_wait_is_sent_whoever_sends_and_whenever_the_worker_looks() {
+fn what_is_queued_is_sent_by_any_thread_in_any_order_with_the_worker() {
     shuttle::check_random(
         || {
             let mut scene = Scene::new();
@@ -241,7 +241,7 @@ fn what_begins_to_wait_is_sent_whoever_sends_and_whenever_the_worker_looks() {
 }
 
 #[test]
-fn who_was_refused_for_lack_of_room_is_told_when_there_is_some() {
+fn a_send_that_found_no_room_is_followed_by_writable() {
     shuttle::check_random(
         || {
             let mut scene = Scene::new();

@@ -27,7 +27,7 @@ fn who_is_turned_away_is_closed_and_leaves_nothing() {
 }
 
 #[test]
-fn a_table_that_is_full_turns_away_whoever_comes_and_serves_who_is_there() {
+fn a_full_table_refuses_new_peers_and_serves_the_others() {
     let limits = Limits::new().with_max_connections(3);
     let network = network_with(limits);
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
@@ -55,7 +55,7 @@ fn a_table_that_is_full_turns_away_whoever_comes_and_serves_who_is_there() {
 }
 
 #[test]
-fn a_call_that_nobody_answers_names_the_address_and_the_cause() {
+fn a_connect_that_is_refused_names_the_address_and_the_cause() {
     let network = network();
     let unused = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = unused.local_addr().unwrap();
@@ -78,7 +78,7 @@ fn a_call_that_nobody_answers_names_the_address_and_the_cause() {
 }
 
 #[test]
-fn a_call_into_a_black_hole_ends_after_the_connect_time() {
+fn a_connect_into_a_black_hole_ends_after_the_connect_timeout() {
     let hole = BlackHole::new();
     let address = hole.address;
     let limits = Limits::new().with_connect_timeout(Duration::from_millis(300));
@@ -95,7 +95,7 @@ fn a_call_into_a_black_hole_ends_after_the_connect_time() {
 }
 
 #[test]
-fn a_call_can_be_taken_back() {
+fn a_connect_can_be_closed_before_it_is_answered() {
     let hole = BlackHole::new();
     let network = network();
     let client = Reports::default();

@@ -293,7 +293,7 @@ mod floods {
     }
 
     #[test]
-    fn a_flood_from_unknown_addresses_costs_those_who_are_there_nothing() {
+    fn a_flood_from_unknown_addresses_costs_other_connections_nothing() {
         cubenet_tests::system::raise_descriptors();
         let limits = Limits::new().with_max_peers(500).with_reserved_peers(100);
         let network = one_worker(Limits::default());

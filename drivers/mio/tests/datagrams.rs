@@ -134,7 +134,7 @@ fn an_empty_datagram_closes_and_a_close_sends_one() {
 }
 
 #[test]
-fn what_a_callback_sends_before_it_closes_arrives_before_the_goodbye() {
+fn what_a_callback_sends_before_it_closes_arrives_before_the_close_datagram() {
     struct Bye(Connection);
     impl Handler for Bye {
         fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {
@@ -272,7 +272,7 @@ fn a_full_table_can_give_the_place_of_the_longest_silent_to_a_newcomer() {
 }
 
 #[test]
-fn nobody_makes_way_for_a_newcomer_that_is_not_admitted() {
+fn no_peer_is_evicted_for_one_that_is_not_admitted() {
     let limits = Limits::new()
         .with_max_peers(1)
         .with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(1)));
@@ -314,7 +314,7 @@ fn a_listener_kept_after_the_stop_keeps_no_port() {
 }
 
 #[test]
-fn a_call_to_an_address_that_the_system_makes_precise_hears_the_answer() {
+fn a_connect_to_an_address_that_the_system_makes_precise_gets_the_answer() {
     let network = network(Limits::default());
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
@@ -353,7 +353,7 @@ fn who_is_turned_away_gets_no_answer_and_is_asked_about_again() {
 }
 
 #[test]
-fn a_call_to_nobody_is_told_and_survives_until_somebody_comes() {
+fn a_connect_to_an_unused_port_gets_an_error_and_survives_until_a_socket_is_bound() {
     if wine_cannot(ICMP) {
         return;
     }

@@ -6,7 +6,7 @@ use cubenet_tests::{RawClient, Reports, echo, eventually, one_worker};
 use std::fs::File;
 
 #[test]
-fn an_acceptor_without_descriptors_serves_who_is_there_and_accepts_again_later() {
+fn an_acceptor_without_descriptors_serves_its_connections_and_accepts_again_later() {
     let network = one_worker(Limits::default());
     let address = Reports::default().listen(&network, Transport::Tcp, echo);
     let mut served = RawClient::connect(address);

@@ -445,7 +445,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
 /// listener is full.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_call_that_was_answered_in_time_is_connected_however_late_that_is_seen() {
+fn a_connect_that_was_answered_in_time_succeeds_however_late_that_is_seen() {
     let limits = Limits::new().with_connect_timeout(Duration::from_millis(1_700));
     let network = one_worker(limits);
     let takes = |_: &Connection| Some(Takes(Duration::from_millis(2_200)));

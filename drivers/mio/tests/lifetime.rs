@@ -102,7 +102,7 @@ impl Handler for Stops {
 }
 
 #[test]
-fn a_callback_can_stop_the_network_and_somebody_else_waits_for_it() {
+fn a_callback_can_stop_the_network_and_another_thread_waits_for_it() {
     let network = Network::builder().workers(2).start().unwrap();
     let stops = network.clone();
     let accepted = move |_: &Connection| Some(Stops(stops.clone()));
@@ -174,7 +174,7 @@ fn connections_are_spread_over_the_workers() {
 }
 
 #[test]
-fn a_call_that_races_the_stop_is_answered_one_way_or_the_other() {
+fn a_connect_that_races_the_stop_is_answered_one_way_or_the_other() {
     for _ in 0..20 {
         let server = one_worker(Limits::default());
         let listener = server
@@ -228,7 +228,7 @@ impl Handler for Deaf {
 /// Elsewhere a connect to a port without a listener takes seconds.
 #[cfg(target_os = "linux")]
 #[test]
-fn once_a_listener_is_closed_nobody_is_asked_any_more() {
+fn once_a_listener_is_closed_accepted_is_not_called_any_more() {
     use std::sync::atomic::AtomicBool;
     for transport in [Transport::Tcp, Transport::Udp] {
         for _ in 0..20 {

@@ -196,7 +196,7 @@ impl Handler for Fills {
 }
 
 #[test]
-fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_nobody_up() {
+fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_no_peer_up() {
     alone_in_namespace(|| {
         // So slow that what is sent waits: 5 kB a second.
         if !slow_loopback("40kbit") {

@@ -71,7 +71,7 @@ fn a_closure_that_panics_as_it_is_dropped_ends_no_thread() {
 }
 
 #[test]
-fn a_closure_that_uses_the_network_as_it_is_dropped_blocks_nobody() {
+fn a_closure_that_uses_the_network_as_it_is_dropped_blocks_no_thread() {
     let network = network();
     for transport in [Transport::Tcp, Transport::Udp] {
         let inner: Arc<Mutex<Option<Listener>>> = Arc::default();

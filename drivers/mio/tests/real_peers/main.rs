@@ -143,7 +143,7 @@ fn their_server(command: &mut Command) {
 }
 
 #[test]
-fn erlang_calls_us() {
+fn erlang_connects_to_us() {
     if have_erlang() {
         their_client(
             "erlang",
@@ -160,7 +160,7 @@ fn we_call_erlang() {
 }
 
 #[test]
-fn twisted_calls_us() {
+fn twisted_connects_to_us() {
     if let Some(python) = twisted() {
         their_client(
             "twisted",

@@ -93,7 +93,7 @@ fn idle_connections_take_no_server_time() {
 }
 
 #[test]
-fn whoever_is_interrupted_tells_what_it_has_seen() {
+fn an_interrupted_example_prints_what_it_has_seen() {
     let (echo, address) = echo_server();
     let address = address.to_string();
     let commands: [(&str, &[&str], &str); 3] = [

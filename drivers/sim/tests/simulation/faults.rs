@@ -18,7 +18,7 @@ impl Handler for Fails {
 }
 
 #[test]
-fn nobody_there_somebody_else_there_and_a_port_where_nobody_listens() {
+fn no_host_another_host_and_a_port_without_a_listener() {
     let simulation = Simulation::new(3);
     let (_server, network) = server_and_client(&simulation);
     let outcomes = Arc::new(Mutex::new(Vec::new()));
@@ -34,7 +34,7 @@ fn nobody_there_somebody_else_there_and_a_port_where_nobody_listens() {
 
 /// A call whose first answer is lost, and the one connection that it leads to.
 #[test]
-fn a_call_that_is_made_again_is_answered_by_the_same_connection() {
+fn a_syn_that_is_sent_again_is_answered_by_the_same_connection() {
     let conditions = Conditions {
         latency: Duration::from_millis(100),
         ..Conditions::default()
@@ -150,7 +150,7 @@ fn a_reader_that_stops_holds_its_peer_up_until_that_gives_up() {
 }
 
 #[test]
-fn without_descriptors_callers_wait_until_there_is_one() {
+fn without_descriptors_clients_wait_until_there_is_one() {
     let simulation = Simulation::new(7);
     let server = simulation.network(SERVER).descriptors(3).start().unwrap();
     server
@@ -256,7 +256,7 @@ fn nothing_goes_on_for_ever_about_a_host_that_crashed() {
 }
 
 #[test]
-fn datagrams_that_find_no_room_wait_and_who_was_refused_is_told_of_room() {
+fn datagrams_that_find_no_room_wait_and_a_refused_send_is_followed_by_writable() {
     let simulation = Simulation::new(21);
     let (server, _network) = server_and_client(&simulation);
     let third: IpAddr = "10.0.0.3".parse().unwrap();
@@ -306,7 +306,7 @@ fn lossy() -> Conditions {
 }
 
 #[test]
-fn a_call_whose_answers_are_lost_is_not_answered() {
+fn a_connect_whose_answers_are_lost_times_out() {
     let simulation = Simulation::new(31);
     let (server, network) = server_and_client(&simulation);
     simulation.set_path(SERVER, CLIENT, lossy()).unwrap();
@@ -371,7 +371,7 @@ fn a_reset_that_is_lost_is_noticed_at_the_next_message() {
 }
 
 #[test]
-fn a_listener_hears_of_a_call_once_the_caller_has_heard_of_the_answer() {
+fn a_listener_accepts_once_the_client_has_acknowledged_the_answer() {
     let conditions = Conditions {
         latency: Duration::from_millis(100),
         ..Conditions::default()

@@ -150,7 +150,7 @@ fn a_host_with_two_addresses_answers_from_the_one_that_was_called() {
 }
 
 #[test]
-fn the_ports_for_callers_run_out_and_wait_a_minute_after_a_close() {
+fn ephemeral_ports_run_out_and_wait_a_minute_after_a_close() {
     let simulation = Simulation::new(5);
     let server = simulation.network(SERVER).start().unwrap();
     for port in [7_000, 7_001] {
@@ -286,7 +286,7 @@ fn those_behind_a_router_are_seen_at_its_address_each_at_a_port_of_its_own() {
 }
 
 #[test]
-fn a_router_lets_in_only_those_that_were_sent_to_and_forgets_who_is_silent() {
+fn a_router_lets_in_only_peers_that_were_sent_to_and_forgets_idle_ones() {
     let simulation = Simulation::new(10);
     let [_one, _other] = behind_a_router(&simulation);
     let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();
@@ -451,7 +451,7 @@ fn a_writer_whose_reader_is_full_and_dies_is_told() {
 }
 
 #[test]
-fn a_caller_whose_callee_dies_as_it_answers_is_told_when_it_sends() {
+fn a_client_whose_server_crashes_as_it_answers_is_told_when_it_sends() {
     let simulation = Simulation::new(15);
     let conditions = Conditions {
         latency: Duration::from_millis(100),
@@ -489,7 +489,7 @@ fn a_router_never_runs_out_of_ports_for_those_that_speak() {
 }
 
 #[test]
-fn those_behind_one_router_meet_without_it_and_nobody_else_meets_them() {
+fn hosts_behind_one_router_reach_each_other_and_are_not_reached_from_outside() {
     let simulation = Simulation::new(17);
     let [_one, _other] = behind_a_router(&simulation);
     let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();

@@ -307,7 +307,7 @@ fn a_thread_of_the_applications_own_ticks_in_virtual_time() {
 }
 
 #[test]
-fn a_panic_of_a_thread_is_one_of_whoever_runs_the_simulation() {
+fn a_panic_of_a_thread_panics_the_run_of_the_simulation() {
     let simulation = Simulation::new(5);
     simulation.spawn("fails", |_| panic!("as it is told to"));
     let run = catch_unwind(AssertUnwindSafe(|| {
@@ -361,7 +361,7 @@ fn a_pause_at_the_end_of_a_turn_is_only_a_pause() {
 }
 
 #[test]
-fn whoever_is_admitted_is_told_of_the_end_whatever_happens_meanwhile() {
+fn an_admitted_peer_is_told_closed_whatever_happens_meanwhile() {
     for seed in 0..200 {
         let builder = Simulation::builder().seed(seed).interleave(0.5);
         let simulation = builder.build().unwrap();

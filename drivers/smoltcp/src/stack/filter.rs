@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_cut_anywhere_calls_nobody() {
+    fn a_frame_that_is_cut_anywhere_is_not_a_syn() {
         let segment = segment(0x02);
         for len in 0..24 + 14 {
             assert_eq!(called(Medium::Ip, &segment[..len]), None);

@@ -78,7 +78,7 @@ fn close_datagrams_to_missing_hosts_do_not_silence_a_port() {
 }
 
 #[test]
-fn a_call_that_failed_gives_its_stream_back_at_once() {
+fn a_connect_that_failed_frees_its_stream_at_once() {
     with_each_family(|family| {
         let limits = limits()
             .with_connect_timeout(Duration::from_secs(1))
@@ -217,7 +217,7 @@ fn nothing_is_told_of_a_connection_that_was_closed_but_its_end() {
 }
 
 #[test]
-fn a_client_is_not_refused_after_a_call_has_taken_the_last_stream() {
+fn a_client_is_not_refused_after_a_connect_has_taken_the_last_stream() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.wire().living.insert(LIVING);
@@ -277,7 +277,7 @@ fn a_listener_of_another_network_is_not_closed() {
 }
 
 #[test]
-fn a_caller_is_told_when_its_address_goes_before_it_is_connected() {
+fn a_connect_fails_when_its_local_address_is_removed() {
     with_each_family(|family| {
         for transport in [Transport::Tcp, Transport::Udp] {
             let mut world = start(family, limits()).unwrap();
@@ -296,7 +296,7 @@ fn a_caller_is_told_when_its_address_goes_before_it_is_connected() {
 }
 
 #[test]
-fn a_call_with_a_clock_that_was_set_back_has_its_time() {
+fn a_connect_with_a_clock_that_was_set_back_has_its_whole_timeout() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.now = Instant::from_micros(3_600_000_000);

@@ -33,7 +33,7 @@ fn messages_of_every_length_go_round_the_rings() {
 }
 
 #[test]
-fn a_stream_that_waits_for_late_segments_keeps_nobody_awake() {
+fn a_stream_in_time_wait_lets_the_device_sleep() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Tcp);
@@ -84,7 +84,7 @@ fn datagrams_sent_before_every_poll_are_not_given_up() {
 }
 
 #[test]
-fn a_port_that_was_freed_keeps_nobody_awake() {
+fn a_port_that_was_freed_lets_the_device_sleep() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         let id = world.call(Transport::Udp).unwrap();

@@ -17,7 +17,7 @@ fn syns(world: &mut World, host: u8) -> usize {
 }
 
 #[test]
-fn a_call_to_a_missing_host_does_not_keep_others_from_being_found() {
+fn a_connect_to_a_missing_host_does_not_keep_others_from_being_found() {
     with_each_family(|family| {
         let limits = limits().with_connect_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
@@ -38,7 +38,7 @@ fn a_call_to_a_missing_host_does_not_keep_others_from_being_found() {
 }
 
 #[test]
-fn forged_callers_do_not_keep_others_from_being_found() {
+fn forged_syns_do_not_keep_hosts_from_being_found() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Tcp);
@@ -84,7 +84,7 @@ fn a_host_that_was_missing_is_found_soon_after_it_has_come() {
 }
 
 #[test]
-fn a_quiet_device_asks_for_nobody() {
+fn a_quiet_device_sends_no_arp_request() {
     with_each_family(|family| {
         let limits = limits().with_datagram_idle_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
@@ -242,7 +242,7 @@ fn answers_over_a_device_that_takes_a_frame_at_a_time_go_to_all() {
 }
 
 #[test]
-fn one_caller_a_second_that_cannot_be_answered_leaves_a_listener_to_others() {
+fn one_syn_a_second_that_cannot_be_answered_leaves_a_listener_to_others() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.wire().living.insert(LIVING);

@@ -35,7 +35,7 @@ fn a_peer_that_is_not_to_be_found_holds_the_others_up_for_a_moment_only() {
 }
 
 #[test]
-fn streams_of_callers_that_are_not_to_be_found_are_had_again() {
+fn streams_in_handshakes_with_missing_hosts_are_used_again() {
     with_each_family(|family| {
         for connect_timeout in [Duration::from_secs(2), Duration::MAX] {
             let limits = limits()
@@ -83,7 +83,7 @@ fn a_flood_leaves_time_for_everything_else() {
 }
 
 #[test]
-fn what_arrived_in_time_counts_though_nobody_looked_in_time() {
+fn what_arrived_in_time_counts_even_if_the_poll_was_late() {
     with_each_family(|family| {
         let limits = limits()
             .with_datagram_idle_timeout(Duration::from_secs(1))
@@ -151,7 +151,7 @@ fn a_listener_whose_pool_runs_dry_gets_what_another_can_spare() {
 }
 
 #[test]
-fn whoever_waits_for_room_is_told_though_another_takes_it_all() {
+fn a_peer_that_waits_for_room_gets_writable_even_if_another_takes_it_all() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Udp);

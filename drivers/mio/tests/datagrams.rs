@@ -345,7 +345,7 @@ fn who_is_turned_away_gets_no_answer_and_is_asked_about_again() {
     socket.send(b"two").unwrap();
     socket.send(b"").unwrap();
     eventually("both are counted", || network.metrics().refused == 2);
-    eventually("and the stray goodbye", || {
+    eventually("and the stray close datagram", || {
         network.metrics().dropped_empty == 1
     });
     hears_nothing(&socket);

@@ -52,7 +52,7 @@ fn a_stop_delivers_what_is_queued_and_closes_every_connection() {
     stopping.join().unwrap();
     assert_eq!(server.closed(), CloseReason::Local);
     assert_eq!(datagrams.closed(), CloseReason::Local);
-    assert_eq!(socket.recv(&mut [0; 10]).unwrap(), 0, "a goodbye");
+    assert_eq!(socket.recv(&mut [0; 10]).unwrap(), 0, "a close datagram");
     assert!(connection.is_closed() && peer.is_closed());
     assert_eq!(peer.send(b"x"), Err(SendError::Closed));
     let metrics = network.metrics();

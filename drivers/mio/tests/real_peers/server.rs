@@ -84,7 +84,7 @@ fn idle_connections_take_no_server_time() {
         assert_eq!(stream.read(&mut [0; 1]).expect("an end in order"), 0);
     }
     for peer in &peers {
-        assert_eq!(peer.recv(&mut [0; 2]).expect("a goodbye"), 0);
+        assert_eq!(peer.recv(&mut [0; 2]).expect("a close datagram"), 0);
     }
     drop(streams);
     eventually("it has ended", || ends.is_finished());

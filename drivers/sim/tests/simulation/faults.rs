@@ -292,7 +292,7 @@ fn datagrams_that_find_no_room_wait_and_a_refused_send_is_followed_by_writable()
     assert_eq!(
         server.metrics().closed(CloseReason::Peer),
         1,
-        "the goodbye waited its turn"
+        "the close datagram waited in the queue"
     );
     simulation.audit().unwrap();
 }

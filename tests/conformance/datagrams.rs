@@ -162,7 +162,10 @@ fn peer_closes(harness: &dyn Harness) {
     raw.send_to(address, b"");
     scene.until("it has ended", || server.closed() == [CloseReason::Peer]);
     scene.a_while();
-    assert!(raw.received().is_empty(), "a close datagram is not answered");
+    assert!(
+        raw.received().is_empty(),
+        "a close datagram is not answered"
+    );
     assert_eq!(scene.server.open(), 0);
 }
 

@@ -87,13 +87,13 @@ const DRIVERS: [Driver; 6] = [
         needs: || true,
     },
     Driver {
-        name: "smoltcp, called by the kernel",
+        name: "smoltcp, the kernel connects",
         world: || device_and_kernel(Device::Listens),
         without: &[UNWINDING, OVERFLOW, ONE_FRAME],
         needs: have_taps,
     },
     Driver {
-        name: "smoltcp, calling the kernel",
+        name: "smoltcp connects to the kernel",
         world: || device_and_kernel(Device::Calls),
         without: &[UNREACHABLE, ONE_FRAME],
         needs: have_taps,

@@ -238,11 +238,11 @@ fn handshakes(world: &dyn World, rows: &mut Vec<Row>) {
     let all = world.now().saturating_sub(begun);
     drop(connections);
     rows.push(Row {
-        what: "calls answered within half a second, 10 % loss".to_owned(),
+        what: "connects answered within half a second, 10 % loss".to_owned(),
         value: Value::Share(at_once as f64 / COUNT as f64, 0.2),
     });
     rows.push(Row {
-        what: "200 calls until the last is answered, 10 % loss".to_owned(),
+        what: "200 connects until the last is answered, 10 % loss".to_owned(),
         value: Value::Number(all.as_secs_f64(), "s", 8.0),
     });
 }

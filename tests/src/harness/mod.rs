@@ -7,7 +7,7 @@ pub mod smoltcp;
 
 use crate::PATIENCE;
 use cubenet_core::{
-    CloseReason, ConnectionId, Frame, Handler, Limits, Link, Message, SendError, Transport,
+    CloseReason, ConnectionId, Frame, Handle, Handler, Limits, Link, Message, SendError, Transport,
     TransportError,
 };
 use std::net::SocketAddr;
@@ -87,33 +87,80 @@ pub trait Listener {
     fn close(self: Box<Self>);
 }
 
-/// A driver's handle of a connection.
+/// Any driver's handle of a connection: what [`Handle`] has, as an object.
 pub trait Connection: Send + Sync {
-    /// See [`Link::send`].
+    /// See [`Handle::send`].
     fn send(&self, message: &[u8]) -> Result<(), SendError>;
-    /// See [`Link::send_frame`].
+    /// See [`Handle::send_frame`].
     fn send_frame(&self, frame: &Frame) -> Result<(), SendError>;
-    /// See [`Link::close`].
+    /// See [`Handle::close`].
     fn close(&self);
-    /// See [`Link::abort`].
+    /// See [`Handle::abort`].
     fn abort(&self);
-    /// See [`Link::is_closed`].
+    /// See [`Handle::is_closed`].
     fn is_closed(&self) -> bool;
-    /// See [`Link::pause`].
+    /// See [`Handle::pause`].
     fn pause(&self);
-    /// See [`Link::resume`].
+    /// See [`Handle::resume`].
     fn resume(&self);
-    /// See [`Link::queued`].
+    /// See [`Handle::queued`].
     fn queued(&self) -> usize;
-    /// See [`Link::peer_addr`].
+    /// See [`Handle::peer_addr`].
     fn peer_addr(&self) -> SocketAddr;
-    /// See [`Link::local_addr`].
+    /// See [`Handle::local_addr`].
     fn local_addr(&self) -> SocketAddr;
-    /// See [`Link::id`].
+    /// See [`Handle::id`].
     fn id(&self) -> ConnectionId;
 }
 
-/// The drivers offer the same verbs on types of their own; this hands them on.
+impl<H: Handle> Connection for H {
+    fn send(&self, message: &[u8]) -> Result<(), SendError> {
+        Handle::send(self, message)
+    }
+
+    fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
+        Handle::send_frame(self, frame)
+    }
+
+    fn close(&self) {
+        Handle::close(self);
+    }
+
+    fn abort(&self) {
+        Handle::abort(self);
+    }
+
+    fn is_closed(&self) -> bool {
+        Handle::is_closed(self)
+    }
+
+    fn pause(&self) {
+        Handle::pause(self);
+    }
+
+    fn resume(&self) {
+        Handle::resume(self);
+    }
+
+    fn queued(&self) -> usize {
+        Handle::queued(self)
+    }
+
+    fn peer_addr(&self) -> SocketAddr {
+        Handle::peer_addr(self)
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        Handle::local_addr(self)
+    }
+
+    fn id(&self) -> ConnectionId {
+        Handle::id(self)
+    }
+}
+
+/// The drivers offer the same verbs of networks and listeners on types of their own; this hands them
+/// on.
 macro_rules! driver {
     ($driver:ident, $network:ident, $any_address:expr) => {
         impl $crate::harness::Net for $driver::Network {
@@ -172,55 +219,6 @@ macro_rules! driver {
 
             fn close(self: Box<Self>) {
                 $driver::Listener::close(*self);
-            }
-        }
-
-        impl $crate::harness::Connection for $driver::Connection {
-            fn send(&self, message: &[u8]) -> Result<(), cubenet_core::SendError> {
-                $driver::Connection::send(self, message)
-            }
-
-            fn send_frame(
-                &self,
-                frame: &cubenet_core::Frame,
-            ) -> Result<(), cubenet_core::SendError> {
-                $driver::Connection::send_frame(self, frame)
-            }
-
-            fn close(&self) {
-                $driver::Connection::close(self);
-            }
-
-            fn abort(&self) {
-                $driver::Connection::abort(self);
-            }
-
-            fn is_closed(&self) -> bool {
-                $driver::Connection::is_closed(self)
-            }
-
-            fn pause(&self) {
-                $driver::Connection::pause(self);
-            }
-
-            fn resume(&self) {
-                $driver::Connection::resume(self);
-            }
-
-            fn queued(&self) -> usize {
-                $driver::Connection::queued(self)
-            }
-
-            fn peer_addr(&self) -> std::net::SocketAddr {
-                $driver::Connection::peer_addr(self)
-            }
-
-            fn local_addr(&self) -> std::net::SocketAddr {
-                $driver::Connection::local_addr(self)
-            }
-
-            fn id(&self) -> cubenet_core::ConnectionId {
-                $driver::Connection::id(self)
             }
         }
     };

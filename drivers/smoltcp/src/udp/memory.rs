@@ -4,7 +4,7 @@ use crate::udp::peer::{Peer, Remote};
 use cubenet_core::demux::Slot;
 use smoltcp::socket::udp::PacketMetadata;
 
-/// Memory for one port, from [`PortMemory`] or elsewhere.
+/// Memory for one port, from [`PortMemory`](crate::PortMemory) or elsewhere.
 pub struct PortParts<'a, H> {
     pub(crate) peers: &'a mut [Peer<H>],
     pub(crate) slots: &'a mut [Slot<Remote>],

@@ -4,8 +4,8 @@
 
 use crate::harness::{self, Accept, Connected};
 use cubenet_core::{
-    CloseReason, ConnectError, ConnectionId, Frame, Handler, Instant, Limits, Link, Message,
-    SendError, Transport, TransportError,
+    CloseReason, ConnectError, ConnectionId, Frame, Handle, Handler, Instant, Limits, Link,
+    Message, SendError, Transport, TransportError,
 };
 use cubenet_smoltcp::smoltcp::iface::{Interface, SocketStorage};
 use cubenet_smoltcp::smoltcp::phy::Device;
@@ -140,7 +140,7 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
         let shared = Arc::downgrade(self);
         let accepted = Box::leak(Box::new(move |link: &mut dyn Link| {
             let shared = shared.upgrade()?;
-            let handler = accept(Arc::new(Handle::new(&shared, link)));
+            let handler = accept(Arc::new(NetHandle::new(&shared, transport, link)));
             shared.do_asked(link);
             handler
         }));
@@ -166,6 +166,7 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
     ) -> Result<Arc<dyn harness::Connection>, String> {
         let connecting = Connecting {
             shared: Arc::downgrade(self),
+            transport,
             connected: Some(connected),
             handler: None,
         };
@@ -173,7 +174,7 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
         let mut network = self.lock();
         let id = network.connect(transport, address, Box::new(connecting), now);
         let id = id.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
-        let handle = network.with(id, now, |link| Handle::new(self, link));
+        let handle = network.with(id, now, |link| NetHandle::new(self, transport, link));
         Ok(Arc::new(handle.expect("it is on its way")))
     }
 
@@ -194,6 +195,7 @@ impl<D: Device + Send + 'static> harness::Net for Arc<Shared<D>> {
 /// The handler of a connect. It asks for the one behind it once the outcome is known.
 struct Connecting<D: Device + 'static> {
     shared: Weak<Shared<D>>,
+    transport: Transport,
     connected: Option<Connected>,
     handler: Option<Boxed>,
 }
@@ -201,7 +203,7 @@ struct Connecting<D: Device + 'static> {
 impl<D: Device + Send + 'static> Handler for Connecting<D> {
     fn connected(&mut self, link: &mut dyn Link) {
         if let (Some(shared), Some(connected)) = (self.shared.upgrade(), self.connected.take()) {
-            self.handler = connected(Ok(Arc::new(Handle::new(&shared, link))));
+            self.handler = connected(Ok(Arc::new(NetHandle::new(&shared, self.transport, link))));
             shared.do_asked(link);
         }
         if self.handler.is_none() {
@@ -256,18 +258,29 @@ impl<D: Device + Send + 'static> harness::Listener for Listener<D> {
 }
 
 /// A connection, from outside.
-struct Handle<D: Device + 'static> {
+struct NetHandle<D: Device + 'static> {
     shared: Arc<Shared<D>>,
     id: ConnectionId,
+    transport: Transport,
     peer: SocketAddr,
     local: SocketAddr,
 }
 
-impl<D: Device + Send + 'static> Handle<D> {
-    fn new(shared: &Arc<Shared<D>>, link: &dyn Link) -> Self {
-        Handle {
+impl<D: Device + 'static> Clone for NetHandle<D> {
+    fn clone(&self) -> Self {
+        NetHandle {
+            shared: Arc::clone(&self.shared),
+            ..*self
+        }
+    }
+}
+
+impl<D: Device + Send + 'static> NetHandle<D> {
+    fn new(shared: &Arc<Shared<D>>, transport: Transport, link: &dyn Link) -> Self {
+        NetHandle {
             shared: Arc::clone(shared),
             id: link.id(),
+            transport,
             peer: link.peer_addr(),
             local: link.local_addr(),
         }
@@ -302,7 +315,7 @@ impl<D: Device + Send + 'static> Handle<D> {
     }
 }
 
-impl<D: Device + Send + 'static> harness::Connection for Handle<D> {
+impl<D: Device + Send + 'static> Handle for NetHandle<D> {
     fn send(&self, message: &[u8]) -> Result<(), SendError> {
         let message = message.to_vec();
         self.send(move |link| link.send(&message))
@@ -335,6 +348,10 @@ impl<D: Device + Send + 'static> harness::Connection for Handle<D> {
 
     fn queued(&self) -> usize {
         self.ask(|link| link.queued()).unwrap_or(0)
+    }
+
+    fn transport(&self) -> Transport {
+        self.transport
     }
 
     fn peer_addr(&self) -> SocketAddr {

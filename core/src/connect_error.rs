@@ -1,7 +1,7 @@
 //! Why a connect failed.
 
 use crate::connection::CloseReason;
-use crate::handler::ConnectionId;
+use crate::connection_id::ConnectionId;
 use crate::transport::Transport;
 #[cfg(feature = "alloc")]
 use alloc::boxed::Box;

@@ -4,7 +4,7 @@
 //! Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver` and DNS over TCP.
 
 #[cfg(feature = "alloc")]
-use crate::handler::SendError;
+use crate::send_error::SendError;
 #[cfg(feature = "alloc")]
 use bytes::{BufMut, Bytes, BytesMut};
 use core::fmt;

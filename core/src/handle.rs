@@ -1,8 +1,9 @@
 //! The handle of a connection, for applications that keep it and for handlers that run on every
 //! driver.
 
+use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
-use crate::handler::{ConnectionId, SendError};
+use crate::send_error::SendError;
 use crate::transport::Transport;
 use core::net::SocketAddr;
 

@@ -2,36 +2,16 @@
 
 use crate::connect_error::ConnectError;
 use crate::connection::CloseReason;
+use crate::connection_id::ConnectionId;
 #[cfg(feature = "alloc")]
 use crate::frame::Frame;
 use crate::message::Message;
+use crate::send_error::SendError;
 use crate::time::Instant;
 #[cfg(feature = "alloc")]
 use alloc::boxed::Box;
 use core::fmt;
 use core::net::SocketAddr;
-
-/// A number that no other connection of the same driver in this process has or will have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// The number as an id; drivers give them out.
-    pub const fn from_u64(number: u64) -> Self {
-        ConnectionId(number)
-    }
-
-    /// The id as a number.
-    pub const fn as_u64(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.0)
-    }
-}
 
 /// The application's side of one connection.
 ///
@@ -150,55 +130,6 @@ pub trait Link {
     fn now(&self) -> Instant;
 }
 
-/// Why a message was not accepted. The connection lives on, if it lived before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The connection is closed or closing.
-    Closed,
-    /// Too much waits to be sent. `writable` is called when there is room.
-    Full,
-    /// The message is longer than the limit.
-    TooLong {
-        /// Its length in bytes.
-        len: usize,
-        /// Bytes that are allowed.
-        limit: usize,
-    },
-    /// A datagram of no bytes would close the connection; use `close` to mean that.
-    Empty,
-}
-
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SendError::Closed => f.write_str("the connection is closed"),
-            SendError::Full => f.write_str("too much is queued; wait for `writable`"),
-            SendError::TooLong { len, limit } => {
-                write!(f, "a message of {len} bytes is over the limit of {limit}")
-            }
-            SendError::Empty => {
-                f.write_str("an empty datagram would close the connection; call `close` for that")
-            }
-        }
-    }
-}
-
-impl core::error::Error for SendError {}
-
-#[cfg(feature = "std")]
-impl From<SendError> for std::io::Error {
-    fn from(error: SendError) -> Self {
-        use std::io::ErrorKind::{InvalidInput, NotConnected, WouldBlock};
-        let kind = match error {
-            SendError::Closed => NotConnected,
-            SendError::Full => WouldBlock,
-            SendError::TooLong { .. } | SendError::Empty => InvalidInput,
-        };
-        std::io::Error::new(kind, error)
-    }
-}
-
 /// Something that went wrong without ending the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -265,7 +196,7 @@ mod tests {
         }
 
         fn id(&self) -> ConnectionId {
-            ConnectionId(7)
+            ConnectionId::from_u64(7)
         }
 
         fn queued(&self) -> usize {
@@ -351,18 +282,6 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_message_is_an_error_of_input_and_output() {
-        #[cfg(feature = "std")]
-        for (error, kind) in [
-            (SendError::Closed, std::io::ErrorKind::NotConnected),
-            (SendError::Full, std::io::ErrorKind::WouldBlock),
-            (SendError::Empty, std::io::ErrorKind::InvalidInput),
-        ] {
-            assert_eq!(std::io::Error::from(error).kind(), kind);
-        }
-    }
-
-    #[test]
     fn all_but_received_may_be_left_out() {
         let mut link = Kept::default();
         call_everything(&mut Silent, &mut link);
@@ -399,6 +318,6 @@ mod tests {
         for (error, says) in errors {
             assert!(error.to_string().contains(says), "{error}");
         }
-        assert_eq!(ConnectionId(7).to_string(), "#7");
+        assert_eq!(ConnectionId::from_u64(7).to_string(), "#7");
     }
 }

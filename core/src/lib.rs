@@ -44,6 +44,7 @@ pub mod address;
 pub mod budgets;
 mod connect_error;
 pub mod connection;
+mod connection_id;
 pub mod decode;
 pub mod demux;
 pub mod frame;
@@ -57,6 +58,7 @@ mod metrics;
 pub mod queue;
 mod report;
 pub mod ring;
+mod send_error;
 mod settings;
 pub mod storage;
 pub mod time;
@@ -70,6 +72,7 @@ pub use connection::{
     Action, Backlog, ByReason, CloseReason, Connection, DatagramHalf, Lifecycle, Reading, RecvHalf,
     SendHalf, State, Timeout,
 };
+pub use connection_id::ConnectionId;
 pub use decode::Decoder;
 pub use demux::{Arrival, Demux};
 #[cfg(feature = "alloc")]
@@ -77,7 +80,7 @@ pub use frame::Frame;
 pub use frame::FrameError;
 #[cfg(feature = "alloc")]
 pub use handle::Handle;
-pub use handler::{ConnectionId, Handler, Link, SendError, TransportError};
+pub use handler::{Handler, Link, TransportError};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 pub use metrics::Metrics;
@@ -85,6 +88,7 @@ pub use metrics::Metrics;
 pub use queue::SendQueue;
 pub use report::Report;
 pub use ring::RingDecoder;
+pub use send_error::SendError;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;
 pub use storage::{Fixed, Storage};

@@ -16,8 +16,8 @@
 
 use super::lifecycle::{CloseReason, State, Timeout};
 use super::{Action, Backlog, Reading, reading};
-use crate::handler::SendError;
 use crate::limits::Limits;
+use crate::send_error::SendError;
 
 /// Whether a datagram of `len` bytes is accepted in this state and with this backlog.
 ///

@@ -31,9 +31,9 @@ pub use receive::{Framing, RecvHalf};
 pub use send::SendHalf;
 
 use crate::frame::{FrameError, HEADER_LEN};
-use crate::handler::SendError;
 use crate::limits::Limits;
 use crate::ring::RingDecoder;
+use crate::send_error::SendError;
 use crate::time::Instant;
 
 /// Bytes that wait to be sent, as the driver counts them, headers included.

@@ -6,8 +6,8 @@
 use super::lifecycle::{CloseReason, Input, Lifecycle, State, Timeout};
 use super::{Action, Backlog};
 use crate::frame::{FrameError, HEADER_LEN};
-use crate::handler::SendError;
 use crate::limits::Limits;
+use crate::send_error::SendError;
 use crate::time::Instant;
 use core::time::Duration;
 

@@ -147,4 +147,13 @@ mod tests {
         let limits = Error::Limits(LimitError::new("max_message", "it is too much"));
         assert_eq!(format!("{limits:?}"), limits.to_string());
     }
+
+    #[test]
+    fn a_refused_send_can_be_passed_on_as_an_error_of_input_and_output() {
+        fn send() -> io::Result<()> {
+            Err(cubenet_core::SendError::Full)?;
+            Ok(())
+        }
+        assert_eq!(send().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }

@@ -71,3 +71,60 @@ pub trait Handle: Clone + Send + Sync + 'static {
     /// The connection's number.
     fn id(&self) -> ConnectionId;
 }
+
+/// Implements [`Handle`] for a driver's connection, whose own methods of the same names do it.
+/// For drivers: they have these as methods, so that an application need not import the trait.
+#[macro_export]
+macro_rules! impl_handle {
+    ($connection:ty) => {
+        impl $crate::Handle for $connection {
+            fn send(&self, message: &[u8]) -> Result<(), $crate::SendError> {
+                <$connection>::send(self, message)
+            }
+
+            fn send_frame(&self, frame: &$crate::Frame) -> Result<(), $crate::SendError> {
+                <$connection>::send_frame(self, frame)
+            }
+
+            fn close(&self) {
+                <$connection>::close(self);
+            }
+
+            fn abort(&self) {
+                <$connection>::abort(self);
+            }
+
+            fn is_closed(&self) -> bool {
+                <$connection>::is_closed(self)
+            }
+
+            fn pause(&self) {
+                <$connection>::pause(self);
+            }
+
+            fn resume(&self) {
+                <$connection>::resume(self);
+            }
+
+            fn queued(&self) -> usize {
+                <$connection>::queued(self)
+            }
+
+            fn transport(&self) -> $crate::Transport {
+                <$connection>::transport(self)
+            }
+
+            fn peer_addr(&self) -> ::core::net::SocketAddr {
+                <$connection>::peer_addr(self)
+            }
+
+            fn local_addr(&self) -> ::core::net::SocketAddr {
+                <$connection>::local_addr(self)
+            }
+
+            fn id(&self) -> $crate::ConnectionId {
+                <$connection>::id(self)
+            }
+        }
+    };
+}

@@ -5,7 +5,7 @@ use crate::tcp::shared::StreamShared;
 use crate::udp::socket::PeerShared;
 use crate::write_batch::WriteBatch;
 use crate::{tcp, udp};
-use cubenet_core::{CloseReason, ConnectionId, Frame, Handle, SendError, Transport};
+use cubenet_core::{CloseReason, ConnectionId, Frame, SendError, Transport};
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -234,55 +234,7 @@ fn gathering_datagrams(shared: &PeerShared) -> Option<Rc<RefCell<WriteBatch>>> {
     WriteBatch::gathering_for(shared.socket.id)
 }
 
-impl Handle for Connection {
-    fn send(&self, message: &[u8]) -> Result<(), SendError> {
-        Connection::send(self, message)
-    }
-
-    fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
-        Connection::send_frame(self, frame)
-    }
-
-    fn close(&self) {
-        Connection::close(self);
-    }
-
-    fn abort(&self) {
-        Connection::abort(self);
-    }
-
-    fn is_closed(&self) -> bool {
-        Connection::is_closed(self)
-    }
-
-    fn pause(&self) {
-        Connection::pause(self);
-    }
-
-    fn resume(&self) {
-        Connection::resume(self);
-    }
-
-    fn queued(&self) -> usize {
-        Connection::queued(self)
-    }
-
-    fn transport(&self) -> Transport {
-        Connection::transport(self)
-    }
-
-    fn peer_addr(&self) -> SocketAddr {
-        Connection::peer_addr(self)
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        Connection::local_addr(self)
-    }
-
-    fn id(&self) -> ConnectionId {
-        Connection::id(self)
-    }
-}
+cubenet_core::impl_handle!(Connection);
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

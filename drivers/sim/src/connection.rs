@@ -1,7 +1,7 @@
 //! The application's handle of a connection.
 
 use crate::world::{Place, Shared};
-use cubenet_core::{ConnectionId, Frame, Handle, SendError, Transport};
+use cubenet_core::{ConnectionId, Frame, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -129,55 +129,7 @@ impl Connection {
     }
 }
 
-impl Handle for Connection {
-    fn send(&self, message: &[u8]) -> Result<(), SendError> {
-        Connection::send(self, message)
-    }
-
-    fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
-        Connection::send_frame(self, frame)
-    }
-
-    fn close(&self) {
-        Connection::close(self);
-    }
-
-    fn abort(&self) {
-        Connection::abort(self);
-    }
-
-    fn is_closed(&self) -> bool {
-        Connection::is_closed(self)
-    }
-
-    fn pause(&self) {
-        Connection::pause(self);
-    }
-
-    fn resume(&self) {
-        Connection::resume(self);
-    }
-
-    fn queued(&self) -> usize {
-        Connection::queued(self)
-    }
-
-    fn transport(&self) -> Transport {
-        Connection::transport(self)
-    }
-
-    fn peer_addr(&self) -> SocketAddr {
-        Connection::peer_addr(self)
-    }
-
-    fn local_addr(&self) -> SocketAddr {
-        Connection::local_addr(self)
-    }
-
-    fn id(&self) -> ConnectionId {
-        Connection::id(self)
-    }
-}
+cubenet_core::impl_handle!(Connection);
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -48,8 +48,8 @@ pub trait Handler {
         let _ = (link, error);
     }
 
-    /// The connection is over. Called exactly once, last. The link still tells who the
-    /// peer was; sends on it fail with [`SendError::Closed`].
+    /// The connection is over. Called exactly once, last. The link still has the peer's
+    /// address; sends on it fail with [`SendError::Closed`].
     fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
         let _ = (link, reason);
     }

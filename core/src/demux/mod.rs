@@ -3,7 +3,7 @@
 //! A table from peer addresses to small numbers, its *slots*, which the driver uses to
 //! find the connection. It is bounded; it is hashed with a key that peers cannot know, so
 //! that a peer cannot choose addresses that collide; and it keeps its peers in the order in
-//! which they were last heard, so the next to expire is always at hand. It says what to do
+//! which they last sent, so the next to expire is always at hand. It says what to do
 //! with a datagram and performs nothing: no state is built for a peer that the driver has
 //! not admitted with [`Demux::insert`].
 
@@ -76,7 +76,7 @@ pub struct Demux<P, T> {
     free: u32,
     /// The peer that has been silent longest.
     oldest: u32,
-    /// The peer heard last.
+    /// The peer that sent last.
     newest: u32,
     peer: core::marker::PhantomData<P>,
 }
@@ -150,7 +150,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     pub fn evictable(&self, now: Instant) -> Option<usize> {
         match self.policy {
             FullPolicy::EvictIdleFor(silence)
-                if self.oldest != NIL && now >= self.oldest_heard().after(silence) =>
+                if self.oldest != NIL && now >= self.oldest_received_at().after(silence) =>
             {
                 Some(self.oldest as usize)
             }
@@ -166,7 +166,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         }
     }
 
-    /// Admits `peer`, heard at `now`, and returns its slot; the slot it has, if it was
+    /// Admits `peer`, which sent at `now`, and returns its slot; the slot it has, if it was
     /// there. `None` if there is no room.
     pub fn insert(&mut self, peer: P, now: Instant) -> Option<usize> {
         if let Some(slot) = self.find(&peer) {
@@ -186,7 +186,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         Some(slot as usize)
     }
 
-    /// Admits `peer`, heard at `now`, in the slot of another, which is forgotten. Changes nothing
+    /// Admits `peer`, which sent at `now`, in the slot of another, which is forgotten. Changes nothing
     /// and returns `false` if the slot is free, or `peer` has a slot already.
     pub fn replace(&mut self, slot: usize, peer: P, now: Instant) -> bool {
         let Some(evicted) = self.peer(slot).filter(|_| self.find(&peer).is_none()) else {
@@ -228,7 +228,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
 
     /// The first moment at which [`Demux::handle_timeout`] would name a peer.
     pub fn poll_timeout(&self) -> Instant {
-        let idle = self.oldest_heard().after(self.idle_timeout);
+        let idle = self.oldest_received_at().after(self.idle_timeout);
         if self.has_backlog {
             idle.after(self.idle_timeout)
         } else {
@@ -242,9 +242,9 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         (now >= self.poll_timeout() && self.oldest != NIL).then_some(self.oldest as usize)
     }
 
-    fn oldest_heard(&self) -> Instant {
+    fn oldest_received_at(&self) -> Instant {
         let oldest = self.table.slots().get(self.oldest as usize);
-        oldest.map_or(Instant::NEVER, |slot| slot.heard)
+        oldest.map_or(Instant::NEVER, |slot| slot.received_at)
     }
 
     fn slot_mut(&mut self, slot: u32) -> &mut Slot<P> {
@@ -274,7 +274,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     fn take_slot(&mut self, peer: P, now: Instant) -> Option<u32> {
         let taken = Slot {
             peer: Some(peer),
-            heard: now,
+            received_at: now,
             older: NIL,
             newer: NIL,
             next: NIL,
@@ -324,7 +324,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     fn touch(&mut self, slot: u32, now: Instant) {
-        self.slot_mut(slot).heard = now;
+        self.slot_mut(slot).received_at = now;
         if self.newest != slot {
             self.unlink_age(slot);
             self.link_newest(slot);

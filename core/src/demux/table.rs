@@ -13,10 +13,10 @@ pub(super) const NIL: u32 = u32::MAX;
 pub struct Slot<P> {
     /// `None` while the slot is free.
     pub(super) peer: Option<P>,
-    pub(super) heard: Instant,
-    /// The peer heard next before this one.
+    pub(super) received_at: Instant,
+    /// The peer that sent last before this one.
     pub(super) older: u32,
-    /// The peer heard next after this one.
+    /// The peer that sent first after this one.
     pub(super) newer: u32,
     /// The next peer with the same hash; the next free slot, in a free one.
     pub(super) next: u32,
@@ -26,7 +26,7 @@ impl<P> Slot<P> {
     /// A slot that is not used, all zeros so that a `static` of them takes no room in flash.
     pub const FREE: Slot<P> = Slot {
         peer: None,
-        heard: Instant::ZERO,
+        received_at: Instant::ZERO,
         older: 0,
         newer: 0,
         next: 0,

@@ -179,7 +179,7 @@ fn a_peer_is_not_silent_while_the_driver_is_busy_with_it() {
 }
 
 #[test]
-fn peers_expire_in_the_order_they_were_last_heard() {
+fn peers_expire_in_the_order_in_which_they_last_sent() {
     let mut demux = filled(FullPolicy::Refuse);
     demux.handle_datagram(&1, 1, second(10));
     for (peer, due) in [(2, 62), (3, 63), (1, 70)] {

@@ -107,7 +107,7 @@ fn draw() -> u64 {
 }
 
 /// Whether the call at hand is one of those that go wrong, and a number to choose how.
-fn strikes() -> Option<usize> {
+fn chosen() -> Option<usize> {
     let one_in = ONE_IN.load(Relaxed);
     if one_in == 0 {
         return None;
@@ -122,7 +122,7 @@ fn strikes() -> Option<usize> {
 /// What `call` fails with, if it does.
 pub(crate) fn fail(call: Call, socket: &impl AsRawFd) -> Option<io::Error> {
     let errors = call.errors();
-    let error = errors[strikes()? % errors.len()];
+    let error = errors[chosen()? % errors.len()];
     if error == libc::EAGAIN {
         tell_again(socket.as_raw_fd());
     }
@@ -131,7 +131,7 @@ pub(crate) fn fail(call: Call, socket: &impl AsRawFd) -> Option<io::Error> {
 
 /// How much of `len` a call takes; all of it mostly, and always some if there is any.
 pub(crate) fn shorten(len: usize) -> usize {
-    match strikes() {
+    match chosen() {
         Some(drawn) if len > 0 => 1 + drawn % len,
         _ => len,
     }

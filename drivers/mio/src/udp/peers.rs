@@ -339,7 +339,7 @@ impl Peers {
         peer.is_some_and(|peer| peer.shared.info().id == id)
     }
 
-    /// Sends what waits, and tells those who waited for room.
+    /// Sends what is queued, and calls `writable` of connections that waited for room.
     pub(crate) fn flush(&mut self, token: usize, resources: &mut WorkerResources) {
         if !self.socket.has_waiting() {
             return;

@@ -307,8 +307,8 @@ impl<'a, H: Handler> Port<'a, H> {
     }
 
     fn poll_stall_timeout(&self, limits: &Limits) -> Instant {
-        let patience = limits.write_stall_timeout().min(NEIGHBOUR_TIMEOUT);
-        self.stalled_since.after(patience)
+        let timeout = limits.write_stall_timeout().min(NEIGHBOUR_TIMEOUT);
+        self.stalled_since.after(timeout)
     }
 
     /// When it has to be looked at, whatever arrives.

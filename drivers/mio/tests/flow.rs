@@ -6,8 +6,8 @@ use cubenet_mio::{
 };
 use cubenet_tests::system::raise_descriptors;
 use cubenet_tests::{
-    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with,
-    one_worker, pattern,
+    Event, PATIENCE, RawClient, Reports, eventually, framed, ignore, network_with, one_worker,
+    pattern,
 };
 use std::io::Read;
 use std::thread;
@@ -428,7 +428,7 @@ fn a_read_takes_no_more_than_its_budget() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_idle_client_does_not_hold_up_a_stop_and_loses_nothing() {
-    let network = network();
+    let network = network_with(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);
     let mut clients: Vec<_> = (0..20).map(|_| RawClient::connect(address)).collect();

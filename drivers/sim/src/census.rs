@@ -1,6 +1,6 @@
 //! What there is in a simulation, counted anew, and held against what its networks count.
 
-use crate::owners::Owner;
+use crate::owner::Owner;
 use crate::simulation::Simulation;
 
 /// What there is in a simulation at a moment.
@@ -31,14 +31,14 @@ impl Simulation {
             queued_bytes: 0,
             partial_bytes: 0,
             pending: world.kernel.pending(),
-            timers: world.timers.len(),
+            timers: world.timers.len() + self.scheduled(),
         };
         for owner in world.owners.iter() {
             match owner {
                 Owner::Stream(stream) => {
                     census.connections += 1;
                     census.queued_bytes += stream.queued();
-                    census.partial_bytes += stream.footprint().unwrap_or(0);
+                    census.partial_bytes += stream.footprint();
                 }
                 Owner::Peers(peers) => {
                     census.connections += peers.counted();

@@ -1,10 +1,11 @@
 //! The application's handle of a connection.
 
-use crate::world::{Place, Shared};
+use crate::conn_info::ConnInfo;
+use crate::shared::Shared;
 use cubenet_core::{ConnectionId, Frame, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 /// A handle of a connection, to keep, clone and use between the steps of a simulation or in
 /// any callback. No call blocks.
@@ -16,59 +17,40 @@ use std::sync::{Arc, Weak};
 #[derive(Clone)]
 pub struct Connection {
     shared: Weak<Shared>,
-    place: Place,
-    id: ConnectionId,
-    transport: Transport,
-    local: SocketAddr,
-    peer: SocketAddr,
+    info: ConnInfo,
 }
 
 impl Connection {
-    pub(crate) fn new(
-        shared: &Arc<Shared>,
-        place: Place,
-        id: ConnectionId,
-        transport: Transport,
-        (local, peer): (SocketAddr, SocketAddr),
-    ) -> Self {
-        Connection {
-            shared: Arc::downgrade(shared),
-            place,
-            id,
-            transport,
-            local,
-            peer,
-        }
+    pub(crate) fn new(shared: Weak<Shared>, info: ConnInfo) -> Self {
+        Connection { shared, info }
     }
 
-    /// Sends `message`, all of it or nothing. On a connection that is still being called,
-    /// messages are queued until it opens.
+    /// Sends `message`, all of it or nothing. While the connection is
+    /// connecting, messages are queued until it opens.
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), SendError> {
+        let message = message.as_ref();
         let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
-        shared
-            .at_point()
-            .send(self.place, self.id, message.as_ref(), None)
+        shared.at_point().send(self.info.key, message, None)
     }
 
     /// Sends a message that was framed once, to go to many.
     pub fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
         let shared = self.shared.upgrade().ok_or(SendError::Closed)?;
-        shared
-            .at_point()
-            .send(self.place, self.id, frame.payload(), Some(frame))
+        let mut world = shared.at_point();
+        world.send(self.info.key, frame.payload(), Some(frame))
     }
 
     /// Delivers what was sent, then closes. Nothing more is received.
     pub fn close(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.at_point().close(self.place, self.id);
+            shared.at_point().close(self.info.key);
         }
     }
 
     /// Closes at once. What is queued is lost, and a stream's peer sees a reset.
     pub fn abort(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.at_point().abort(self.place, self.id);
+            shared.at_point().abort(self.info.key);
         }
     }
 
@@ -77,7 +59,7 @@ impl Connection {
         let Some(shared) = self.shared.upgrade() else {
             return true;
         };
-        let (state, ..) = shared.at_point().look(self.place, self.id);
+        let (state, ..) = shared.at_point().look(self.info.key);
         !state.accepts_messages()
     }
 
@@ -95,7 +77,7 @@ impl Connection {
 
     fn set_paused(&self, paused: bool) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.at_point().set_paused(self.place, self.id, paused);
+            shared.at_point().set_paused(self.info.key, paused);
         }
     }
 
@@ -104,28 +86,28 @@ impl Connection {
         let Some(shared) = self.shared.upgrade() else {
             return 0;
         };
-        let (_, _, queued) = shared.at_point().look(self.place, self.id);
+        let (_, _, queued) = shared.at_point().look(self.info.key);
         queued
     }
 
     /// What carries it.
     pub fn transport(&self) -> Transport {
-        self.transport
+        self.info.transport
     }
 
     /// The peer's address.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peer
+        self.info.peer_addr
     }
 
     /// The address of this end.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.info.local_addr
     }
 
     /// A number that no other connection of the simulation has had or will have.
     pub fn id(&self) -> ConnectionId {
-        self.id
+        self.info.key.id
     }
 }
 
@@ -133,13 +115,16 @@ cubenet_core::impl_handle!(Connection);
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connection {
-            id,
+        let ConnInfo {
+            key,
             transport,
-            peer,
-            local,
-            ..
-        } = self;
-        write!(f, "Connection({id} {transport} {local} to {peer})")
+            local_addr,
+            peer_addr,
+        } = self.info;
+        write!(
+            f,
+            "Connection({} {transport} {local_addr} to {peer_addr})",
+            key.id
+        )
     }
 }

@@ -169,27 +169,34 @@
 
 mod census;
 mod conditions;
+mod conn_info;
 mod connection;
-mod dispatch;
+mod costs;
 mod error;
+mod job;
 mod kernel;
 mod link;
 mod network;
-mod owners;
+mod network_state;
+mod owner;
 mod peers;
 mod random;
 mod raw;
+mod run;
+mod schedule;
+mod shared;
 mod simulation;
 mod stream;
 mod threads;
 mod timers;
 mod trace;
-mod workers;
+mod worker;
 mod world;
 
 pub use census::Census;
 pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
+pub use costs::Costs;
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
     Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, Report, SendError,
@@ -197,10 +204,12 @@ pub use cubenet_core::{
 };
 pub use error::{Error, Refusal};
 pub use kernel::Traffic;
-pub use network::{Builder as NetworkBuilder, IntoAddress, Listener, Network};
+pub use network::Network;
+pub use network::address::IntoAddress;
+pub use network::builder::Builder as NetworkBuilder;
+pub use network::listener::Listener;
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};
 pub use simulation::{Builder, Simulation, Thread};
-pub use workers::Costs;
 
 /// The code in the package's README is compiled with the tests.
 #[cfg(doctest)]

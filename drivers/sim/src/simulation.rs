@@ -1,24 +1,22 @@
 //! The simulation: the hosts, the network between them, and time.
 
 use crate::conditions::{self, Conditions, Faults};
-use crate::dispatch;
 use crate::error::Error;
-use crate::kernel::{Capture, CaptureFile, Due, EPHEMERAL, HostId, Kernel, Traffic};
-use crate::network::{Builder as NetworkBuilder, IntoAddress};
-use crate::owners::Owner;
+use crate::kernel::{Capture, CaptureFile, HostId, Kernel, Traffic};
+use crate::network::address::{self, IntoAddress};
+use crate::network::builder::Builder as NetworkBuilder;
 use crate::raw::{self, RawDatagrams, RawListener, RawStream};
+use crate::run;
+use crate::shared::Shared;
 use crate::threads::{Pause, Threads};
-use crate::workers::Costs;
-use crate::world::{NetworkId, Shared};
-use cubenet_core::{Budgets, Instant, Limits, Transport};
+use crate::world::Next;
+use cubenet_core::{Instant, Transport};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// Bytes of a capture that are written at once.
-const CAPTURE_AT_ONCE: usize = 64 << 10;
 
 /// How a simulation is to be; [`Builder::build`] makes it.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +77,7 @@ impl Builder {
         Ok(Simulation {
             shared: Shared::new(kernel, self.interleave),
             seed: self.seed,
+            schedule: Mutex::default(),
         })
     }
 }
@@ -92,6 +91,33 @@ impl Builder {
 pub struct Simulation {
     pub(crate) shared: Arc<Shared>,
     seed: u64,
+    /// What a test has scheduled.
+    schedule: Mutex<Schedule>,
+}
+
+type Scheduled = Box<dyn FnOnce(&Simulation) + Send>;
+
+/// A test's own functions, by the time at which they are called, and in the order they were given.
+#[derive(Default)]
+struct Schedule {
+    functions: BTreeMap<(Instant, u64), Scheduled>,
+    pushed: u64,
+}
+
+impl Schedule {
+    fn push(&mut self, at: Instant, function: Scheduled) {
+        self.pushed += 1;
+        self.functions.insert((at, self.pushed), function);
+    }
+
+    fn next_at(&self) -> Instant {
+        let first = self.functions.first_key_value();
+        first.map_or(Instant::NEVER, |((at, _), _)| *at)
+    }
+
+    fn pop(&mut self) -> Option<Scheduled> {
+        Some(self.functions.pop_first()?.1)
+    }
 }
 
 impl Simulation {
@@ -106,6 +132,7 @@ impl Simulation {
         Simulation {
             shared: Shared::new(kernel, 0.0),
             seed,
+            schedule: Mutex::default(),
         }
     }
 
@@ -118,36 +145,18 @@ impl Simulation {
 
     /// A network for the host at `address`, to be configured and started.
     pub fn network(&self, address: IpAddr) -> NetworkBuilder {
-        NetworkBuilder {
-            host: self.host(address),
-            shared: Arc::downgrade(&self.shared),
-            limits: Limits::default(),
-            budgets: Budgets::new(),
-            backlog: 4_096,
-            stream_buffer: None,
-            stream_unsent: None,
-            datagram_buffer: 4 << 20,
-            descriptors: usize::MAX,
-            addresses: Vec::new(),
-            ephemeral_ports: EPHEMERAL,
-            threads: 1,
-            costs: Costs::default(),
-        }
+        NetworkBuilder::new(&self.shared, self.host(address))
     }
 
     /// Calls `to` from the host at `from`, as a peer of plain bytes.
     pub fn raw_connect(&self, from: IpAddr, to: impl IntoAddress) -> Result<RawStream, Error> {
-        let to = to
-            .into_address()
-            .map_err(|given| Error::Address { given })?;
+        let to = address::parse(to)?;
         raw::connect(&self.shared, self.wake(from), to)
     }
 
     /// Listens at `address` as a peer of plain bytes.
     pub fn raw_listen(&self, address: impl IntoAddress) -> Result<RawListener, Error> {
-        let address = address
-            .into_address()
-            .map_err(|given| Error::Address { given })?;
+        let address = address::parse(address)?;
         let host = self.wake(address.ip());
         raw::listen(&self.shared, host, address).map_err(|refusal| Error::Listen {
             transport: Transport::Tcp,
@@ -158,15 +167,22 @@ impl Simulation {
 
     /// A datagram socket at `address` with nothing behind it.
     pub fn raw_datagrams(&self, address: impl IntoAddress) -> Result<RawDatagrams, Error> {
-        let address = address
-            .into_address()
-            .map_err(|given| Error::Address { given })?;
+        let address = address::parse(address)?;
         let host = self.wake(address.ip());
         raw::bind(&self.shared, host, address).map_err(|refusal| Error::Listen {
             transport: Transport::Udp,
             address,
             refusal,
         })
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many functions are scheduled.
+    pub(crate) fn scheduled(&self) -> usize {
+        self.schedule().functions.len()
     }
 
     fn host(&self, address: IpAddr) -> HostId {
@@ -273,30 +289,23 @@ impl Simulation {
     pub fn crash(&self, host: IpAddr) {
         let mut world = self.shared.lock();
         let id = world.kernel.host_at(host);
-        let keys = world.kernel.crash(id);
-        world.forget_work(id);
+        let sockets = world.kernel.crash(id);
         for network in &mut world.networks {
             if network.host == id {
-                network.crashed = true;
-                network.open = 0;
-                network.open_streams = 0;
-                network.queued_bytes = 0;
-                network.held_bytes = 0;
+                network.crash();
             }
         }
-        let dropped: Vec<Option<Owner>> = keys
-            .into_iter()
-            .map(|key| world.owners.remove(key))
-            .collect();
+        let sockets = sockets.into_iter();
+        let owners: Vec<_> = sockets.map(|socket| world.owners.remove(socket)).collect();
         // A handler may use a connection as it is dropped.
         drop(world);
-        drop(dropped);
+        drop(owners);
     }
 
     /// Nothing runs on a host for a while: what arrives waits, and its timers are late.
     pub fn freeze(&self, host: IpAddr, duration: Duration) {
         let mut world = self.shared.lock();
-        let until = world.now().after(duration);
+        let until = world.kernel.now.after(duration);
         let host = world.kernel.host_at(host);
         world.kernel.host_mut(host).frozen_until = until;
     }
@@ -311,9 +320,8 @@ impl Simulation {
     /// Has something done when the time comes: a partition, a crash, another wave of
     /// clients. A moment that has passed counts as now.
     pub fn at(&self, moment: Instant, what: impl FnOnce(&Simulation) + Send + 'static) {
-        let mut world = self.shared.lock();
-        let moment = moment.max(world.now());
-        world.timers.schedule(moment, Box::new(what));
+        let moment = moment.max(self.now());
+        self.schedule().push(moment, Box::new(what));
     }
 
     /// Begins a thread of the application's own, such as one that ticks: it runs when it is its turn,
@@ -338,7 +346,7 @@ impl Simulation {
         let now = self.now();
         self.at(now, move |simulation| {
             let what = Box::new(move || what(&thread));
-            dispatch::spawn(&simulation.shared, name, what);
+            run::spawn(&simulation.shared, name, what);
         });
     }
 
@@ -377,7 +385,7 @@ impl Simulation {
 
     /// The time: microseconds since the beginning.
     pub fn now(&self) -> Instant {
-        self.shared.lock().now()
+        self.shared.lock().kernel.now
     }
 
     /// Lets the next thing happen. Returns whether there was one.
@@ -419,68 +427,41 @@ impl Simulation {
     fn step_until(&self, until: Instant) -> bool {
         let on_thread = self.shared.threads.current().is_some();
         let mut world = self.shared.lock();
-        if on_thread || world.is_calling() {
+        if on_thread || world.is_in_callback() {
             drop(world);
             panic!("a simulation cannot be run from inside a callback, or by a thread of its own");
         }
         if world.blocked_since.is_some() {
-            // What happens until then may let them go on.
-            let next = world.kernel.next_at().min(world.timers.next_at());
-            let by = if next > until {
-                until.min(next)
-            } else {
-                world.now()
-            };
-            dispatch::look_at_loose(&self.shared, world, by);
-            world = self.shared.lock();
-        }
-        let buried = world.unbury();
-        if !buried.is_empty() {
             drop(world);
-            drop(buried);
+            run::check_blocked(&self.shared, until);
             world = self.shared.lock();
         }
-        if let Some(bytes) = world.kernel.take_captured(CAPTURE_AT_ONCE) {
+        loop {
+            let next = world.next(until, self.schedule().next_at());
             drop(world);
-            self.shared.write_captured(&bytes);
-            world = self.shared.lock();
-        }
-        world.kernel.transmit_dirty();
-        if let Some((key, notice)) = world.kernel.notice() {
-            dispatch::noticed(&self.shared, world, key, notice);
-            return true;
-        }
-        let (event, timer) = (world.kernel.next_at(), world.timers.next_at());
-        let next = event.min(timer);
-        if next == Instant::NEVER || next > until {
-            return false;
-        }
-        if event <= timer {
-            match world.kernel.step() {
-                Some(Due::Work { network, worker }) => {
-                    dispatch::work(&self.shared, world, NetworkId(network), worker);
-                }
-                Some(Due::Resume(slot)) => {
-                    drop(world);
-                    dispatch::resume(&self.shared, slot as usize);
-                }
-                // What it made possible belongs to it.
-                None => {
-                    if let Some((key, notice)) = world.kernel.notice() {
-                        dispatch::noticed(&self.shared, world, key, notice);
+            match next {
+                Next::Nothing => return false,
+                Next::Done => {}
+                Next::Job(job) => run::start(&self.shared, job),
+                Next::Thread(thread) => run::resume(&self.shared, thread),
+                Next::Scheduled => {
+                    if let Some(what) = self.schedule().pop() {
+                        what(self);
                     }
+                }
+                Next::Drop(values) => {
+                    drop(values);
+                    world = self.shared.lock();
+                    continue;
+                }
+                Next::Capture(bytes) => {
+                    self.shared.write_captured(&bytes);
+                    world = self.shared.lock();
+                    continue;
                 }
             }
             return true;
         }
-        world.kernel.now = world.kernel.now.max(timer);
-        if let Some(key) = world.timers.pop(timer) {
-            dispatch::timer(&self.shared, world, key);
-        } else if let Some(what) = world.timers.pop_scheduled(timer) {
-            drop(world);
-            what(self);
-        }
-        true
     }
 
     // What came of it.

@@ -59,7 +59,7 @@ struct Slot {
     /// Whether it runs callbacks.
     is_worker: bool,
     /// It was blocked while it ran. Its phase must be checked before the next step.
-    is_loose: bool,
+    was_blocked: bool,
     system_id: SystemId,
     /// For reports: what it is at.
     doing: String,
@@ -67,13 +67,13 @@ struct Slot {
 
 /// What became of threads that were blocked.
 #[derive(Default)]
-pub(crate) struct Loose {
+pub(crate) struct Blocked {
     /// They are held up at a point now, and have to be resumed.
     pub(crate) held_up: Vec<usize>,
     /// Some are still blocked.
     pub(crate) are_left: bool,
     /// One of those is in a callback.
-    pub(crate) is_worker_blocked: bool,
+    pub(crate) has_worker: bool,
 }
 
 /// The system's number of a thread.
@@ -138,7 +138,7 @@ impl Threads {
         let idle = state
             .slots
             .iter()
-            .position(|slot| slot.phase == Phase::Idle && slot.job.is_none() && !slot.is_loose);
+            .position(|slot| slot.phase == Phase::Idle && slot.job.is_none() && !slot.was_blocked);
         if let Some(slot) = idle {
             let of_slot = &mut state.slots[slot];
             of_slot.job = Some(job);
@@ -155,7 +155,7 @@ impl Threads {
             woken: Arc::default(),
             job: Some(job),
             is_worker,
-            is_loose: false,
+            was_blocked: false,
             system_id: SystemId::NotYet,
             doing,
         });
@@ -209,7 +209,7 @@ impl Threads {
                 Phase::HeldUp(pause) => return Outcome::HeldUp(pause),
                 Phase::Running if asleep >= state.slots[slot].system_id.patience() => {
                     state.slots[slot].phase = Phase::Blocked;
-                    state.slots[slot].is_loose = true;
+                    state.slots[slot].was_blocked = true;
                     return Outcome::Blocked;
                 }
                 _ => {}
@@ -234,8 +234,8 @@ impl Threads {
             return true;
         };
         // One that was blocked runs beside another: it waits until it is its turn.
-        let is_loose = self.lock().slots[slot].phase == Phase::Blocked;
-        let pause = if is_loose {
+        let was_blocked = self.lock().slots[slot].phase == Phase::Blocked;
+        let pause = if was_blocked {
             Some(Pause::For(Duration::ZERO))
         } else {
             pause()
@@ -256,13 +256,13 @@ impl Threads {
         !state.is_closing
     }
 
-    /// Waits until each thread that came loose is blocked, or is held up at a point. Returns those
-    /// that are held up, and not loose any more; and whether a worker is blocked.
-    pub(crate) fn look_at_loose(&self) -> Loose {
-        let mut loose = Loose::default();
+    /// Waits until each thread that was blocked is blocked again, or is held up at a point. Returns those
+    /// that are held up and go on; and whether a worker is blocked.
+    pub(crate) fn check_blocked(&self) -> Blocked {
+        let mut blocked = Blocked::default();
         let mut state = self.lock();
         for slot in 0..state.slots.len() {
-            if !state.slots[slot].is_loose {
+            if !state.slots[slot].was_blocked {
                 continue;
             }
             let mut asleep = 0;
@@ -278,13 +278,13 @@ impl Threads {
             let of_slot = &mut state.slots[slot];
             match of_slot.phase {
                 Phase::Blocked => {
-                    loose.are_left = true;
-                    loose.is_worker_blocked |= of_slot.is_worker;
+                    blocked.are_left = true;
+                    blocked.has_worker |= of_slot.is_worker;
                 }
                 phase => {
-                    of_slot.is_loose = false;
+                    of_slot.was_blocked = false;
                     if phase != Phase::Idle {
-                        loose.held_up.push(slot);
+                        blocked.held_up.push(slot);
                     }
                 }
             }
@@ -294,7 +294,7 @@ impl Threads {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
-        loose
+        blocked
     }
 
     /// Whether every worker that is not idle is blocked, and all of them stay so.

@@ -1,190 +1,81 @@
-//! Everything there is in a simulation, behind one lock; and what applications ask of their
-//! connections, wherever they ask from.
+//! Everything there is in a simulation, and what applications ask of their connections. It lies
+//! behind one lock; callbacks run without that.
 
-use crate::connection::Connection;
-use crate::kernel::{CaptureFile, HostId, Kernel, Key, Notice};
-use crate::owners::{Owner, Owners};
-use crate::peers::Peers;
-use crate::simulation::Simulation;
-use crate::stream::Stream;
-use crate::threads::{Pause, Threads};
+use crate::conn_info::{ConnInfo, ConnKey};
+use crate::job::{BoxedHandler, Call, Callback, Job, Task};
+use crate::kernel::{Due, Iteration, Kernel, Key, Notice};
+use crate::network_state::{NetworkId, NetworkState};
+use crate::owner::{Conn, Owner, Owners};
+use crate::peers::state::Peers;
+use crate::stream::state::Stream;
 use crate::timers::Timers;
 use crate::trace::Record;
-use crate::workers::{Costs, Turn, Worker};
-use cubenet_core::{
-    Backlog, Budgets, CloseReason, ConnectionId, Frame, Handler, Instant, Limits, Metrics, Reading,
-    SendError, State, Transport,
-};
+use cubenet_core::{CloseReason, ConnectionId, Frame, Instant, Reading, SendError, State};
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Decides about a new peer.
-pub(crate) type AcceptFn =
-    dyn Fn(&Connection) -> Option<Box<dyn Handler + Send>> + Send + Sync + 'static;
-/// The application's side of a connection.
-pub(crate) type BoxedHandler = Box<dyn Handler + Send>;
-/// Something a test wants done at some time.
-pub(crate) type Scheduled = Box<dyn FnOnce(&Simulation) + Send>;
+/// How long after a failed `accept` it is tried again.
+pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+/// The addresses of a socket that is gone.
+pub(crate) const NOWHERE: (SocketAddr, SocketAddr) = {
+    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    (nowhere, nowhere)
+};
+/// Bytes of a capture that are written at once.
+const CAPTURE_AT_ONCE: usize = 64 << 10;
 
-/// The world and its lock. Callbacks run without it.
-pub(crate) struct Shared {
-    world: Mutex<World>,
-    pub(crate) threads: Arc<Threads>,
-    /// Of the points at which a thread may be held up, those at which it is.
-    interleave: f64,
-    /// The file of the capture, apart from the world: writing to it runs code of the application.
-    capture_file: Mutex<Option<CaptureFile>>,
-}
-
-pub(crate) type Guard<'a> = MutexGuard<'a, World>;
-
-/// Everything there is in a simulation.
 pub(crate) struct World {
     pub(crate) kernel: Kernel,
     pub(crate) timers: Timers,
     pub(crate) networks: Vec<NetworkState>,
     pub(crate) owners: Owners,
     next_id: u64,
-    /// Whether callbacks run on threads of their own, which may be held up.
+    /// Whether jobs run on threads of their own, which may be held up.
     pub(crate) interleaves: bool,
-    /// The turns of those that are held up, by their thread.
-    turns: Vec<Turn>,
+    /// The iterations of threads that are held up.
+    iterations: Vec<Iteration>,
     /// Since when threads wait for locks of the application's own, if any do.
     pub(crate) blocked_since: Option<Instant>,
     /// Callbacks that run.
-    calling: u32,
-    /// What the application gave and is done with. It is dropped without the lock, since
-    /// it may use a connection as it is dropped.
-    buried: Vec<Box<dyn Any + Send>>,
+    callbacks: u32,
+    /// Values of the application's. They are dropped without the lock, since they may use a
+    /// connection as they are dropped.
+    dropped_later: Vec<Box<dyn Any + Send>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NetworkId(pub(crate) u32);
-
-/// One network: what its connections share.
-pub(crate) struct NetworkState {
-    pub(crate) host: HostId,
-    pub(crate) limits: Arc<Limits>,
-    pub(crate) budgets: Budgets,
-    pub(crate) metrics: Metrics,
-    /// Connections open now, those that are connecting included.
-    pub(crate) open: usize,
-    /// Bytes that wait to be sent now.
-    pub(crate) queued_bytes: usize,
-    /// Bytes of input held now.
-    pub(crate) held_bytes: usize,
-    /// How long its workers were busy, all together.
-    pub(crate) busy: Duration,
-    /// Of the open connections, those that are streams.
-    pub(crate) open_streams: usize,
-    /// Keys the tables of its datagram peers.
-    pub(crate) hash_key: (u64, u64),
-    /// When whatever is left is given up; set once it stops.
-    pub(crate) stopping: Option<Instant>,
-    /// Its host crashed.
-    pub(crate) crashed: bool,
-    pub(crate) backlog: usize,
-    pub(crate) costs: Costs,
-    pub(crate) workers: Vec<Worker>,
-}
-
-/// Where a connection is: its socket, and its slot there if it shares that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) key: Key,
-    pub(crate) slot: u32,
-}
-
-impl Shared {
-    pub(crate) fn new(kernel: Kernel, interleave: f64) -> Arc<Self> {
-        Arc::new(Shared {
-            threads: Arc::default(),
-            interleave,
-            capture_file: Mutex::default(),
-            world: Mutex::new(World {
-                kernel,
-                timers: Timers::new(),
-                networks: Vec::new(),
-                owners: Owners::default(),
-                next_id: 1,
-                interleaves: interleave > 0.0,
-                turns: Vec::new(),
-                blocked_since: None,
-                calling: 0,
-                buried: Vec::new(),
-            }),
-        })
-    }
-
-    pub(crate) fn lock(&self) -> Guard<'_> {
-        // Callbacks run without the lock, so nothing in here panics half way.
-        self.world.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the file of the capture, and leaves another.
-    pub(crate) fn set_capture_file(&self, file: Option<CaptureFile>) -> Option<CaptureFile> {
-        let before = self.capture_file.lock();
-        let mut before = before.unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *before, file)
-    }
-
-    /// Writes captured packets to their file. No lock is held.
-    pub(crate) fn write_captured(&self, bytes: &[u8]) {
-        if let Some(mut file) = self.set_capture_file(None) {
-            file.write(bytes);
-            self.set_capture_file(Some(file));
-        }
-    }
-
-    /// A point at which the thread that this runs on may be held up. The lock is not held.
-    pub(crate) fn point(&self) {
-        self.threads.point(|| {
-            let chosen = self.interleave > 0.0 && self.lock().kernel.random.chance(self.interleave);
-            chosen.then_some(Pause::Chosen)
-        });
-    }
-
-    /// The world, after a point.
-    pub(crate) fn at_point(&self) -> Guard<'_> {
-        self.point();
-        self.lock()
-    }
-
-    /// Runs a callback without the lock. A panic in it is counted and ends there: `None`.
-    pub(crate) fn callback<'a, R>(
-        &'a self,
-        mut guard: Guard<'a>,
-        network: NetworkId,
-        (what, id): (Record, ConnectionId),
-        callback: impl FnOnce() -> R,
-    ) -> (Option<R>, Guard<'a>) {
-        let now = guard.kernel.now;
-        guard.kernel.trace.record(now, what, id.as_u64(), &[]);
-        let cost = guard.network(network).costs.callback;
-        guard.kernel.turn.spend(cost);
-        guard.calling += 1;
-        drop(guard);
-        self.point();
-        let answer = catch_unwind(AssertUnwindSafe(callback));
-        self.point();
-        let mut guard = self.lock();
-        guard.calling -= 1;
-        match answer {
-            Ok(answer) => (Some(answer), guard),
-            Err(panic) => {
-                guard.network(network).metrics.panics += 1;
-                guard.bury(panic);
-                (None, guard)
-            }
-        }
-    }
+/// What happens next in a simulation.
+pub(crate) enum Next {
+    /// Nothing, up to the moment that was asked for.
+    Nothing,
+    /// It has happened.
+    Done,
+    /// A test's own function, which was scheduled.
+    Scheduled,
+    /// A job runs.
+    Job(Job),
+    /// A thread goes on.
+    Thread(usize),
+    /// These are dropped, without the lock.
+    Drop(Vec<Box<dyn Any + Send>>),
+    /// These bytes of a capture are written, without the lock.
+    Capture(Vec<u8>),
 }
 
 impl World {
-    pub(crate) fn now(&self) -> Instant {
-        self.kernel.now
+    pub(crate) fn new(kernel: Kernel, interleaves: bool) -> Self {
+        World {
+            kernel,
+            timers: Timers::default(),
+            networks: Vec::new(),
+            owners: Owners::default(),
+            next_id: 1,
+            interleaves,
+            iterations: Vec::new(),
+            blocked_since: None,
+            callbacks: 0,
+            dropped_later: Vec::new(),
+        }
     }
 
     /// A number that no other connection has.
@@ -198,47 +89,221 @@ impl World {
         &mut self.networks[id.0 as usize]
     }
 
-    /// Whether a callback runs, on whatever thread runs the simulation.
-    pub(crate) fn is_calling(&self) -> bool {
-        self.calling > 0 && !self.interleaves
+    /// Whether a callback runs on the thread that runs the simulation.
+    pub(crate) fn is_in_callback(&self) -> bool {
+        self.callbacks > 0 && !self.interleaves
     }
 
-    /// The turn that a thread was in when it was held up.
-    pub(crate) fn turn_of(&self, thread: usize) -> Turn {
-        self.turns.get(thread).copied().unwrap_or(Turn::NONE)
+    /// The iteration that a thread was in when it was held up.
+    pub(crate) fn iteration_of(&self, thread: usize) -> Iteration {
+        let iteration = self.iterations.get(thread);
+        iteration.copied().unwrap_or(Iteration::NONE)
     }
 
-    pub(crate) fn set_turn(&mut self, thread: usize, turn: Turn) {
-        if self.turns.len() <= thread {
-            self.turns.resize(thread + 1, Turn::NONE);
+    pub(crate) fn set_iteration(&mut self, thread: usize, iteration: Iteration) {
+        if self.iterations.len() <= thread {
+            self.iterations.resize(thread + 1, Iteration::NONE);
         }
-        self.turns[thread] = turn;
+        self.iterations[thread] = iteration;
     }
 
-    /// Has something dropped once the lock is not held.
-    pub(crate) fn bury(&mut self, done_with: impl Any + Send) {
-        self.buried.push(Box::new(done_with));
+    /// Has a value of the application's dropped once the lock is not held.
+    pub(crate) fn drop_later(&mut self, value: impl Any + Send) {
+        self.dropped_later.push(Box::new(value));
     }
 
-    /// What is to be dropped once the lock is not held.
-    pub(crate) fn unbury(&mut self) -> Vec<Box<dyn Any + Send>> {
-        std::mem::take(&mut self.buried)
+    /// What is to be dropped without the lock.
+    pub(crate) fn take_dropped(&mut self) -> Vec<Box<dyn Any + Send>> {
+        std::mem::take(&mut self.dropped_later)
+    }
+
+    // What happens.
+
+    /// Lets the next thing happen that happens up to `until`, or returns what is to be done
+    /// without the lock. `scheduled_at` is the time of the test's own next function.
+    pub(crate) fn next(&mut self, until: Instant, scheduled_at: Instant) -> Next {
+        if !self.dropped_later.is_empty() {
+            return Next::Drop(self.take_dropped());
+        }
+        if let Some(bytes) = self.kernel.take_captured(CAPTURE_AT_ONCE) {
+            return Next::Capture(bytes);
+        }
+        self.kernel.transmit_dirty();
+        if let Some((socket, notice)) = self.kernel.notice() {
+            return self.handle_notice(socket, notice).into();
+        }
+        let (event_at, timer_at) = (self.kernel.next_at(), self.timers.next_at());
+        let at = event_at.min(timer_at).min(scheduled_at);
+        if at == Instant::NEVER || at > until {
+            return Next::Nothing;
+        }
+        if event_at == at {
+            return self.handle_event();
+        }
+        self.kernel.now = self.kernel.now.max(at);
+        if timer_at > at {
+            return Next::Scheduled;
+        }
+        self.handle_timer().into()
+    }
+
+    fn handle_event(&mut self) -> Next {
+        match self.kernel.step() {
+            Some(Due::Work { network, worker }) => self.next_job(NetworkId(network), worker).into(),
+            Some(Due::Resume(thread)) => Next::Thread(thread as usize),
+            Some(Due::StopDeadline { network }) => {
+                self.close_all(NetworkId(network), true);
+                Next::Done
+            }
+            // What it made possible belongs to it.
+            None => match self.kernel.notice() {
+                Some((socket, notice)) => self.handle_notice(socket, notice).into(),
+                None => Next::Done,
+            },
+        }
+    }
+
+    fn handle_timer(&mut self) -> Option<Job> {
+        let socket = self.timers.pop()?;
+        let host = self.kernel.host_of(socket)?;
+        let (now, frozen_until) = (self.kernel.now, self.kernel.host(host).frozen_until);
+        if frozen_until > now {
+            self.timers.fire_at(socket, frozen_until);
+            return None;
+        }
+        self.kernel.trace.record(now, Record::Timer, 0, &[]);
+        self.handle_notice(socket, Notice::Timeout)
+    }
+
+    /// Does one task of a job. Returns a callback that is to be run before the next task.
+    pub(crate) fn step(&mut self, task: Task, job: &mut Job) -> Option<Call> {
+        match task {
+            Task::Notice(socket, notice) => match self.owners.get(socket)? {
+                Owner::Listener(_) => self.accept_stream(socket, job),
+                Owner::Stream(_) => self.handle_stream_notice(socket, notice, job),
+                Owner::Peers(_) => self.handle_peers_notice(socket, notice, job),
+                Owner::Raw(_) => None,
+            },
+            Task::Read(socket) => match self.owners.get(socket)? {
+                Owner::Stream(_) => self.read_stream(socket, job),
+                _ => self.read_peers(socket, job),
+            },
+            Task::Flush(socket) => match self.owners.get(socket)? {
+                Owner::Stream(_) => self.flush_stream(socket, job),
+                _ => self.flush_peers(socket, job),
+            },
+            Task::Expire(socket) => match self.owners.get(socket)? {
+                Owner::Stream(_) => {
+                    self.expire_stream(socket, job);
+                    None
+                }
+                _ => self.expire_peer(socket, job),
+            },
+            Task::Accept(socket) => self.accept_stream(socket, job),
+            Task::AdvanceStream(socket) => self.advance_stream(socket),
+            Task::AdvancePeer(socket, slot) => self.advance_peer(socket, slot),
+            Task::Flushed(key) => self.peer_flushed(key, job),
+            Task::AfterFlush(socket) => {
+                self.after_flush(socket, job);
+                None
+            }
+            Task::Report(key, error) => self.report(key, error, job),
+            Task::Evict(socket) => self.evict(socket),
+            Task::Admit(socket) => self.admit(socket, job),
+        }
+    }
+
+    /// A callback, to be run without the lock.
+    pub(crate) fn call(
+        &mut self,
+        info: ConnInfo,
+        network: NetworkId,
+        handler: Option<BoxedHandler>,
+        callback: Callback,
+    ) -> Call {
+        let now = self.kernel.now;
+        let id = info.key.id.as_u64();
+        self.kernel.trace.record(now, callback.record(), id, &[]);
+        let cost = self.network(network).costs.callback;
+        self.kernel.iteration.spend(cost);
+        self.callbacks += 1;
+        Call {
+            info,
+            network,
+            handler,
+            callback,
+            now,
+        }
+    }
+
+    /// A callback has returned, or panicked with this.
+    pub(crate) fn returned(
+        &mut self,
+        call: Call,
+        panic: Option<Box<dyn Any + Send>>,
+        job: &mut Job,
+    ) {
+        self.callbacks -= 1;
+        let panicked = panic.is_some();
+        if let Some(panic) = panic {
+            self.network(call.network).metrics.panics += 1;
+            self.drop_later(panic);
+        }
+        match (&call.callback, self.owners.get(call.info.key.socket)) {
+            (Callback::Closed(_) | Callback::ConnectFailed(_), _) => {}
+            (_, Some(Owner::Peers(_))) => self.peer_returned(call, panicked, job),
+            _ => self.stream_returned(call, panicked, job),
+        }
     }
 
     /// Closes a socket and has its owner dropped.
-    pub(crate) fn disown(&mut self, key: Key, reset: bool) {
-        if let Some(owner) = self.owners.remove(key) {
-            self.bury(owner);
+    pub(crate) fn remove_socket(&mut self, socket: Key) {
+        if let Some(owner) = self.owners.remove(socket) {
+            self.drop_later(owner);
         }
-        self.kernel.close(key, reset);
+        self.kernel.close(socket, false);
+    }
+
+    /// Ends listening on a socket.
+    pub(crate) fn close_listener(&mut self, socket: Key) {
+        match self.owners.get(socket) {
+            Some(Owner::Listener(_)) => self.remove_socket(socket),
+            Some(Owner::Peers(peers)) => {
+                peers.is_listening = false;
+                self.arm_peers(socket);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes everything of a network; `abort`: at once.
+    pub(crate) fn close_all(&mut self, network: NetworkId, abort: bool) {
+        for socket in self.owners.keys_of(network) {
+            self.close_listener(socket);
+            let connections = match self.owners.get(socket) {
+                Some(Owner::Stream(stream)) => {
+                    let (slot, id) = (0, stream.id);
+                    vec![ConnKey { socket, slot, id }]
+                }
+                Some(Owner::Peers(peers)) => peers.keys(socket).collect(),
+                _ => continue,
+            };
+            for key in connections {
+                if abort {
+                    self.abort(key);
+                } else {
+                    self.close(key);
+                }
+            }
+        }
     }
 
     /// A stream, and what it works with.
     pub(crate) fn stream(
         &mut self,
-        key: Key,
+        socket: Key,
     ) -> Option<(&mut Stream, &mut Kernel, &mut NetworkState, &mut Timers)> {
-        let stream = self.owners.stream(key)?;
+        let stream = self.owners.stream(socket)?;
         let network = &mut self.networks[stream.network.0 as usize];
         Some((stream, &mut self.kernel, network, &mut self.timers))
     }
@@ -246,9 +311,9 @@ impl World {
     /// A datagram socket with its peers, and what it works with.
     pub(crate) fn peers(
         &mut self,
-        key: Key,
+        socket: Key,
     ) -> Option<(&mut Peers, &mut Kernel, &mut NetworkState, &mut Timers)> {
-        let peers = self.owners.peers(key)?;
+        let peers = self.owners.peers(socket)?;
         let network = &mut self.networks[peers.network.0 as usize];
         Some((peers, &mut self.kernel, network, &mut self.timers))
     }
@@ -257,132 +322,69 @@ impl World {
 
     pub(crate) fn send(
         &mut self,
-        place: Place,
-        id: ConnectionId,
+        key: ConnKey,
         message: &[u8],
         frame: Option<&Frame>,
     ) -> Result<(), SendError> {
-        if let Some((stream, kernel, network, _)) = self.stream(place.key) {
-            if stream.id != id {
+        if let Some((stream, kernel, network, _)) = self.stream(key.socket) {
+            if stream.id != key.id {
                 return Err(SendError::Closed);
             }
-            return stream.send_message(place.key, message, frame, kernel, network);
+            return stream.send(key.socket, message, frame, kernel, network);
         }
-        match self.peers(place.key) {
-            Some((peers, kernel, network, _)) => peers.send(place, id, message, kernel, network),
+        match self.peers(key.socket) {
+            Some((peers, kernel, network, _)) => peers.send(key, message, kernel, network),
             None => Err(SendError::Closed),
         }
     }
 
-    pub(crate) fn close(&mut self, place: Place, id: ConnectionId) {
-        if let Some((stream, kernel, ..)) = self.stream(place.key) {
-            if stream.id == id {
-                stream.close(kernel.now);
-            }
-        } else if let Some((peers, ..)) = self.peers(place.key)
-            && let Some(peer) = peers.peer_mut(place.slot, id)
-        {
-            peer.half.close();
+    pub(crate) fn close(&mut self, key: ConnKey) {
+        match self.owners.connection(key) {
+            Some(Conn::Stream(stream)) => stream.send.close(self.kernel.now),
+            Some(Conn::Peer(peer)) => peer.half.close(),
+            None => return,
         }
-        self.attend(place);
+        self.wake(key);
     }
 
-    pub(crate) fn abort(&mut self, place: Place, id: ConnectionId) {
-        match self.owners.get(place.key) {
-            Some(Owner::Stream(stream)) if stream.id == id => {
-                stream.send.abort(CloseReason::Local);
-            }
-            Some(Owner::Peers(peers)) => {
-                if let Some(peer) = peers.peer_mut(place.slot, id) {
-                    peer.half.abort(CloseReason::Local);
-                }
-            }
-            _ => return,
+    pub(crate) fn abort(&mut self, key: ConnKey) {
+        match self.owners.connection(key) {
+            Some(Conn::Stream(stream)) => stream.send.abort(CloseReason::Local),
+            Some(Conn::Peer(peer)) => peer.half.abort(CloseReason::Local),
+            None => return,
         }
-        self.attend(place);
+        self.wake(key);
     }
 
-    pub(crate) fn set_paused(&mut self, place: Place, id: ConnectionId, paused: bool) {
-        match self.owners.get(place.key) {
-            Some(Owner::Stream(stream)) if stream.id == id => stream.to_pause = paused,
-            Some(Owner::Peers(peers)) => {
-                if let Some(peer) = peers.peer_mut(place.slot, id) {
-                    peer.half.set_paused(paused);
-                }
-            }
-            _ => return,
+    pub(crate) fn set_paused(&mut self, key: ConnKey, paused: bool) {
+        match self.owners.connection(key) {
+            Some(Conn::Stream(stream)) => stream.wants_pause = paused,
+            Some(Conn::Peer(peer)) => peer.half.set_paused(paused),
+            None => return,
         }
-        self.attend(place);
+        self.wake(key);
     }
 
-    /// The state of a connection, what is done with its peer's bytes, and those that wait.
-    pub(crate) fn look(&mut self, place: Place, id: ConnectionId) -> (State, Reading, usize) {
-        let gone = (State::Closed, Reading::Discard, 0);
-        match self.owners.get(place.key) {
-            Some(Owner::Stream(stream)) if stream.id == id => {
-                (stream.send.state(), stream.reading(), stream.queued())
-            }
-            Some(Owner::Peers(peers)) => peers.peer_mut(place.slot, id).map_or(gone, |peer| {
-                (peer.half.state(), peer.half.reading(), peer.queued)
-            }),
-            _ => gone,
+    /// The state of a connection, what is done with its peer's bytes, and how many are queued.
+    pub(crate) fn look(&mut self, key: ConnKey) -> (State, Reading, usize) {
+        match self.owners.connection(key) {
+            Some(Conn::Stream(stream)) => (stream.send.state(), stream.reading(), stream.queued()),
+            Some(Conn::Peer(peer)) => (peer.half.state(), peer.half.reading(), peer.queued),
+            None => (State::Closed, Reading::Discard, 0),
         }
     }
 
-    /// Has a connection looked at next.
-    fn attend(&mut self, place: Place) {
-        if let Some(peers) = self.owners.peers(place.key) {
-            peers.attend(place.slot);
+    /// Has a connection that has changed advanced next.
+    fn wake(&mut self, key: ConnKey) {
+        if let Some(peers) = self.owners.peers(key.socket) {
+            peers.changed.push(key.slot);
         }
-        self.kernel.notify(place.key, Notice::Writable);
-    }
-
-    /// Counts a connection that has closed.
-    pub(crate) fn count_closed(
-        &mut self,
-        network: NetworkId,
-        transport: Transport,
-        reason: CloseReason,
-    ) {
-        let network = self.network(network);
-        network.release(transport);
-        *network.metrics.closed_by.get_mut(reason) += 1;
+        self.kernel.notify(key.socket, Notice::Writable);
     }
 }
 
-impl NetworkState {
-    /// Whether nothing of it is left.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.crashed || (self.stopping.is_some() && self.open == 0)
-    }
-
-    /// Whether there is room for one connection more of this transport.
-    pub(crate) fn has_room(&self, transport: Transport) -> bool {
-        let open = if transport == Transport::Tcp {
-            self.open_streams
-        } else {
-            self.open - self.open_streams
-        };
-        open < self.limits.max_connections()
-    }
-
-    /// Makes room for a connection; `false` if its transport has none.
-    pub(crate) fn reserve(&mut self, transport: Transport) -> bool {
-        let room = self.has_room(transport);
-        if room {
-            self.open += 1;
-            self.open_streams += usize::from(transport == Transport::Tcp);
-        }
-        room
-    }
-
-    /// Gives the room of a connection back.
-    pub(crate) fn release(&mut self, transport: Transport) {
-        self.open -= 1;
-        self.open_streams -= usize::from(transport == Transport::Tcp);
-    }
-
-    pub(crate) fn backlog(&self, own: usize) -> Backlog {
-        Backlog::growing(own, self.queued_bytes)
+impl From<Option<Job>> for Next {
+    fn from(job: Option<Job>) -> Self {
+        job.map_or(Next::Done, Next::Job)
     }
 }

@@ -137,15 +137,15 @@ impl Kernel {
         true
     }
 
-    /// Datagrams of the socket whose turn it is go many at a time.
+    /// Datagrams of the socket that is served go many at a time.
     fn charge_datagram(&mut self, key: Key, host: HostId, len: usize) {
         const AT_A_TIME: u32 = 64;
         if self.host(host).costs.is_none() {
             return;
         }
-        let is_own = self.turn.key == Some(key);
-        let calls = !is_own || self.turn.datagrams.is_multiple_of(AT_A_TIME);
-        self.turn.datagrams += u32::from(is_own);
+        let is_own = self.iteration.socket == Some(key);
+        let calls = !is_own || self.iteration.datagrams.is_multiple_of(AT_A_TIME);
+        self.iteration.datagrams += u32::from(is_own);
         self.charge(host, calls, len);
     }
 

@@ -5,6 +5,7 @@
 mod capture;
 mod datagram;
 mod host;
+mod iteration;
 mod nat;
 mod path;
 mod ports;
@@ -15,6 +16,7 @@ mod stream;
 pub(crate) use capture::{Capture, CaptureFile};
 pub(crate) use datagram::{Arrived, Received};
 pub(crate) use host::{Host, HostId};
+pub(crate) use iteration::Iteration;
 pub(crate) use path::Paths;
 pub(crate) use ports::EPHEMERAL;
 pub(crate) use segment::Segment;
@@ -23,7 +25,6 @@ pub(crate) use stream::{Read, StreamBuffers};
 use crate::conditions::{Conditions, Faults};
 use crate::random::Random;
 use crate::trace::{Record, Trace};
-use crate::workers::Turn;
 use bytes::Bytes;
 use cubenet_core::{CloseReason, Instant, Transport};
 use datagram::DatagramSocket;
@@ -115,10 +116,10 @@ pub(crate) enum Notice {
     Writable,
     /// It is over.
     Failed,
-    /// Its timer has come up.
-    Late,
-    /// What was left of its last turn can be read now.
-    NextTurn,
+    /// Its timer has fired.
+    Timeout,
+    /// A budget ended its last iteration; the next one has come.
+    RunAgain,
 }
 
 /// What the kernel leaves to others.
@@ -127,6 +128,8 @@ pub(crate) enum Due {
     Work { network: u32, worker: u32 },
     /// A thread that was held up goes on.
     Resume(u32),
+    /// A network has stopped for as long as it may take.
+    StopDeadline { network: u32 },
 }
 
 enum Socket {
@@ -184,8 +187,8 @@ pub(crate) struct Kernel {
     pub(crate) random: Random,
     pub(crate) trace: Trace,
     pub(crate) traffic: Traffic,
-    /// The turn that runs.
-    pub(crate) turn: Turn,
+    /// The iteration of a worker that runs.
+    pub(crate) iteration: Iteration,
     pub(crate) paths: Paths,
     /// The faults of hosts to come.
     pub(crate) faults: Faults,
@@ -210,7 +213,7 @@ impl Kernel {
             random: Random::new(seed),
             trace: Trace::new(),
             traffic: Traffic::default(),
-            turn: Turn::NONE,
+            iteration: Iteration::NONE,
             paths: Paths::new(conditions),
             faults,
             hosts: Vec::new(),
@@ -385,6 +388,11 @@ impl Kernel {
         self.events.push(at, Event::Due(Due::Resume(thread)));
     }
 
+    pub(crate) fn stop_deadline_at(&mut self, at: Instant, network: u32) {
+        let due = Due::StopDeadline { network };
+        self.events.push(at, Event::Due(due));
+    }
+
     /// Counts what moving `bytes` to or from the system takes, and the call itself if `calls`.
     fn charge(&mut self, host: HostId, calls: bool, bytes: usize) {
         let Some(costs) = &self.hosts[host.0 as usize].costs else {
@@ -392,13 +400,13 @@ impl Kernel {
         };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let calls = costs.system_call * u32::from(calls);
-        self.turn
+        self.iteration
             .spend(costs.byte.saturating_mul(bytes).saturating_add(calls));
     }
 
     /// When what is sent now leaves: once the work before it is done.
     fn departure(&self) -> Instant {
-        match self.turn.spent {
+        match self.iteration.spent {
             0 => self.now,
             spent => self.now.after(Duration::from_nanos(spent)),
         }

@@ -140,8 +140,12 @@ impl Kernel {
         Ok((key, local))
     }
 
-    /// Begins a call.
-    pub(crate) fn call(&mut self, host: HostId, to: SocketAddr) -> Result<Key, Refusal> {
+    /// Connects. Returns the socket and its address.
+    pub(crate) fn connect(
+        &mut self,
+        host: HostId,
+        to: SocketAddr,
+    ) -> Result<(Key, SocketAddr), Refusal> {
         let now = self.now;
         let port = self.host_mut(host).take_calling(to, now)?;
         let local = self.host(host).address_towards(to.ip());
@@ -168,7 +172,13 @@ impl Kernel {
             inc: Incoming::new(&buffers),
         })));
         self.send_call(key);
-        Ok(key)
+        Ok((key, SocketAddr::new(local, port)))
+    }
+
+    /// Whether the handshake of a stream is complete.
+    pub(crate) fn is_established(&mut self, key: Key) -> bool {
+        let socket = self.stream(key);
+        socket.is_some_and(|socket| socket.peer().is_some())
     }
 
     /// Between which addresses a stream goes: its own, its peer's.
@@ -242,9 +252,9 @@ impl Kernel {
         }
         out.wanted |= taken < len;
         let is_dirty = taken > 0 && !std::mem::replace(&mut out.dirty, true);
-        // Answers to whom the turn belongs leave together.
-        let is_own = self.turn.key == Some(key);
-        let calls = !(is_own && std::mem::replace(&mut self.turn.has_written, true));
+        // What the socket that is served sends leaves with one write.
+        let is_own = self.iteration.socket == Some(key);
+        let calls = !(is_own && std::mem::replace(&mut self.iteration.has_written, true));
         self.charge(host, calls, taken);
         let departs = self.departure();
         if is_dirty && departs > now {
@@ -307,7 +317,7 @@ impl Kernel {
                 has_opened = socket.inc.has_opened();
             }
         }
-        let is_first = !std::mem::replace(&mut self.turn.has_read, true);
+        let is_first = !std::mem::replace(&mut self.iteration.has_read, true);
         self.charge(host, is_first, bytes.len());
         if has_opened
             && let Some(peer) = peer

@@ -1,123 +1,53 @@
 //! Peers of plain bytes: sockets on a virtual host with no protocol behind them, to send what
 //! no driver would and to see what one puts on the wire.
 
-use crate::dispatch::ACCEPT_AGAIN;
+pub(crate) mod socket;
+
 use crate::error::{Error, Refusal};
-use crate::kernel::{HostId, Kernel, Key, Notice, Read, Received};
-use crate::owners::Owner;
-use crate::world::{Shared, World};
-use cubenet_core::{CloseReason, Transport};
+use crate::kernel::{HostId, Kernel, Key, Notice};
+use crate::owner::Owner;
+use crate::shared::Shared;
+use crate::world::{ACCEPT_RETRY, World};
+use cubenet_core::Transport;
+use socket::Raw;
+pub use socket::RawEnd;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-/// What a raw socket keeps.
-#[derive(Default)]
-pub(crate) struct Raw {
-    connected: bool,
-    /// What the socket would not take yet.
-    unwritten: Vec<u8>,
-    /// To end its direction behind that.
-    end_asked: bool,
-    stopped: bool,
-    received: Vec<u8>,
-    end: Option<RawEnd>,
-    accepted: Vec<Key>,
-    datagrams: Vec<(SocketAddr, Vec<u8>)>,
-}
-
-/// How a stream ended, as a raw peer sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RawEnd {
-    /// In order: the other side ended its direction.
-    Orderly,
-    /// It failed: reset, refused, or not answered.
-    Failed(CloseReason),
-}
-
-impl Raw {
-    fn stream(connected: bool) -> Self {
-        Raw {
-            connected,
-            ..Raw::default()
+impl World {
+    /// A raw socket may go on.
+    pub(crate) fn handle_raw_notice(&mut self, socket: Key, notice: Notice) {
+        if notice == Notice::Acceptable {
+            return self.accept_raw(socket);
         }
-    }
-
-    pub(crate) fn connected(&mut self, key: Key, kernel: &mut Kernel) {
-        self.connected = true;
-        self.attend(key, kernel);
-    }
-
-    /// Does what has become possible.
-    pub(crate) fn attend(&mut self, key: Key, kernel: &mut Kernel) {
-        while self.connected && !self.unwritten.is_empty() {
-            match kernel.write(key, &[&self.unwritten]) {
-                Ok(0) | Err(_) => break,
-                Ok(written) => drop(self.unwritten.drain(..written)),
-            }
-        }
-        if self.connected && self.end_asked && self.unwritten.is_empty() {
-            self.end_asked = false;
-            kernel.shutdown(key);
-        }
-        self.read(key, kernel);
-    }
-
-    fn read(&mut self, key: Key, kernel: &mut Kernel) {
-        while !self.stopped && self.end.is_none() {
-            match kernel.read(key) {
-                Read::Bytes(bytes) => self.received.extend_from_slice(&bytes),
-                Read::Nothing => break,
-                Read::End => self.end = Some(RawEnd::Orderly),
-                Read::Failed(reason) => self.end = Some(RawEnd::Failed(reason)),
-            }
-        }
-        while let Received::Datagram(arrived) = kernel.receive_from(key) {
-            self.datagrams.push((arrived.from, arrived.bytes.to_vec()));
-        }
-    }
-
-    /// The stream failed: what had arrived before comes first, unless it is not read.
-    pub(crate) fn failed(&mut self, key: Key, kernel: &mut Kernel) {
-        self.read(key, kernel);
-        if self.stopped && self.end.is_none() {
-            self.end = kernel.failure(key).map(RawEnd::Failed);
-        }
-    }
-}
-
-/// A raw socket may go on.
-pub(crate) fn noticed(world: &mut World, key: Key, notice: Notice) {
-    if notice == Notice::Acceptable {
-        return accept(world, key);
-    }
-    let World { owners, kernel, .. } = world;
-    let Some(raw) = owners.raw(key) else {
-        return;
-    };
-    match notice {
-        Notice::Connected => raw.connected(key, kernel),
-        Notice::Failed => raw.failed(key, kernel),
-        _ => raw.attend(key, kernel),
-    }
-}
-
-/// Takes whatever calls at a raw listener.
-fn accept(world: &mut World, listener: Key) {
-    loop {
-        let key = match world.kernel.accept(listener) {
-            Ok(Some(key)) => key,
-            Ok(None) => return,
-            Err(_) => {
-                let again = world.now().after(ACCEPT_AGAIN);
-                return world.kernel.notify_at(again, listener, Notice::Acceptable);
-            }
+        let Some(raw) = self.owners.raw(socket) else {
+            return;
         };
-        let mut raw = Raw::stream(true);
-        raw.attend(key, &mut world.kernel);
-        world.owners.insert(key, Owner::Raw(Box::new(raw)));
-        if let Some(listening) = world.owners.raw(listener) {
-            listening.accepted.push(key);
+        match notice {
+            Notice::Connected => raw.connected(socket, &mut self.kernel),
+            Notice::Failed => raw.failed(socket, &mut self.kernel),
+            _ => raw.advance(socket, &mut self.kernel),
+        }
+    }
+
+    /// Takes every connection from a raw listener.
+    fn accept_raw(&mut self, listener: Key) {
+        loop {
+            let socket = match self.kernel.accept(listener) {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(_) => {
+                    let at = self.kernel.now.after(ACCEPT_RETRY);
+                    return self.kernel.notify_at(at, listener, Notice::Acceptable);
+                }
+            };
+            let mut raw = Raw::stream(true);
+            raw.advance(socket, &mut self.kernel);
+            self.owners.insert(socket, Owner::Raw(Box::new(raw)));
+            if let Some(listening) = self.owners.raw(listener) {
+                listening.accepted.push(socket);
+            }
         }
     }
 }
@@ -170,15 +100,15 @@ impl RawStream {
     pub fn write(&self, bytes: &[u8]) {
         self.0.with(|raw, key, kernel| {
             raw.unwritten.extend_from_slice(bytes);
-            raw.attend(key, kernel);
+            raw.advance(key, kernel);
         });
     }
 
     /// Ends this direction, behind what was written.
     pub fn shutdown(&self) {
         self.0.with(|raw, key, kernel| {
-            raw.end_asked = true;
-            raw.attend(key, kernel);
+            raw.fin_asked = true;
+            raw.advance(key, kernel);
         });
     }
 
@@ -201,7 +131,7 @@ impl RawStream {
     pub fn read_on(&self) {
         self.0.with(|raw, key, kernel| {
             raw.stopped = false;
-            raw.attend(key, kernel);
+            raw.advance(key, kernel);
         });
     }
 
@@ -297,7 +227,7 @@ pub(crate) fn connect(
         address: to,
         refusal,
     };
-    let key = world.kernel.call(host, to).map_err(refused)?;
+    let (key, _) = world.kernel.connect(host, to).map_err(refused)?;
     let raw = Raw::stream(false);
     world.owners.insert(key, Owner::Raw(Box::new(raw)));
     Ok(RawStream(Socket::new(shared, key)))

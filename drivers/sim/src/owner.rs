@@ -1,30 +1,41 @@
-//! Whose each socket is.
+//! What each socket belongs to.
 
+use crate::conn_info::ConnKey;
+use crate::job::AcceptFn;
 use crate::kernel::Key;
-use crate::peers::Peers;
-use crate::raw::Raw;
-use crate::stream::Stream;
-use crate::world::{AcceptFn, NetworkId};
+use crate::network_state::NetworkId;
+use crate::peers::state::{Peer, Peers};
+use crate::raw::socket::Raw;
+use crate::stream::state::Stream;
 use cubenet_core::{Budgets, Instant};
 use std::sync::Arc;
 
-/// Whose a socket is.
+/// What a socket belongs to.
 pub(crate) enum Owner {
-    Listener {
-        network: NetworkId,
-        accept: Arc<AcceptFn>,
-        /// No call is accepted before: an attempt failed.
-        again: Instant,
-    },
+    Listener(Listener),
     Stream(Box<Stream>),
     Peers(Box<Peers>),
     Raw(Box<Raw>),
 }
 
+/// A listener for streams.
+pub(crate) struct Listener {
+    pub(crate) network: NetworkId,
+    pub(crate) accept: Arc<AcceptFn>,
+    /// No connection is accepted before: an attempt failed.
+    pub(crate) retry_at: Instant,
+}
+
+/// A connection, whatever carries it.
+pub(crate) enum Conn<'a> {
+    Stream(&'a mut Stream),
+    Peer(&'a mut Peer),
+}
+
 impl Owner {
     pub(crate) fn network(&self) -> Option<NetworkId> {
         match self {
-            Owner::Listener { network, .. } => Some(*network),
+            Owner::Listener(listener) => Some(listener.network),
             Owner::Stream(stream) => Some(stream.network),
             Owner::Peers(peers) => Some(peers.network),
             Owner::Raw(_) => None,
@@ -32,7 +43,7 @@ impl Owner {
     }
 }
 
-/// The owners of all sockets, by the slot of their keys.
+/// What all sockets belong to, by the slot of their keys.
 #[derive(Default)]
 pub(crate) struct Owners {
     entries: Vec<Option<(Key, Owner)>>,
@@ -58,19 +69,19 @@ impl Owners {
         (*of == key).then_some(owner)
     }
 
-    /// Whether what has arrived at a socket waits for its next turn.
-    pub(crate) fn is_in_line(&self, key: Key) -> bool {
+    /// Whether input of a socket waits for its next iteration.
+    pub(crate) fn has_unread(&self, key: Key) -> bool {
         match self.entries.get(key.slot as usize) {
-            Some(Some((of, Owner::Stream(stream)))) => *of == key && stream.in_line,
-            Some(Some((of, Owner::Peers(peers)))) => *of == key && peers.in_line,
+            Some(Some((of, Owner::Stream(stream)))) => *of == key && stream.has_unread,
+            Some(Some((of, Owner::Peers(peers)))) => *of == key && peers.has_unread,
             _ => false,
         }
     }
 
-    /// How many callbacks a socket has in one turn.
+    /// How many callbacks a socket has in one iteration of its worker.
     pub(crate) fn budget(&self, key: Key, budgets: &Budgets) -> usize {
         match self.entries.get(key.slot as usize) {
-            Some(Some((_, Owner::Listener { .. }))) => budgets.accepts(),
+            Some(Some((_, Owner::Listener(_)))) => budgets.accepts(),
             Some(Some((_, Owner::Peers(_)))) => budgets.datagrams(),
             _ => budgets.messages(),
         }
@@ -90,9 +101,25 @@ impl Owners {
         }
     }
 
+    pub(crate) fn listener(&mut self, key: Key) -> Option<&mut Listener> {
+        match self.get(key)? {
+            Owner::Listener(listener) => Some(listener),
+            _ => None,
+        }
+    }
+
     pub(crate) fn raw(&mut self, key: Key) -> Option<&mut Raw> {
         match self.get(key)? {
             Owner::Raw(raw) => Some(raw),
+            _ => None,
+        }
+    }
+
+    /// A connection, if it is still open.
+    pub(crate) fn connection(&mut self, key: ConnKey) -> Option<Conn<'_>> {
+        match self.get(key.socket)? {
+            Owner::Stream(stream) => (stream.id == key.id).then_some(Conn::Stream(stream)),
+            Owner::Peers(peers) => Some(Conn::Peer(peers.peer_mut(key)?)),
             _ => None,
         }
     }

@@ -1,0 +1,205 @@
+//! What arrives at a datagram socket: which peer it is from, and which new peers are admitted.
+
+use super::state::{Peer, Pending};
+use crate::conn_info::ConnKey;
+use crate::job::{Call, Callback, Job, Task};
+use crate::kernel::{Arrived, Key, Received};
+use crate::world::World;
+use bytes::Bytes;
+use cubenet_core::{Arrival, CloseReason, Reading, Transport, TransportError};
+use std::net::SocketAddr;
+
+impl World {
+    /// Receives a datagram and delivers it.
+    pub(crate) fn read_peers(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let (peers, kernel, ..) = self.peers(socket)?;
+        let goes_on = kernel.iteration.goes_on();
+        peers.demux.set_backlog(!goes_on);
+        peers.has_unread = !goes_on;
+        if !goes_on {
+            self.arm_peers(socket);
+            return None;
+        }
+        kernel.iteration.messages -= 1;
+        let received = kernel.receive_from(socket);
+        if let Received::Nothing = received {
+            self.arm_peers(socket);
+            return None;
+        }
+        job.push(Task::Read(socket));
+        match received {
+            Received::Nothing => None,
+            Received::Datagram(arrived) => self.datagram_arrived(socket, arrived, job),
+            Received::Unreachable => {
+                let connected = peers.keys(socket).next()?;
+                self.report(connected, TransportError::Unreachable, job)
+            }
+        }
+    }
+
+    fn datagram_arrived(&mut self, socket: Key, arrived: Arrived, job: &mut Job) -> Option<Call> {
+        let (peers, kernel, network, _) = self.peers(socket)?;
+        let len = arrived.bytes.len();
+        match peers.demux.handle_datagram(&arrived.from, len, kernel.now) {
+            Arrival::Deliver(slot) => {
+                self.deliver_datagram(socket, slot as u32, arrived.bytes, job)
+            }
+            Arrival::Close(slot) => {
+                if let Some(peer) = peers.slot_mut(slot as u32) {
+                    peer.half.handle_close_datagram();
+                }
+                job.push(Task::AdvancePeer(socket, slot as u32));
+                None
+            }
+            Arrival::Admit => self.ask_about(socket, arrived, None),
+            Arrival::Evict(slot) => self.ask_about(socket, arrived, Some(slot)),
+            Arrival::Refuse => {
+                network.metrics.dropped_table_full += 1;
+                None
+            }
+            Arrival::TooLong(slot) => {
+                network.metrics.dropped_too_long += 1;
+                let limit = network.limits.max_datagram();
+                let slot = slot? as u32;
+                let id = peers.slot_mut(slot)?.id;
+                let key = ConnKey { socket, slot, id };
+                self.report(key, TransportError::DatagramTooLong { len, limit }, job)
+            }
+            _ => {
+                network.metrics.dropped_empty += 1;
+                None
+            }
+        }
+    }
+
+    /// Asks the application about a new peer. The connection in the slot `evicted` has to make way
+    /// for it if the application accepts it.
+    fn ask_about(&mut self, socket: Key, arrived: Arrived, evicted: Option<usize>) -> Option<Call> {
+        let from = arrived.from;
+        let id = self.next_id();
+        let (peers, kernel, network, _) = self.peers(socket)?;
+        let Some(accept) = peers.accept.clone().filter(|_| peers.is_listening) else {
+            network.metrics.dropped_not_admitted += 1;
+            return None;
+        };
+        // A peer that is evicted from the table gives its room among all connections up, too.
+        let evicted = evicted.or_else(|| {
+            let evictable = peers.demux.evictable(kernel.now);
+            evictable.filter(|_| !network.has_room(Transport::Udp))
+        });
+        if evicted.is_none() && !network.reserve(Transport::Udp) {
+            network.metrics.dropped_table_full += 1;
+            return None;
+        }
+        let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
+            network.release(Transport::Udp);
+            return None;
+        };
+        let slot = slot as u32;
+        let peer = Peer::new(id, (SocketAddr::new(arrived.to, peers.local.port()), from));
+        let (info, network) = (peer.info(socket, slot), peers.network);
+        // So that a handle works inside `accepted` already.
+        peers.pending = Some(Pending {
+            peer,
+            slot,
+            evicts: evicted.is_some(),
+            first: arrived.bytes,
+        });
+        Some(self.call(info, network, None, Callback::Accepted(accept)))
+    }
+
+    /// The application has decided about a new peer.
+    pub(super) fn peer_accepted(&mut self, mut call: Call, job: &mut Job) {
+        let socket = call.info.key.socket;
+        let handler = call.handler.take();
+        let Some((peers, _, network, _)) = self.peers(socket) else {
+            // Its host crashed meanwhile.
+            return self.drop_later(handler);
+        };
+        let Some(pending) = &mut peers.pending else {
+            return self.drop_later(handler);
+        };
+        if handler.is_some() {
+            network.metrics.accepted += 1;
+            pending.peer.handler = handler;
+            job.push(Task::Admit(socket));
+            if pending.evicts {
+                job.push(Task::Evict(socket));
+            }
+            return;
+        }
+        network.metrics.refused += 1;
+        network.metrics.dropped_not_admitted += 1;
+        if !pending.evicts {
+            network.release(Transport::Udp);
+            peers.demux.remove(pending.slot as usize);
+        }
+        peers.pending = None;
+        self.arm_peers(socket);
+    }
+
+    /// Closes the connection whose slot the pending peer takes.
+    pub(crate) fn evict(&mut self, socket: Key) -> Option<Call> {
+        let (peers, kernel, ..) = self.peers(socket)?;
+        let pending = peers.pending.as_ref()?;
+        let slot = pending.slot;
+        let newcomer = pending.peer.info(socket, slot).peer_addr;
+        peers.demux.replace(slot as usize, newcomer, kernel.now);
+        let mut evicted = peers.slots.get_mut(slot as usize)?.take()?;
+        evicted.half.abort(CloseReason::Overflow);
+        self.close_peer(socket, slot, evicted)
+    }
+
+    /// Gives the pending peer its slot, and delivers its first datagram.
+    pub(crate) fn admit(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let (peers, _, network, _) = self.peers(socket)?;
+        let Pending {
+            peer,
+            slot,
+            evicts,
+            first,
+        } = peers.pending.take()?;
+        if evicts && !network.reserve(Transport::Udp) {
+            // Another connection took the room while the handler of the evicted one was told.
+            network.metrics.dropped_table_full += 1;
+            peers.demux.remove(slot as usize);
+            self.drop_later(peer.handler);
+            self.arm_peers(socket);
+            return None;
+        }
+        let index = slot as usize;
+        if peers.slots.len() <= index {
+            peers.slots.resize_with(index + 1, || None);
+        }
+        let peer = peers.slots[index].insert(peer);
+        if !peers.is_listening {
+            // The listener was closed meanwhile.
+            peer.half.close();
+        }
+        job.push(Task::AdvancePeer(socket, slot));
+        self.deliver_datagram(socket, slot, first, job)
+    }
+
+    fn deliver_datagram(
+        &mut self,
+        socket: Key,
+        slot: u32,
+        datagram: Bytes,
+        job: &mut Job,
+    ) -> Option<Call> {
+        let (peers, _, network, _) = self.peers(socket)?;
+        let peer = peers.slot_mut(slot)?;
+        if peer.half.reading() != Reading::Deliver {
+            network.metrics.dropped_paused += u64::from(peer.half.is_paused());
+            return None;
+        }
+        network.metrics.messages_in += 1;
+        network.metrics.bytes_in += datagram.len() as u64;
+        let key = ConnKey {
+            socket,
+            slot,
+            id: peer.id,
+        };
+        self.call_peer(key, Callback::ReceivedDatagram(datagram), job)
+    }
+}

@@ -1,0 +1,104 @@
+//! What is next for a stream, as the core says; and how it closes.
+
+use crate::conn_info::{ConnInfo, ConnKey};
+use crate::job::{Call, Callback, Job, Task};
+use crate::kernel::{Key, Notice};
+use crate::owner::Owner;
+use crate::world::{NOWHERE, World};
+use cubenet_core::{Action, CloseReason, ConnectionId, Transport};
+
+impl World {
+    /// Does what the core says is next, after anything has happened.
+    pub(crate) fn advance_stream(&mut self, socket: Key) -> Option<Call> {
+        let (stream, kernel, network, timers) = self.stream(socket)?;
+        stream.follow_reading(socket, kernel);
+        match stream.send.poll_action(stream.queued()) {
+            Action::Wait => {}
+            Action::SendFin => {
+                kernel.shutdown(socket);
+                stream.send.handle_fin_sent();
+                kernel.notify(socket, Notice::Readable);
+            }
+            // A callback that runs must return first; its job advances the stream again.
+            Action::Close(_) | Action::Reset(_) if stream.handler.is_none() => return None,
+            Action::Close(reason) => return self.close_stream(socket, reason, false),
+            Action::Reset(reason) => return self.close_stream(socket, reason, true),
+        }
+        let deadline = stream.poll_timeout(&network.limits).max(kernel.now);
+        timers.arm(socket, &mut stream.armed, deadline);
+        None
+    }
+
+    /// A stream has closed: its socket goes, and its handler is told.
+    fn close_stream(&mut self, socket: Key, reason: CloseReason, reset: bool) -> Option<Call> {
+        let id = self.owners.stream(socket)?.id;
+        let info = self.stream_info(socket, id);
+        let Owner::Stream(mut stream) = self.owners.remove(socket)? else {
+            return None;
+        };
+        let network = self.network(stream.network);
+        network.queued_bytes -= stream.queued();
+        network.held_bytes -= stream.held;
+        network.count_closed(Transport::Tcp, reason);
+        let callback = if stream.was_opened {
+            Callback::Closed(reason)
+        } else {
+            network.metrics.connect_failed += 1;
+            Callback::ConnectFailed(reason)
+        };
+        self.kernel.close(socket, reset);
+        let handler = stream.handler.take()?;
+        Some(self.call(info, stream.network, Some(handler), callback))
+    }
+
+    /// A callback of a stream, which is without its handler while that runs.
+    pub(super) fn call_stream(&mut self, socket: Key, callback: Callback) -> Option<Call> {
+        let stream = self.owners.stream(socket)?;
+        let (id, network) = (stream.id, stream.network);
+        let handler = stream.handler.take()?;
+        let info = self.stream_info(socket, id);
+        Some(self.call(info, network, Some(handler), callback))
+    }
+
+    /// A callback of a stream has returned.
+    pub(crate) fn stream_returned(&mut self, call: Call, panicked: bool, job: &mut Job) {
+        if let Callback::Accepted(_) = call.callback {
+            return self.stream_accepted(call, job);
+        }
+        let socket = call.info.key.socket;
+        match (self.owners.stream(socket), call.handler) {
+            (Some(stream), handler) => {
+                stream.handler = handler;
+                if panicked {
+                    stream.send.abort(CloseReason::Panicked);
+                }
+            }
+            (None, Some(handler)) => self.drop_later(handler),
+            (None, None) => {}
+        }
+        match call.callback {
+            Callback::ReceivedBytes(input) => {
+                self.delivered(socket, call.network, input, panicked);
+                // A reply may have closed it.
+                job.push(Task::AdvanceStream(socket));
+                self.count_held(socket, job);
+            }
+            Callback::Connected => self.network(call.network).metrics.connected += 1,
+            _ => {}
+        }
+    }
+
+    pub(super) fn stream_info(&mut self, socket: Key, id: ConnectionId) -> ConnInfo {
+        let (local_addr, peer_addr) = self.kernel.ends(socket).unwrap_or(NOWHERE);
+        ConnInfo {
+            key: ConnKey {
+                socket,
+                slot: 0,
+                id,
+            },
+            transport: Transport::Tcp,
+            local_addr,
+            peer_addr,
+        }
+    }
+}

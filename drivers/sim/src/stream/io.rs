@@ -1,0 +1,200 @@
+//! What a stream reads and writes.
+
+use crate::job::{Call, Callback, Input, Job, Task};
+use crate::kernel::{Key, Notice, Read};
+use crate::network_state::NetworkId;
+use crate::world::World;
+use bytes::Bytes;
+use cubenet_core::{CloseReason, Instant, Reading, State, connection};
+
+impl World {
+    /// Does what a notice of the kernel makes possible.
+    pub(crate) fn handle_stream_notice(
+        &mut self,
+        socket: Key,
+        notice: Notice,
+        job: &mut Job,
+    ) -> Option<Call> {
+        match notice {
+            Notice::Connected => self.stream_connected(socket, job),
+            Notice::Readable | Notice::RunAgain => self.read_stream(socket, job),
+            Notice::Failed => self.stream_failed(socket, job),
+            Notice::Timeout => self.stream_timer(socket, job),
+            Notice::Writable | Notice::Acceptable => self.flush_stream(socket, job),
+        }
+    }
+
+    /// Writes what is queued, and tells a handler that waited for room.
+    pub(crate) fn flush_stream(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let (stream, kernel, network, _) = self.stream(socket)?;
+        job.push(Task::AdvanceStream(socket));
+        if !stream.is_connecting {
+            stream.flush(socket, kernel, network);
+        }
+        let backlog = network.backlog(stream.queued());
+        // Without a handler there is nothing to be told.
+        let is_writable =
+            stream.handler.is_some() && stream.send.poll_writable(backlog, &network.limits);
+        is_writable.then(|| self.call_stream(socket, Callback::Writable))?
+    }
+
+    /// The socket failed. What had arrived before is delivered first, unless the stream is paused.
+    fn stream_failed(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let (stream, kernel, ..) = self.stream(socket)?;
+        if !stream.is_connecting && !stream.wants_pause {
+            return self.read_stream(socket, job);
+        }
+        if let Some(reason) = kernel.failure(socket) {
+            stream.send.abort(reason);
+        }
+        job.push(Task::AdvanceStream(socket));
+        None
+    }
+
+    /// Reads once, and delivers.
+    pub(crate) fn read_stream(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let (stream, kernel, ..) = self.stream(socket)?;
+        let state = stream.send.state();
+        job.push(Task::AdvanceStream(socket));
+        stream.has_unread = false;
+        let is_held =
+            state == State::Open && (stream.reading() == Reading::Hold || stream.handler.is_none());
+        if is_held
+            && stream.handler.is_some()
+            && let Some(reason) = kernel.failure(socket)
+        {
+            // A paused stream is not read, but can still be told.
+            stream.send.abort(reason);
+            return None;
+        }
+        if stream.is_connecting || is_held || state == State::Closed {
+            return None;
+        }
+        stream.has_unread = !kernel.iteration.goes_on();
+        if stream.has_unread {
+            return None;
+        }
+        let bytes = match stream.undelivered.take() {
+            Some(undelivered) => *undelivered,
+            None => match kernel.read(socket) {
+                Read::Bytes(bytes) => {
+                    let left = &mut kernel.iteration.bytes;
+                    *left = left.saturating_sub(bytes.len());
+                    bytes
+                }
+                Read::Nothing => return None,
+                Read::End => {
+                    if let Some(recv) = &stream.recv {
+                        connection::handle_fin(recv, &mut stream.send, kernel.now);
+                    }
+                    return None;
+                }
+                Read::Failed(reason) => {
+                    stream.send.abort(reason);
+                    return None;
+                }
+            },
+        };
+        job.pop();
+        job.push(Task::Read(socket));
+        (state == State::Open).then(|| self.deliver(socket, bytes))?
+    }
+
+    /// Decodes what was read and hands each message to the handler.
+    fn deliver(&mut self, socket: Key, bytes: Bytes) -> Option<Call> {
+        let budget = self.kernel.iteration.messages as u64;
+        let input = Input {
+            recv: self.owners.stream(socket)?.recv.take()?,
+            bytes,
+            budget,
+            messages: 0,
+            volume: 0,
+            violation: None,
+        };
+        self.call_stream(socket, Callback::ReceivedBytes(input))
+    }
+
+    /// Messages were delivered.
+    pub(super) fn delivered(&mut self, socket: Key, id: NetworkId, input: Input, panicked: bool) {
+        let now = self.kernel.now;
+        let metrics = &mut self.networks[id.0 as usize].metrics;
+        metrics.messages_in += input.messages;
+        metrics.bytes_in += input.volume;
+        self.kernel.iteration.messages -= input.messages as usize;
+        let Some(stream) = self.owners.stream(socket) else {
+            return;
+        };
+        let recv = stream.recv.insert(input.recv);
+        let is_used_up = input.messages == input.budget;
+        if is_used_up {
+            // The memory of the last message is given back, though nothing more is decoded now.
+            recv.handle_delivered(now);
+        }
+        if let Some(error) = input.violation {
+            stream.send.handle_violation(error, now);
+        } else if !panicked && !input.bytes.is_empty() {
+            stream.has_unread = is_used_up;
+            stream.undelivered = Some(Box::new(input.bytes));
+        }
+    }
+
+    /// Counts what a stream holds of its input. While its network holds more than the bound, closes
+    /// the streams that have held some longest.
+    pub(super) fn count_held(&mut self, socket: Key, job: &mut Job) {
+        let Some((stream, kernel, network, _)) = self.stream(socket) else {
+            return;
+        };
+        let undelivered = stream.undelivered.as_ref().map_or(0, |bytes| bytes.len());
+        let held = undelivered + stream.footprint();
+        let before = std::mem::replace(&mut stream.held, held);
+        if held == 0 {
+            stream.held_since = Instant::NEVER;
+        } else if before == 0 {
+            stream.held_since = kernel.now;
+        }
+        network.held_bytes = network.held_bytes + held - before;
+        let id = stream.network;
+        loop {
+            let network = self.network(id);
+            if network.held_bytes <= network.limits.max_held_total() {
+                return;
+            }
+            let Some(oldest) = self.owners.longest_held(id) else {
+                return;
+            };
+            let Some((stream, _, network, _)) = self.stream(oldest) else {
+                return;
+            };
+            stream.send.abort(CloseReason::Overflow);
+            // A callback of it may run, so that it closes only later.
+            network.held_bytes -= std::mem::take(&mut stream.held);
+            stream.held_since = Instant::NEVER;
+            job.push(Task::AdvanceStream(oldest));
+        }
+    }
+
+    /// The timer of a stream has fired.
+    fn stream_timer(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let (stream, kernel, _, timers) = self.stream(socket)?;
+        let stalled_until = kernel.stalled_until(socket);
+        if stalled_until > kernel.now {
+            // What its reader has not seen yet counts first.
+            timers.fire_at(socket, stalled_until);
+            return None;
+        }
+        if stream.armed <= kernel.now {
+            stream.armed = Instant::NEVER;
+        }
+        job.push(Task::Expire(socket));
+        // This worker may have been busy: what has arrived counts first.
+        self.read_stream(socket, job)
+    }
+
+    /// Closes a stream that has taken too long over something.
+    pub(crate) fn expire_stream(&mut self, socket: Key, job: &mut Job) {
+        if let Some((stream, kernel, network, _)) = self.stream(socket) {
+            stream.handle_timeout(kernel.now, &network.limits);
+            job.push(Task::AdvanceStream(socket));
+        }
+    }
+}

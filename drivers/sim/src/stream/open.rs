@@ -1,0 +1,98 @@
+//! How a stream opens: it is accepted from a listener, or the peer answers its SYN.
+
+use super::state::Stream;
+use crate::job::{BoxedHandler, Call, Callback, Job, Task};
+use crate::kernel::{Key, Notice};
+use crate::owner::Owner;
+use crate::world::{ACCEPT_RETRY, World};
+use cubenet_core::{Action, State, Transport, connection};
+use std::sync::Arc;
+
+impl World {
+    /// Takes the next connection from a listener.
+    pub(crate) fn accept_stream(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let now = self.kernel.now;
+        let listener = self.owners.listener(socket)?;
+        if listener.retry_at > now || !self.kernel.iteration.goes_on() {
+            return None;
+        }
+        let (id, accept) = (listener.network, Arc::clone(&listener.accept));
+        let network = &mut self.networks[id.0 as usize];
+        let Ok(accepted) = self.kernel.accept(socket) else {
+            network.metrics.accept_failed += 1;
+            listener.retry_at = now.after(ACCEPT_RETRY);
+            let at = listener.retry_at;
+            self.kernel.notify_at(at, socket, Notice::Acceptable);
+            return None;
+        };
+        let accepted = accepted?;
+        self.kernel.iteration.messages -= 1;
+        job.push(Task::Accept(socket));
+        if !network.reserve(Transport::Tcp) {
+            network.metrics.refused += 1;
+            self.kernel.close(accepted, false);
+            return None;
+        }
+        let limits = Arc::clone(&network.limits);
+        let stream = Stream::accepted(self.next_id(), id, &limits, now);
+        let info = self.stream_info(accepted, stream.id);
+        self.owners
+            .insert(accepted, Owner::Stream(Box::new(stream)));
+        Some(self.call(info, id, None, Callback::Accepted(accept)))
+    }
+
+    /// The application has decided about an accepted stream.
+    pub(crate) fn stream_accepted(&mut self, mut call: Call, job: &mut Job) {
+        let socket = call.info.key.socket;
+        let network = &mut self.networks[call.network.0 as usize];
+        if let Some(handler) = call.handler.take() {
+            network.metrics.accepted += 1;
+            self.give_stream_handler(socket, handler);
+            return job.push(Task::AdvanceStream(socket));
+        }
+        network.metrics.refused += 1;
+        // Unless its host crashed meanwhile.
+        if let Some(Owner::Stream(mut stream)) = self.owners.remove(socket) {
+            network.release(Transport::Tcp);
+            let queued = stream.queued();
+            network.queued_bytes -= queued;
+            let reset = matches!(stream.send.turn_away(queued), Action::Reset(_));
+            self.kernel.close(socket, reset);
+        }
+    }
+
+    /// The application has made the handler of a stream. Its worker serves it from now on.
+    pub(crate) fn give_stream_handler(&mut self, socket: Key, handler: BoxedHandler) {
+        let Some(stream) = self.owners.stream(socket) else {
+            return self.drop_later(handler);
+        };
+        stream.handler = Some(handler);
+        if stream.is_connecting && self.kernel.is_established(socket) {
+            self.kernel.notify(socket, Notice::Connected);
+        }
+        // What has happened meanwhile has not been seen.
+        self.kernel.notify(socket, Notice::Writable);
+        self.kernel.notify(socket, Notice::Readable);
+    }
+
+    /// The peer has answered the SYN.
+    pub(crate) fn stream_connected(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+        let stream = self.owners.stream(socket)?;
+        if !stream.is_connecting || stream.handler.is_none() {
+            return None;
+        }
+        stream.is_connecting = false;
+        match &mut stream.recv {
+            Some(recv) => connection::handle_connected(recv, &mut stream.send, self.kernel.now),
+            None => stream.send.handle_connected(),
+        }
+        // A connection that was closed meanwhile only delivers what it was given.
+        let is_open = stream.send.state() == State::Open;
+        if is_open {
+            stream.was_opened = true;
+            job.push(Task::Read(socket));
+        }
+        job.push(Task::Flush(socket));
+        is_open.then(|| self.call_stream(socket, Callback::Connected))?
+    }
+}

@@ -1,0 +1,211 @@
+//! What there is of a stream connection, and what it does with its socket.
+
+use crate::job::{BoxedHandler, StreamRecvHalf};
+use crate::kernel::{Kernel, Key, Notice};
+use crate::network_state::{NetworkId, NetworkState};
+use bytes::Bytes;
+use cubenet_core::{
+    ConnectionId, Decoder, Frame, Growing, Instant, Limits, Reading, RecvHalf, SendError, SendHalf,
+    SendQueue, State, connection,
+};
+
+pub(crate) struct Stream {
+    pub(crate) id: ConnectionId,
+    pub(crate) network: NetworkId,
+    pub(crate) send: SendHalf,
+    /// `None` while a callback decodes with it.
+    pub(crate) recv: Option<StreamRecvHalf>,
+    /// `None` while a callback runs, and until the application has made it.
+    pub(crate) handler: Option<BoxedHandler>,
+    /// The peer has not answered the SYN.
+    pub(crate) is_connecting: bool,
+    /// The handler was told that there is a connection.
+    pub(crate) was_opened: bool,
+    /// Bytes that the socket would not take yet. Allocated while there are any.
+    queue: Option<Box<SendQueue>>,
+    /// What the application asked for last: `pause` or `resume`.
+    pub(crate) wants_pause: bool,
+    /// Input waits for the next iteration.
+    pub(crate) has_unread: bool,
+    /// Input that was read and not delivered.
+    pub(crate) undelivered: Option<Box<Bytes>>,
+    /// Bytes of input held, as they were counted last, and since when.
+    pub(crate) held: usize,
+    pub(crate) held_since: Instant,
+    /// When its timer fires.
+    pub(crate) armed: Instant,
+}
+
+impl Stream {
+    fn new(id: ConnectionId, network: NetworkId, (send, recv): (SendHalf, StreamRecvHalf)) -> Self {
+        let is_connecting = send.state() == State::Connecting;
+        Stream {
+            id,
+            network,
+            send,
+            recv: Some(recv),
+            handler: None,
+            is_connecting,
+            was_opened: !is_connecting,
+            queue: None,
+            wants_pause: false,
+            has_unread: false,
+            undelivered: None,
+            held: 0,
+            held_since: Instant::NEVER,
+            armed: Instant::NEVER,
+        }
+    }
+
+    pub(crate) fn accepted(
+        id: ConnectionId,
+        network: NetworkId,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        let decoder = Decoder::new(Growing::new(), limits.max_message());
+        let halves = (SendHalf::accepted(), RecvHalf::accepted(decoder, now));
+        Stream::new(id, network, halves)
+    }
+
+    pub(crate) fn connecting(
+        id: ConnectionId,
+        network: NetworkId,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        let decoder = Decoder::new(Growing::new(), limits.max_message());
+        let recv = RecvHalf::connecting(decoder, now);
+        Stream::new(id, network, (SendHalf::connecting(now), recv))
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Bytes of memory held for a partial frame; 0 while a callback decodes.
+    pub(crate) fn footprint(&self) -> usize {
+        self.recv.as_ref().map_or(0, RecvHalf::footprint)
+    }
+
+    /// What is done with the peer's bytes.
+    pub(crate) fn reading(&self) -> Reading {
+        connection::reading(self.send.state(), self.wants_pause)
+    }
+
+    /// Sends a message; what the socket does not take is queued.
+    pub(crate) fn send(
+        &mut self,
+        socket: Key,
+        message: &[u8],
+        frame: Option<&Frame>,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) -> Result<(), SendError> {
+        let len = message.len();
+        let backlog = network.backlog(self.queued());
+        let limits = &network.limits;
+        let header = self.send.admit(len, backlog, limits)?;
+        network.metrics.messages_out += 1;
+        network.metrics.bytes_out += len as u64;
+        let size = header.len() + len;
+        let waited = self.queue.is_some();
+        let mut sent = 0;
+        if !waited && self.send.state() != State::Connecting {
+            match kernel.write(socket, &[&header, message]) {
+                Ok(written) if written == size => return Ok(()),
+                Ok(written) => sent = written,
+                Err(reason) => {
+                    self.send.abort(reason);
+                    kernel.notify(socket, Notice::Writable);
+                    return Ok(());
+                }
+            }
+        }
+        let queue = self.queue.get_or_insert_default();
+        if let Some(frame) = frame {
+            queue.push_frame(frame, sent);
+        } else {
+            queue.push(&header[sent.min(header.len())..]);
+            queue.push(&message[sent.saturating_sub(header.len())..]);
+        }
+        network.queued_bytes += size - sent;
+        let queued = queue.len();
+        let backlog = network.backlog(queued);
+        self.send
+            .handle_queued(sent > 0, backlog, kernel.now, &network.limits);
+        // The clock of the queue has to be set.
+        kernel.notify(socket, Notice::Writable);
+        Ok(())
+    }
+
+    /// Writes what is queued, as far as the socket takes it.
+    pub(super) fn flush(&mut self, socket: Key, kernel: &mut Kernel, network: &mut NetworkState) {
+        let Some(queue) = &mut self.queue else {
+            return;
+        };
+        let mut progress = 0;
+        let outcome = loop {
+            let Some(chunk) = queue.chunks().next() else {
+                break Ok(());
+            };
+            let len = chunk.len();
+            match kernel.write(socket, &[chunk]) {
+                Ok(written) => {
+                    queue.advance(written);
+                    progress += written;
+                    if written < len {
+                        break Ok(());
+                    }
+                }
+                Err(reason) => break Err(reason),
+            }
+        };
+        let queued = queue.len();
+        if queued == 0 {
+            self.queue = None;
+        }
+        network.queued_bytes -= progress;
+        match outcome {
+            Ok(()) => self.send.handle_written(progress > 0, queued, kernel.now),
+            Err(reason) => self.send.abort(reason),
+        }
+    }
+
+    pub(super) fn poll_timeout(&self, limits: &Limits) -> Instant {
+        match &self.recv {
+            Some(recv) => connection::poll_timeout(recv, &self.send, self.has_unread, limits),
+            None => self.send.poll_timeout(limits),
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant, limits: &Limits) {
+        match &self.recv {
+            Some(recv) => {
+                connection::handle_timeout(recv, &mut self.send, self.has_unread, now, limits);
+            }
+            None => self.send.handle_timeout(now, limits),
+        }
+    }
+
+    /// Brings the reading into line with what the application and the state of the connection ask
+    /// for.
+    pub(super) fn follow_reading(&mut self, socket: Key, kernel: &mut Kernel) {
+        if self.reading() == Reading::Discard {
+            let was_held =
+                self.undelivered.take().is_some() | std::mem::take(&mut self.wants_pause);
+            if !self.is_connecting && was_held {
+                kernel.notify(socket, Notice::Readable);
+            }
+            return;
+        }
+        let Some(recv) = &mut self.recv else {
+            return;
+        };
+        let changed = recv.set_paused(self.wants_pause, kernel.now);
+        let goes_on = changed || self.undelivered.is_some() && !self.has_unread;
+        if !self.wants_pause && goes_on {
+            kernel.notify(socket, Notice::Readable);
+        }
+    }
+}

@@ -71,6 +71,24 @@ fn a_closure_that_panics_as_it_is_dropped_ends_no_thread() {
 }
 
 #[test]
+fn a_connect_whose_handler_cannot_be_made_leaves_nothing() {
+    let network = network();
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let connecting = || {
+            network.connect(transport, "127.0.0.1:9", |_| -> Deaf {
+                panic!("as it is told to");
+            })
+        };
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(connecting)).is_err());
+        assert_eq!(network.metrics().open, 0);
+    }
+    comes_back(move || {
+        is_alive(&network);
+        network.stop(Duration::ZERO);
+    });
+}
+
+#[test]
 fn a_closure_that_uses_the_network_as_it_is_dropped_blocks_no_thread() {
     let network = network();
     for transport in [Transport::Tcp, Transport::Udp] {

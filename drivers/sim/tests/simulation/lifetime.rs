@@ -1,6 +1,7 @@
 //! Who outlives whom: listeners, hosts, handlers, and what the application gave them.
 
 use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Uses its connection as it is dropped.
 struct Farewell(Connection);
@@ -57,6 +58,25 @@ fn whatever_the_application_gave_may_use_connections_as_it_is_dropped() {
     simulation.run_for(Duration::from_secs(10));
     assert!(server.is_stopped());
     assert!(used.is_closed());
+}
+
+#[test]
+fn a_connect_whose_handler_cannot_be_made_leaves_nothing() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Simulation::new(17);
+        let (_server, network) = server_and_client(&simulation);
+        let connecting = || {
+            network.connect(transport, "10.0.0.1:7000", |connection| -> Echo {
+                connection.send(b"hello").unwrap();
+                panic!("as it is told to");
+            })
+        };
+        assert!(catch_unwind(AssertUnwindSafe(connecting)).is_err());
+        simulation.run_for(Duration::from_secs(30));
+        let metrics = network.metrics();
+        assert_eq!((metrics.open, metrics.queued_bytes), (0, 0), "{transport}");
+        simulation.audit().unwrap();
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@
 //! | what a driver does with a connection, and in which order | [`connection`] |
 //! | how a stream connection opens and closes | [`connection::lifecycle`] |
 //! | its sending and its receiving half | [`connection::send`], [`connection::receive`] |
+//! | input held in memory, and when a connection is closed for it | [`connection::held`] |
 //! | the life of a datagram connection | [`connection::datagram`] |
 //! | many peers on one datagram socket | [`demux`] |
 //! | every bound, with its default | [`limits`], [`budgets`] |

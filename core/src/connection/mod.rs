@@ -21,11 +21,13 @@
 //! What a driver does with the bytes it reads follows from [`reading`].
 
 pub mod datagram;
+pub mod held;
 pub mod lifecycle;
 pub mod receive;
 pub mod send;
 
 pub use datagram::DatagramHalf;
+pub use held::HeldInput;
 pub use lifecycle::{ByReason, CloseReason, Lifecycle, State, Timeout};
 pub use receive::{Framing, RecvHalf};
 pub use send::SendHalf;

@@ -129,7 +129,7 @@ impl Owners {
         let entries = self.entries.iter().flatten();
         let held = entries.filter_map(|(key, owner)| match owner {
             Owner::Stream(stream) if stream.network == network => {
-                Some((stream.held_since.if_ever()?, *key))
+                Some((stream.held.since().if_ever()?, *key))
             }
             _ => None,
         });

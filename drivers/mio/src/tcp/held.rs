@@ -1,4 +1,4 @@
-//! Input that a stream holds: what was read and not delivered, and parts of frames.
+//! Input that a stream holds: bytes that were read and not delivered, and a partial frame.
 
 use crate::conn::info::Conn;
 use crate::tcp::stream::{Holds, Stream};
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use cubenet_core::Reading;
 
 impl Stream {
-    /// Delivers what was parked. Returns whether there is nothing left of it, so that newer
+    /// Delivers what was read before. Returns whether there is nothing left of it, so that newer
     /// input may follow.
-    pub(super) fn unpark(
+    pub(super) fn deliver_held(
         &mut self,
         token: usize,
         budget: &mut Budget,
@@ -20,55 +20,32 @@ impl Stream {
             return false;
         }
         let held = resources.held.get_mut(&token);
-        let parked = held.map(|held| std::mem::take(&mut held.parked));
-        let parked = parked.unwrap_or_default();
-        let undelivered = self.deliver(&parked, budget, resources);
-        let rest = parked.slice(parked.len() - undelivered..);
-        self.hold(token, rest, resources);
-        undelivered == 0
+        let input = held.map(|held| std::mem::take(&mut held.undelivered));
+        let input = input.unwrap_or_default();
+        let left = self.deliver(&input, budget, resources);
+        self.hold(token, input.slice(input.len() - left..), resources);
+        left == 0
     }
 
-    /// Keeps what was left undelivered, and counts what is held: that, and what there is of a
+    /// Keeps what was left undelivered, and counts what is held: that, and the memory of a partial
     /// frame.
     pub(super) fn hold(
         &mut self,
         token: usize,
-        rest: impl AsRef<[u8]> + Into<Parked>,
+        undelivered: Bytes,
         resources: &mut WorkerResources,
     ) {
-        let partial = self.recv.footprint();
-        let held = partial + rest.as_ref().len();
-        if held == 0 {
-            if std::mem::replace(&mut self.holds, Holds::Nothing) != Holds::Nothing {
-                resources.let_go(token);
-            }
-            return;
-        }
-        // What is held now is not what was held before a message was whole.
-        if std::mem::take(&mut self.progressed) && self.holds != Holds::Nothing {
+        let bytes = self.recv.footprint() + undelivered.len();
+        if bytes > 0 {
+            self.holds = if undelivered.is_empty() {
+                Holds::Partial
+            } else {
+                Holds::Undelivered
+            };
+            let progressed = std::mem::take(&mut self.progressed);
+            resources.hold(token, bytes, undelivered, progressed);
+        } else if std::mem::replace(&mut self.holds, Holds::Nothing) != Holds::Nothing {
             resources.let_go(token);
         }
-        self.holds = if rest.as_ref().is_empty() {
-            Holds::Partial
-        } else {
-            Holds::Parked
-        };
-        let Parked(parked) = rest.into();
-        resources.hold(token, held, parked);
-    }
-}
-
-/// Input that waits to be delivered.
-pub(crate) struct Parked(Bytes);
-
-impl From<&[u8]> for Parked {
-    fn from(input: &[u8]) -> Self {
-        Parked(Bytes::copy_from_slice(input))
-    }
-}
-
-impl From<Bytes> for Parked {
-    fn from(parked: Bytes) -> Self {
-        Parked(parked)
     }
 }

@@ -9,16 +9,17 @@ use crate::tcp::stream::{Holds, Stream};
 use crate::user_callback::run_callback;
 use crate::worker::budget::Budget;
 use crate::worker::resources::WorkerResources;
+use bytes::Bytes;
 use cubenet_core::{FrameError, Reading, State, connection};
 use std::io;
 
 impl Stream {
-    /// Delivers what was parked, then reads and delivers, within the budget.
+    /// Delivers what was read before, then reads and delivers, within the budget.
     pub(super) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
         let budgets = &resources.network.budgets;
         let mut left = budgets.read_bytes();
         let mut budget = Budget::new(budgets, budgets.messages(), resources.now);
-        if self.holds == Holds::Parked && !self.unpark(token, &mut budget, resources) {
+        if self.holds == Holds::Undelivered && !self.deliver_held(token, &mut budget, resources) {
             return;
         }
         let mut input = std::mem::take(&mut resources.input);
@@ -37,7 +38,7 @@ impl Stream {
                     left -= read;
                     let bytes = &mut input[..read];
                     let undelivered = self.handle_bytes(bytes, &mut budget, resources);
-                    let rest = &input[read - undelivered..read];
+                    let rest = Bytes::copy_from_slice(&input[read - undelivered..read]);
                     self.hold(token, rest, resources);
                     // It goes on in the run queue: see `follow_pause`.
                     if undelivered > 0 || self.state() == State::Closed {
@@ -160,11 +161,11 @@ impl Stream {
 
     /// A connection that closes reads on, if it was paused, only to find the peer's FIN.
     pub(super) fn stop_delivery(&mut self, token: usize, resources: &mut WorkerResources) {
-        let parked = self.holds == Holds::Parked;
-        if parked {
-            self.hold(token, &[][..], resources);
+        let was_held = self.holds == Holds::Undelivered;
+        if was_held {
+            self.hold(token, Bytes::new(), resources);
         }
-        if self.recv.set_paused(false, resources.now) || parked {
+        if self.recv.set_paused(false, resources.now) || was_held {
             resources.schedule(token, &mut self.scheduled);
         }
     }
@@ -173,7 +174,7 @@ impl Stream {
     pub(super) fn follow_pause(&mut self, token: usize, resources: &mut WorkerResources) {
         let paused = self.shared.info().is_paused();
         let changed = self.recv.set_paused(paused, resources.now);
-        if !paused && (changed || self.holds == Holds::Parked) {
+        if !paused && (changed || self.holds == Holds::Undelivered) {
             resources.schedule(token, &mut self.scheduled);
         }
     }

@@ -35,8 +35,8 @@ pub(super) enum Holds {
     Nothing,
     /// The count of what has arrived of a frame.
     Partial,
-    /// That, and what was read and not delivered.
-    Parked,
+    /// That, and bytes that were read and not delivered.
+    Undelivered,
 }
 
 /// A stream connection and its handler.

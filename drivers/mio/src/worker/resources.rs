@@ -9,6 +9,8 @@ use crate::worker::handle::WorkerHandle;
 use crate::worker::timers::Timers;
 use crate::write_batch::WriteBatch;
 use bytes::Bytes;
+use cubenet_core::connection::HeldInput;
+use cubenet_core::connection::held::holds_too_much;
 use cubenet_core::{CloseReason, Instant, Timeout};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -44,13 +46,12 @@ pub(crate) struct WorkerResources {
 }
 
 /// Input that a stream holds.
+#[derive(Default)]
 pub(crate) struct Held {
-    /// Bytes that were read and not delivered, since the stream was paused or its turn was over.
-    pub(crate) parked: Bytes,
+    /// Bytes that were read and not delivered, since the stream was paused or its budget used up.
+    pub(crate) undelivered: Bytes,
     /// Those and the memory of a partial frame, as they are counted.
-    bytes: usize,
-    /// Since when something is held.
-    since: Instant,
+    input: HeldInput,
 }
 
 impl WorkerResources {
@@ -85,26 +86,31 @@ impl WorkerResources {
         self.now = self.network.now();
     }
 
-    /// A stream holds this much input, of which `parked` is to be delivered.
-    pub(crate) fn hold(&mut self, token: usize, bytes: usize, parked: Bytes) {
-        let held = self.held.entry(token).or_insert_with(|| {
-            self.holders.insert((self.now, token));
-            Held {
-                parked: Bytes::new(),
-                bytes: 0,
-                since: self.now,
-            }
-        });
-        self.handle.change_held(held.bytes, bytes);
-        held.bytes = bytes;
-        held.parked = parked;
+    /// A stream holds this much input, of which `undelivered` waits to be delivered. `progressed`
+    /// says whether a message was delivered since this was last called.
+    pub(crate) fn hold(
+        &mut self,
+        token: usize,
+        bytes: usize,
+        undelivered: Bytes,
+        progressed: bool,
+    ) {
+        let held = self.held.entry(token).or_default();
+        let before = held.input;
+        held.input.update(bytes, progressed, self.now);
+        held.undelivered = undelivered;
+        self.handle.change_held(before.bytes(), bytes);
+        if held.input.since() != before.since() {
+            self.holders.remove(&(before.since(), token));
+            self.holders.insert((held.input.since(), token));
+        }
     }
 
     /// A stream holds no input any more.
     pub(crate) fn let_go(&mut self, token: usize) {
-        if let Some(held) = self.held.remove(&token) {
-            self.holders.remove(&(held.since, token));
-            self.handle.change_held(held.bytes, 0);
+        if let Some(Held { input, .. }) = self.held.remove(&token) {
+            self.holders.remove(&(input.since(), token));
+            self.handle.change_held(input.bytes(), 0);
         }
     }
 
@@ -112,7 +118,7 @@ impl WorkerResources {
     /// may, and those of this worker more than its share. Other workers that do are asked to give
     /// up some of theirs.
     pub(super) fn holds_too_long(&self) -> Option<usize> {
-        if self.network.held_total() <= self.network.limits.max_held_total() {
+        if !holds_too_much(self.network.held_total(), &self.network.limits) {
             return None;
         }
         let workers = self.workers.len();

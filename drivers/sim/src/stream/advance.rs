@@ -1,7 +1,7 @@
 //! What is next for a stream, as the core says; and how it closes.
 
 use crate::conn_info::{ConnInfo, ConnKey};
-use crate::job::{Call, Callback, Job, Task};
+use crate::job::{Call, Callback, Job};
 use crate::kernel::{Key, Notice};
 use crate::owner::Owner;
 use crate::world::{NOWHERE, World};
@@ -38,7 +38,7 @@ impl World {
         };
         let network = self.network(stream.network);
         network.queued_bytes -= stream.queued();
-        network.held_bytes -= stream.held;
+        network.held_bytes -= stream.held.bytes();
         network.count_closed(Transport::Tcp, reason);
         let callback = if stream.was_opened {
             Callback::Closed(reason)
@@ -78,10 +78,7 @@ impl World {
         }
         match call.callback {
             Callback::ReceivedBytes(input) => {
-                self.delivered(socket, call.network, input, panicked);
-                // A reply may have closed it.
-                job.push(Task::AdvanceStream(socket));
-                self.count_held(socket, job);
+                self.delivered(socket, call.network, input, panicked, job);
             }
             Callback::Connected => self.network(call.network).metrics.connected += 1,
             _ => {}

@@ -5,7 +5,9 @@ use crate::kernel::{Key, Notice, Read};
 use crate::network_state::NetworkId;
 use crate::world::World;
 use bytes::Bytes;
-use cubenet_core::{CloseReason, Instant, Reading, State, connection};
+use cubenet_core::connection::held::holds_too_much;
+use cubenet_core::connection::{self, HeldInput};
+use cubenet_core::{CloseReason, Instant, Reading, State};
 
 impl World {
     /// Does what a notice of the kernel makes possible.
@@ -115,7 +117,14 @@ impl World {
     }
 
     /// Messages were delivered.
-    pub(super) fn delivered(&mut self, socket: Key, id: NetworkId, input: Input, panicked: bool) {
+    pub(super) fn delivered(
+        &mut self,
+        socket: Key,
+        id: NetworkId,
+        input: Input,
+        panicked: bool,
+        job: &mut Job,
+    ) {
         let now = self.kernel.now;
         let metrics = &mut self.networks[id.0 as usize].metrics;
         metrics.messages_in += input.messages;
@@ -136,39 +145,32 @@ impl World {
             stream.has_unread = is_used_up;
             stream.undelivered = Some(Box::new(input.bytes));
         }
+        // A reply may have closed it.
+        job.push(Task::AdvanceStream(socket));
+        self.count_held(socket, input.messages > 0, job);
     }
 
-    /// Counts what a stream holds of its input. While its network holds more than the bound, closes
-    /// the streams that have held some longest.
-    pub(super) fn count_held(&mut self, socket: Key, job: &mut Job) {
+    /// Counts what a stream holds of its input, and closes streams of its network while that is
+    /// over the bound.
+    fn count_held(&mut self, socket: Key, progressed: bool, job: &mut Job) {
         let Some((stream, kernel, network, _)) = self.stream(socket) else {
             return;
         };
         let undelivered = stream.undelivered.as_ref().map_or(0, |bytes| bytes.len());
+        let before = stream.held.bytes();
         let held = undelivered + stream.footprint();
-        let before = std::mem::replace(&mut stream.held, held);
-        if held == 0 {
-            stream.held_since = Instant::NEVER;
-        } else if before == 0 {
-            stream.held_since = kernel.now;
-        }
+        stream.held.update(held, progressed, kernel.now);
         network.held_bytes = network.held_bytes + held - before;
         let id = stream.network;
-        loop {
-            let network = self.network(id);
-            if network.held_bytes <= network.limits.max_held_total() {
-                return;
-            }
-            let Some(oldest) = self.owners.longest_held(id) else {
-                return;
-            };
-            let Some((stream, _, network, _)) = self.stream(oldest) else {
-                return;
-            };
+        while let network = self.network(id)
+            && holds_too_much(network.held_bytes, &network.limits)
+            && let Some(oldest) = self.owners.longest_held(id)
+            && let Some((stream, _, network, _)) = self.stream(oldest)
+        {
             stream.send.abort(CloseReason::Overflow);
             // A callback of it may run, so that it closes only later.
-            network.held_bytes -= std::mem::take(&mut stream.held);
-            stream.held_since = Instant::NEVER;
+            network.held_bytes -= stream.held.bytes();
+            stream.held = HeldInput::NONE;
             job.push(Task::AdvanceStream(oldest));
         }
     }

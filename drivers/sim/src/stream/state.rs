@@ -4,6 +4,7 @@ use crate::job::{BoxedHandler, StreamRecvHalf};
 use crate::kernel::{Kernel, Key, Notice};
 use crate::network_state::{NetworkId, NetworkState};
 use bytes::Bytes;
+use cubenet_core::connection::HeldInput;
 use cubenet_core::{
     ConnectionId, Decoder, Frame, Growing, Instant, Limits, Reading, RecvHalf, SendError, SendHalf,
     SendQueue, State, connection,
@@ -29,9 +30,8 @@ pub(crate) struct Stream {
     pub(crate) has_unread: bool,
     /// Input that was read and not delivered.
     pub(crate) undelivered: Option<Box<Bytes>>,
-    /// Bytes of input held, as they were counted last, and since when.
-    pub(crate) held: usize,
-    pub(crate) held_since: Instant,
+    /// Input held, as it was counted last.
+    pub(crate) held: HeldInput,
     /// When its timer fires.
     pub(crate) armed: Instant,
 }
@@ -51,8 +51,7 @@ impl Stream {
             wants_pause: false,
             has_unread: false,
             undelivered: None,
-            held: 0,
-            held_since: Instant::NEVER,
+            held: HeldInput::NONE,
             armed: Instant::NEVER,
         }
     }

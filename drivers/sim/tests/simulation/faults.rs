@@ -1,6 +1,7 @@
 //! What goes wrong on the network and on its hosts, one thing at a time.
 
 use super::*;
+use cubenet_sim::RawStream;
 
 /// The handler of a connect that fails, and with what.
 struct Fails(Arc<Mutex<Vec<CloseReason>>>);
@@ -424,4 +425,36 @@ fn losses_come_in_bursts() {
     }
     assert!(runs > 1_400, "{lost} lost in {runs} runs");
     assert!(bursts < 350, "{lost_in_bursts} lost in {bursts} runs");
+}
+
+#[test]
+fn a_peer_that_completes_its_messages_is_not_closed_for_one_that_does_not() {
+    let simulation = Simulation::new(31);
+    let limits = Limits::new().with_max_held_total(120_000);
+    let server = simulation.network(SERVER).limits(limits).start().unwrap();
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", |_| Some(Echo))
+        .unwrap();
+    let begin_frame = |stream: &RawStream, len: u16, part: usize| {
+        stream.write(&len.to_be_bytes());
+        stream.write(&vec![1; part]);
+        simulation.run_for(Duration::from_millis(100));
+    };
+    let connect = || simulation.raw_connect(CLIENT, "10.0.0.1:7000").unwrap();
+    let (completes, first, second) = (connect(), connect(), connect());
+    begin_frame(&completes, 31_000, 30_000);
+    begin_frame(&first, 61_000, 60_000);
+    // The rest of a message, and the greater part of the next with it.
+    let mut rest_and_more = vec![1; 1_000];
+    rest_and_more.extend(31_000_u16.to_be_bytes());
+    rest_and_more.extend(vec![1; 30_000]);
+    completes.write(&rest_and_more);
+    simulation.run_for(Duration::from_millis(100));
+    assert_eq!(completes.received().len(), 2 + 31_000);
+    begin_frame(&second, 61_000, 60_000);
+    let reset = Some(RawEnd::Failed(CloseReason::Reset));
+    assert_eq!(
+        [completes.end(), first.end(), second.end()],
+        [None, reset, None]
+    );
 }

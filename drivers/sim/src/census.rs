@@ -1,4 +1,4 @@
-//! What there is in a simulation, counted anew, and held against what its networks count.
+//! What there is in a simulation, counted one by one, and compared with what its networks count.
 
 use crate::owner::Owner;
 use crate::simulation::Simulation;

@@ -25,8 +25,7 @@ pub struct Conditions {
     /// What is added to that, at most, to each packet by chance. Datagrams overtake each
     /// other by it; the segments of a stream are put in order again.
     pub jitter: Duration,
-    /// Of packets that are lost: segments and datagrams, and calls, answers, acknowledgements,
-    /// refusals and resets. A stream's segments are sent again: after a round trip if enough is
+    /// Of packets that are lost: segments and datagrams, and SYN, SYN-ACK, ACK and RST. A stream's segments are sent again: after a round trip if enough is
     /// under way, after two if little is, and after a timeout from 200 ms if nothing else is.
     pub loss: f64,
     /// Times in which more is lost; `None` for none.
@@ -54,7 +53,7 @@ pub struct Conditions {
     pub refuse: f64,
     /// Of stream segments at which the connection is reset at both ends.
     pub reset: f64,
-    /// Of stream segments at which the sending end is reset, and the other is not told.
+    /// Of stream segments at which the sending end is reset, and the other end gets no RST.
     pub half_open: f64,
 }
 

@@ -134,9 +134,9 @@
 //! # What is simulated
 //!
 //! - *Paths* between hosts ([`Conditions`]), each with a direction: latency, jitter, loss, in
-//!   bursts too, bandwidth and queue, for every packet, be it a segment or an acknowledgement, a
-//!   call or its answer, a refusal or a reset; packets damaged, long datagrams in fragments;
-//!   datagrams duplicated, overtaken, forged; calls refused, connections reset at both ends or at
+//!   bursts too, bandwidth and queue, for every packet, be it a segment, a SYN, a SYN-ACK, an ACK or a
+//!   RST; packets damaged, long datagrams in fragments;
+//!   datagrams duplicated, overtaken, forged; connects refused, connections reset at both ends or at
 //!   one. [`Simulation::partition`], [`Simulation::partition_one_way`] and [`Simulation::heal`] cut
 //!   and mend, [`Simulation::nat`] puts hosts behind a router that translates addresses, and
 //!   [`Simulation::rebind`] makes it forget.
@@ -164,8 +164,9 @@
 //! # The way of a message
 //!
 //! `Connection::send` → `Stream::send` (the core admits it) → `Kernel::write` → a segment on
-//! its way → `Kernel::arrived` → `stream::read` → `Receiver` → [`Handler::received`]. The
-//! [`Simulation`] pops one event after the other; callbacks run without its lock.
+//! its way → `Kernel::arrived` → `World::read_stream` → `RecvHalf` → [`Handler::received`]. The
+//! [`Simulation`] pops one event after the other. An event becomes a job, whose tasks are done under
+//! a lock; callbacks run between them, without it.
 
 mod census;
 mod conditions;

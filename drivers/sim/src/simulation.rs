@@ -56,7 +56,7 @@ impl Builder {
     ///
     /// Callbacks then run on threads of the system, one at a time. A callback that waits for a lock of
     /// the application's own lets the others go on; if it still waits after ten seconds of virtual
-    /// time, or nothing else is left to happen, the simulation panics and says who waits. One
+    /// time, or nothing else is left to happen, the simulation panics and names the callbacks that wait. One
     /// thing is left to chance: in which order two threads get a lock that both wait for.
     ///
     /// The thread that runs the simulation is not one of these. If it takes a lock that a held-up
@@ -148,7 +148,7 @@ impl Simulation {
         NetworkBuilder::new(&self.shared, self.host(address))
     }
 
-    /// Calls `to` from the host at `from`, as a peer of plain bytes.
+    /// Connects to `to` from the host at `from`, as a peer of plain bytes.
     pub fn raw_connect(&self, from: IpAddr, to: impl IntoAddress) -> Result<RawStream, Error> {
         let to = address::parse(to)?;
         raw::connect(&self.shared, self.wake(from), to)
@@ -262,7 +262,7 @@ impl Simulation {
     }
 
     /// Puts hosts behind a router that translates addresses: whatever they send is seen to come from
-    /// `outside`, each socket at a port of its own, and only those it has sent to can answer. The
+    /// `outside`, each socket at a port of its own, and only hosts that it has sent to can answer. The
     /// router forgets a datagram socket's port once it has carried nothing for `timeout` (30 s are
     /// common), a stream's after two hours and four minutes. Paths are those of the hosts behind it.
     pub fn nat(&self, outside: IpAddr, inside: &[IpAddr], timeout: Duration) {
@@ -283,9 +283,9 @@ impl Simulation {
     }
 
     /// The power of a host fails: its network is gone, its handlers are dropped without a
-    /// callback, and its peers are told nothing. A callback that is held up runs to its end, and is
-    /// received by no peer. A new network can be started on it; until
-    /// then whatever is sent there is lost, and afterwards it is answered with a reset.
+    /// callback, and its peers get neither FIN nor RST. A callback that is held up runs to its end;
+    /// nothing that it sends arrives. A new network can be started on it; until
+    /// then whatever is sent there is lost, and afterwards it is answered with a RST.
     pub fn crash(&self, host: IpAddr) {
         let mut world = self.shared.lock();
         let id = world.kernel.host_at(host);

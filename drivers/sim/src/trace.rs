@@ -9,8 +9,8 @@ use std::hash::Hasher;
 pub(crate) enum Record {
     Segment = 1,
     Datagram = 2,
-    Call = 3,
-    Answer = 4,
+    Syn = 3,
+    SynAck = 4,
     Refusal = 5,
     Reset = 6,
     Lost = 7,
@@ -36,12 +36,12 @@ impl Trace {
         }
     }
 
-    /// Something happened at `now` to `whom`, with these bytes.
-    pub(crate) fn record(&mut self, now: Instant, record: Record, whom: u64, bytes: &[u8]) {
+    /// Something happened at `now` to the socket or connection with number `subject`.
+    pub(crate) fn record(&mut self, now: Instant, record: Record, subject: u64, bytes: &[u8]) {
         self.records += 1;
         let mut head = [0; 24];
         head[..8].copy_from_slice(&now.as_micros().to_le_bytes());
-        head[8..16].copy_from_slice(&whom.to_le_bytes());
+        head[8..16].copy_from_slice(&subject.to_le_bytes());
         head[16..].copy_from_slice(&(((bytes.len() as u64) << 8) | record as u64).to_le_bytes());
         self.hasher.write(&head);
         self.hasher.write(bytes);

@@ -260,14 +260,14 @@ impl Kernel {
         // A connecting socket has no peer yet.
         let sender = self
             .stream(to)
-            .and_then(|socket| socket.peer().or(socket.answered));
+            .and_then(|socket| socket.peer().or(socket.accepted_by));
         let of_sender = sender.and_then(|sender| self.header_of(sender));
         let mut header = of_sender.unwrap_or_else(|| Header {
             ack: self.stream(to).map(|socket| socket.acknowledgeable()),
             ..Header::default()
         });
         match what {
-            Control::Answer => {
+            Control::SynAck => {
                 header.syn = true;
                 header.seq = 0;
                 header.ack = Some(1);
@@ -282,8 +282,8 @@ impl Kernel {
         }
     }
 
-    /// The first segment of a call.
-    pub(super) fn capture_call(&mut self, key: Key, ends: Ends, window: u64, carried: Carried) {
+    /// A SYN.
+    pub(super) fn capture_syn(&mut self, key: Key, ends: Ends, window: u64, carried: Carried) {
         let now = self.now;
         if let Some(capture) = &mut self.capture {
             let mut header = Header {

@@ -16,7 +16,7 @@ pub(crate) struct DatagramSocket {
     port: u16,
     /// `None` for all of the host's.
     address: Option<IpAddr>,
-    /// The only one it hears from, if it called.
+    /// The only peer that it receives from, if it is connected.
     remote: Option<SocketAddr>,
     arrived: VecDeque<Arrived>,
     /// Bytes of the receive buffer in use.

@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 pub(crate) struct HostId(pub(crate) u32);
 
 pub(crate) struct Host {
-    /// Its addresses, the one that it calls from first.
+    /// Its addresses, the one that it connects from first.
     addresses: Vec<IpAddr>,
     /// Whether a network runs on it. Packets to an address without one are lost.
     pub(crate) alive: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Host {
     pub(crate) stream_buffers: StreamBuffers,
     /// Bytes of the receive buffer of each datagram socket, overhead included.
     pub(crate) datagram_buffer: usize,
-    /// Ports for those who do not ask for one.
+    /// Ports for sockets that do not ask for one.
     pub(crate) ephemeral: RangeInclusive<u16>,
     /// Sockets there may be.
     pub(crate) max_descriptors: usize,
@@ -90,7 +90,7 @@ impl Host {
         self.addresses[usize::from(number)]
     }
 
-    /// The address from which it calls `to`: the first of the same kind.
+    /// The address from which it connects to `to`: the first of the same kind.
     pub(crate) fn address_towards(&self, to: IpAddr) -> IpAddr {
         let mut same = self.addresses.iter();
         let same = same.find(|address| address.is_ipv4() == to.is_ipv4());
@@ -126,7 +126,7 @@ impl Host {
         }
     }
 
-    /// Says who is bound there.
+    /// Sets the socket that is bound there.
     pub(crate) fn set_bound(
         &mut self,
         transport: Transport,
@@ -147,8 +147,8 @@ impl Host {
         self.release_descriptor();
     }
 
-    /// Takes a port to call `to` from.
-    pub(crate) fn take_calling(&mut self, to: SocketAddr, now: Instant) -> Result<u16, Refusal> {
+    /// Takes a port to connect to `to` from.
+    pub(crate) fn take_ephemeral(&mut self, to: SocketAddr, now: Instant) -> Result<u16, Refusal> {
         self.take_descriptor()?;
         let taken = self.tcp.take(to, &self.ephemeral, now);
         if taken.is_err() {
@@ -158,7 +158,13 @@ impl Host {
     }
 
     /// Gives it back; `waits` if it is to stay taken for a while.
-    pub(crate) fn release_calling(&mut self, to: SocketAddr, port: u16, waits: bool, now: Instant) {
+    pub(crate) fn release_ephemeral(
+        &mut self,
+        to: SocketAddr,
+        port: u16,
+        waits: bool,
+        now: Instant,
+    ) {
         self.tcp.release(to, port, waits, now);
         self.release_descriptor();
     }
@@ -175,7 +181,7 @@ impl Host {
         self.descriptors = self.descriptors.saturating_sub(1);
     }
 
-    /// Who listens there.
+    /// The socket that is bound there.
     pub(crate) fn bound(&self, transport: Transport, at: SocketAddr) -> Option<u32> {
         let ports = match transport {
             Transport::Tcp => &self.tcp,

@@ -1,6 +1,6 @@
 //! The virtual operating systems and the network between them: hosts, sockets that never
-//! block, and what is under way. It knows nothing of messages or handlers; it says who may
-//! go on, as a real kernel says what is ready.
+//! block, and what is under way. It knows nothing of messages or handlers; it says
+//! which sockets are ready, as a real kernel does.
 
 mod capture;
 mod datagram;
@@ -51,26 +51,26 @@ impl Key {
 
 /// What happens at some time.
 enum Event {
-    /// A call arrives.
-    Call {
+    /// A SYN arrives.
+    Syn {
         to: SocketAddr,
         from: Key,
-        /// Where the callee sees the caller.
+        /// The address that the listener sees.
         seen_at: SocketAddr,
     },
-    /// A call was not answered; it is made again.
-    CallAgain(Key),
-    /// A call is answered, by this socket.
-    Answer {
+    /// The SYN was not answered; it is sent again.
+    SynAgain(Key),
+    /// A SYN-ACK arrives, from this socket.
+    SynAck {
         to: Key,
         by: Key,
         /// Bytes that it has room for.
         window: u32,
     },
-    /// The third packet of a handshake arrives, for this socket.
-    Confirm(Key),
-    /// The third packet has not come in time; the call is answered again.
-    AnswerAgain(Key),
+    /// The third packet of a handshake (ACK) arrives, for this socket.
+    Ack(Key),
+    /// The third packet has not come in time; the SYN-ACK is sent again.
+    SynAckAgain(Key),
     Segment(Segment),
     /// A segment was lost; it is sent again.
     SendAgain(Segment),
@@ -79,7 +79,7 @@ enum Event {
         to: Key,
         attempt: u32,
     },
-    /// The connection with `by`, or the call, is over for this reason.
+    /// The connection with `by`, or the connect, has failed for this reason.
     Fail {
         to: Key,
         by: Option<Key>,
@@ -88,7 +88,7 @@ enum Event {
     /// There is room to send again.
     Transmit(Key),
     Notice(Key, Notice),
-    /// A socket that was closed with something to send has had time enough, unless it goes on.
+    /// A socket that was closed with something to send is dropped, unless it makes progress.
     Forget(Key),
     /// A window that closed is asked about.
     Probe(Key),
@@ -108,9 +108,9 @@ enum Event {
 /// What a socket tells its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// A call may be accepted.
+    /// A connection may be accepted.
     Acceptable,
-    /// Our call was answered.
+    /// The peer has answered the SYN.
     Connected,
     Readable,
     Writable,
@@ -151,8 +151,7 @@ pub struct Traffic {
     pub packets: u64,
     /// Of those, lost on their way or sent to an address without a socket.
     pub lost: u64,
-    /// Packets that carry nothing of the application's: answers to calls, acknowledgements,
-    /// refusals, resets.
+    /// Packets that carry nothing of the application's: SYN-ACK, ACK, RST.
     pub control: u64,
     /// Of those, lost on their way, or sent to a host that does not run.
     pub control_lost: u64,
@@ -172,7 +171,7 @@ pub struct Traffic {
     pub overflowed: u64,
     /// Connections that the network reset.
     pub reset: u64,
-    /// Calls that the network refused.
+    /// Connects that the network refused.
     pub refused: u64,
     /// Times that a reader stood still.
     pub stalled: u64,
@@ -366,7 +365,7 @@ impl Kernel {
         self.events.len() + self.notices.len()
     }
 
-    /// Who may go on now, if anybody may.
+    /// The next notice, if there is one now.
     pub(crate) fn notice(&mut self) -> Option<(Key, Notice)> {
         self.notices.pop_front()
     }
@@ -427,13 +426,13 @@ impl Kernel {
         let (at, event) = self.events.pop()?;
         self.now = at;
         match event {
-            Event::Call { to, from, seen_at } => self.called(to, from, seen_at),
-            Event::CallAgain(key) => self.send_call(key),
-            Event::Answer { to, by, window } => self.answered(to, by, window),
+            Event::Syn { to, from, seen_at } => self.syn_arrived(to, from, seen_at),
+            Event::SynAgain(key) => self.send_syn(key),
+            Event::SynAck { to, by, window } => self.syn_ack_arrived(to, by, window),
             Event::Segment(segment) => self.arrived(segment),
             Event::SendAgain(segment) => self.send_again(segment),
-            Event::Confirm(by) => self.confirmed(by),
-            Event::AnswerAgain(by) => self.answer_again(by),
+            Event::Ack(by) => self.handshake_done(by),
+            Event::SynAckAgain(by) => self.retransmit_syn_ack(by),
             Event::AcknowledgeAgain { to, attempt } => self.acknowledge_again(to, attempt),
             Event::Fail { to, by, reason } => self.failed_by(to, by, reason),
             Event::Transmit(key) => self.transmit(key),
@@ -458,7 +457,7 @@ impl Kernel {
     }
 
     /// When a packet arrives that the peer of `to`, a stream, sends it, and that carries nothing of
-    /// the application's: an answer, an acknowledgement, a reset. `None` if it does not.
+    /// the application's: SYN-ACK, ACK, RST. `None` if it does not.
     fn carry_control_to(&mut self, to: Key, what: Control) -> Option<Instant> {
         let Some(Socket::Stream(socket)) = self.socket(to) else {
             return None;
@@ -487,7 +486,7 @@ impl Kernel {
         at
     }
 
-    /// Who listens at `address`, of this host.
+    /// The socket that listens at `address`, of this host.
     fn listener(&self, host: HostId, transport: Transport, address: SocketAddr) -> Option<Key> {
         let slot = self.host(host).bound(transport, address)?;
         let generation = self.sockets[slot as usize].generation;

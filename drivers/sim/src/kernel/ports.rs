@@ -1,5 +1,5 @@
-//! The ports of one transport on one host: who listens where, and which are given to those who
-//! call.
+//! The ports of one transport on one host: those that are listened on, and those that connecting
+//! sockets get.
 
 use crate::error::Refusal;
 use cubenet_core::Instant;
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// The ports that are given to those who do not ask for one (as Linux's
+/// The ports for sockets that do not ask for one (as Linux's
 /// `net.ipv4.ip_local_port_range`).
 pub(crate) const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
 /// How long the port of a stream that was closed from this end first stays taken towards its peer
@@ -21,10 +21,11 @@ pub(super) struct Ports {
     all: BTreeMap<u16, u32>,
     /// Who is bound to a port of one.
     own: BTreeMap<(u16, IpAddr), u32>,
-    /// The ports that callers have, by whom they called: two may share one if they called
+    /// The ports of connecting sockets, by the address that each connected to: two may share one if they
+    /// connected
     /// different peers.
-    calling: BTreeMap<SocketAddr, PortSet>,
-    /// Ports of callers that stay taken until then, the first first.
+    connected: BTreeMap<SocketAddr, PortSet>,
+    /// Ports that stay taken until then (TIME_WAIT), the first first.
     waiting: VecDeque<(Instant, SocketAddr, u16)>,
     next: u16,
 }
@@ -61,7 +62,7 @@ impl Ports {
         Ok(port)
     }
 
-    /// Says who is bound there, once that is known.
+    /// Sets the socket that is bound there, once it is known.
     pub(super) fn set_bound(&mut self, port: u16, address: Option<IpAddr>, socket: u32) {
         match address {
             Some(address) => self.own.insert((port, address), socket),
@@ -86,7 +87,7 @@ impl Ports {
         self.all.get(&port).copied()
     }
 
-    /// A port for a call of `to`.
+    /// A port to connect to `to` from.
     pub(super) fn take(
         &mut self,
         to: SocketAddr,
@@ -100,15 +101,15 @@ impl Ports {
             self.forget(of, port);
         }
         let is_free = |ports: &Ports, port| {
-            let taken = ports.calling.get(&to).is_some_and(|set| set.has(port));
+            let taken = ports.connected.get(&to).is_some_and(|set| set.has(port));
             !taken && !ports.is_bound(port)
         };
         let port = self.next_free(ephemeral, is_free)?;
-        self.calling.entry(to).or_default().insert(port);
+        self.connected.entry(to).or_default().insert(port);
         Ok(port)
     }
 
-    /// A call of `to` is over; `waits` if its port stays taken for a while.
+    /// A connection to `to` is over; `waits` if its port stays taken for a while.
     pub(super) fn release(&mut self, to: SocketAddr, port: u16, waits: bool, now: Instant) {
         if waits {
             self.waiting.push_back((now.after(TIME_WAIT), to, port));
@@ -118,10 +119,10 @@ impl Ports {
     }
 
     fn forget(&mut self, to: SocketAddr, port: u16) {
-        if let Some(set) = self.calling.get_mut(&to) {
+        if let Some(set) = self.connected.get_mut(&to) {
             set.remove(port);
             if set.pages.is_empty() {
-                self.calling.remove(&to);
+                self.connected.remove(&to);
             }
         }
     }

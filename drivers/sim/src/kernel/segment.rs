@@ -43,8 +43,8 @@ pub(super) struct Header {
 /// A segment without data.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Control {
-    /// The second of a handshake.
-    Answer,
+    /// The second packet of a handshake.
+    SynAck,
     Acknowledgement,
     Reset,
 }

@@ -94,7 +94,7 @@ impl Builder {
         self
     }
 
-    /// Sockets the host may have open; what more is called waits to be accepted. Default:
+    /// Sockets the host may have open; further connections wait in the backlog. Default:
     /// no bound.
     #[must_use]
     pub fn descriptors(mut self, descriptors: usize) -> Self {
@@ -103,16 +103,16 @@ impl Builder {
     }
 
     /// Another address of the host, beside the one it was made with. Listeners may be on one of
-    /// them or, at an unspecified address, on all; calls are made from the first of the callee's
-    /// kind.
+    /// them or, at an unspecified address, on all; connects are made from the first of the
+    /// same kind.
     #[must_use]
     pub fn address(mut self, address: IpAddr) -> Self {
         self.addresses.push(address);
         self
     }
 
-    /// The ports that are given to those who call, at least one. Two streams may have the same if
-    /// they called different addresses; the port of a stream that was closed from this side first
+    /// The ports that connecting sockets get, at least one. Two streams may have the same if
+    /// they connect to different addresses; the port of a stream that was closed from this side first
     /// stays taken towards its peer for a minute. Default 32768 to 60999, as on Linux.
     #[must_use]
     pub fn ephemeral_ports(mut self, ports: RangeInclusive<u16>) -> Self {

@@ -135,7 +135,7 @@ impl RawStream {
         });
     }
 
-    /// Whether the call was answered.
+    /// Whether the peer has answered the SYN.
     pub fn is_connected(&self) -> bool {
         self.0.with(|raw, _, _| raw.connected).unwrap_or(false)
     }
@@ -165,7 +165,7 @@ impl RawListener {
         self.local
     }
 
-    /// Takes the streams that have called since this was last asked.
+    /// Takes the streams that were accepted since this was last asked.
     pub fn accepted(&self) -> Vec<RawStream> {
         let keys = self
             .socket
@@ -202,7 +202,7 @@ impl RawDatagrams {
         });
     }
 
-    /// Takes what has arrived, with who sent it.
+    /// Takes what has arrived, with the address of each sender.
     pub fn received(&self) -> Vec<(SocketAddr, Vec<u8>)> {
         let received = self
             .socket

@@ -1,11 +1,11 @@
-//! Stream sockets: a small TCP. Calls are answered or refused, bytes go in segments that can
+//! Stream sockets: a small TCP. SYNs are answered or refused, bytes go in segments that can
 //! be lost and are sent again, three things hold the sender back (its own buffer, the receiver's,
 //! and congestion), and either end can be closed, reset, or vanish.
 //!
 //! Left out, since no handler can tell: sequence numbers of the handshake, delayed acknowledgement,
 //! Nagle's algorithm.
 
-mod calls;
+mod handshake;
 mod recovery;
 mod segments;
 mod window;
@@ -34,9 +34,9 @@ pub(crate) struct ListenSocket {
     /// `None` for all of the host's.
     address: Option<IpAddr>,
     max_backlog: usize,
-    /// Calls that were answered, and whose third packet has not come.
+    /// Half-open connections: the third packet has not come.
     half_open: usize,
-    /// Calls whose third packet has come, and which were not accepted.
+    /// Connections that were not accepted yet.
     backlog: VecDeque<Key>,
 }
 
@@ -49,13 +49,13 @@ pub(crate) struct StreamSocket {
     pub(super) remote: SocketAddr,
     pub(super) remote_host: HostId,
     phase: Phase,
-    /// Who answers its call; a call that is made again is answered by the same.
-    pub(super) answered: Option<Key>,
+    /// The peer's socket, which answers the SYN, and answers it again if it is sent again.
+    pub(super) accepted_by: Option<Key>,
     /// It has its port to itself, and does not share a listener's.
     owns_port: bool,
     /// It ended its direction before its peer did.
     ends_first: bool,
-    /// While it is half open: its listener, and how often the call was answered again.
+    /// While it is half open: its listener, and how often the SYN-ACK was sent again.
     handshake: Option<(Key, u8)>,
     /// It counts as a descriptor of its host.
     accepted: bool,
@@ -70,7 +70,7 @@ pub(crate) struct StreamSocket {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Calling { attempt: u32 },
+    Connecting { attempt: u32 },
     Open(Key),
 }
 
@@ -103,7 +103,7 @@ impl StreamSocket {
     pub(super) fn peer(&self) -> Option<Key> {
         match self.phase {
             Phase::Open(peer) => Some(peer),
-            Phase::Calling { .. } => None,
+            Phase::Connecting { .. } => None,
         }
     }
 }
@@ -147,7 +147,7 @@ impl Kernel {
         to: SocketAddr,
     ) -> Result<(Key, SocketAddr), Refusal> {
         let now = self.now;
-        let port = self.host_mut(host).take_calling(to, now)?;
+        let port = self.host_mut(host).take_ephemeral(to, now)?;
         let local = self.host(host).address_towards(to.ip());
         let address = self.host(host).number_of(local);
         let remote_host = self.host_at(to.ip());
@@ -159,8 +159,8 @@ impl Kernel {
             nat: Side::Open,
             remote: to,
             remote_host,
-            phase: Phase::Calling { attempt: 0 },
-            answered: None,
+            phase: Phase::Connecting { attempt: 0 },
+            accepted_by: None,
             owns_port: true,
             ends_first: false,
             handshake: None,
@@ -171,7 +171,7 @@ impl Kernel {
             out: Outgoing::new(&buffers),
             inc: Incoming::new(&buffers),
         })));
-        self.send_call(key);
+        self.send_syn(key);
         Ok((key, SocketAddr::new(local, port)))
     }
 
@@ -190,7 +190,7 @@ impl Kernel {
         Some((SocketAddr::new(local, port), remote))
     }
 
-    /// The next call that waits, if there is one.
+    /// The next connection in the backlog, if there is one.
     pub(crate) fn accept(&mut self, listener: Key) -> Result<Option<Key>, Refusal> {
         let Some(Socket::Listen(socket)) = self.socket(listener) else {
             return Ok(None);
@@ -372,8 +372,8 @@ impl Kernel {
             return;
         };
         let unread = socket.inc.unread > 0;
-        let calling = matches!(socket.phase, Phase::Calling { .. });
-        if calling || socket.failed.is_some() || reset || unread {
+        let connecting = matches!(socket.phase, Phase::Connecting { .. });
+        if connecting || socket.failed.is_some() || reset || unread {
             return self.reset(key);
         }
         socket.orphan = true;
@@ -410,13 +410,13 @@ impl Kernel {
             return;
         };
         if let Some((listener, _)) = socket.handshake {
-            self.not_half_open(listener);
+            self.leave_half_open(listener);
         }
         let now = self.now;
         let host = self.host_mut(socket.host);
         if socket.owns_port {
             let waits = socket.ends_first && socket.failed.is_none();
-            host.release_calling(socket.remote, socket.port, waits, now);
+            host.release_ephemeral(socket.remote, socket.port, waits, now);
         } else if socket.accepted {
             host.release_descriptor();
         }

@@ -269,12 +269,12 @@ impl Kernel {
             return self.reset(key);
         }
         if socket.peer() != Some(from) {
-            // It came before the answer did; it comes again.
+            // It came before the SYN-ACK did; it comes again.
             return self.segment_lost(segment);
         }
         if socket.handshake.is_some() {
-            // The caller sends data, so the answer has reached it.
-            self.confirmed(key);
+            // The client sends data, so the SYN-ACK has reached it.
+            self.handshake_done(key);
         }
         let Some(socket) = self.stream(key) else {
             return self.arrived_nowhere(segment);

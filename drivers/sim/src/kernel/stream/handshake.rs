@@ -1,4 +1,4 @@
-//! How a stream opens: calls that are answered, refused, lost and made again.
+//! How a stream opens: SYN, SYN-ACK and ACK, which can be refused, lost and sent again.
 
 use super::window::{Incoming, Outgoing};
 use super::{Phase, StreamSocket};
@@ -10,31 +10,31 @@ use cubenet_core::{CloseReason, Transport};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A call is made again after a second each so many times (as Linux's
+/// A SYN is sent again after a second each so many times (as Linux's
 /// `tcp_syn_linear_timeouts`), and after twice as long as before from then on.
-const STEADY_CALLS: u32 = 4;
-/// After this many attempts a call is given up (as with Linux's `tcp_syn_retries`).
-const MAX_CALLS: u32 = 6 + STEADY_CALLS;
-/// After this many more answers a call is forgotten (as Linux's `tcp_synack_retries`).
-const MAX_ANSWERS: u8 = 5;
+const LINEAR_SYNS: u32 = 4;
+/// After this many attempts a connect fails (as with Linux's `tcp_syn_retries`).
+const MAX_SYNS: u32 = 6 + LINEAR_SYNS;
+/// After this many more SYN-ACKs a half-open connection is dropped (as Linux's `tcp_synack_retries`).
+const MAX_SYN_ACKS: u8 = 5;
 
 impl Kernel {
-    pub(crate) fn send_call(&mut self, key: Key) {
+    pub(crate) fn send_syn(&mut self, key: Key) {
         let now = self.now;
         let Some(socket) = self.stream(key) else {
             return;
         };
-        let Phase::Calling { attempt } = socket.phase else {
+        let Phase::Connecting { attempt } = socket.phase else {
             return;
         };
         if socket.failed.is_some() {
             return;
         }
-        if attempt >= MAX_CALLS {
+        if attempt >= MAX_SYNS {
             let reason = CloseReason::Timeout(cubenet_core::Timeout::Connect);
             return self.fail(key, reason);
         }
-        socket.phase = Phase::Calling {
+        socket.phase = Phase::Connecting {
             attempt: attempt + 1,
         };
         let (from, to, remote) = (socket.host, socket.remote_host, socket.remote);
@@ -42,8 +42,8 @@ impl Kernel {
         let Some((local, _)) = self.ends(key) else {
             return;
         };
-        let wait = Duration::from_secs(1 << attempt.saturating_sub(STEADY_CALLS));
-        self.events.push(now.after(wait), Event::CallAgain(key));
+        let wait = Duration::from_secs(1 << attempt.saturating_sub(LINEAR_SYNS));
+        self.events.push(now.after(wait), Event::SynAgain(key));
         let seen = self.seen_at(from, Transport::Tcp, local, remote);
         let inside = self.host(to).nat;
         let is_reachable = inside.is_none() || inside == self.host(from).nat;
@@ -60,11 +60,11 @@ impl Kernel {
         }
         self.traffic.packets += 1;
         let carried = self.paths.carry(from, to, 60, now, &mut self.random);
-        self.capture_call(key, (seen_at, remote), window, carried);
+        self.capture_syn(key, (seen_at, remote), window, carried);
         match carried.intact() {
             Some(at) => self.events.push(
                 at,
-                Event::Call {
+                Event::Syn {
                     to: remote,
                     from: key,
                     seen_at,
@@ -74,29 +74,30 @@ impl Kernel {
         }
     }
 
-    /// A call has arrived.
-    pub(crate) fn called(&mut self, to: SocketAddr, from: Key, seen_at: SocketAddr) {
-        self.record(Record::Call, from, &[]);
+    /// A SYN has arrived.
+    pub(crate) fn syn_arrived(&mut self, to: SocketAddr, from: Key, seen_at: SocketAddr) {
+        self.record(Record::Syn, from, &[]);
         let host = self.host_at(to.ip());
-        let Some(Socket::Stream(caller)) = self.socket(from) else {
+        let Some(Socket::Stream(client)) = self.socket(from) else {
             return;
         };
-        let (caller_host, window) = (caller.host, caller.inc.capacity);
-        let calling = matches!(caller.phase, Phase::Calling { .. }) && caller.failed.is_none();
-        let answered = caller.answered;
-        let nat = match caller.nat {
+        let (client_host, window) = (client.host, client.inc.capacity);
+        let is_connecting =
+            matches!(client.phase, Phase::Connecting { .. }) && client.failed.is_none();
+        let accepted_by = client.accepted_by;
+        let nat = match client.nat {
             Side::Inside => Side::Outside,
             _ => Side::Open,
         };
-        if !calling || !self.host(host).alive {
+        if !is_connecting || !self.host(host).alive {
             return;
         }
-        if let Some(by) = answered
+        if let Some(by) = accepted_by
             && self.stream(by).is_some()
         {
-            return self.answer(by);
+            return self.send_syn_ack(by);
         }
-        let rate = self.paths.conditions(caller_host, host).refuse;
+        let rate = self.paths.conditions(client_host, host).refuse;
         let listener = self.listener(host, Transport::Tcp, to);
         let refused = self.random.chance(rate);
         self.traffic.refused += u64::from(refused && listener.is_some());
@@ -123,9 +124,9 @@ impl Kernel {
             address: self.host(host).number_of(to.ip()),
             nat,
             remote: seen_at,
-            remote_host: caller_host,
+            remote_host: client_host,
             phase: Phase::Open(from),
-            answered: None,
+            accepted_by: None,
             owns_port: false,
             ends_first: false,
             handshake: Some((listener, 0)),
@@ -139,14 +140,14 @@ impl Kernel {
         if let Some(Socket::Listen(socket)) = self.socket(listener) {
             socket.half_open += 1;
         }
-        if let Some(caller) = self.stream(from) {
-            caller.answered = Some(accepted);
+        if let Some(client) = self.stream(from) {
+            client.accepted_by = Some(accepted);
         }
-        self.answer(accepted);
+        self.send_syn_ack(accepted);
     }
 
-    /// Answers a call. If the answer is lost, either end tries again.
-    fn answer(&mut self, by: Key) {
+    /// Sends a SYN-ACK. If it is lost, either end tries again.
+    fn send_syn_ack(&mut self, by: Key) {
         let Some(socket) = self.stream(by) else {
             return;
         };
@@ -157,52 +158,52 @@ impl Kernel {
             return;
         };
         let window = socket.inc.capacity;
-        match self.carry_control_to(to, Control::Answer) {
-            Some(at) => self.events.push(at, Event::Answer { to, by, window }),
-            None => self.answer_later(by),
+        match self.carry_control_to(to, Control::SynAck) {
+            Some(at) => self.events.push(at, Event::SynAck { to, by, window }),
+            None => self.syn_ack_later(by),
         }
     }
 
-    /// Answers a half-open call again after a while, unless the third packet has come by then. Where
-    /// no packet of the handshake is lost there is no need for that.
-    fn answer_later(&mut self, by: Key) {
+    /// Sends the SYN-ACK of a half-open connection again after a while, unless the third packet has
+    /// come by then. If no packet of the handshake is lost there is no need for that.
+    fn syn_ack_later(&mut self, by: Key) {
         let socket = self.stream(by);
         if let Some((_, attempt)) = socket.and_then(|socket| socket.handshake) {
             let again = self.now.after(Duration::from_secs(1 << attempt));
-            self.events.push(again, Event::AnswerAgain(by));
+            self.events.push(again, Event::SynAckAgain(by));
         }
     }
 
-    pub(crate) fn answer_again(&mut self, by: Key) {
+    pub(crate) fn retransmit_syn_ack(&mut self, by: Key) {
         let Some(socket) = self.stream(by) else {
             return;
         };
         let Some((listener, attempt)) = socket.handshake else {
             return;
         };
-        if attempt >= MAX_ANSWERS {
+        if attempt >= MAX_SYN_ACKS {
             return self.drop_stream(by);
         }
         socket.handshake = Some((listener, attempt + 1));
-        self.answer(by);
+        self.send_syn_ack(by);
     }
 
-    /// A call that was answered is half open no longer.
-    pub(super) fn not_half_open(&mut self, listener: Key) {
+    /// A connection is half open no longer.
+    pub(super) fn leave_half_open(&mut self, listener: Key) {
         if let Some(Socket::Listen(socket)) = self.socket(listener) {
             socket.half_open -= 1;
         }
     }
 
-    /// The third packet has come: the call waits to be accepted.
-    pub(crate) fn confirmed(&mut self, by: Key) {
+    /// The third packet has come: the connection waits to be accepted.
+    pub(crate) fn handshake_done(&mut self, by: Key) {
         let Some(socket) = self.stream(by) else {
             return;
         };
         let Some((listener, _)) = socket.handshake.take() else {
             return;
         };
-        self.not_half_open(listener);
+        self.leave_half_open(listener);
         if let Some(Socket::Listen(socket)) = self.socket(listener) {
             socket.backlog.push_back(by);
             return self.notify(listener, Notice::Acceptable);
@@ -213,7 +214,7 @@ impl Kernel {
 
     /// Sends the third packet of a handshake. If it is lost, the peer answers again, or the first
     /// segment takes its place.
-    fn confirm(&mut self, key: Key) {
+    fn send_ack(&mut self, key: Key) {
         let Some(socket) = self.stream(key) else {
             return;
         };
@@ -221,33 +222,33 @@ impl Kernel {
             return;
         };
         match self.carry_control_to(peer, Control::Acknowledgement) {
-            Some(at) => self.events.push(at, Event::Confirm(peer)),
-            None => self.answer_later(peer),
+            Some(at) => self.events.push(at, Event::Ack(peer)),
+            None => self.syn_ack_later(peer),
         }
     }
 
-    /// Our call was answered.
-    pub(crate) fn answered(&mut self, to: Key, by: Key, window: u32) {
-        self.record(Record::Answer, to, &[]);
+    /// A SYN-ACK has arrived.
+    pub(crate) fn syn_ack_arrived(&mut self, to: Key, by: Key, window: u32) {
+        self.record(Record::SynAck, to, &[]);
         match self.stream(to) {
-            Some(socket) if socket.phase == Phase::Open(by) => self.confirm(to),
+            Some(socket) if socket.phase == Phase::Open(by) => self.send_ack(to),
             Some(socket) if socket.peer().is_none() && socket.failed.is_none() => {
                 socket.phase = Phase::Open(by);
                 socket.out.set_window(window);
-                self.confirm(to);
+                self.send_ack(to);
                 self.notify(to, Notice::Connected);
             }
             // It gave up meanwhile, and says so if it runs.
             _ => {
-                let Some(caller) = self.stream(by).map(|socket| socket.remote_host) else {
+                let Some(client) = self.stream(by).map(|socket| socket.remote_host) else {
                     return;
                 };
-                if !self.host(caller).alive {
-                    return self.answer_later(by);
+                if !self.host(client).alive {
+                    return self.syn_ack_later(by);
                 }
                 self.send_reset(to, by);
                 // In case the reset is lost.
-                self.answer_later(by);
+                self.syn_ack_later(by);
             }
         }
     }

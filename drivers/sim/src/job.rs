@@ -26,7 +26,7 @@ pub(crate) type StreamRecvHalf = RecvHalf<Decoder<Growing>>;
 pub(crate) struct Job {
     pub(crate) origin: Origin,
     /// The next is the last.
-    tasks: Vec<Task>,
+    pub(crate) tasks: Vec<Task>,
 }
 
 /// What started a job.
@@ -72,11 +72,11 @@ pub(crate) enum Task {
 }
 
 impl Job {
-    pub(crate) fn new(origin: Origin, socket: Key, notice: Notice) -> Self {
-        // More than nearly all jobs need.
-        let mut tasks = Vec::with_capacity(8);
-        tasks.push(Task::Notice(socket, notice));
-        Job { origin, tasks }
+    /// Uses the memory of `tasks`, which is empty.
+    pub(crate) fn new(origin: Origin, tasks: Vec<Task>, socket: Key, notice: Notice) -> Self {
+        let mut job = Job { origin, tasks };
+        job.push(Task::Notice(socket, notice));
+        job
     }
 
     /// Has a task done before those that wait.

@@ -53,7 +53,7 @@ fn run(shared: &Arc<Shared>, mut job: Job) {
         world = shared.lock();
         world.returned(call, panic, &mut job);
     }
-    world.finish_job(job.origin);
+    world.finish_job(job);
 }
 
 /// Runs a callback. No lock is held.

@@ -31,7 +31,8 @@ impl World {
         }
         let messages = self.owners.budget(socket, &network.budgets);
         self.kernel.iteration = Iteration::of(socket, messages, &network.budgets, self.kernel.now);
-        Some(Job::new(Origin::Socket(socket), socket, notice))
+        let tasks = std::mem::take(&mut self.spare_tasks);
+        Some(Job::new(Origin::Socket(socket), tasks, socket, notice))
     }
 
     /// Puts a socket in the run queue of its worker.
@@ -93,11 +94,14 @@ impl World {
             number,
             began: now,
         };
-        Some(Job::new(origin, socket, notice))
+        let tasks = std::mem::take(&mut self.spare_tasks);
+        Some(Job::new(origin, tasks, socket, notice))
     }
 
     /// A job is done: says when its socket is served again, if it has more to do.
-    pub(crate) fn finish_job(&mut self, origin: Origin) {
+    pub(crate) fn finish_job(&mut self, job: Job) {
+        let Job { origin, tasks } = job;
+        self.spare_tasks = tasks;
         let done = std::mem::replace(&mut self.kernel.iteration, Iteration::NONE);
         match origin {
             Origin::Socket(socket) if done.has_more => {

@@ -37,6 +37,8 @@ pub(crate) struct World {
     iterations: Vec<Iteration>,
     /// Since when threads wait for locks of the application's own, if any do.
     pub(crate) blocked_since: Option<Instant>,
+    /// Memory for the tasks of the next job.
+    pub(crate) spare_tasks: Vec<Task>,
     /// Callbacks that run.
     callbacks: u32,
     /// Values of the application's. They are dropped without the lock, since they may use a
@@ -73,6 +75,7 @@ impl World {
             interleaves,
             iterations: Vec::new(),
             blocked_since: None,
+            spare_tasks: Vec::new(),
             callbacks: 0,
             dropped_later: Vec::new(),
         }
@@ -176,7 +179,7 @@ impl World {
     }
 
     /// Does one task of a job. Returns a callback that is to be run before the next task.
-    pub(crate) fn step(&mut self, task: Task, job: &mut Job) -> Option<Call> {
+    pub(crate) fn step(&mut self, task: Task, job: &mut Job) -> Option<Box<Call>> {
         match task {
             Task::Notice(socket, notice) => match self.owners.get(socket)? {
                 Owner::Listener(_) => self.accept_stream(socket, job),
@@ -220,26 +223,26 @@ impl World {
         network: NetworkId,
         handler: Option<BoxedHandler>,
         callback: Callback,
-    ) -> Call {
+    ) -> Box<Call> {
         let now = self.kernel.now;
         let id = info.key.id.as_u64();
         self.kernel.trace.record(now, callback.record(), id, &[]);
         let cost = self.network(network).costs.callback;
         self.kernel.iteration.spend(cost);
         self.callbacks += 1;
-        Call {
+        Box::new(Call {
             info,
             network,
             handler,
             callback,
             now,
-        }
+        })
     }
 
     /// A callback has returned, or panicked with this.
     pub(crate) fn returned(
         &mut self,
-        call: Call,
+        call: Box<Call>,
         panic: Option<Box<dyn Any + Send>>,
         job: &mut Job,
     ) {

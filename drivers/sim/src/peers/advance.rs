@@ -14,7 +14,7 @@ impl World {
         socket: Key,
         notice: Notice,
         job: &mut Job,
-    ) -> Option<Call> {
+    ) -> Option<Box<Call>> {
         match notice {
             Notice::Readable | Notice::RunAgain => self.read_peers(socket, job),
             Notice::Timeout => self.peers_timer(socket, job),
@@ -33,7 +33,7 @@ impl World {
     }
 
     /// There is room to send again, or a connection has changed.
-    pub(crate) fn flush_peers(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn flush_peers(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, kernel, network, _) = self.peers(socket)?;
         if let Some(handler) = peers.connect.take() {
             job.push(Task::Flush(socket));
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// A queued datagram of a peer has left: tells a handler that waited for room.
-    pub(crate) fn peer_flushed(&mut self, key: ConnKey, job: &mut Job) -> Option<Call> {
+    pub(crate) fn peer_flushed(&mut self, key: ConnKey, job: &mut Job) -> Option<Box<Call>> {
         let (peers, _, network, _) = self.peers(key.socket)?;
         let peer = peers.peer_mut(key)?;
         let backlog = Backlog::growing(peer.queued, network.queued_bytes);
@@ -82,12 +82,12 @@ impl World {
         key: ConnKey,
         error: TransportError,
         job: &mut Job,
-    ) -> Option<Call> {
+    ) -> Option<Box<Call>> {
         self.call_peer(key, Callback::Error(error), job)
     }
 
     /// The timer of a socket has fired.
-    fn peers_timer(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    fn peers_timer(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, kernel, ..) = self.peers(socket)?;
         if peers.armed <= kernel.now {
             peers.armed = Instant::NEVER;
@@ -97,7 +97,7 @@ impl World {
     }
 
     /// Closes a peer that has been idle too long, if there is one.
-    pub(crate) fn expire_peer(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn expire_peer(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, kernel, ..) = self.peers(socket)?;
         let Some(slot) = peers.demux.handle_timeout(kernel.now) else {
             self.arm_peers(socket);
@@ -125,7 +125,7 @@ impl World {
     }
 
     /// Does what the core says is next for the peer in `slot`, after anything has happened.
-    pub(crate) fn advance_peer(&mut self, socket: Key, slot: u32) -> Option<Call> {
+    pub(crate) fn advance_peer(&mut self, socket: Key, slot: u32) -> Option<Box<Call>> {
         let (peers, kernel, network, _) = self.peers(socket)?;
         let peer = peers.slot_mut(slot)?;
         if peer.half.poll_action(peer.queued) == Action::SendFin {
@@ -152,7 +152,12 @@ impl World {
     }
 
     /// A connection has closed and left its slot: its handler is told.
-    pub(super) fn close_peer(&mut self, socket: Key, slot: u32, mut peer: Peer) -> Option<Call> {
+    pub(super) fn close_peer(
+        &mut self,
+        socket: Key,
+        slot: u32,
+        mut peer: Peer,
+    ) -> Option<Box<Call>> {
         let (peers, _, network, _) = self.peers(socket)?;
         let id = peers.network;
         if let Action::Reset(_) = peer.half.poll_action(peer.queued) {
@@ -171,7 +176,7 @@ impl World {
         key: ConnKey,
         callback: Callback,
         job: &mut Job,
-    ) -> Option<Call> {
+    ) -> Option<Box<Call>> {
         let peers = self.owners.peers(key.socket)?;
         let network = peers.network;
         let peer = peers.peer_mut(key)?;
@@ -183,7 +188,7 @@ impl World {
     }
 
     /// A callback of a peer has returned.
-    pub(crate) fn peer_returned(&mut self, call: Call, panicked: bool, job: &mut Job) {
+    pub(crate) fn peer_returned(&mut self, call: Box<Call>, panicked: bool, job: &mut Job) {
         if let Callback::Accepted(_) = call.callback {
             return self.peer_accepted(call, job);
         }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 impl World {
     /// Receives a datagram and delivers it.
-    pub(crate) fn read_peers(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn read_peers(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, kernel, ..) = self.peers(socket)?;
         let goes_on = kernel.iteration.goes_on();
         peers.demux.set_backlog(!goes_on);
@@ -37,7 +37,12 @@ impl World {
         }
     }
 
-    fn datagram_arrived(&mut self, socket: Key, arrived: Arrived, job: &mut Job) -> Option<Call> {
+    fn datagram_arrived(
+        &mut self,
+        socket: Key,
+        arrived: Arrived,
+        job: &mut Job,
+    ) -> Option<Box<Call>> {
         let (peers, kernel, network, _) = self.peers(socket)?;
         let len = arrived.bytes.len();
         match peers.demux.handle_datagram(&arrived.from, len, kernel.now) {
@@ -74,7 +79,12 @@ impl World {
 
     /// Asks the application about a new peer. The connection in the slot `evicted` has to make way
     /// for it if the application accepts it.
-    fn ask_about(&mut self, socket: Key, arrived: Arrived, evicted: Option<usize>) -> Option<Call> {
+    fn ask_about(
+        &mut self,
+        socket: Key,
+        arrived: Arrived,
+        evicted: Option<usize>,
+    ) -> Option<Box<Call>> {
         let from = arrived.from;
         let id = self.next_id();
         let (peers, kernel, network, _) = self.peers(socket)?;
@@ -109,7 +119,7 @@ impl World {
     }
 
     /// The application has decided about a new peer.
-    pub(super) fn peer_accepted(&mut self, mut call: Call, job: &mut Job) {
+    pub(super) fn peer_accepted(&mut self, mut call: Box<Call>, job: &mut Job) {
         let socket = call.info.key.socket;
         let handler = call.handler.take();
         let Some((peers, _, network, _)) = self.peers(socket) else {
@@ -139,7 +149,7 @@ impl World {
     }
 
     /// Closes the connection whose slot the pending peer takes.
-    pub(crate) fn evict(&mut self, socket: Key) -> Option<Call> {
+    pub(crate) fn evict(&mut self, socket: Key) -> Option<Box<Call>> {
         let (peers, kernel, ..) = self.peers(socket)?;
         let pending = peers.pending.as_ref()?;
         let slot = pending.slot;
@@ -151,7 +161,7 @@ impl World {
     }
 
     /// Gives the pending peer its slot, and delivers its first datagram.
-    pub(crate) fn admit(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn admit(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, _, network, _) = self.peers(socket)?;
         let Pending {
             peer,
@@ -186,7 +196,7 @@ impl World {
         slot: u32,
         datagram: Bytes,
         job: &mut Job,
-    ) -> Option<Call> {
+    ) -> Option<Box<Call>> {
         let (peers, _, network, _) = self.peers(socket)?;
         let peer = peers.slot_mut(slot)?;
         if peer.half.reading() != Reading::Deliver {

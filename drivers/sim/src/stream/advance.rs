@@ -9,7 +9,7 @@ use cubenet_core::{Action, CloseReason, ConnectionId, Transport};
 
 impl World {
     /// Does what the core says is next, after anything has happened.
-    pub(crate) fn advance_stream(&mut self, socket: Key) -> Option<Call> {
+    pub(crate) fn advance_stream(&mut self, socket: Key) -> Option<Box<Call>> {
         let (stream, kernel, network, timers) = self.stream(socket)?;
         stream.follow_reading(socket, kernel);
         match stream.send.poll_action(stream.queued()) {
@@ -30,7 +30,7 @@ impl World {
     }
 
     /// A stream has closed: its socket goes, and its handler is told.
-    fn close_stream(&mut self, socket: Key, reason: CloseReason, reset: bool) -> Option<Call> {
+    fn close_stream(&mut self, socket: Key, reason: CloseReason, reset: bool) -> Option<Box<Call>> {
         let id = self.owners.stream(socket)?.id;
         let info = self.stream_info(socket, id);
         let Owner::Stream(mut stream) = self.owners.remove(socket)? else {
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// A callback of a stream, which is without its handler while that runs.
-    pub(super) fn call_stream(&mut self, socket: Key, callback: Callback) -> Option<Call> {
+    pub(super) fn call_stream(&mut self, socket: Key, callback: Callback) -> Option<Box<Call>> {
         let stream = self.owners.stream(socket)?;
         let (id, network) = (stream.id, stream.network);
         let handler = stream.handler.take()?;
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// A callback of a stream has returned.
-    pub(crate) fn stream_returned(&mut self, call: Call, panicked: bool, job: &mut Job) {
+    pub(crate) fn stream_returned(&mut self, call: Box<Call>, panicked: bool, job: &mut Job) {
         if let Callback::Accepted(_) = call.callback {
             return self.stream_accepted(call, job);
         }

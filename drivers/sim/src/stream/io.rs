@@ -16,7 +16,7 @@ impl World {
         socket: Key,
         notice: Notice,
         job: &mut Job,
-    ) -> Option<Call> {
+    ) -> Option<Box<Call>> {
         match notice {
             Notice::Connected => self.stream_connected(socket, job),
             Notice::Readable | Notice::RunAgain => self.read_stream(socket, job),
@@ -27,7 +27,7 @@ impl World {
     }
 
     /// Writes what is queued, and tells a handler that waited for room.
-    pub(crate) fn flush_stream(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn flush_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, network, _) = self.stream(socket)?;
         job.push(Task::AdvanceStream(socket));
         if !stream.is_connecting {
@@ -41,7 +41,7 @@ impl World {
     }
 
     /// The socket failed. What had arrived before is delivered first, unless the stream is paused.
-    fn stream_failed(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    fn stream_failed(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, ..) = self.stream(socket)?;
         if !stream.is_connecting && !stream.wants_pause {
             return self.read_stream(socket, job);
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Reads once, and delivers.
-    pub(crate) fn read_stream(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn read_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, ..) = self.stream(socket)?;
         let state = stream.send.state();
         job.push(Task::AdvanceStream(socket));
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// Decodes what was read and hands each message to the handler.
-    fn deliver(&mut self, socket: Key, bytes: Bytes) -> Option<Call> {
+    fn deliver(&mut self, socket: Key, bytes: Bytes) -> Option<Box<Call>> {
         let budget = self.kernel.iteration.messages as u64;
         let input = Input {
             recv: self.owners.stream(socket)?.recv.take()?,
@@ -176,7 +176,7 @@ impl World {
     }
 
     /// The timer of a stream has fired.
-    fn stream_timer(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    fn stream_timer(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, _, timers) = self.stream(socket)?;
         let stalled_until = kernel.stalled_until(socket);
         if stalled_until > kernel.now {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 impl World {
     /// Takes the next connection from a listener.
-    pub(crate) fn accept_stream(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn accept_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let now = self.kernel.now;
         let listener = self.owners.listener(socket)?;
         if listener.retry_at > now || !self.kernel.iteration.goes_on() {
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// The application has decided about an accepted stream.
-    pub(crate) fn stream_accepted(&mut self, mut call: Call, job: &mut Job) {
+    pub(crate) fn stream_accepted(&mut self, mut call: Box<Call>, job: &mut Job) {
         let socket = call.info.key.socket;
         let network = &mut self.networks[call.network.0 as usize];
         if let Some(handler) = call.handler.take() {
@@ -76,7 +76,7 @@ impl World {
     }
 
     /// The peer has answered the SYN.
-    pub(crate) fn stream_connected(&mut self, socket: Key, job: &mut Job) -> Option<Call> {
+    pub(crate) fn stream_connected(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let stream = self.owners.stream(socket)?;
         if !stream.is_connecting || stream.handler.is_none() {
             return None;

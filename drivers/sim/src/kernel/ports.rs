@@ -25,7 +25,7 @@ pub(super) struct Ports {
     /// connected
     /// different peers.
     connected: BTreeMap<SocketAddr, PortSet>,
-    /// Ports that stay taken until then (TIME_WAIT), the first first.
+    /// Ports that stay taken until then (`TIME_WAIT`), the first first.
     waiting: VecDeque<(Instant, SocketAddr, u16)>,
     next: u16,
 }
@@ -112,7 +112,7 @@ impl Ports {
     /// A connection to `to` is over; `waits` if its port stays taken for a while.
     pub(super) fn release(&mut self, to: SocketAddr, port: u16, waits: bool, now: Instant) {
         if waits {
-            self.waiting.push_back((now.after(TIME_WAIT), to, port));
+            self.waiting.push_back((now.after(`TIME_WAIT`), to, port));
         } else {
             self.forget(to, port);
         }

@@ -78,7 +78,7 @@ fn ring<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u16) -> Outcome {
                 }
             }
         }
-        // An empty piece is none: a ring in which nothing new lies has heard nothing.
+        // An empty piece is none: a ring without new bytes has received nothing.
         while !piece.is_empty()
             && beside
                 .handle_input(&mut piece, now)

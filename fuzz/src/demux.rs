@@ -173,7 +173,7 @@ fn expire<T: Table<u16>>(demux: &mut Demux<u16, T>, model: &mut Model, now: Inst
     assert_eq!(model.handle_timeout(now), None);
 }
 
-/// Where `peer` is, found without being heard.
+/// The slot of `peer`, found without a datagram from it.
 fn slot_of<T: Table<u16>>(demux: &Demux<u16, T>, peer: u16) -> Option<usize> {
     (0..256).find(|slot| demux.peer(*slot) == Some(peer))
 }

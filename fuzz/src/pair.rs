@@ -15,7 +15,7 @@ use cubenet_core::{
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What is done, in order. `true` is the side that called.
+/// What is done, in order. `true` is the side that connects.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Step {
     /// The call is answered.
@@ -33,7 +33,7 @@ enum Step {
     Resume(bool),
     Close(bool),
     Abort(bool),
-    /// The wire breaks; both sides are told.
+    /// The wire breaks; both sides see it.
     Break,
     /// Time passes, in steps of ten milliseconds.
     Pass(u8),
@@ -69,13 +69,13 @@ pub fn check(data: &[u8]) {
 struct Pair {
     limits: Limits,
     now: Instant,
-    caller: Side,
-    called: Side,
+    client: Side,
+    server: Side,
     /// A byte was flipped, so nothing more can be said about what arrives.
     flipped: bool,
 }
 
-/// One side, as a driver would keep it, and what it heard.
+/// One side, as a driver would keep it, and what it received.
 struct Side {
     connection: Connection<Decoder<Growing>>,
     queue: SendQueue,
@@ -85,7 +85,7 @@ struct Side {
     fin_sent: bool,
     /// It has read the other's FIN.
     fin_read: bool,
-    /// The wire is broken and it has not been told.
+    /// The wire is broken and it has not seen that.
     reset: bool,
     /// Messages it was accepted to send that have not arrived.
     accepted: VecDeque<Vec<u8>>,
@@ -223,7 +223,7 @@ impl Side {
     }
 
     /// A reset arrives when what came before it has been read, or at once.
-    fn be_told(&mut self) {
+    fn see_end(&mut self) {
         if self.reset && self.state() != State::Connecting {
             self.connection.abort(CloseReason::Reset);
         }
@@ -234,11 +234,11 @@ impl Pair {
     fn new() -> Self {
         let limits = limits();
         let decoder = || Decoder::new(Growing::new(), limits.max_message());
-        let caller = Connection::connecting(decoder(), Instant::ZERO);
-        let called = Connection::accepted(decoder(), Instant::ZERO);
+        let client = Connection::connecting(decoder(), Instant::ZERO);
+        let server = Connection::accepted(decoder(), Instant::ZERO);
         Pair {
-            caller: Side::new(caller),
-            called: Side::new(called),
+            client: Side::new(client),
+            server: Side::new(server),
             limits,
             now: Instant::ZERO,
             flipped: false,
@@ -246,11 +246,11 @@ impl Pair {
     }
 
     /// A side and the other.
-    fn sides(&mut self, caller: bool) -> (&mut Side, &mut Side) {
-        if caller {
-            (&mut self.caller, &mut self.called)
+    fn sides(&mut self, client: bool) -> (&mut Side, &mut Side) {
+        if client {
+            (&mut self.client, &mut self.server)
         } else {
-            (&mut self.called, &mut self.caller)
+            (&mut self.server, &mut self.client)
         }
     }
 
@@ -258,8 +258,8 @@ impl Pair {
         let (now, limits, flipped) = (self.now, self.limits.clone(), self.flipped);
         match step {
             Step::Connect => {
-                if matches!(self.caller.state(), State::Connecting | State::Draining) {
-                    self.caller.connection.handle_connected(now);
+                if matches!(self.client.state(), State::Connecting | State::Draining) {
+                    self.client.connection.handle_connected(now);
                 }
             }
             Step::Send(side, byte, fill) => {
@@ -291,27 +291,27 @@ impl Pair {
                 connection.abort(CloseReason::Local);
             }
             Step::Break => {
-                self.caller.reset = true;
-                self.called.reset = true;
+                self.client.reset = true;
+                self.server.reset = true;
             }
             Step::Pass(count) => {
                 self.now = now.after(Duration::from_millis(10 * u64::from(count)));
-                self.caller.pass(self.now, &limits);
-                self.called.pass(self.now, &limits);
+                self.client.pass(self.now, &limits);
+                self.server.pass(self.now, &limits);
             }
         }
-        let Pair { caller, called, .. } = self;
-        caller.act(called);
-        called.act(caller);
-        caller.be_told();
-        called.be_told();
-        caller.act(called);
-        called.act(caller);
+        let Pair { client, server, .. } = self;
+        client.act(server);
+        server.act(client);
+        client.see_end();
+        server.see_end();
+        client.act(server);
+        server.act(client);
     }
 
     /// What holds after every step.
     fn check(&self) {
-        for side in [&self.caller, &self.called] {
+        for side in [&self.client, &self.server] {
             let footprint = side.connection.recv.footprint();
             assert!(footprint <= 2 * side.of_frame + size_of::<Vec<u8>>());
             assert!(side.queue.len() <= self.limits.max_queued().max(8_000 + HEADER_LEN));
@@ -322,7 +322,7 @@ impl Pair {
                 assert!(deadline > self.now, "a clock that ran out has been heeded");
             }
         }
-        for (from, to) in [(&self.caller, &self.called), (&self.called, &self.caller)] {
+        for (from, to) in [(&self.client, &self.server), (&self.server, &self.client)] {
             // A side that closed cleanly, and was read to its end, lost nothing.
             let clean = !self.flipped && to.closed == Some(CloseReason::Peer);
             assert!(!clean || from.accepted.is_empty());
@@ -347,7 +347,7 @@ impl Pair {
             self.step(Step::Pass(255));
             self.check();
         }
-        for side in [&self.caller, &self.called] {
+        for side in [&self.client, &self.server] {
             assert!(side.closed.is_some(), "both have closed");
         }
     }

@@ -1,4 +1,4 @@
-//! How a stream ends: for whom, with which reason, and what is delivered before.
+//! How a stream ends: the reason that each end sees, and what is delivered before.
 
 use crate::Behaviour;
 use cubenet_core::{
@@ -175,11 +175,11 @@ fn deaf(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Tcp, |link, _| link.close());
     let raw = harness.raw_connect(address);
-    raw.write(&framed(b"heard").repeat(5));
+    raw.write(&framed(b"received").repeat(5));
     scene.until("it has ended", || raw.ended_in_order() == Some(true));
     raw.close();
     scene.until("there, too", || server.closed() == [CloseReason::Local]);
-    assert_eq!(server.messages(), [b"heard"]);
+    assert_eq!(server.messages(), [b"received"]);
 }
 
 fn closed_by_accepted(harness: &dyn Harness) {
@@ -261,7 +261,7 @@ fn dropped(harness: &dyn Harness) {
 fn at_once(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let pair = scene.pair(Tcp, ignore);
-    // Each holds up the other's end, so that neither can hear it first.
+    // Each holds up the other's end, so that neither can see it first.
     pair.here.pause();
     pair.there.pause();
     scene.a_while();
@@ -278,7 +278,7 @@ fn raw_ends(harness: &dyn Harness, end: fn(&dyn RawStream)) -> Vec<Event> {
     let (address, server) = scene.listen(Tcp, ignore);
     let raw = harness.raw_connect(address);
     raw.write(&framed(b"whole"));
-    scene.until("it is heard", || server.messages() == [b"whole"]);
+    scene.until("it is received", || server.messages() == [b"whole"]);
     end(&*raw);
     scene.until("it has ended", || server.count(&Event::Dropped) == 1);
     server.events()[2..3].to_vec()
@@ -318,7 +318,7 @@ fn half_closed(harness: &dyn Harness) {
     let message = framed(&[7; 60_000]);
     raw.write(&message.repeat(10));
     raw.shutdown();
-    scene.until("all is heard", || server.messages().len() == 10);
+    scene.until("all is received", || server.messages().len() == 10);
     raw.read_on();
     scene.until("all comes back", || {
         raw.received().len() == 10 * message.len()
@@ -397,20 +397,22 @@ fn refused(harness: &dyn Harness) {
     let address = listener.local_addr();
     listener.close();
     let (connection, client) = scene.connect(Tcp, address, ignore);
-    scene.until("it is told", || client.closed() == [CloseReason::Refused]);
+    scene.until("it is reported", || {
+        client.closed() == [CloseReason::Refused]
+    });
     assert!(connection.is_closed());
     assert_eq!(connection.send(b"late"), Err(SendError::Closed));
     assert_eq!(scene.client.open(), 0);
 }
 
-fn calling(harness: &dyn Harness, time: Duration) -> Scene<'_> {
+fn connecting(harness: &dyn Harness, time: Duration) -> Scene<'_> {
     let limits = Limits::new().with_connect_timeout(time);
-    Scene::calling_with(harness, limits)
+    Scene::connecting_with(harness, limits)
 }
 
 fn unanswered(harness: &dyn Harness) {
     let time = Duration::from_millis(300);
-    let scene = calling(harness, time);
+    let scene = connecting(harness, time);
     let hole = harness.black_hole();
     let since = harness.now();
     let (_, client) = scene.connect(Tcp, hole.address, ignore);
@@ -422,11 +424,11 @@ fn unanswered(harness: &dyn Harness) {
 }
 
 fn taken_back(harness: &dyn Harness) {
-    let scene = calling(harness, Duration::from_secs(10));
+    let scene = connecting(harness, Duration::from_secs(10));
     let hole = harness.black_hole();
     let (connection, client) = scene.connect(Tcp, hole.address, ignore);
     connection.close();
-    scene.until("it is told", || client.closed() == [CloseReason::Local]);
+    scene.until("it is reported", || client.closed() == [CloseReason::Local]);
     assert_eq!(scene.client.open(), 0);
 }
 
@@ -545,7 +547,7 @@ fn undelivered(harness: &dyn Harness) {
 fn panics(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Tcp, |link, message| {
-        assert_ne!(message, b"panic", "as it is told to");
+        assert_ne!(message, b"panic", "on purpose");
         link.send(message).unwrap();
     });
     let (other, other_client) = scene.connect(Tcp, address, ignore);
@@ -563,7 +565,7 @@ fn panics(harness: &dyn Harness) {
 
 fn panics_in_accepted(harness: &dyn Harness) {
     let scene = Scene::new(harness);
-    let (address, server) = scene.listen_first(Tcp, ignore, |_| panic!("as it is told to"));
+    let (address, server) = scene.listen_first(Tcp, ignore, |_| panic!("on purpose"));
     let raw = harness.raw_connect(address);
     scene.until("it has ended", || raw.ended_in_order().is_some());
     assert_eq!(server.events(), [Event::Opened]);

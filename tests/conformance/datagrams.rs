@@ -40,7 +40,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ("an abort sends nothing", abort),
     (
         "an empty datagram from an unknown address opens nothing and is not answered",
-        stranger,
+        unknown_peer,
     ),
     ("a datagram after the close makes a new connection", again),
     (
@@ -101,7 +101,7 @@ fn first(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"hello");
-    scene.until("it is heard", || {
+    scene.until("it is received", || {
         server.events() == [Event::Opened, Event::Received(b"hello".to_vec())]
     });
     assert_eq!(server.handles()[0].peer_addr(), raw.local_addr());
@@ -158,7 +158,7 @@ fn peer_closes(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"hello");
-    scene.until("it is heard", || server.messages().len() == 1);
+    scene.until("it is received", || server.messages().len() == 1);
     raw.send_to(address, b"");
     scene.until("it has ended", || server.closed() == [CloseReason::Peer]);
     scene.a_while();
@@ -174,9 +174,9 @@ fn sends_a_close_datagram(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"hello");
-    scene.until("it is heard", || server.handles().len() == 1);
+    scene.until("it is received", || server.handles().len() == 1);
     server.handles()[0].close();
-    scene.until("it is told", || raw.received() == [b""]);
+    scene.until("it is reported", || raw.received() == [b""]);
     scene.until("it has ended", || server.closed() == [CloseReason::Local]);
 }
 
@@ -185,7 +185,7 @@ fn order_of_close_datagram(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"hello");
-    scene.until("it is heard", || server.handles().len() == 1);
+    scene.until("it is received", || server.handles().len() == 1);
     let connection = &server.handles()[0];
     connection.send(b"1").unwrap();
     connection.send(b"2").unwrap();
@@ -212,14 +212,14 @@ fn abort(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"hello");
-    scene.until("it is heard", || server.handles().len() == 1);
+    scene.until("it is received", || server.handles().len() == 1);
     server.handles()[0].abort();
     scene.until("it has ended", || server.closed() == [CloseReason::Local]);
     scene.a_while();
     assert!(raw.received().is_empty());
 }
 
-fn stranger(harness: &dyn Harness) {
+fn unknown_peer(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Udp, echo);
     let raw = harness.raw_datagrams();
@@ -235,11 +235,11 @@ fn again(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"first");
-    scene.until("it is heard", || server.messages().len() == 1);
+    scene.until("it is received", || server.messages().len() == 1);
     raw.send_to(address, b"");
     scene.until("it has ended", || server.count(&Event::Dropped) == 1);
     raw.send_to(address, b"second");
-    scene.until("it is heard again", || server.messages().len() == 2);
+    scene.until("it is received again", || server.messages().len() == 2);
     let handles = server.handles();
     assert_eq!(handles.len(), 2);
     assert_ne!(handles[0].id(), handles[1].id());
@@ -338,18 +338,20 @@ fn too_long(harness: &dyn Harness) {
     scene.a_while();
     assert!(server.events().is_empty(), "it opens nothing");
     raw.send_to(address, &pattern(100));
-    scene.until("it is heard", || server.messages() == [pattern(100)]);
+    scene.until("it is received", || server.messages() == [pattern(100)]);
     raw.send_to(address, &pattern(5_000));
     let too_long = TransportError::DatagramTooLong {
         len: 5_000,
         limit: 100,
     };
-    scene.until("it is told", || server.count(&Event::Error(too_long)) == 1);
+    scene.until("it is reported", || {
+        server.count(&Event::Error(too_long)) == 1
+    });
     assert!(!server.handles()[0].is_closed());
 }
 
 fn refused_sends(harness: &dyn Harness) {
-    let scene = Scene::calling_with(harness, short());
+    let scene = Scene::connecting_with(harness, short());
     let pair = scene.pair(Udp, ignore);
     let too_long = SendError::TooLong {
         len: 101,
@@ -358,7 +360,7 @@ fn refused_sends(harness: &dyn Harness) {
     assert_eq!(pair.here.send(&pattern(101)), Err(too_long));
     assert_eq!(pair.here.send(b""), Err(SendError::Empty));
     pair.here.send(b"it lives").unwrap();
-    scene.until("it is heard", || pair.server.messages() == [b"it lives"]);
+    scene.until("it is received", || pair.server.messages() == [b"it lives"]);
 }
 
 fn full(harness: &dyn Harness, full_policy: FullPolicy) -> Scene<'_> {
@@ -390,11 +392,11 @@ fn eviction(harness: &dyn Harness) {
     let raws: Vec<_> = (0..3).map(|_| harness.raw_datagrams()).collect();
     for (nth, raw) in raws[..2].iter().enumerate() {
         raw.send_to(address, b"hello");
-        scene.until("it is heard", || server.messages().len() > nth);
+        scene.until("it is received", || server.messages().len() > nth);
     }
     harness.pass(Duration::from_millis(60));
     raws[2].send_to(address, b"make way");
-    scene.until("it is heard", || server.messages().len() == 3);
+    scene.until("it is received", || server.messages().len() == 3);
     assert_eq!(server.closed(), [CloseReason::Overflow]);
     let closed: Vec<_> = server
         .handles()
@@ -416,11 +418,11 @@ fn eviction_of_connections(harness: &dyn Harness) {
     let raws: Vec<_> = (0..3).map(|_| harness.raw_datagrams()).collect();
     for (nth, raw) in raws[..2].iter().enumerate() {
         raw.send_to(address, b"hello");
-        scene.until("it is heard", || server.messages().len() > nth);
+        scene.until("it is received", || server.messages().len() > nth);
     }
     harness.pass(Duration::from_millis(60));
     raws[2].send_to(address, b"make way");
-    scene.until("it is heard", || server.messages().len() == 3);
+    scene.until("it is received", || server.messages().len() == 3);
     assert_eq!(server.closed(), [CloseReason::Overflow]);
     assert!(server.handles()[0].is_closed());
     assert_eq!(scene.server.open(), 2);
@@ -444,7 +446,7 @@ fn empty_closes_nothing(harness: &dyn Harness) {
     });
     assert!(server.closed().is_empty());
     server.handles()[0].close();
-    scene.until("a close is told all the same", || {
+    scene.until("`closed` is called all the same", || {
         raw.received().last().is_some_and(Vec::is_empty)
     });
 }
@@ -456,14 +458,14 @@ fn places_apart(harness: &dyn Harness) {
     let (streams, _) = scene.listen(Tcp, echo);
     let peer = harness.raw_datagrams();
     peer.send_to(datagrams, b"hello");
-    scene.until("it is heard", || datagram_peers.messages().len() == 1);
+    scene.until("it is received", || datagram_peers.messages().len() == 1);
     let stream = harness.raw_connect(streams);
     stream.write(&framed(b"hello"));
     scene.until("it is answered", || stream.received() == framed(b"hello"));
     let late = harness.raw_datagrams();
     late.send_to(datagrams, b"no room");
     peer.send_to(datagrams, b"again");
-    scene.until("the first is heard", || {
+    scene.until("the first is received", || {
         datagram_peers.messages().len() == 2
     });
     assert_eq!(datagram_peers.handles().len(), 1);
@@ -475,12 +477,12 @@ fn pause(harness: &dyn Harness) {
     let pair = scene.pair(Udp, ignore);
     pair.there.pause();
     scene.a_while();
-    pair.here.send(b"not heard").unwrap();
+    pair.here.send(b"not received").unwrap();
     scene.a_while();
     pair.there.resume();
     scene.a_while();
-    pair.here.send(b"heard").unwrap();
-    scene.until("it is heard", || pair.server.messages() == [b"heard"]);
+    pair.here.send(b"received").unwrap();
+    scene.until("it is received", || pair.server.messages() == [b"received"]);
 }
 
 fn call(harness: &dyn Harness) {
@@ -490,7 +492,7 @@ fn call(harness: &dyn Harness) {
     scene.until("it is connected", || client.events() == [Event::Opened]);
     assert!(raw.received().is_empty());
     connection.send(b"hello").unwrap();
-    scene.until("it is heard", || raw.received() == [b"hello"]);
+    scene.until("it is received", || raw.received() == [b"hello"]);
     raw.send_to(connection.local_addr(), b"welcome");
     scene.until("it is answered", || client.messages() == [b"welcome"]);
 }
@@ -503,7 +505,7 @@ fn unused_port(harness: &dyn Harness) {
     scene.a_while();
     let (connection, client) = scene.connect(Udp, address, ignore);
     connection.send(b"anybody").unwrap();
-    scene.until("it is told", || {
+    scene.until("it is reported", || {
         client.count(&Event::Error(TransportError::Unreachable)) >= 1
     });
     assert!(!connection.is_closed());
@@ -548,7 +550,7 @@ fn once(harness: &dyn Harness) {
 fn panics(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Udp, |link, message| {
-        assert_ne!(message, b"panic", "as it is told to");
+        assert_ne!(message, b"panic", "on purpose");
         link.send(message).unwrap();
     });
     let (bad, good) = (harness.raw_datagrams(), harness.raw_datagrams());

@@ -292,7 +292,7 @@ fn sends_paused(harness: &dyn Harness) {
     pair.there.pause();
     scene.a_while();
     pair.there.send(b"I do not listen").unwrap();
-    scene.until("it is heard", || {
+    scene.until("it is received", || {
         pair.client.messages() == [b"I do not listen"]
     });
 }
@@ -334,7 +334,7 @@ fn paused_close(harness: &dyn Harness) {
     let pair = scene.pair(Tcp, ignore);
     pair.there.pause();
     scene.a_while();
-    pair.here.send(b"not heard").unwrap();
+    pair.here.send(b"not received").unwrap();
     scene.a_while();
     pair.there.close();
     scene.until("both have ended", || {

@@ -63,7 +63,7 @@ const TIME: Duration = Duration::from_millis(300);
 
 fn longest(harness: &dyn Harness) {
     let limits = Limits::new().with_max_message(1_000);
-    let scene = Scene::calling_with(harness, limits);
+    let scene = Scene::connecting_with(harness, limits);
     let pair = scene.pair(Tcp, ignore);
     pair.here.send(&[1; 1_000]).unwrap();
     let refused = SendError::TooLong {
@@ -90,7 +90,7 @@ fn idle(harness: &dyn Harness) {
         !server.closed().is_empty()
     });
     assert_eq!(server.closed(), [CloseReason::Timeout(Timeout::Idle)]);
-    scene.until("the peer is told", || raw.ended_in_order().is_some());
+    scene.until("the peer sees the end", || raw.ended_in_order().is_some());
 }
 
 fn first_message_limits() -> Limits {
@@ -107,7 +107,7 @@ fn first_message(harness: &dyn Harness) {
     });
     let silent = CloseReason::Timeout(Timeout::FirstMessage);
     assert_eq!(server.closed(), [silent]);
-    scene.until("the peer is told", || raw.ended_in_order().is_some());
+    scene.until("the peer sees the end", || raw.ended_in_order().is_some());
 }
 
 fn first_message_begun(harness: &dyn Harness) {
@@ -118,13 +118,13 @@ fn first_message_begun(harness: &dyn Harness) {
     raw.write(b"\0");
     harness.pass(TIME * 2);
     raw.write(b"\x02ok");
-    scene.until("it is heard", || server.messages() == [b"ok"]);
+    scene.until("it is received", || server.messages() == [b"ok"]);
     harness.pass(TIME * 2);
     assert!(server.closed().is_empty());
 }
 
 fn first_message_of_ours(harness: &dyn Harness) {
-    let scene = Scene::calling_with(harness, first_message_limits());
+    let scene = Scene::connecting_with(harness, first_message_limits());
     let (address, _) = scene.listen(Tcp, ignore);
     let (_, client) = scene.connect(Tcp, address, ignore);
     scene.until("it is answered", || client.count(&Event::Opened) == 1);
@@ -170,7 +170,7 @@ fn frame(harness: &dyn Harness) {
     let (address, server) = scene.listen(Tcp, ignore);
     let raw = harness.raw_connect(address);
     raw.write(&framed(b"whole"));
-    scene.until("it is heard", || server.messages().len() == 1);
+    scene.until("it is received", || server.messages().len() == 1);
     harness.pass(TIME * 2);
     assert!(
         server.closed().is_empty(),
@@ -267,7 +267,7 @@ fn room_again(harness: &dyn Harness) {
 }
 
 fn too_many_calls(harness: &dyn Harness) {
-    let scene = Scene::calling_with(harness, few());
+    let scene = Scene::connecting_with(harness, few());
     let (address, _) = scene.listen(Tcp, ignore);
     let (first, _) = scene.connect(Tcp, address, ignore);
     let (_second, _) = scene.connect(Tcp, address, ignore);

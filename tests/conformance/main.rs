@@ -1,4 +1,4 @@
-//! One behaviour for every driver: each sentence is tried on each of them. The table in
+//! One behaviour for every driver: each behaviour is tried on each of them. The table in
 //! `docs/src/conformance.md` is made of the same list; `CUBENET_WRITE_DOCS=1` writes it anew.
 
 mod closing;
@@ -15,7 +15,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// A sentence, and what tries it.
+/// What the behaviour is, and the function that tries it.
 type Behaviour = (&'static str, fn(&dyn Harness));
 
 /// A part of the suite: its title, its behaviours.
@@ -94,7 +94,7 @@ const DRIVERS: [Driver; 6] = [
     },
     Driver {
         name: "smoltcp connects to the kernel",
-        world: || device_and_kernel(Device::Calls),
+        world: || device_and_kernel(Device::Connects),
         without: &[UNREACHABLE, ONE_FRAME],
         needs: have_taps,
     },
@@ -123,17 +123,17 @@ const WITHOUT_UNDER_WINE: [(&str, &[&str]); 2] = [
 ];
 
 /// Why this cannot be tried where this runs, if it cannot.
-fn cannot_be_shown(driver: &Driver, sentence: &str) -> Option<&'static str> {
+fn cannot_be_shown(driver: &Driver, behaviour: &str) -> Option<&'static str> {
     let mut without = WITHOUT_UNDER_WINE.iter();
-    let (reason, _) = without.find(|(_, sentences)| sentences.contains(&sentence))?;
+    let (reason, _) = without.find(|(_, behaviours)| behaviours.contains(&behaviour))?;
     (is_wine() && driver.name == "mio").then_some(reason)
 }
 
 impl Driver {
     /// Which of the reasons is why it cannot do this, if it cannot.
-    fn lacks(&self, sentence: &str) -> Option<usize> {
+    fn lacks(&self, behaviour: &str) -> Option<usize> {
         let mut without = self.without.iter();
-        without.position(|(_, sentences)| sentences.contains(&sentence))
+        without.position(|(_, behaviours)| behaviours.contains(&behaviour))
     }
 }
 
@@ -145,18 +145,18 @@ fn main() -> ExitCode {
             continue;
         }
         for (part, behaviours) in PARTS {
-            for (sentence, behaviour) in behaviours {
-                if driver.lacks(sentence).is_some() {
+            for (behaviour, test) in behaviours {
+                if driver.lacks(behaviour).is_some() {
                     continue;
                 }
-                let name = format!("{part}: {sentence}");
-                if let Some(reason) = cannot_be_shown(&driver, sentence) {
+                let name = format!("{part}: {behaviour}");
+                if let Some(reason) = cannot_be_shown(&driver, behaviour) {
                     eprintln!("skipped: [{}] {name}: Wine: {reason}", driver.name);
                     continue;
                 }
                 // On a thread of its own: a world may be one of that thread alone.
                 let run = move || {
-                    let trial = std::thread::spawn(move || behaviour(&*(driver.world)()));
+                    let trial = std::thread::spawn(move || test(&*(driver.world)()));
                     trial.join().map_err(|_| "it panicked".into())
                 };
                 trials.push(Trial::test(name, run).with_kind(driver.name));
@@ -198,11 +198,11 @@ fn table() -> String {
     );
     let mut reasons: Vec<&str> = Vec::new();
     let mut lacking = 0;
-    for (reason, sentences) in DRIVERS.iter().flat_map(|driver| driver.without) {
+    for (reason, behaviours) in DRIVERS.iter().flat_map(|driver| driver.without) {
         if !reasons.contains(reason) {
             reasons.push(reason);
         }
-        lacking += sentences.len();
+        lacking += behaviours.len();
     }
     for (part, behaviours) in PARTS {
         let names: Vec<_> = DRIVERS.iter().map(|driver| driver.name).collect();
@@ -212,10 +212,10 @@ fn table() -> String {
             names.join(" | ")
         );
         let _ = writeln!(text, "| --- |{}", " :-: |".repeat(DRIVERS.len()));
-        for (sentence, _) in behaviours {
-            let _ = write!(text, "| {sentence} |");
+        for (behaviour, _) in behaviours {
+            let _ = write!(text, "| {behaviour} |");
             for driver in &DRIVERS {
-                let lacks = driver.lacks(sentence).map(|nth| driver.without[nth].0);
+                let lacks = driver.lacks(behaviour).map(|nth| driver.without[nth].0);
                 lacking -= usize::from(lacks.is_some());
                 let mark = lacks.map_or_else(
                     || "✓".to_owned(),

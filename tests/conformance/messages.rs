@@ -135,7 +135,7 @@ fn wire(harness: &dyn Harness) {
     connection.send(b"abc").unwrap();
     connection.send(&[7; 258]).unwrap();
     let mut stream = None;
-    scene.until("it calls", || {
+    scene.until("it connects", || {
         stream = raw.accept();
         stream.is_some()
     });
@@ -174,10 +174,10 @@ fn long_frames(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let (address, server) = scene.listen(Tcp, ignore);
     let frame = Frame::new(&pattern(50_000)).unwrap();
-    let calls: Vec<_> = (0..5)
+    let clients: Vec<_> = (0..5)
         .map(|_| scene.connect(Tcp, address, ignore))
         .collect();
-    for (connection, _) in &calls {
+    for (connection, _) in &clients {
         connection.send(b"before").unwrap();
         connection.send_frame(&frame).unwrap();
         connection.send_frame(&frame).unwrap();
@@ -211,7 +211,7 @@ fn from_accepted(harness: &dyn Harness) {
         true
     });
     let (_, client) = scene.connect(Tcp, address, ignore);
-    scene.until("it is heard", || client.messages() == [b"welcome"]);
+    scene.until("it is received", || client.messages() == [b"welcome"]);
     server.handles()[0].send(b"then this").unwrap();
     scene.until("the next, too", || client.messages().len() == 2);
 }
@@ -224,7 +224,7 @@ fn from_connected(harness: &dyn Harness) {
         true
     });
     scene.until("it is answered", || client.count(&Event::Opened) == 1);
-    scene.until("it is heard", || !server.messages().is_empty());
+    scene.until("it is received", || !server.messages().is_empty());
     connection.send(b"then this").unwrap();
     scene.until("all arrive", || {
         server.messages() == [&b"it is me"[..], b"then this"]
@@ -298,7 +298,7 @@ fn across(harness: &dyn Harness) {
         true
     });
     scene.connect(Tcp, address, ignore);
-    scene.until("the other hears of it", || {
+    scene.until("the other sees it", || {
         pair.client.messages() == [b"a client came"]
     });
 }

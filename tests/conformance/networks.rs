@@ -75,7 +75,7 @@ fn any_port(harness: &dyn Harness) {
         assert_ne!(address.port(), 0);
         let (connection, _) = scene.connect(transport, address, ignore);
         connection.send(b"hello").unwrap();
-        scene.until("it is heard", || server.messages() == [b"hello"]);
+        scene.until("it is received", || server.messages() == [b"hello"]);
     }
 }
 
@@ -224,7 +224,7 @@ fn another_thread(harness: &dyn Harness) {
     std::thread::spawn(move || there.send(b"from elsewhere").unwrap())
         .join()
         .unwrap();
-    scene.until("it is heard", || {
+    scene.until("it is received", || {
         pair.client.messages() == [b"from elsewhere"]
     });
 }
@@ -269,9 +269,9 @@ fn stop_datagrams(harness: &dyn Harness) {
     let (address, server) = scene.listen(Udp, ignore);
     let raw = harness.raw_datagrams();
     raw.send_to(address, b"hello");
-    scene.until("it is heard", || server.messages().len() == 1);
+    scene.until("it is received", || server.messages().len() == 1);
     scene.server.stop(Duration::from_secs(10));
-    scene.until("it is told", || raw.received() == [b""]);
+    scene.until("it is reported", || raw.received() == [b""]);
     scene.until("it has ended", || server.closed() == [CloseReason::Local]);
 }
 
@@ -303,8 +303,13 @@ fn stopped(harness: &dyn Harness) {
     for transport in [Tcp, Udp] {
         let listening = scene.client.listen(transport, None, accept_with(&log));
         assert!(listening.err().expect("it has stopped").contains("stopped"));
-        let calling = scene.client.connect(transport, address, Box::new(|_| None));
-        assert!(calling.err().expect("it has stopped").contains("stopped"));
+        let connecting = scene.client.connect(transport, address, Box::new(|_| None));
+        assert!(
+            connecting
+                .err()
+                .expect("it has stopped")
+                .contains("stopped")
+        );
     }
 }
 

@@ -43,7 +43,7 @@ fn build_now(board: &str) -> Option<PathBuf> {
         return None;
     }
     let mut build = Command::new(folder().join("build"));
-    // A cargo that is called by another is told things that are not meant for it.
+    // A cargo that another cargo runs gets variables that are not meant for it.
     for (name, _) in std::env::vars_os() {
         let cargo = name.to_string_lossy().into_owned();
         if cargo.starts_with("CARGO") && cargo != "CARGO_HOME" || cargo.starts_with("RUST") {

@@ -84,7 +84,7 @@ fn a_panic_ends_the_board_with_its_message() {
         let Some(programs) = build(name) else {
             return;
         };
-        // A sensor that is not told where its server is.
+        // A sensor without the address of its server.
         let mut command = Command::new(folder().join("run"));
         let mut board = Board::start(command.arg(name).arg(programs.join("sensor")));
         let message = board.wait_for("argument 1 has to be");

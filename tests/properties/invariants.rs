@@ -336,7 +336,7 @@ fn take(queue: &mut SendQueue, wire: &mut Vec<u8>, count: usize) {
     wire.extend(taken);
 }
 
-/// What a receiver says to a stream whose pieces come at these intervals.
+/// What a receiving half answers to a stream whose pieces come at these intervals.
 fn timed_events(bytes: &[u8], cuts: &[usize], gaps: &[u64]) -> Vec<String> {
     let limits = small_limits();
     let decoder = Decoder::new(Growing::new(), limits.max_message());
@@ -375,16 +375,16 @@ fn demux_events(operations: &[(u16, u8, u64)]) -> Vec<Arrival> {
         now = now.after(Duration::from_micros(*micros));
         while let Some(slot) = demux.handle_timeout(now) {
             let expired = demux.peer(slot).expect("it names a peer");
-            let (of_model, heard) = model.remove(&expired).expect("the model has them");
+            let (of_model, last) = model.remove(&expired).expect("the model has them");
             assert_eq!(of_model, slot);
-            assert!(now >= heard.after(idle));
+            assert!(now >= last.after(idle));
             assert!(
-                model.values().all(|(_, other)| *other >= heard),
+                model.values().all(|(_, other)| *other >= last),
                 "the oldest goes first"
             );
             demux.remove(slot);
         }
-        assert!(model.values().all(|(_, heard)| now < heard.after(idle)));
+        assert!(model.values().all(|(_, last)| now < last.after(idle)));
         if *operation == 0 {
             if let Some((slot, _)) = model.remove(peer) {
                 demux.remove(slot);
@@ -393,8 +393,8 @@ fn demux_events(operations: &[(u16, u8, u64)]) -> Vec<Arrival> {
             let len = [0, 1, 200, 201][usize::from(*operation) % 4];
             let arrival = demux.handle_datagram(peer, len, now);
             arrivals.push(arrival);
-            let known = model.get_mut(peer).map(|(slot, heard)| {
-                *heard = now;
+            let known = model.get_mut(peer).map(|(slot, last)| {
+                *last = now;
                 *slot
             });
             let expected = match known {

@@ -17,7 +17,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Runs `T` on as many sequences of up to `steps` operations as proptest is told to.
+/// Runs `T` on as many sequences of up to `steps` operations as proptest is configured for.
 fn run<T: StateMachineTest>(steps: usize)
 where
     T::Reference: 'static,
@@ -168,7 +168,7 @@ struct DemuxModel {
     now: Instant,
     /// What the model said to the last datagram.
     answer: Option<Answer>,
-    /// Who went because time passed, in order.
+    /// The peers that timed out, in order.
     expired: Vec<u16>,
     limits: Limits,
 }

@@ -21,14 +21,14 @@ struct End {
     connection: Option<Connection>,
     /// Messages that `send` accepted.
     sent: u32,
-    heard: u32,
+    received: u32,
     closed: Option<CloseReason>,
     dropped: bool,
 }
 
 type Ends = Arc<Mutex<[End; 2]>>;
 
-/// One end's handler: checks what it hears against what the other sent.
+/// One end's handler: checks what it receives against what the other sent.
 struct Checked {
     ends: Ends,
     /// Its own place among the ends; the other's is the other.
@@ -44,9 +44,9 @@ impl Handler for Checked {
         assert_eq!(end.closed, None, "invariant 4: nothing after the end");
         if self.stream {
             // Invariants 1 and 5: whole, in order, once, however it was cut on the way.
-            assert_eq!(*message, *message_of(end.heard));
+            assert_eq!(*message, *message_of(end.received));
         }
-        end.heard += 1;
+        end.received += 1;
     }
 
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
@@ -211,8 +211,8 @@ impl Storm {
         let ends = self.ends.lock().unwrap();
         for (own, other) in [(0, 1), (1, 0)] {
             if self.stream {
-                assert!(ends[own].heard <= ends[other].sent, "nothing is made up");
-                let all = ends[own].heard == ends[other].sent;
+                assert!(ends[own].received <= ends[other].sent, "nothing is made up");
+                let all = ends[own].received == ends[other].sent;
                 let orderly = ends[own].closed == Some(CloseReason::Peer);
                 assert!(
                     all || !orderly,
@@ -390,12 +390,12 @@ proptest! {
         }
         let all = || {
             let ends = ends.lock().unwrap();
-            ends[0].heard == ends[1].sent && ends[1].heard == ends[0].sent
+            ends[0].received == ends[1].sent && ends[1].received == ends[0].sent
         };
         let arrived = storm.simulation.run_while(Duration::from_mins(50), || !all());
         let seen = || {
             let ends = ends.lock().unwrap();
-            ends.iter().map(|end| (end.sent, end.heard, end.closed)).collect::<Vec<_>>()
+            ends.iter().map(|end| (end.sent, end.received, end.closed)).collect::<Vec<_>>()
         };
         prop_assert!(arrived, "{:?}", seen());
         storm.finish();
@@ -412,9 +412,9 @@ proptest! {
 fn a_close_and_an_abort_at_every_step_of_a_conversation_keep_the_invariants() {
     for transport in [Transport::Tcp, Transport::Udp] {
         let talk = |storm: &mut Storm, steps: usize| {
-            for turn in 0..steps {
-                if turn % 3 == 0 {
-                    storm.perform(Deed::Send, turn % 2);
+            for step in 0..steps {
+                if step % 3 == 0 {
+                    storm.perform(Deed::Send, step % 2);
                 }
                 storm.step();
             }

@@ -31,26 +31,26 @@ fn count(bytes: usize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the client's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the client's promise is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
         LIVE_BYTES.fetch_sub(layout.size().cast_signed(), Relaxed);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the client's promise is passed on.
         unsafe { System.realloc(memory, layout, size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         LIVE_BYTES.fetch_sub(layout.size().cast_signed(), Relaxed);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the client's promise is passed on.
         unsafe { System.dealloc(memory, layout) }
     }
 }

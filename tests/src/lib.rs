@@ -116,7 +116,7 @@ impl Reports {
         listener.expect("loopback can be listened on").local_addr()
     }
 
-    /// Calls `address` with a reporter.
+    /// Connects to `address` with a reporter.
     pub fn connect(
         &self,
         network: &Network,
@@ -296,7 +296,7 @@ impl RawClient {
     }
 }
 
-/// An address that answers no call: a listener whose queue is full drops further ones
+/// An address that answers no SYN: a listener whose queue is full drops further ones
 /// without a word.
 pub struct BlackHole {
     /// The address.

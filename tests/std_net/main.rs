@@ -40,8 +40,8 @@ impl Client {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        let (told, closed) = channel();
-        std::thread::spawn(move || driver::serve(accepted, &mut Echo(told), &limits).unwrap());
+        let (report, closed) = channel();
+        std::thread::spawn(move || driver::serve(accepted, &mut Echo(report), &limits).unwrap());
         let patience = Some(Duration::from_secs(20));
         stream.set_read_timeout(patience).unwrap();
         Client { stream, closed }

@@ -116,7 +116,7 @@ impl Way {
     fn go_on(&mut self, path: Path, cut: bool) {
         let now = Instant::now();
         while let Some(frame) = self.from.take() {
-            // Who is where must be known first; that is not what is measured.
+            // ARP comes first; that is not what is measured.
             let is_ip = frame.get(12..14) == Some(&[0x08, 0x00]);
             if is_ip && (cut || self.random.f64() < path.loss) {
                 continue;
@@ -224,7 +224,7 @@ impl World for Kernels {
         self.client.run(move |kept| {
             let network = kept.network.as_ref().expect("it runs");
             let connection = Net::connect(network, transport, to, connected);
-            connection.expect("it can be called")
+            connection.expect("it can be connected to")
         })
     }
 

@@ -52,7 +52,7 @@ impl Path {
 pub(crate) trait World {
     /// Listens on the server.
     fn listen(&self, transport: Transport, accept: Accept) -> SocketAddr;
-    /// Calls from the client.
+    /// Connects from the client.
     fn connect(
         &self,
         transport: Transport,

@@ -18,8 +18,8 @@ pub(crate) enum Value {
     Number(f64, &'static str, f64),
     /// A share, and how much the other's may differ.
     Share(f64, f64),
-    /// What the application was told; the other is told the same.
-    Told(String),
+    /// What the application saw; the other must see the same.
+    Seen(String),
 }
 
 impl Row {
@@ -28,7 +28,7 @@ impl Row {
             Value::Number(number, unit, _) if *number < 10.0 => format!("{number:.1} {unit}"),
             Value::Number(number, unit, _) => format!("{number:.0} {unit}"),
             Value::Share(share, _) => format!("{:.1} %", 100.0 * share),
-            Value::Told(what) => what.clone(),
+            Value::Seen(what) => what.clone(),
         }
     }
 
@@ -43,7 +43,7 @@ impl Row {
             (Value::Share(own, most), Value::Share(other, _)) => {
                 assert!((own - other).abs() < *most, "{what}: {own}, really {other}");
             }
-            (Value::Told(own), Value::Told(other)) => assert_eq!(own, other, "{what}"),
+            (Value::Seen(own), Value::Seen(other)) => assert_eq!(own, other, "{what}"),
             _ => unreachable!("a program measures one thing"),
         }
     }
@@ -266,7 +266,7 @@ fn datagrams(world: &dyn World, loss: f64, len: usize, rows: &mut Vec<Row>) {
     });
 }
 
-/// Who is accepted is not read.
+/// Connections that are accepted are not read.
 fn paused(counts: &Counts) -> Accept {
     let counts = counts.clone();
     Box::new(move |connection| {
@@ -312,7 +312,7 @@ impl Handler for Ends {
 }
 
 impl Ends {
-    fn told(&self) -> String {
+    fn seen(&self) -> String {
         let reason = *self.reason.lock().unwrap();
         reason.map_or_else(|| "nothing".to_owned(), |reason| format!("{reason:?}"))
     }
@@ -373,7 +373,7 @@ fn closes(make: &Make, rows: &mut Vec<Row>) {
         let pair = Pair::new(make);
         act(&pair);
         pair.world.pass(Duration::from_secs(2));
-        let (client, server) = (pair.client.told(), pair.server.told());
+        let (client, server) = (pair.client.seen(), pair.server.seen());
         let messages = pair.server.counts.messages() - 1;
         let delivered = if shows_count {
             format!(", {messages} messages")
@@ -382,7 +382,7 @@ fn closes(make: &Make, rows: &mut Vec<Row>) {
         };
         rows.push(Row {
             what: what.to_owned(),
-            value: Value::Told(format!("client {client}, server {server}{delivered}")),
+            value: Value::Seen(format!("client {client}, server {server}{delivered}")),
         });
     };
     let close = |pair: &Pair| {
@@ -449,17 +449,17 @@ fn closes(make: &Make, rows: &mut Vec<Row>) {
     );
 
     let world = make(Path::GOOD, None);
-    let told = Arc::<Mutex<Option<CloseReason>>>::default();
-    let tell = Arc::clone(&told);
+    let reason = Arc::<Mutex<Option<CloseReason>>>::default();
+    let tell = Arc::clone(&reason);
     let connected: Connected = Box::new(move |outcome| {
         *tell.lock().unwrap() = outcome.err();
         None
     });
     world.connect(Transport::Tcp, world.unused(), connected);
     world.pass(Duration::from_secs(1));
-    let told = *told.lock().unwrap();
+    let reason = *reason.lock().unwrap();
     rows.push(Row {
         what: "the client connects where no socket listens".to_owned(),
-        value: Value::Told(format!("client {told:?}")),
+        value: Value::Seen(format!("client {reason:?}")),
     });
 }

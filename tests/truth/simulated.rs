@@ -57,7 +57,7 @@ impl World for Simulated {
         connected: Connected,
     ) -> Arc<dyn Connection> {
         let connection = Net::connect(&self.client, transport, to, connected);
-        connection.expect("it can be called")
+        connection.expect("it can be connected to")
     }
 
     fn unused(&self) -> SocketAddr {

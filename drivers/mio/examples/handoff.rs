@@ -43,13 +43,13 @@ struct Options {
     seconds: u64,
 }
 
-/// Work: who asked, and for what.
+/// Work: the connection that asked, and what it asked for.
 struct Job {
     connection: Connection,
     request: Bytes,
 }
 
-/// The server's handler: it only hands over. A full ready queue is told to the client.
+/// The server's handler: it only hands over. If the ready queue is full, the client gets an error.
 struct HandOver {
     connection: Connection,
     ready: SyncSender<Job>,

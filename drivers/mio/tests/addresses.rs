@@ -1,4 +1,4 @@
-//! Listening and calling: who is admitted, and what an address that does not work gets.
+//! Listening and connecting: which peers are admitted, and the errors of addresses that do not work.
 
 use cubenet_mio::{
     CloseReason, Connection, Error, Handler, Limits, Link, Message, Network, SendError, Timeout,
@@ -38,11 +38,11 @@ fn a_full_table_refuses_new_peers_and_serves_the_others() {
     }
     let mut late = RawClient::connect(address);
     assert_eq!(late.rest().0, b"");
-    let called = network.connect(Transport::Tcp, address, |_| {
+    let connecting = network.connect(Transport::Tcp, address, |_| {
         Reports::default().reporter(ignore)
     });
     assert!(matches!(
-        called,
+        connecting,
         Err(Error::TooManyConnections { limit: 3 })
     ));
     clients[0].send(b"still");

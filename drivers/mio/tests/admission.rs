@@ -1,4 +1,4 @@
-//! Who gets in: the admission hook, limits per address and per listener, and what a flood of
+//! Which peers are admitted: the admission hook, limits per address and per listener, and what a flood of
 //! datagrams from unknown addresses does to the connections there are.
 
 use cubenet_mio::{
@@ -50,7 +50,7 @@ fn answers(socket: &UdpSocket, message: &[u8]) {
 
 fn hook(_peer: SocketAddr, datagram: &[u8]) -> Admission {
     match datagram {
-        b"panic" => panic!("as it is told to"),
+        b"panic" => panic!("on purpose"),
         [b'k', ..] => Admission::Recognise,
         [b'a', ..] => Admission::Admit,
         _ => Admission::Refuse,
@@ -184,12 +184,12 @@ fn an_address_has_no_more_connections_than_it_may_and_opens_them_no_faster() {
         network.metrics().refused_by_address == 2
     });
     // What this side opens does not count.
-    let caller = Reports::default();
+    let reports = Reports::default();
     let other = one_worker(Limits::default());
     let away = Reports::default().listen(&other, Transport::Tcp, echo);
     for _ in 0..5 {
-        caller.connect(&network, Transport::Tcp, away, |_, _| {});
-        caller.opened();
+        reports.connect(&network, Transport::Tcp, away, |_, _| {});
+        reports.opened();
     }
     peers[0].send(b"").unwrap();
     drop(clients.pop());

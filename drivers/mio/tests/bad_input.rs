@@ -95,7 +95,7 @@ fn random_bytes_give_messages_or_a_close_and_the_server_serves_on() {
     let mut client = RawClient::connect(address);
     client.send(b"sane");
     eventually(
-        "a sane client is heard",
+        "a sane client is served",
         || matches!(server.next(), cubenet_tests::Event::Received(message) if message == b"sane"),
     );
 }
@@ -148,7 +148,7 @@ fn a_reset_closes_once_and_frees_the_connection() {
     assert_eq!(network.metrics().queued_bytes, 0);
 }
 
-/// Panics where it is told to.
+/// Panics on a message that says so.
 struct Panics;
 
 static DROPPED: AtomicUsize = AtomicUsize::new(0);
@@ -156,7 +156,7 @@ static DROPPED: AtomicUsize = AtomicUsize::new(0);
 impl Handler for Panics {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         link.send(b"unsent").unwrap();
-        assert!(&*message != b"panic", "as it was told");
+        assert!(&*message != b"panic", "on purpose");
     }
 
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
@@ -205,7 +205,7 @@ fn a_handler_that_panics_closes_its_own_connection_and_harms_no_other() {
 #[test]
 fn an_accepted_that_panics_turns_its_peer_away() {
     fn accepted(_: &Connection) -> Option<Panics> {
-        panic!("as it was told")
+        panic!("on purpose")
     }
     let network = one_worker(Limits::default());
     let tcp = network

@@ -54,7 +54,7 @@ fn partial_frames_on_one_worker_do_not_cost_the_connections_of_another() {
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, echo);
     let frame = framed(&pattern(65_535));
-    // The two workers get them by turns, so that those that hold input are all on one.
+    // The two workers get them alternately, so that those that hold input are all on one.
     let mut clients: Vec<_> = (0..34).map(|_| RawClient::connect(address)).collect();
     for _ in &clients {
         server.opened();
@@ -126,7 +126,7 @@ fn input_of_paused_connections_is_counted_and_bounded() {
     eventually("nothing is held", || network.metrics().held_bytes == 0);
 }
 
-/// Sends as much as it is let when it is told to.
+/// On request, sends until `send` refuses.
 struct Floods(usize);
 impl Handler for Floods {
     fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {

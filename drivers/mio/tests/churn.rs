@@ -39,7 +39,7 @@ impl Whimsical {
 
 impl Handler for Whimsical {
     fn connect_failed(&mut self, _error: ConnectError) {
-        assert!(!self.closed, "told twice");
+        assert!(!self.closed, "closed is called once");
         self.closed = true;
         CLOSED.fetch_add(1, SeqCst);
     }
@@ -182,7 +182,7 @@ fn run_network(threads: u64) {
         "{metrics}"
     );
     drop(network);
-    eventually("every handler was told, once", || {
+    eventually("every handler was closed, once", || {
         CLOSED.load(SeqCst) == HANDLERS.load(SeqCst)
     });
 }

@@ -18,7 +18,7 @@ fn network(limits: Limits) -> Network {
         .unwrap()
 }
 
-/// A plain socket that hears from `server` alone.
+/// A plain socket that receives from `server` alone.
 fn client(server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(server).unwrap();
@@ -92,9 +92,9 @@ fn bursts_to_and_from_one_peer_keep_their_boundaries_and_order() {
     let network = network(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, echo);
-    let caller = Reports::default();
-    let connection = caller.connect(&network, Transport::Udp, address, ignore);
-    caller.opened();
+    let client = Reports::default();
+    let connection = client.connect(&network, Transport::Udp, address, ignore);
+    client.opened();
     // Equal sizes go out in runs; unequal ones and those beyond an Ethernet frame do not.
     let sizes = [
         100, 100, 100, 40, 100, 1_452, 1_452, 3, 1_453, 1_453, 1_200, 1_200,
@@ -105,7 +105,7 @@ fn bursts_to_and_from_one_peer_keep_their_boundaries_and_order() {
             connection.send(message).unwrap();
         }
         for message in &burst {
-            assert_eq!(&caller.received(), message);
+            assert_eq!(&client.received(), message);
         }
     }
 }
@@ -162,13 +162,13 @@ fn both_ends_can_be_ours() {
     let network = network(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, echo);
-    let caller = Reports::default();
-    let connection = caller.connect(&network, Transport::Udp, address, ignore);
+    let client = Reports::default();
+    let connection = client.connect(&network, Transport::Udp, address, ignore);
     connection.send(b"hello").unwrap();
-    assert_eq!(caller.opened().peer_addr(), address);
-    assert_eq!(caller.received(), b"hello");
+    assert_eq!(client.opened().peer_addr(), address);
+    assert_eq!(client.received(), b"hello");
     connection.close();
-    assert_eq!(caller.closed(), CloseReason::Local);
+    assert_eq!(client.closed(), CloseReason::Local);
     assert_eq!(server.closed_at_last(), CloseReason::Peer);
     eventually("nothing is left", || network.metrics().open == 0);
 }
@@ -319,12 +319,12 @@ fn a_connect_to_an_address_that_the_system_makes_precise_gets_the_answer() {
     let listener = network
         .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
         .unwrap();
-    let caller = Reports::default();
+    let client = Reports::default();
     let address = SocketAddr::from(([0, 0, 0, 0], listener.local_addr().port()));
-    let connection = caller.connect(&network, Transport::Udp, address, ignore);
-    caller.opened();
+    let connection = client.connect(&network, Transport::Udp, address, ignore);
+    client.opened();
     connection.send(b"hello").unwrap();
-    assert_eq!(caller.received(), b"hello");
+    assert_eq!(client.received(), b"hello");
     let metrics = network.metrics();
     assert_eq!(
         (metrics.messages_out, metrics.bytes_out),
@@ -361,12 +361,12 @@ fn a_connect_to_an_unused_port_gets_an_error_and_survives_until_a_socket_is_boun
     let address = unused.local_addr().unwrap();
     drop(unused);
     let network = network(Limits::default());
-    let caller = Reports::default();
-    let connection = caller.connect(&network, Transport::Udp, address, ignore);
-    caller.opened();
+    let client = Reports::default();
+    let connection = client.connect(&network, Transport::Udp, address, ignore);
+    client.opened();
     connection.send(b"anybody?").unwrap();
     assert!(matches!(
-        caller.next(),
+        client.next(),
         Event::Error(TransportError::Unreachable)
     ));
     assert!(!connection.is_closed());
@@ -377,7 +377,7 @@ fn a_connect_to_an_unused_port_gets_an_error_and_survives_until_a_socket_is_boun
     let (len, from) = late.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..len], b"you?");
     late.send_to(b"me", from).unwrap();
-    assert_eq!(caller.received(), b"me");
+    assert_eq!(client.received(), b"me");
 }
 
 #[test]
@@ -485,7 +485,7 @@ fn a_handler_that_panics_closes_its_own_connection_and_harms_no_other_on_the_soc
     struct Panics;
     impl Handler for Panics {
         fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
-            assert!(&*message != b"panic", "as it was told");
+            assert!(&*message != b"panic", "on purpose");
             link.send(&message).unwrap();
         }
     }
@@ -549,7 +549,7 @@ impl Handler for Regrets {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         link.send(b"regretted").unwrap();
         match &*message {
-            b"panic" => panic!("as it is told to"),
+            b"panic" => panic!("on purpose"),
             b"abort" => link.abort(),
             _ => {}
         }
@@ -567,7 +567,7 @@ fn what_a_callback_sends_before_it_panics_aborts_or_refuses_is_not_sent() {
     let refusing = refusing.unwrap().local_addr();
     let panics = |connection: &Connection| -> Option<Regrets> {
         connection.send(b"regretted").unwrap();
-        panic!("as it is told to");
+        panic!("on purpose");
     };
     let panicking = network.listen(Transport::Udp, "127.0.0.1:0", panics);
     let panicking = panicking.unwrap().local_addr();

@@ -227,7 +227,7 @@ fn a_slow_callback_does_not_make_others_look_silent() {
     }
 }
 
-/// Takes its time over a message, if it is told to.
+/// Takes its time over a message that says so.
 struct Takes(Duration);
 impl Handler for Takes {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
@@ -370,7 +370,7 @@ fn empty_messages_without_end_and_a_slow_handler_do_not_keep_others_waiting() {
         assert_eq!(other.receive(), b"ping");
         longest = longest.max(start.elapsed());
     }
-    // A turn of the busy one is about a millisecond; the rest is room for slow machines.
+    // An iteration of the busy one is about a millisecond; the rest is room for slow machines.
     assert!(longest < Duration::from_millis(1_200), "{longest:?}");
     drop(flooding.join().unwrap());
 }

@@ -182,16 +182,16 @@ fn a_connect_that_races_the_stop_is_answered_one_way_or_the_other() {
             .unwrap();
         let network = Network::builder().workers(2).start().unwrap();
         let answers = Arc::new(AtomicUsize::new(0));
-        let calling = thread::spawn({
+        let connecting = thread::spawn({
             let (network, answers) = (network.clone(), Arc::clone(&answers));
             let address = listener.local_addr();
             move || {
-                for calls in 0.. {
+                for connects in 0.. {
                     let answers = Arc::clone(&answers);
-                    let transport = [Transport::Tcp, Transport::Udp][calls % 2];
-                    let called = network.connect(transport, address, |_| Answered(answers));
-                    if called.is_err() {
-                        return calls;
+                    let transport = [Transport::Tcp, Transport::Udp][connects % 2];
+                    let connection = network.connect(transport, address, |_| Answered(answers));
+                    if connection.is_err() {
+                        return connects;
                     }
                 }
                 0
@@ -199,13 +199,13 @@ fn a_connect_that_races_the_stop_is_answered_one_way_or_the_other() {
         });
         thread::sleep(Duration::from_millis(5));
         network.stop(Duration::ZERO);
-        let calls = calling.join().unwrap();
-        assert_eq!(answers.load(SeqCst), calls);
+        let connects = connecting.join().unwrap();
+        assert_eq!(answers.load(SeqCst), connects);
         assert_eq!(network.metrics().open, 0);
     }
 }
 
-/// Counts how often it is told how its connect went, and closes.
+/// Counts how often its connect succeeds or fails, and closes.
 struct Answered(Arc<AtomicUsize>);
 impl Handler for Answered {
     fn connected(&mut self, link: &mut dyn Link) {
@@ -244,7 +244,7 @@ fn once_a_listener_is_closed_accepted_is_not_called_any_more() {
                 })
                 .unwrap();
             let address = listener.local_addr();
-            let calling = thread::spawn(move || {
+            let connecting = thread::spawn(move || {
                 for _ in 0..100 {
                     if transport == Transport::Tcp {
                         drop(std::net::TcpStream::connect(address));
@@ -257,7 +257,7 @@ fn once_a_listener_is_closed_accepted_is_not_called_any_more() {
             thread::sleep(Duration::from_millis(5));
             listener.close();
             closed.store(true, SeqCst);
-            calling.join().unwrap();
+            connecting.join().unwrap();
             thread::sleep(Duration::from_millis(10));
             network.stop(Duration::ZERO);
             assert!(!late.load(SeqCst), "{transport}");

@@ -82,16 +82,16 @@ fn a_link_local_address_keeps_its_scope() {
                     assert_eq!(listener.local_addr(), local);
                 }
                 let to = link_local("fe80::a", listener.local_addr().port(), "v0");
-                let caller = Reports::default();
-                let out = caller.connect(&network, transport, to, ignore);
+                let client = Reports::default();
+                let out = client.connect(&network, transport, to, ignore);
                 out.send(b"hello").unwrap();
                 assert_eq!(out.peer_addr(), to);
-                let called = server.opened();
-                assert_eq!(called.local_addr(), to, "{transport} on {address}");
-                caller.opened();
-                assert_eq!(caller.received(), b"hello");
-                // The caller's own address shows once it is connected.
-                let SocketAddr::V6(peer) = called.peer_addr() else {
+                let accepted = server.opened();
+                assert_eq!(accepted.local_addr(), to, "{transport} on {address}");
+                client.opened();
+                assert_eq!(client.received(), b"hello");
+                // The client's own address shows once it is connected.
+                let SocketAddr::V6(peer) = accepted.peer_addr() else {
                     panic!("it is an IPv6 address");
                 };
                 assert_eq!(peer.scope_id(), index("v0"));
@@ -186,7 +186,7 @@ fn a_peer_behind_a_small_mtu_is_sent_single_datagrams_and_others_runs() {
     });
 }
 
-/// Sends datagrams until there is no room, when it is told to.
+/// On request, sends datagrams until there is no room.
 struct Fills;
 impl Handler for Fills {
     fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {
@@ -217,10 +217,10 @@ fn datagrams_that_wait_are_counted_with_what_they_cost_and_hold_no_peer_up() {
         sockets[0].send_to(b"hello", other).unwrap();
         sockets[0].recv(&mut [0; 100]).unwrap();
         let before = cubenet_tests::allocation::live_bytes();
-        // One at a time, so that nothing of a batch has to be kept for another turn.
+        // One at a time, so that nothing of a batch has to be kept for another iteration.
         for (nth, socket) in (2..).zip(&sockets) {
             socket.send_to(b"go", server).unwrap();
-            eventually("it is heard", || network.metrics().messages_in == nth);
+            eventually("it is received", || network.metrics().messages_in == nth);
         }
         eventually("as much waits as may", || {
             network.metrics().queued_bytes > 190_000
@@ -287,7 +287,7 @@ fn what_waits_of_an_aborted_connection_is_neither_sent_nor_counted() {
             connection
         });
         let [aborted, kept] = &connections;
-        // By turns, so that one's lie between the other's.
+        // Alternately, so that one's lie between the other's.
         for number in 0..200_u32 {
             for connection in [aborted, kept] {
                 connection.send(number.to_be_bytes()).unwrap();

@@ -43,7 +43,7 @@ fn a_connection_paused_from_outside_holds_its_peer_up() {
     let mut client = RawClient::connect(address);
     let connection = server.opened();
     connection.pause();
-    // The worker hears of it with its next command; whatever it delivers before is early.
+    // The worker sees it with its next command; whatever it delivers before is early.
     thread::sleep(Duration::from_millis(100));
     client.stream.set_nonblocking(true).unwrap();
     let mut written = 0;
@@ -110,7 +110,7 @@ fn a_pause_in_a_callback_and_a_resume_from_another_thread_lose_and_reorder_nothi
         connection.resume();
     }
     drop(writing.join().unwrap());
-    eventually("the end is heard", || {
+    eventually("the end is seen", || {
         network.metrics().closed(CloseReason::Peer) == 1
     });
 }

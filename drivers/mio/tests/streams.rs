@@ -1,4 +1,4 @@
-//! What an application hears and sends on stream connections of the mio driver.
+//! What an application receives and sends on stream connections of the mio driver.
 
 use cubenet_mio::{
     CloseReason, Connection, Frame, Handler, Limits, Link, Message, SendError, Transport,
@@ -321,8 +321,8 @@ fn a_callback_of_one_network_sends_on_a_connection_of_another() {
     let (front, back) = (network(), network());
     let behind = Reports::default();
     let back_address = behind.listen(&back, Transport::Tcp, ignore);
-    let caller = Reports::default();
-    let connection = caller.connect(&back, Transport::Tcp, back_address, ignore);
+    let client = Reports::default();
+    let connection = client.connect(&back, Transport::Tcp, back_address, ignore);
     let forward = move |_: &Connection| Some(Forward(connection.clone()));
     let listener = front
         .listen(Transport::Tcp, "127.0.0.1:0", forward)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// The connections that the subscriber sends on, whatever it hears.
+/// The connections that the subscriber sends on, at every event.
 static CONNECTIONS: Mutex<Vec<Connection>> = Mutex::new(Vec::new());
 static PANICS: AtomicBool = AtomicBool::new(false);
 static LINES: AtomicUsize = AtomicUsize::new(0);
@@ -47,7 +47,7 @@ impl Subscriber for Sends {
             connection.pause();
             connection.resume();
         }
-        assert!(!PANICS.load(Relaxed), "as it is told to");
+        assert!(!PANICS.load(Relaxed), "on purpose");
     }
 
     fn enter(&self, _span: &Id) {}
@@ -55,14 +55,14 @@ impl Subscriber for Sends {
     fn exit(&self, _span: &Id) {}
 }
 
-/// Sends what it hears, and panics if it is told to.
+/// Sends each event, and panics if the test says so.
 struct Handles(Connection);
 impl Handler for Handles {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         for _ in 0..20 {
             let _ = link.send(&[7; 9_000]);
         }
-        assert_ne!(&*message, b"panic", "as it is told to");
+        assert_ne!(&*message, b"panic", "on purpose");
     }
 }
 
@@ -95,7 +95,7 @@ fn is_alive(network: &Network) {
 #[test]
 fn a_subscriber_may_use_connections_and_panic_and_is_not_flooded() {
     tracing::subscriber::set_global_default(Sends).unwrap();
-    // Of what panics as it is told to, nothing is printed.
+    // Nothing is printed of panics on purpose.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();

@@ -52,7 +52,7 @@ fn a_closure_that_panics_as_it_is_dropped_ends_no_thread() {
     let network = network();
     for transport in [Transport::Tcp, Transport::Udp] {
         for _ in 0..4 {
-            let bomb = OnDrop(|| panic!("as it is told to"));
+            let bomb = OnDrop(|| panic!("on purpose"));
             let accepted = move |_: &Connection| {
                 let _ = &bomb;
                 Some(Deaf)
@@ -76,7 +76,7 @@ fn a_connect_whose_handler_cannot_be_made_leaves_nothing() {
     for transport in [Transport::Tcp, Transport::Udp] {
         let connecting = || {
             network.connect(transport, "127.0.0.1:9", |_| -> Deaf {
-                panic!("as it is told to");
+                panic!("on purpose");
             })
         };
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(connecting)).is_err());
@@ -180,22 +180,22 @@ fn a_connection_can_be_used_in_the_destructor_of_a_thread_local() {
     struct Keeps(Connection, Sender<bool>);
     impl Handler for Keeps {
         fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
-            let (connection, told) = (self.0.clone(), self.1.clone());
+            let (connection, report) = (self.0.clone(), self.1.clone());
             LAST.with_borrow_mut(|last| {
                 last.push(OnDrop(Box::new(move || {
                     let sent = connection.send(b"too late");
                     let _ = connection.queued();
                     connection.close();
                     connection.abort();
-                    let _ = told.send(sent == Err(SendError::Closed));
+                    let _ = report.send(sent == Err(SendError::Closed));
                 })));
             });
             link.send(&message).unwrap();
         }
     }
     let network = network();
-    let (told, is_told) = channel();
-    let of_handlers = told.clone();
+    let (report, reported) = channel();
+    let of_handlers = report.clone();
     let accepted =
         move |connection: &Connection| Some(Keeps(connection.clone(), of_handlers.clone()));
     let listener = network.listen(Transport::Tcp, "127.0.0.1:0", accepted);
@@ -211,7 +211,7 @@ fn a_connection_can_be_used_in_the_destructor_of_a_thread_local() {
         let used_before = connection.clone();
         LAST.with_borrow_mut(|last| {
             last.push(OnDrop(Box::new(move || {
-                let _ = told.send(connection.send(b"from a destructor").is_ok());
+                let _ = report.send(connection.send(b"from a destructor").is_ok());
             })));
         });
         // What the library keeps for this thread is made after that, and destroyed before it.
@@ -219,10 +219,10 @@ fn a_connection_can_be_used_in_the_destructor_of_a_thread_local() {
     })
     .join()
     .unwrap();
-    assert!(is_told.recv_timeout(PATIENCE).unwrap());
+    assert!(reported.recv_timeout(PATIENCE).unwrap());
     assert_eq!(other.receive(), b"from a destructor");
     network.stop(Duration::ZERO);
-    assert!(is_told.recv_timeout(PATIENCE).unwrap());
+    assert!(reported.recv_timeout(PATIENCE).unwrap());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use cubenet_core::demux::Arrival;
 use cubenet_core::{FullPolicy, Instant, Limits};
 
-/// Peers in the order in which they were last heard.
+/// Peers in the order of their last datagrams.
 #[derive(Clone, Debug)]
 pub struct Model {
     peers: Vec<(u16, Instant)>,
@@ -99,8 +99,8 @@ impl Model {
     /// The peer to evict for a new one.
     pub fn evictable(&self, now: Instant) -> Option<u16> {
         match (self.limits.full_policy(), self.peers.first()) {
-            (FullPolicy::EvictIdleFor(silence), Some((oldest, heard)))
-                if now >= heard.after(silence) =>
+            (FullPolicy::EvictIdleFor(silence), Some((oldest, last)))
+                if now >= last.after(silence) =>
             {
                 Some(*oldest)
             }
@@ -127,18 +127,18 @@ impl Model {
     /// When the longest silent has been silent too long.
     pub fn poll_timeout(&self) -> Instant {
         let oldest = self.peers.first();
-        oldest.map_or(Instant::NEVER, |(_, heard)| {
-            heard.after(self.limits.datagram_idle_timeout())
+        oldest.map_or(Instant::NEVER, |(_, last)| {
+            last.after(self.limits.datagram_idle_timeout())
         })
     }
 
-    /// Who has been silent too long by `now`.
+    /// The peers that have been idle too long by `now`.
     pub fn handle_timeout(&self, now: Instant) -> Option<u16> {
         let (oldest, _) = self.peers.first()?;
         (now >= self.poll_timeout()).then_some(*oldest)
     }
 
-    /// `arrival` by peer and not by slot; `peer_in` tells who is in a slot.
+    /// `arrival` by peer and not by slot; `peer_in` returns the peer in a slot.
     pub fn answer(arrival: Arrival, peer_in: impl Fn(usize) -> Option<u16>) -> Answer {
         match arrival {
             Arrival::Deliver(_) => Answer::Deliver,

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 pub struct Harness {
     origin: Instant,
     address: IpAddr,
-    /// What was called, to go on while time passes.
-    called: RefCell<Vec<Weak<RawStream>>>,
+    /// Raw streams that connected, to go on while time passes.
+    raw_streams: RefCell<Vec<Weak<RawStream>>>,
 }
 
 impl Harness {
@@ -30,12 +30,12 @@ impl Harness {
         Harness {
             origin: Instant::now(),
             address,
-            called: RefCell::default(),
+            raw_streams: RefCell::default(),
         }
     }
 
     fn go_on(&self) {
-        for stream in self.called.borrow().iter().filter_map(Weak::upgrade) {
+        for stream in self.raw_streams.borrow().iter().filter_map(Weak::upgrade) {
             stream.go_on();
         }
     }
@@ -45,7 +45,7 @@ impl Harness {
     }
 }
 
-/// A network that listens at this address if it is not told where.
+/// A network that listens at this address if it is not given another.
 struct At(cubenet_mio::Network, IpAddr);
 
 impl super::Net for At {
@@ -108,10 +108,10 @@ impl super::Harness for Harness {
         match socket.connect(&to.into()) {
             Ok(()) => {}
             Err(error) if is_under_way(&error) => {}
-            Err(error) => panic!("it cannot be called: {error}"),
+            Err(error) => panic!("it cannot be raw_streams: {error}"),
         }
         let stream = Rc::new(RawStream::new(socket.into()));
-        self.called.borrow_mut().push(Rc::downgrade(&stream));
+        self.raw_streams.borrow_mut().push(Rc::downgrade(&stream));
         Box::new(stream)
     }
 

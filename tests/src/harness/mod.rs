@@ -22,7 +22,7 @@ pub trait Harness {
     fn start(&self, limits: Limits) -> Box<dyn Net> {
         self.try_start(limits).expect("the limits fit")
     }
-    /// Calls `to` as a peer of plain bytes.
+    /// Connects to `to` as a peer of plain bytes.
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn RawStream>;
     /// Listens for streams of plain bytes.
     fn raw_listen(&self) -> Box<dyn RawListener>;
@@ -40,7 +40,7 @@ pub trait Harness {
     fn slack(&self) -> Duration;
 }
 
-/// An address that swallows calls.
+/// An address that answers no SYN.
 pub struct BlackHole {
     /// The address.
     pub address: SocketAddr,
@@ -50,7 +50,7 @@ pub struct BlackHole {
 
 /// Decides about a new connection.
 pub type Accept = Box<dyn Fn(Arc<dyn Connection>) -> Option<Box<dyn Handler + Send>> + Send + Sync>;
-/// Is told how a call went.
+/// Sees how a connect went.
 pub type Connected = Box<
     dyn FnOnce(Result<Arc<dyn Connection>, CloseReason>) -> Option<Box<dyn Handler + Send>> + Send,
 >;
@@ -64,7 +64,7 @@ pub trait Net {
         address: Option<SocketAddr>,
         accept: Accept,
     ) -> Result<Box<dyn Listener>, String>;
-    /// Calls.
+    /// Connects.
     fn connect(
         &self,
         transport: Transport,
@@ -249,7 +249,7 @@ pub trait RawStream {
 pub trait RawListener {
     /// Its address.
     fn local_addr(&self) -> SocketAddr;
-    /// The next that called, if one has.
+    /// The next connection, if there is one.
     fn accept(&self) -> Option<Box<dyn RawStream>>;
 }
 
@@ -397,13 +397,13 @@ impl Drop for Recorder {
     }
 }
 
-/// A world with a network that listens and one that calls.
+/// A world with a network that listens and one that connects.
 pub struct Scene<'a> {
     /// The world.
     pub harness: &'a dyn Harness,
     /// Listens.
     pub server: Box<dyn Net>,
-    /// Calls.
+    /// Connects.
     pub client: Box<dyn Net>,
 }
 
@@ -422,8 +422,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The network that calls has these limits.
-    pub fn calling_with(harness: &'a dyn Harness, limits: Limits) -> Self {
+    /// The network that connects has these limits.
+    pub fn connecting_with(harness: &'a dyn Harness, limits: Limits) -> Self {
         Scene {
             harness,
             server: harness.start(Limits::default()),
@@ -466,7 +466,7 @@ impl<'a> Scene<'a> {
         (listener.expect("it can be listened on"), log)
     }
 
-    /// Calls with a recorder that does this.
+    /// Connects with a recorder that does this.
     pub fn connect(
         &self,
         transport: Transport,
@@ -501,7 +501,7 @@ impl<'a> Scene<'a> {
         (connection.expect("the call can begin"), log)
     }
 
-    /// Both ends of an open connection. Over UDP the end that called has greeted the other.
+    /// Both ends of an open connection. Over UDP the end that connected has greeted the other.
     pub fn pair(&self, transport: Transport, act: Act) -> Pair {
         let (address, server) = self.listen(transport, act);
         let (here, client) = self.connect(transport, address, ignore);
@@ -552,11 +552,11 @@ impl<'a> Scene<'a> {
 
 /// Both ends of a connection.
 pub struct Pair {
-    /// The end that called.
+    /// The end that connected.
     pub here: Arc<dyn Connection>,
     /// What it saw.
     pub client: Log,
-    /// The end that was called.
+    /// The end that accepted.
     pub there: Arc<dyn Connection>,
     /// What it saw.
     pub server: Log,

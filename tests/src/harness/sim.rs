@@ -57,7 +57,7 @@ impl super::Harness for Harness {
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {
         let stream = self.simulation.raw_connect(self.host(), to);
-        Box::new(RawStream::new(stream.expect("it can be called")))
+        Box::new(RawStream::new(stream.expect("it can be connected to")))
     }
 
     fn raw_listen(&self) -> Box<dyn super::RawListener> {

@@ -18,8 +18,8 @@ use std::time::Duration;
 pub enum Device {
     /// The first that is started, which mostly listens.
     Listens,
-    /// The second, which mostly calls.
-    Calls,
+    /// The second, which mostly connects.
+    Connects,
 }
 
 /// How many descriptors this process has open; `None` where the system does not say.
@@ -124,7 +124,7 @@ pub fn is_wine() -> bool {
 /// Why Wine cannot show that a connection is reset.
 pub const RESETS: &str = "a reset reads as an end in order";
 /// Why Wine cannot show that no socket listens for datagrams.
-pub const ICMP: &str = "a datagram socket is told no ICMP errors";
+pub const ICMP: &str = "a datagram socket gets no ICMP errors";
 
 /// Whether a test has to be left out because this is Wine; says so, with the reason.
 pub fn wine_cannot(reason: &str) -> bool {

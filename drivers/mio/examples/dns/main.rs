@@ -46,7 +46,7 @@ struct Options {
 struct Dns {
     zone: Arc<Zone>,
     transport: Transport,
-    /// The answer that found no room; no further query is heard until there is.
+    /// The answer that found no room; no further query is taken until there is.
     refused: Option<Vec<u8>>,
 }
 

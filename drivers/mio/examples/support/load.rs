@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// A datagram not answered in this time counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(1);
-/// Calls that are made before the first must have been answered.
+/// Connects that are made before the first must have succeeded.
 const CALLS_AT_ONCE: usize = 512;
 /// How long answers are waited for after the last message.
 const PATIENCE: Duration = Duration::from_secs(5);

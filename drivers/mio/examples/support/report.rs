@@ -12,7 +12,7 @@ use std::time::Duration;
 pub struct Progress {
     bar: ProgressBar,
     total: Duration,
-    told: u64,
+    printed: u64,
 }
 
 impl Progress {
@@ -24,7 +24,7 @@ impl Progress {
         Progress {
             bar,
             total,
-            told: 0,
+            printed: 0,
         }
     }
 
@@ -35,9 +35,9 @@ impl Progress {
         let text = format!("{answered} answers verified, {wrong} wrong");
         self.bar
             .set_position(elapsed.min(self.total).as_millis() as u64);
-        if !std::io::stderr().is_terminal() && elapsed.as_secs() > self.told {
-            self.told = elapsed.as_secs();
-            complain!("{} of {} s: {text}", self.told, self.total.as_secs());
+        if !std::io::stderr().is_terminal() && elapsed.as_secs() > self.printed {
+            self.printed = elapsed.as_secs();
+            complain!("{} of {} s: {text}", self.printed, self.total.as_secs());
         }
         self.bar.set_message(text);
     }

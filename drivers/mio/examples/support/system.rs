@@ -27,7 +27,7 @@ pub fn resident_bytes() -> Option<u64> {
 pub struct End(Arc<(Mutex<bool>, Condvar)>);
 
 impl End {
-    /// Listens to that from now on, instead of ending at once. Who asks again is heard at once.
+    /// Listens to that from now on, instead of ending at once. A second request ends it at once.
     pub fn watch() -> Self {
         let end = End(Arc::default());
         let asked = end.clone();

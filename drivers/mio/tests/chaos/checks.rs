@@ -75,9 +75,9 @@ pub(crate) fn is_quiet(world: &World) {
 }
 
 /// That every connection ended once, that every call was answered once, and that a handler that was
-/// told of an end in order had everything.
+/// saw an orderly end had everything.
 pub(crate) fn ends(world: &World) {
-    for (nth, call) in lock(&world.calls).iter().enumerate() {
+    for (nth, call) in lock(&world.connects).iter().enumerate() {
         // A call whose closure was dropped uncalled has returned an error.
         if call.answered != u32::from(call.began) {
             let (began, answered) = (call.began, call.answered);

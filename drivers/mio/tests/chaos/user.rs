@@ -1,6 +1,6 @@
 //! The application: handlers, closures and destructors that do whatever chance says.
 
-use crate::world::{Call, World, lock};
+use crate::world::{Connect, World, lock};
 use cubenet_mio::{
     Admission, CloseReason, Connection, Frame, Handler, Link, ListenOptions, Message, Network,
     SendError, Transport, TransportError,
@@ -84,7 +84,7 @@ impl Actor {
                 drop(listeners);
                 if let Some((listener, is_closed)) = taken {
                     listener.close();
-                    // On a network's own thread it does not wait for calls that are running.
+                    // On a network's own thread it does not wait for callbacks that are running.
                     let thread = thread::current();
                     if !thread
                         .name()
@@ -160,21 +160,21 @@ impl Actor {
         let Some((transport, address)) = address else {
             return;
         };
-        let mut calls = lock(&world.calls);
-        let call = calls.len();
-        calls.push(Call::default());
-        drop(calls);
+        let mut connects = lock(&world.connects);
+        let number = connects.len();
+        connects.push(Connect::default());
+        drop(connects);
         let mut actor = self.fork(world);
         let of_closure = Arc::downgrade(world);
         let connected = move |outcome: Result<&Connection, _>| {
             let world = of_closure.upgrade()?;
-            lock(&world.calls)[call].answered += 1;
+            lock(&world.connects)[number].answered += 1;
             let connection = outcome.ok()?;
             actor.open(&world, connection, transport)
         };
         // The call may be answered before this returns.
         if let Ok(connection) = network.connect(transport, address, late(connected)) {
-            lock(&world.calls)[call].began = true;
+            lock(&world.connects)[number].began = true;
             lock(&world.connections).push(connection);
         }
     }
@@ -246,7 +246,7 @@ pub(crate) fn listen(world: &Arc<World>, network: &Network, transport: Transport
     }
 }
 
-/// An admission hook that does things and admits whom it likes.
+/// An admission hook that does things and admits as the seed says.
 fn hook(
     world: &Arc<World>,
     is_closed: &Arc<AtomicBool>,

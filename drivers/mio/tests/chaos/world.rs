@@ -61,7 +61,7 @@ pub(crate) struct End {
 
 /// A call that began.
 #[derive(Default)]
-pub(crate) struct Call {
+pub(crate) struct Connect {
     pub(crate) began: bool,
     pub(crate) answered: u32,
 }
@@ -76,7 +76,7 @@ pub(crate) struct World {
     pub(crate) listeners: Mutex<Vec<(Listener, Arc<AtomicBool>)>>,
     pub(crate) addresses: Mutex<Vec<(Transport, SocketAddr)>>,
     pub(crate) ends: Mutex<HashMap<u32, Arc<Mutex<End>>>>,
-    pub(crate) calls: Mutex<Vec<Call>>,
+    pub(crate) connects: Mutex<Vec<Connect>>,
     pub(crate) violations: Mutex<Vec<String>>,
     next_end: AtomicU32,
     /// What may still be done: each act takes one.
@@ -95,7 +95,7 @@ impl World {
             listeners: Mutex::default(),
             addresses: Mutex::default(),
             ends: Mutex::default(),
-            calls: Mutex::default(),
+            connects: Mutex::default(),
             violations: Mutex::default(),
             next_end: AtomicU32::new(0),
             acts: AtomicUsize::new(rng.usize(100..3_000)),
@@ -328,7 +328,7 @@ pub(crate) fn run(seed: u64) -> Ran {
     Ran { violations, faults }
 }
 
-/// Waits for a thread, but not for ever: who never comes back is stuck.
+/// Waits for a thread, but not for ever: a thread that never comes back is stuck.
 fn join(world: &World, what: &str, thread: thread::JoinHandle<()>) {
     let start = Instant::now();
     while !thread.is_finished() {

@@ -52,23 +52,23 @@ fn twisted() -> Option<&'static str> {
     python
 }
 
-/// Forwards one call to `server` and back. Returns where to call, and what the caller will
+/// Forwards one connection to `server` and back. Returns where to connect, and what the client will
 /// have sent once it has ended.
 fn tap(server: SocketAddr) -> (SocketAddr, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let forward = move || {
-        let (mut caller, _) = listener.accept().unwrap();
-        let mut called = TcpStream::connect(server).unwrap();
-        let (mut back, mut answers) = (caller.try_clone().unwrap(), called.try_clone().unwrap());
+        let (mut client, _) = listener.accept().unwrap();
+        let mut upstream = TcpStream::connect(server).unwrap();
+        let (mut back, mut answers) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
         let answering = std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
         let mut sent = Vec::new();
         let mut buffer = [0; 65_536];
-        while let Ok(read @ 1..) = caller.read(&mut buffer) {
-            called.write_all(&buffer[..read]).unwrap();
+        while let Ok(read @ 1..) = client.read(&mut buffer) {
+            upstream.write_all(&buffer[..read]).unwrap();
             sent.extend_from_slice(&buffer[..read]);
         }
-        let _ = called.shutdown(Shutdown::Write);
+        let _ = upstream.shutdown(Shutdown::Write);
         let _ = answering.join();
         sent
     };
@@ -111,7 +111,7 @@ fn their_client(program: &str, command: &mut Command) {
     );
 }
 
-/// Calls their server from ours, and with `load`.
+/// Connects to their server from ours, and with `load`.
 fn their_server(command: &mut Command) {
     let mut server = Server::start(command);
     let address = server.address();

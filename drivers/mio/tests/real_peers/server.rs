@@ -78,7 +78,7 @@ fn idle_connections_take_no_server_time() {
         spent < Duration::from_millis(100),
         "{spent:?} of ten seconds"
     );
-    // They are all still there, and are told that it ends.
+    // They are all still there, and see that it ends.
     let ends = std::thread::spawn(move || echo.interrupt());
     for stream in &mut streams {
         assert_eq!(stream.read(&mut [0; 1]).expect("an end in order"), 0);

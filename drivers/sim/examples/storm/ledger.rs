@@ -1,4 +1,4 @@
-//! Who sent what and who heard it: the handlers of both sides, and the book they keep.
+//! What each side sent and received: the handlers of both sides, and the book they keep.
 
 use bytes::Bytes;
 use cubenet_sim::{CloseReason, ConnectError, Handler, Link, Message, SendError, Transport};
@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const HEAD: usize = 16;
 
-/// A message that tells whose it is, the how manyeth, and whether it is whole.
-pub(crate) fn message(call: u32, number: u32, filler: usize) -> Vec<u8> {
+/// A message that contains its connect, its number, and a checksum.
+pub(crate) fn message(connect: u32, number: u32, filler: usize) -> Vec<u8> {
     let mut message = vec![0; HEAD];
     message.extend((0..filler).map(|at| (at as u32 ^ number) as u8));
-    message[..4].copy_from_slice(&call.to_le_bytes());
+    message[..4].copy_from_slice(&connect.to_le_bytes());
     message[4..8].copy_from_slice(&number.to_le_bytes());
     let sum = checksum(&message);
     message[8..HEAD].copy_from_slice(&sum.to_le_bytes());
@@ -28,7 +28,7 @@ fn checksum(message: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Whose a message is and the how manyeth; `None` if it is damaged.
+/// The connect and the number of a message; `None` if it is damaged.
 fn read(message: &[u8]) -> Option<(u32, u32)> {
     let (head, _) = message.split_first_chunk::<HEAD>()?;
     let sum = u64::from_le_bytes(head[8..].try_into().ok()?);
@@ -42,7 +42,7 @@ fn read(message: &[u8]) -> Option<(u32, u32)> {
     Some((number(0), number(4)))
 }
 
-/// What is known of one call, from both its ends.
+/// What is known of one connect, from both its ends.
 #[derive(Clone, Debug)]
 struct Entry {
     transport: Transport,
@@ -50,12 +50,12 @@ struct Entry {
     accepted: bool,
     /// Messages that the client's `send` accepted.
     sent: u32,
-    /// Of those, that the server heard.
-    heard: u32,
+    /// Of those, that the server received.
+    received: u32,
     /// Answers that the server's `send` accepted.
     answered: u32,
-    /// Of those, that the client heard.
-    answers_heard: u32,
+    /// Of those, that the client received.
+    answers_received: u32,
     client_closed: Option<CloseReason>,
     server_closed: Option<CloseReason>,
 }
@@ -63,12 +63,12 @@ struct Entry {
 #[derive(Default)]
 struct Book {
     entries: Vec<Entry>,
-    /// Whose call comes from where.
-    callers: BTreeMap<(bool, SocketAddr), u32>,
+    /// The connects, by the address that each comes from.
+    clients: BTreeMap<(bool, SocketAddr), u32>,
     failures: Vec<String>,
     damaged: u64,
     delivered_in_full: u64,
-    heard_in_full: u64,
+    received_in_full: u64,
 }
 
 /// The book that both sides keep.
@@ -80,75 +80,75 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn call(&self, transport: Transport) -> u32 {
+    pub(crate) fn connect(&self, transport: Transport) -> u32 {
         let mut book = self.book();
         book.entries.push(Entry {
             transport,
             connected: false,
             accepted: false,
             sent: 0,
-            heard: 0,
+            received: 0,
             answered: 0,
-            answers_heard: 0,
+            answers_received: 0,
             client_closed: None,
             server_closed: None,
         });
         book.entries.len() as u32 - 1
     }
 
-    /// The call comes from this address.
-    pub(crate) fn calls_from(&self, call: u32, transport: Transport, address: SocketAddr) {
+    /// The connect comes from this address.
+    pub(crate) fn connects_from(&self, connect: u32, transport: Transport, address: SocketAddr) {
         let stream = transport == Transport::Tcp;
-        self.book().callers.insert((stream, address), call);
+        self.book().clients.insert((stream, address), connect);
     }
 
     /// The client that connects from this address; `None` if it was forged.
-    pub(crate) fn caller(&self, transport: Transport, address: SocketAddr) -> Option<u32> {
+    pub(crate) fn client(&self, transport: Transport, address: SocketAddr) -> Option<u32> {
         let stream = transport == Transport::Tcp;
-        self.book().callers.get(&(stream, address)).copied()
+        self.book().clients.get(&(stream, address)).copied()
     }
 
     /// The sky has been clear for a while: a connection that is still there at both ends has
-    /// heard everything.
-    pub(crate) fn all_is_heard(&self) {
+    /// received everything.
+    pub(crate) fn all_is_received(&self) {
         let mut book = self.book();
         let Book {
             entries,
             failures,
-            heard_in_full,
+            received_in_full,
             ..
         } = &mut *book;
-        for (call, entry) in entries.iter().enumerate() {
+        for (connect, entry) in entries.iter().enumerate() {
             let open = entry.client_closed.is_none() && entry.server_closed.is_none();
             if entry.transport != Transport::Tcp || !entry.connected || !entry.accepted || !open {
                 continue;
             }
-            *heard_in_full += 1;
-            if entry.heard != entry.sent || entry.answers_heard != entry.answered {
+            *received_in_full += 1;
+            if entry.received != entry.sent || entry.answers_received != entry.answered {
                 failures.push(format!(
-                    "call {call}: something is stuck on its way: {entry:?}"
+                    "connect {connect}: something is stuck on its way: {entry:?}"
                 ));
             }
         }
     }
 
-    pub(crate) fn calls(&self) -> usize {
+    pub(crate) fn connects(&self) -> usize {
         self.book().entries.len()
     }
 
-    pub(crate) fn connected(&self, call: u32, yes: bool) {
+    pub(crate) fn connected(&self, connect: u32, yes: bool) {
         let mut book = self.book();
-        let entry = &mut book.entries[call as usize];
+        let entry = &mut book.entries[connect as usize];
         if entry.connected {
             book.failures
-                .push(format!("call {call} was told twice how it went"));
+                .push(format!("connect {connect} was reported twice"));
         } else {
             entry.connected = yes;
         }
     }
 
-    pub(crate) fn sent(&self, call: u32) {
-        self.book().entries[call as usize].sent += 1;
+    pub(crate) fn sent(&self, connect: u32) {
+        self.book().entries[connect as usize].sent += 1;
     }
 
     pub(crate) fn fail(&self, failure: String) {
@@ -159,7 +159,7 @@ impl Ledger {
         self.book().failures.clone()
     }
 
-    /// A side that was told of an orderly close of a stream must have received everything.
+    /// A side that saw an orderly close of a stream must have received everything.
     pub(crate) fn settle(&self) {
         let mut book = self.book();
         let Book {
@@ -168,27 +168,27 @@ impl Ledger {
             delivered_in_full,
             ..
         } = &mut *book;
-        for (call, entry) in entries.iter().enumerate() {
+        for (connect, entry) in entries.iter().enumerate() {
             if entry.transport != Transport::Tcp {
                 continue;
             }
             let pairs = [
-                ("server", entry.server_closed, entry.heard, entry.sent),
+                ("server", entry.server_closed, entry.received, entry.sent),
                 (
                     "client",
                     entry.client_closed,
-                    entry.answers_heard,
+                    entry.answers_received,
                     entry.answered,
                 ),
             ];
-            for (who, closed, heard, sent) in pairs {
+            for (side, closed, received, sent) in pairs {
                 if closed != Some(CloseReason::Peer) {
                     continue;
                 }
                 *delivered_in_full += 1;
-                if heard != sent {
+                if received != sent {
                     failures.push(format!(
-                        "call {call}: the {who} was told of an orderly end and heard {heard} of \
+                        "connect {connect}: the {side} saw an orderly end and received {received} of \
                          {sent} messages: {entry:?}"
                     ));
                 }
@@ -201,17 +201,20 @@ impl Ledger {
         let of = |transport| {
             let entries = book.entries.iter();
             let entries = entries.filter(move |entry| entry.transport == transport);
-            entries.fold((0_u64, 0_u64), |(sent, heard), entry| {
-                (sent + u64::from(entry.sent), heard + u64::from(entry.heard))
+            entries.fold((0_u64, 0_u64), |(sent, received), entry| {
+                (
+                    sent + u64::from(entry.sent),
+                    received + u64::from(entry.received),
+                )
             })
         };
-        let ((tcp_sent, tcp_heard), (udp_sent, udp_heard)) =
+        let ((tcp_sent, tcp_received), (udp_sent, udp_received)) =
             (of(Transport::Tcp), of(Transport::Udp));
         format!(
-            "TCP: {tcp_sent} messages sent, {tcp_heard} heard, each whole, in order and once; {} \
+            "TCP: {tcp_sent} messages sent, {tcp_received} received, each whole, in order and once; {} \
              orderly ends, each after everything; {} connections open to the last, nothing stuck\n\
-             UDP: {udp_sent} sent, {udp_heard} heard; {} damaged or forged and told apart",
-            book.delivered_in_full, book.heard_in_full, book.damaged
+             UDP: {udp_sent} sent, {udp_received} received; {} damaged or forged and detected",
+            book.delivered_in_full, book.received_in_full, book.damaged
         )
     }
 }
@@ -220,7 +223,7 @@ impl Ledger {
 struct End {
     transport: Transport,
     ledger: Ledger,
-    call: Option<u32>,
+    connect: Option<u32>,
     /// The next message of a stream.
     next: u32,
     closed: bool,
@@ -228,32 +231,34 @@ struct End {
 
 impl End {
     fn fail(&self, what: &str) {
-        let call = self.call;
-        self.ledger
-            .fail(format!("call {call:?} over {}: {what}", self.transport));
+        let connect = self.connect;
+        self.ledger.fail(format!(
+            "connect {connect:?} over {}: {what}",
+            self.transport
+        ));
     }
 
-    /// Checks a message. Returns whose it is, if it is whole.
-    fn heard(&mut self, message: &[u8]) -> Option<u32> {
+    /// Checks a message. Returns its connect, if it is whole.
+    fn received(&mut self, message: &[u8]) -> Option<u32> {
         if self.closed {
             self.fail("a message after the end");
         }
         let stream = self.transport == Transport::Tcp;
-        let Some((call, number)) = read(message) else {
+        let Some((connect, number)) = read(message) else {
             self.ledger.book().damaged += 1;
             if stream {
                 self.fail("a message of a stream is damaged");
             }
             return None;
         };
-        if stream && self.call != Some(call) {
+        if stream && self.connect != Some(connect) {
             self.fail("a message of another connection");
         }
         if stream && number != self.next {
             self.fail(&format!("message {number} came, {} was next", self.next));
         }
         self.next = number + 1;
-        Some(call)
+        Some(connect)
     }
 
     fn closed(&mut self) {
@@ -271,14 +276,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(transport: Transport, peer: SocketAddr, ledger: Ledger) -> Self {
-        let call = ledger.caller(transport, peer);
-        if let Some(call) = call {
-            ledger.book().entries[call as usize].accepted = true;
+        let connect = ledger.client(transport, peer);
+        if let Some(connect) = connect {
+            ledger.book().entries[connect as usize].accepted = true;
         }
         let end = End {
             transport,
             ledger,
-            call,
+            connect,
             next: 0,
             closed: false,
         };
@@ -287,8 +292,8 @@ impl Server {
 
     fn answer(&mut self, link: &mut dyn Link, message: &[u8]) -> bool {
         let answer = link.send(message);
-        if let (Ok(()), Some(call)) = (answer, self.end.call) {
-            self.end.ledger.book().entries[call as usize].answered += 1;
+        if let (Ok(()), Some(connect)) = (answer, self.end.connect) {
+            self.end.ledger.book().entries[connect as usize].answered += 1;
         }
         answer != Err(SendError::Full)
     }
@@ -296,10 +301,10 @@ impl Server {
 
 impl Handler for Server {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
-        let Some(call) = self.end.heard(&message) else {
+        let Some(connect) = self.end.received(&message) else {
             return;
         };
-        self.end.ledger.book().entries[call as usize].heard += 1;
+        self.end.ledger.book().entries[connect as usize].received += 1;
         if !self.answer(link, &message) {
             self.refused = Some(message.into_bytes());
             link.pause();
@@ -317,8 +322,8 @@ impl Handler for Server {
 
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
         self.end.closed();
-        if let Some(call) = self.end.call {
-            self.end.ledger.book().entries[call as usize].server_closed = Some(reason);
+        if let Some(connect) = self.end.connect {
+            self.end.ledger.book().entries[connect as usize].server_closed = Some(reason);
         }
     }
 }
@@ -329,45 +334,45 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(call: u32, transport: Transport, ledger: Ledger) -> Self {
+    pub(crate) fn new(connect: u32, transport: Transport, ledger: Ledger) -> Self {
         let end = End {
             transport,
             ledger,
-            call: Some(call),
+            connect: Some(connect),
             next: 0,
             closed: false,
         };
         Client { end }
     }
 
-    /// It is told how its connect went.
-    fn told(&self, connected: bool) {
-        if let Some(call) = self.end.call {
-            self.end.ledger.connected(call, connected);
+    /// Its connect succeeded or failed.
+    fn connect_ended(&self, connected: bool) {
+        if let Some(connect) = self.end.connect {
+            self.end.ledger.connected(connect, connected);
         }
     }
 }
 
 impl Handler for Client {
     fn connected(&mut self, _link: &mut dyn Link) {
-        self.told(true);
+        self.connect_ended(true);
     }
 
     fn connect_failed(&mut self, _error: ConnectError) {
-        self.told(false);
+        self.connect_ended(false);
         self.end.closed = true;
     }
 
     fn received(&mut self, _link: &mut dyn Link, message: Message<'_>) {
-        if let Some(call) = self.end.heard(&message) {
-            self.end.ledger.book().entries[call as usize].answers_heard += 1;
+        if let Some(connect) = self.end.received(&message) {
+            self.end.ledger.book().entries[connect as usize].answers_received += 1;
         }
     }
 
     fn closed(&mut self, _link: &mut dyn Link, reason: CloseReason) {
         self.end.closed();
-        if let Some(call) = self.end.call {
-            self.end.ledger.book().entries[call as usize].client_closed = Some(reason);
+        if let Some(connect) = self.end.connect {
+            self.end.ledger.book().entries[connect as usize].client_closed = Some(reason);
         }
     }
 }

@@ -71,8 +71,8 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The clients' side of a call.
-struct Call {
+/// The clients' side of a connect.
+struct Connect {
     number: u32,
     connection: Connection,
     sent: u32,
@@ -83,7 +83,7 @@ struct Storm {
     ledger: Ledger,
     networks: Vec<Network>,
     server: Network,
-    calls: Vec<Option<Call>>,
+    connects: Vec<Option<Connect>>,
     refused: BTreeMap<String, u64>,
 }
 
@@ -130,7 +130,7 @@ impl Storm {
             ledger,
             networks,
             server,
-            calls: (0..options.connections).map(|_| None).collect(),
+            connects: (0..options.connections).map(|_| None).collect(),
             refused: BTreeMap::new(),
         })
     }
@@ -153,7 +153,7 @@ impl Storm {
                 &mut self.networks,
                 &limits(options.connections),
             )?;
-            for _ in 0..self.calls.len().div_ceil(10) {
+            for _ in 0..self.connects.len().div_ceil(10) {
                 self.act()?;
             }
             self.simulation.run_for(TICK);
@@ -188,19 +188,19 @@ impl Storm {
 
     /// A client, by chance, does something, by chance.
     fn act(&mut self) -> Result<(), Error> {
-        let at = (self.simulation.random() % self.calls.len() as u64) as usize;
-        let Some(call) = self.calls[at]
+        let at = (self.simulation.random() % self.connects.len() as u64) as usize;
+        let Some(connect) = self.connects[at]
             .as_mut()
-            .filter(|call| !call.connection.is_closed())
+            .filter(|connect| !connect.connection.is_closed())
         else {
-            self.calls[at] = self.call(at)?;
+            self.connects[at] = self.connect(at)?;
             return Ok(());
         };
         match self.simulation.random() % 100 {
-            0 => call.connection.close(),
-            1 if self.simulation.random().is_multiple_of(4) => call.connection.abort(),
-            2 => call.connection.pause(),
-            3..10 => call.connection.resume(),
+            0 => connect.connection.close(),
+            1 if self.simulation.random().is_multiple_of(4) => connect.connection.abort(),
+            2 => connect.connection.pause(),
+            3..10 => connect.connection.resume(),
             _ => {
                 for _ in 0..=self.simulation.random() % 8 {
                     let size = self.simulation.random() % 700;
@@ -210,11 +210,11 @@ impl Storm {
                     } else {
                         size
                     };
-                    let message = ledger::message(call.number, call.sent, size as usize);
-                    match call.connection.send(&message) {
+                    let message = ledger::message(connect.number, connect.sent, size as usize);
+                    match connect.connection.send(&message) {
                         Ok(()) => {
-                            call.sent += 1;
-                            self.ledger.sent(call.number);
+                            connect.sent += 1;
+                            self.ledger.sent(connect.number);
                         }
                         Err(SendError::Full | SendError::Closed) => break,
                         Err(other) => self.ledger.fail(format!("a send was refused: {other}")),
@@ -225,18 +225,18 @@ impl Storm {
         Ok(())
     }
 
-    fn call(&mut self, at: usize) -> Result<Option<Call>, Error> {
+    fn connect(&mut self, at: usize) -> Result<Option<Connect>, Error> {
         let transport = [Transport::Tcp, Transport::Udp][at % 2];
         let host = at % self.networks.len();
-        let number = self.ledger.call(transport);
+        let number = self.ledger.connect(transport);
         let ledger = self.ledger.clone();
         let handler = |_: &Connection| Client::new(number, transport, ledger);
-        let called = self.networks[host].connect(transport, (SERVER, PORT), handler);
-        match called {
+        let connecting = self.networks[host].connect(transport, (SERVER, PORT), handler);
+        match connecting {
             Ok(connection) => {
                 self.ledger
-                    .calls_from(number, transport, connection.local_addr());
-                Ok(Some(Call {
+                    .connects_from(number, transport, connection.local_addr());
+                Ok(Some(Connect {
                     number,
                     connection,
                     sent: 0,
@@ -253,36 +253,36 @@ impl Storm {
     /// The faults end, every connection closes, and nothing may be left.
     fn wind_up(&mut self, limits: &Limits) {
         weather::clear(&self.simulation, self.networks.len());
-        for call in self.calls.iter().flatten() {
-            call.connection.resume();
+        for connect in self.connects.iter().flatten() {
+            connect.connection.resume();
         }
         // What was held up is sent again after two minutes at the latest; meanwhile no
         // connection is idle.
         for _ in 0..13 {
-            for call in self.calls.iter_mut().flatten() {
-                let message = ledger::message(call.number, call.sent, 0);
-                if call.connection.send(&message).is_ok() {
-                    call.sent += 1;
-                    self.ledger.sent(call.number);
+            for connect in self.connects.iter_mut().flatten() {
+                let message = ledger::message(connect.number, connect.sent, 0);
+                if connect.connection.send(&message).is_ok() {
+                    connect.sent += 1;
+                    self.ledger.sent(connect.number);
                 }
             }
             self.simulation.run_for(Duration::from_secs(10));
         }
         // More than the sockets hold, and then no client does anything: whatever waits must
         // find its own way.
-        for call in self.calls.iter_mut().flatten().take(1_000) {
+        for connect in self.connects.iter_mut().flatten().take(1_000) {
             for _ in 0..3 {
-                let message = ledger::message(call.number, call.sent, 40_000);
-                if call.connection.send(&message).is_ok() {
-                    call.sent += 1;
-                    self.ledger.sent(call.number);
+                let message = ledger::message(connect.number, connect.sent, 40_000);
+                if connect.connection.send(&message).is_ok() {
+                    connect.sent += 1;
+                    self.ledger.sent(connect.number);
                 }
             }
         }
         self.simulation.run_for(Duration::from_secs(10));
-        self.ledger.all_is_heard();
-        for call in self.calls.iter().flatten() {
-            call.connection.close();
+        self.ledger.all_is_received();
+        for connect in self.connects.iter().flatten() {
+            connect.connection.close();
         }
         self.simulation.run_for(limits.drain_timeout() * 2);
         for network in &self.networks {
@@ -315,7 +315,7 @@ impl Storm {
         table.load_style(presets::ASCII_MARKDOWN);
         table.set_header(["what happened", "times"]);
         let rows = [
-            ("calls", self.ledger.calls() as u64),
+            ("connects", self.ledger.connects() as u64),
             ("accepted by the server", metrics.accepted),
             ("messages the server received", metrics.messages_in),
             ("packets", traffic.packets),
@@ -325,7 +325,7 @@ impl Storm {
             ("datagrams held back", traffic.reordered),
             ("datagrams corrupted", traffic.corrupted),
             ("datagrams forged", traffic.spoofed),
-            ("calls refused by the network", traffic.refused),
+            ("connects refused by the network", traffic.refused),
             ("connections reset by the network", traffic.reset),
             ("readers that stood still", traffic.stalled),
             ("writes held up", traffic.held_up),

@@ -49,20 +49,20 @@ pub(crate) fn change(
         return Ok(());
     }
     let nth = (simulation.random() % networks.len() as u64) as usize;
-    let whom = host(nth);
+    let client = host(nth);
     let short = Duration::from_millis(simulation.random() % 30_000);
     let later = simulation.now().after(short);
     match simulation.random() % 6 {
         0 => {
-            simulation.partition(SERVER, whom);
-            simulation.at(later, move |simulation| simulation.heal(SERVER, whom));
+            simulation.partition(SERVER, client);
+            simulation.at(later, move |simulation| simulation.heal(SERVER, client));
         }
-        1 => simulation.freeze(whom, short),
+        1 => simulation.freeze(client, short),
         2 => simulation.freeze(SERVER, short / 10),
         3 => {
             // The power fails, and comes back with a network that knows nothing.
-            simulation.crash(whom);
-            networks[nth] = simulation.network(whom).limits(limits.clone()).start()?;
+            simulation.crash(client);
+            networks[nth] = simulation.network(client).limits(limits.clone()).start()?;
         }
         4 => {
             let sockets = simulation.census().sockets / 2;
@@ -75,8 +75,8 @@ pub(crate) fn change(
             let (mut conditions, _) = at_first();
             conditions.loss = (simulation.random() % 15) as f64 / 100.0;
             conditions.latency = Duration::from_millis(simulation.random() % 200);
-            simulation.set_path(whom, SERVER, conditions.clone())?;
-            simulation.set_path(SERVER, whom, conditions)?;
+            simulation.set_path(client, SERVER, conditions.clone())?;
+            simulation.set_path(SERVER, client, conditions)?;
         }
     }
     Ok(())
@@ -85,9 +85,9 @@ pub(crate) fn change(
 /// Nothing goes wrong any more.
 pub(crate) fn clear(simulation: &Simulation, hosts: usize) {
     simulation.set_descriptors(SERVER, usize::MAX);
-    for whom in (0..hosts).map(host) {
-        simulation.heal(SERVER, whom);
-        for (from, to) in [(SERVER, whom), (whom, SERVER)] {
+    for client in (0..hosts).map(host) {
+        simulation.heal(SERVER, client);
+        for (from, to) in [(SERVER, client), (client, SERVER)] {
             // The default makes sense, so it is not refused.
             let _ = simulation.set_path(from, to, Conditions::default());
         }

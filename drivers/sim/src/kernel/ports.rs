@@ -112,7 +112,7 @@ impl Ports {
     /// A connection to `to` is over; `waits` if its port stays taken for a while.
     pub(super) fn release(&mut self, to: SocketAddr, port: u16, waits: bool, now: Instant) {
         if waits {
-            self.waiting.push_back((now.after(`TIME_WAIT`), to, port));
+            self.waiting.push_back((now.after(TIME_WAIT), to, port));
         } else {
             self.forget(to, port);
         }

@@ -33,7 +33,7 @@ fn no_host_another_host_and_a_port_without_a_listener() {
     assert_eq!(*outcomes.lock().unwrap(), [CloseReason::Refused, timeout]);
 }
 
-/// A call whose first answer is lost, and the one connection that it leads to.
+/// A connect whose first SYN-ACK is lost, and the one connection that it leads to.
 #[test]
 fn a_syn_that_is_sent_again_is_answered_by_the_same_connection() {
     let conditions = Conditions {
@@ -102,7 +102,7 @@ fn a_peer_that_vanishes_is_noticed_by_its_silence_and_one_that_came_back_by_a_re
         if comes_back {
             let _again = simulation.network(SERVER).start().unwrap();
             simulation.run_for(Duration::from_secs(1));
-            assert!(client.closed().is_empty(), "it was not told yet");
+            assert!(client.closed().is_empty(), "it is not closed yet");
             connection.send(b"are you there").unwrap();
             simulation.run_for(Duration::from_secs(1));
             assert_eq!(client.closed(), [CloseReason::Reset]);
@@ -362,7 +362,7 @@ fn a_reset_that_is_lost_is_noticed_at_the_next_message() {
     simulation.partition_one_way(SERVER, CLIENT);
     server.stop(Duration::ZERO);
     simulation.run_for(Duration::from_secs(5));
-    assert!(!connection.is_closed(), "it has not heard of it");
+    assert!(!connection.is_closed(), "it has not seen it");
     simulation.heal(SERVER, CLIENT);
     simulation.run_for(Duration::from_secs(5));
     assert!(!connection.is_closed());

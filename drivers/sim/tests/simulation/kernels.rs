@@ -291,11 +291,11 @@ fn a_router_lets_in_only_peers_that_were_sent_to_and_forgets_idle_ones() {
     let [_one, _other] = behind_a_router(&simulation);
     let inside = simulation.raw_datagrams("10.0.0.2:5").unwrap();
     let outside = simulation.raw_datagrams("10.0.0.1:1").unwrap();
-    let stranger = simulation.raw_datagrams("10.0.0.1:2").unwrap();
+    let other = simulation.raw_datagrams("10.0.0.1:2").unwrap();
     inside.send_to(outside.local_addr(), b"hello");
     simulation.run_for(Duration::from_secs(1));
     let (seen, _) = outside.received().pop().unwrap();
-    stranger.send_to(seen, b"from a stranger");
+    other.send_to(seen, b"from a other");
     outside.send_to(seen, b"an answer");
     simulation.run_for(Duration::from_secs(31));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Who outlives whom: listeners, hosts, handlers, and what the application gave them.
+//! Lifetimes: listeners, hosts, handlers, and what the application gave them.
 
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,7 +68,7 @@ fn a_connect_whose_handler_cannot_be_made_leaves_nothing() {
         let connecting = || {
             network.connect(transport, "10.0.0.1:7000", |connection| -> Echo {
                 connection.send(b"hello").unwrap();
-                panic!("as it is told to");
+                panic!("on purpose");
             })
         };
         assert!(catch_unwind(AssertUnwindSafe(connecting)).is_err());

@@ -228,8 +228,8 @@ fn what_was_sent_before_a_close_is_delivered_and_nothing_is_left() {
             .unwrap();
         let limits = Limits::new().with_first_message_timeout(Duration::from_secs(100));
         let server = simulation.network(SERVER).limits(limits).start().unwrap();
-        let heard = Client::default();
-        let handler = heard.clone();
+        let receiver = Client::default();
+        let handler = receiver.clone();
         let listening = server.listen(Transport::Tcp, "10.0.0.1:7000", move |_| {
             Some(handler.clone())
         });
@@ -249,8 +249,8 @@ fn what_was_sent_before_a_close_is_delivered_and_nothing_is_left() {
         simulation.run_until_idle();
         let expected: Vec<_> = (0..50_u8).map(|number| vec![number; 1_000]).collect();
         assert_eq!(client.closed(), [CloseReason::Local], "seed {seed}");
-        assert_eq!(heard.messages(), expected, "seed {seed}");
-        assert_eq!(heard.closed(), [CloseReason::Peer], "seed {seed}");
+        assert_eq!(receiver.messages(), expected, "seed {seed}");
+        assert_eq!(receiver.closed(), [CloseReason::Peer], "seed {seed}");
         let census = simulation.census();
         let left = (
             census.sockets,

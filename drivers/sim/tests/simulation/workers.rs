@@ -1,4 +1,4 @@
-//! Work takes time, turns are bounded, and callbacks of different workers interleave.
+//! Work takes time, iterations are bounded, and callbacks of different workers interleave.
 
 use super::*;
 use cubenet_sim::{Budgets, Costs};
@@ -11,7 +11,7 @@ const COSTS: Costs = Costs {
     system_call: Duration::ZERO,
 };
 
-/// Writes down who is served, and answers.
+/// Writes down which client is served, and answers.
 #[derive(Clone, Default)]
 struct Order(Arc<Mutex<Vec<u8>>>);
 
@@ -88,9 +88,9 @@ fn each_answer_leaves_when_its_callback_is_done() {
         assert_eq!(counts(), [10, 0], "{transport}");
         simulation.run_for(Duration::from_millis(1));
         let expected = match transport {
-            // A turn is a millisecond; then it was the other's.
+            // An iteration is a millisecond; then the other is served.
             Transport::Tcp => [19, 1],
-            // They share a socket, and that has the turns.
+            // They share a socket, and the socket has the iterations.
             _ => [20, 0],
         };
         assert_eq!(counts(), expected, "{transport}");
@@ -227,7 +227,7 @@ fn a_race_of_two_workers_shows_for_some_seeds_and_again_for_the_same() {
     assert!(wrong > 5, "{wrong} of 20");
 }
 
-/// Moves something from one account to another, and locks the two in the order it was told.
+/// Moves something from one account to another, and locks the two in the given order.
 struct Moves {
     accounts: Arc<[Mutex<i64>; 2]>,
     from: usize,
@@ -309,12 +309,12 @@ fn a_thread_of_the_applications_own_ticks_in_virtual_time() {
 #[test]
 fn a_panic_of_a_thread_panics_the_run_of_the_simulation() {
     let simulation = Simulation::new(5);
-    simulation.spawn("fails", |_| panic!("as it is told to"));
+    simulation.spawn("fails", |_| panic!("on purpose"));
     let run = catch_unwind(AssertUnwindSafe(|| {
         simulation.run_for(Duration::from_secs(1));
     }));
     let panic = run.unwrap_err();
-    assert_eq!(*panic.downcast::<&str>().unwrap(), "as it is told to");
+    assert_eq!(*panic.downcast::<&str>().unwrap(), "on purpose");
 }
 
 /// Pauses at the second message.

@@ -1,4 +1,4 @@
-//! Who the device is on the network that QEMU makes: 10.0.2.15, the gateway is 10.0.2.2.
+//! The device's address on the network that QEMU makes: 10.0.2.15, the gateway is 10.0.2.2.
 
 use crate::board::{self, Ethernet};
 use crate::clock::Clock;

@@ -1,4 +1,4 @@
-//! How connections, calls, ports and the network itself come to an end.
+//! How connections, connects, ports and the network itself come to an end.
 
 use crate::world::{MOMENT, World, limits, start, with_each_family};
 use cubenet_smoltcp::{ConnectionId, Instant, Transport};
@@ -58,8 +58,8 @@ fn close_datagrams_to_missing_hosts_do_not_silence_a_port() {
         // Nothing is sent back from here but close datagrams.
         world.listen_at(Transport::Udp, 17);
         for round in 0..20 {
-            world.hear_datagram(MISSING, 100 + round, 17, b"hello");
-            world.hear_datagram(LIVING, 200 + round, 17, b"hello");
+            world.receive_datagram(MISSING, 100 + round, 17, b"hello");
+            world.receive_datagram(LIVING, 200 + round, 17, b"hello");
             world.pass(MOMENT);
             let accepted = world.log.accepted();
             let [.., missing, living] = accepted[..] else {
@@ -161,7 +161,7 @@ fn answers_leave_from_an_address_that_the_device_has() {
         let mut world = start(family, limits()).unwrap();
         world.wire().living.insert(LIVING);
         world.listen(Transport::Udp);
-        world.hear_datagram(LIVING, 9, 7, b"hello");
+        world.receive_datagram(LIVING, 9, 7, b"hello");
         world.pass(MOMENT);
         assert_eq!(world.wire().datagrams(LIVING), 1);
         let id = world.log.accepted()[0];
@@ -187,11 +187,11 @@ fn a_close_is_local_though_the_peer_closes_before_the_next_poll() {
         world.wire().living.insert(LIVING);
         world.listen(Transport::Udp);
         for port in [1, 2] {
-            world.hear_datagram(LIVING, port, 7, b"hello");
+            world.receive_datagram(LIVING, port, 7, b"hello");
             world.pass(MOMENT);
             let id = *world.log.accepted().last().unwrap();
             close(&mut world, &[id]);
-            world.hear_datagram(LIVING, port, 7, b"");
+            world.receive_datagram(LIVING, port, 7, b"");
             world.network.poll(world.now);
         }
         assert_eq!(world.log.all("closed"), ["closed Local", "closed Local"]);
@@ -204,11 +204,11 @@ fn nothing_is_told_of_a_connection_that_was_closed_but_its_end() {
         let mut world = start(family, limits()).unwrap();
         world.wire().living.insert(LIVING);
         world.listen(Transport::Udp);
-        world.hear_datagram(LIVING, 1, 7, b"hello");
+        world.receive_datagram(LIVING, 1, 7, b"hello");
         world.pass(MOMENT);
         let id = world.log.accepted()[0];
         close(&mut world, &[id]);
-        world.hear_datagram(LIVING, 1, 7, &[0; 101]);
+        world.receive_datagram(LIVING, 1, 7, &[0; 101]);
         world.network.poll(world.now);
         assert_eq!(world.log.count("error"), 0);
         assert_eq!(world.log.count("closed Local"), 1);
@@ -233,7 +233,7 @@ fn a_client_is_not_refused_after_a_connect_has_taken_the_last_stream() {
             world.call_to(Transport::Tcp, there).unwrap();
         }
         // It speaks before the network is polled again.
-        world.hear_syn(LIVING, 1);
+        world.receive_syn(LIVING, 1);
         world.pass(MOMENT);
         let resets = world.wire().segments(LIVING, 6);
         let resets = resets.filter(|segment| segment[13] & 0x04 != 0).count();

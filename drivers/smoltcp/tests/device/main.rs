@@ -4,7 +4,7 @@
 mod lifetime;
 mod neighbours;
 mod storm;
-mod strangers;
+mod unknown_peers;
 mod wire;
 mod world;
 
@@ -129,7 +129,7 @@ fn a_port_with_little_memory_lets_the_longest_silent_make_way() {
             limits().with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(100)));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
-        // There is room for two peers; the first caller goes without a word.
+        // There is room for two peers; the first client goes without a word.
         for _ in 0..3 {
             let id = world.call(Transport::Udp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();

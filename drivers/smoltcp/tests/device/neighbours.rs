@@ -44,7 +44,7 @@ fn forged_syns_do_not_keep_hosts_from_being_found() {
         world.listen(Transport::Tcp);
         for host in 100..120 {
             // Each from an address of its own, which smoltcp looks for first.
-            world.hear_syn(200 + host % 20, 9);
+            world.receive_syn(200 + host % 20, 9);
             world.pass(MOMENT);
             world.wire().living.insert(host);
             let there = (family.host(host), 9);
@@ -109,13 +109,13 @@ fn as_many_hosts_as_the_cache_has_places_are_all_answered() {
         for port in 17..20 {
             world.listen_at(Transport::Udp, port);
         }
-        // Eight hosts, as many as the network was told, at 50 datagrams a second together.
+        // Eight hosts, as many as the network is configured for, at 50 datagrams a second together.
         for host in 10..18 {
             world.wire().living.insert(host);
         }
         for round in 0..1_500_usize {
             let host = 10 + (round % 8) as u8;
-            world.hear_datagram(host, 9, 17 + u16::from(host % 3), b"question");
+            world.receive_datagram(host, 9, 17 + u16::from(host % 3), b"question");
             world.pass(MOMENT / 30);
             let id = *world.log.accepted().last().unwrap();
             assert_eq!(world.send(id, b"answer"), Some(Ok(())), "round {round}");
@@ -141,8 +141,8 @@ fn a_datagram_from_where_no_way_leads_does_not_stop_the_others() {
             let far = family.far();
             world
                 .wire()
-                .hear_from(far, LIVING, 17, &[0, 9, 0, 7, 0, 9, 0, 0, b'x']);
-            world.hear_datagram(LIVING, 100 + round, 7, b"hello");
+                .receive_from(far, LIVING, 17, &[0, 9, 0, 7, 0, 9, 0, 0, b'x']);
+            world.receive_datagram(LIVING, 100 + round, 7, b"hello");
             world.pass(MOMENT);
             assert_eq!(world.wire().datagrams(LIVING), 1 + usize::from(round));
             // So that there is room for the next.
@@ -224,13 +224,13 @@ fn answers_over_a_device_that_takes_a_frame_at_a_time_go_to_all() {
         world.listen_at(Transport::Udp, 8);
         for host in [10, 11] {
             world.wire().living.insert(host);
-            world.hear_datagram(host, 9, u16::from(host) - 3, b"hello");
+            world.receive_datagram(host, 9, u16::from(host) - 3, b"hello");
             world.pass(Duration::from_secs(1));
         }
         for _ in 0..400 {
             // Both have a question for each frame that the device takes.
-            world.hear_datagram(10, 9, 7, b"question");
-            world.hear_datagram(11, 9, 8, b"question");
+            world.receive_datagram(10, 9, 7, b"question");
+            world.receive_datagram(11, 9, 8, b"question");
             world.wire().room = Some(1);
             world.network.poll(world.now);
             world.wire().incoming.truncate(2);
@@ -248,12 +248,12 @@ fn one_syn_a_second_that_cannot_be_answered_leaves_a_listener_to_others() {
         world.wire().living.insert(LIVING);
         world.listen(Transport::Tcp);
         // So that the device knows where it is.
-        world.hear_syn(LIVING, 9);
+        world.receive_syn(LIVING, 9);
         world.pass(MOMENT);
         for round in 0..60 {
-            world.hear_syn(99, 1_000 + round);
+            world.receive_syn(99, 1_000 + round);
             world.pass(Duration::from_millis(900));
-            world.hear_syn(LIVING, 2_000 + round);
+            world.receive_syn(LIVING, 2_000 + round);
             world.pass(Duration::from_millis(100));
             let answers = world.wire().segments(LIVING, 6);
             let answered = |segment: &&[u8]| {
@@ -270,7 +270,7 @@ fn one_address_has_no_more_streams_than_it_may() {
         let mut world = start(family, limits()).unwrap();
         world.network.set_streams_per_address(3);
         world.listen(Transport::Tcp);
-        // The caller and the listener are both this device.
+        // The client and the listener are both this device.
         for _ in 0..4 {
             let id = world.call(Transport::Tcp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();

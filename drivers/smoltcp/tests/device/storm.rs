@@ -1,4 +1,4 @@
-//! Whatever happens, in any order: calls, messages, closes, strangers, garbage, a device without room,
+//! Whatever happens, in any order: connects, messages, closes, unknown peers, garbage, a device without room,
 //! addresses that go and come, time. A seed says what.
 
 use crate::world::{Family, World, limits, start, with_each_family};
@@ -81,7 +81,7 @@ impl Storm {
             }
             5..14 => {
                 let transport = self.transport();
-                let called = match self.random.u32(0..4) {
+                let connected = match self.random.u32(0..4) {
                     0 => {
                         let host = self.host();
                         let there = (self.world.family.host(host), 9);
@@ -90,7 +90,7 @@ impl Storm {
                     1 => self.world.call_to(transport, (self.world.family.far(), 9)),
                     _ => self.world.call(transport),
                 };
-                self.ids.extend(called);
+                self.ids.extend(connected);
             }
             14..40 => {
                 if let Some(id) = self.some_id() {
@@ -112,18 +112,18 @@ impl Storm {
             }
             46..52 => {
                 let (host, port) = (self.host(), self.random.u16(1..20));
-                self.world.hear_syn(host, port);
+                self.world.receive_syn(host, port);
             }
             52..62 => {
                 let (host, from) = (self.host(), self.random.u16(1..20));
                 let (to, payload) = (self.random.u16(6..10), self.bytes(120));
-                self.world.hear_datagram(host, from, to, &payload);
+                self.world.receive_datagram(host, from, to, &payload);
             }
             62..66 => {
                 // Of any protocol, and of none.
                 let (host, protocol) = (self.host(), self.random.u8(..));
                 let garbage = self.bytes(80);
-                self.world.wire().hear(host, protocol, &garbage);
+                self.world.wire().receive(host, protocol, &garbage);
             }
             66..68 => {
                 let mut frame = self.bytes(100);
@@ -153,7 +153,7 @@ impl Storm {
             self.world.log.count("opened"),
             self.world.log.count("closed"),
         );
-        assert!(closed <= opened, "an end is told once");
+        assert!(closed <= opened, "closed is called once");
         self.world.polls = 0;
     }
 
@@ -187,7 +187,7 @@ impl Storm {
             self.world.log.count("opened"),
             self.world.log.count("closed"),
         );
-        assert_eq!(opened, closed, "seed {seed}: each end is told");
+        assert_eq!(opened, closed, "seed {seed}: closed is called for each");
     }
 }
 

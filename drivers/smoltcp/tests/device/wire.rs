@@ -62,12 +62,12 @@ impl Wire {
     }
 
     /// A packet of `protocol` arrives from a host.
-    pub(crate) fn hear(&mut self, number: u8, protocol: u8, segment: &[u8]) {
-        self.hear_from(self.family.host(number), number, protocol, segment);
+    pub(crate) fn receive(&mut self, number: u8, protocol: u8, segment: &[u8]) {
+        self.receive_from(self.family.host(number), number, protocol, segment);
     }
 
     /// A packet of `protocol` arrives by way of a host.
-    pub(crate) fn hear_from(&mut self, from: IpAddr, number: u8, protocol: u8, segment: &[u8]) {
+    pub(crate) fn receive_from(&mut self, from: IpAddr, number: u8, protocol: u8, segment: &[u8]) {
         let mut frame = [OWN_HARDWARE, hardware(number)].concat();
         let len = segment.len() as u16;
         match (from, self.family.own()[0]) {
@@ -131,7 +131,7 @@ impl Wire {
                 advertisement.extend(host.octets());
                 advertisement.extend([2, 1]);
                 advertisement.extend(hardware(number));
-                self.hear(number, 58, &advertisement);
+                self.receive(number, 58, &advertisement);
             }
             _ => unreachable!("addresses of one family"),
         }

@@ -37,7 +37,7 @@ impl Log {
         lines.cloned().collect()
     }
 
-    /// Whom a listener has let in.
+    /// The peers that a listener has admitted.
     pub(crate) fn accepted(&self) -> Vec<ConnectionId> {
         self.accepted.lock().unwrap().clone()
     }
@@ -263,20 +263,20 @@ impl World {
     }
 
     /// A datagram arrives from `port` of a host, for port `to` of the device.
-    pub(crate) fn hear_datagram(&mut self, number: u8, port: u16, to: u16, payload: &[u8]) {
+    pub(crate) fn receive_datagram(&mut self, number: u8, port: u16, to: u16, payload: &[u8]) {
         let mut datagram = Vec::new();
         for number in [port, to, 8 + payload.len() as u16, 0] {
             datagram.extend(number.to_be_bytes());
         }
         datagram.extend(payload);
-        self.wire().hear(number, 17, &datagram);
+        self.wire().receive(number, 17, &datagram);
     }
 
     /// The first segment of a stream arrives from `port` of a host, for port 7 of the device.
-    pub(crate) fn hear_syn(&mut self, number: u8, port: u16) {
+    pub(crate) fn receive_syn(&mut self, number: u8, port: u16) {
         let mut segment = [port.to_be_bytes(), 7_u16.to_be_bytes()].concat();
         segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
-        self.wire().hear(number, 6, &segment);
+        self.wire().receive(number, 6, &segment);
     }
 
     /// Polls when the network wants to be, for so long.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The port on which a plain listener listens, and from which plain peers speak.
 const PORT: u16 = 5_000;
-/// Sockets that wait for callers.
+/// Sockets that wait for clients.
 const BACKLOG: usize = 4;
 /// So that little fills it.
 const RECEIVE: usize = 16 << 10;
@@ -194,7 +194,7 @@ impl RawHost {
         let to = endpoint(to);
         socket
             .connect(interface.context(), to, PORT)
-            .expect("it can be called");
+            .expect("it can be connected to");
         drop(inner);
         RawStream { host: self, nth }
     }

@@ -67,7 +67,7 @@ impl harness::Harness for Harness {
         self.started.set(nth + 1);
         let on_device = match self.device {
             Device::Listens => nth == 0,
-            Device::Calls => nth == 1,
+            Device::Connects => nth == 1,
         };
         if !on_device {
             return self.kernel.try_start(limits);

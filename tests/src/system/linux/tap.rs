@@ -63,7 +63,7 @@ pub fn introduce() {
     let socket = UdpSocket::bind((KERNEL, 0)).expect("a free port");
     // To an address without a host.
     socket
-        .send_to(b"who is there", (DEVICE, 9))
+        .send_to(b"hello", (DEVICE, 9))
         .expect("it can be sent");
     let knows = || {
         let shown = Command::new("ip")

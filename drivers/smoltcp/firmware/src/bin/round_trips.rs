@@ -87,9 +87,9 @@ fn measure() -> Result<(), Error> {
         .with_max_datagram(BYTES);
     let mut network = Network::new(interface, loopback, memory, limits, (42, 42))?;
     let [a, b, c, d] = DATAGRAMS.take();
-    let [served, called] = PEERS.take();
+    let [served, connected] = PEERS.take();
     network.add_port(served.lend(a.lend(), b.lend()))?;
-    network.add_port(called.lend(c.lend(), d.lend()))?;
+    network.add_port(connected.lend(c.lend(), d.lend()))?;
     for transport in [Transport::Tcp, Transport::Udp] {
         let any = ([0, 0, 0, 0], 7).into();
         network.listen(transport, any, &|_link| Some(End::Server))?;

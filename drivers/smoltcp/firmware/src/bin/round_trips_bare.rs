@@ -1,5 +1,5 @@
 //! What a round trip costs on smoltcp alone: both ends on this device, a message of 64 bytes
-//! there and back, over TCP and then over UDP. Messages are not told apart: each end counts
+//! there and back, over TCP and then over UDP. Messages have no boundaries: each end counts
 //! the bytes it awaits.
 
 #![no_std]
@@ -36,7 +36,7 @@ fn main() -> ! {
     let mut interface = inside::interface(loopback);
     let mut sockets = SocketSet::new(&mut SOCKETS.take()[..]);
     let [a, b, c, d, e, f] = RINGS.take();
-    // One waits for the next caller.
+    // One waits for the next client.
     let [server, client, next] = [[a, b], [c, d], [e, f]].map(|[receive, transmit]| {
         let mut socket = tcp::Socket::new(
             tcp::SocketBuffer::new(receive.lend()),

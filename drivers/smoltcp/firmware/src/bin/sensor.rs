@@ -1,5 +1,5 @@
 //! A device that connects: it takes readings, sends them over TCP, and keeps each until the
-//! server has acknowledged it. When the server goes it calls again, after a while that
+//! server has acknowledged it. When the server goes it connects again, after a while that
 //! doubles each time. Over UDP it says now and then that it lives.
 //!
 //! Arguments: the TCP port and the UDP port of the server on 10.0.2.2, how many readings, and
@@ -29,7 +29,7 @@ use static_cell::ConstStaticCell;
 const READINGS: usize = 64;
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Before the server is called again: at first, and at most.
+/// How long until it connects again: at first, and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1_600));
 
 #[derive(Clone, Copy)]
@@ -49,10 +49,10 @@ struct Sensor {
     server: Option<ConnectionId>,
     /// The server is not there, or is no more, and no connect has been planned.
     lost: bool,
-    /// When to call, and how long to wait after the next failure; `NEVER` while calling.
+    /// When to connect, and how long to wait after the next failure; `NEVER` while connecting.
     call_at: Instant,
     backoff: Duration,
-    calls: u32,
+    connects: u32,
     /// The way of the signs of life.
     heartbeat: Option<ConnectionId>,
 }
@@ -65,7 +65,7 @@ static SENSOR: Mutex<RefCell<Sensor>> = Mutex::new(RefCell::new(Sensor {
     lost: false,
     call_at: Instant::ZERO,
     backoff: BACKOFF.0,
-    calls: 0,
+    connects: 0,
     heartbeat: None,
 }));
 
@@ -86,7 +86,7 @@ impl Sensor {
         }
     }
 
-    /// Thinks about calling a server that is not there.
+    /// Connects again, if the server is not there and it is time.
     fn call_later(&mut self, now: Instant) {
         self.lost = false;
         self.server = None;
@@ -236,7 +236,7 @@ fn measure() -> Result<(), Error> {
         if now >= with(|sensor| sensor.call_at) {
             with(|sensor| {
                 sensor.call_at = Instant::NEVER;
-                sensor.calls += 1;
+                sensor.connects += 1;
             });
             network.connect(Transport::Tcp, readings_to, Way::Readings, now)?;
         }
@@ -268,8 +268,8 @@ fn measure() -> Result<(), Error> {
         };
         rest::until(at, &mut clock, || network.device().has_frame());
     }
-    let calls = with(|sensor| sensor.calls);
-    println!("DONE {count} acknowledged, {calls} calls, {beats} beats");
+    let connects = with(|sensor| sensor.connects);
+    println!("DONE {count} acknowledged, {connects} connects, {beats} beats");
     println!("deepest stack {}", stack::deepest());
     network.stop(Duration::from_secs(1), clock.now());
     while !network.is_stopped() {

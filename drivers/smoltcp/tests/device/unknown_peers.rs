@@ -1,4 +1,4 @@
-//! Those who speak and are not to be found, who speak too much, or of whom there are too many.
+//! Unknown peers: some answer no ARP, some send too much, or there are too many.
 
 use crate::world::{MOMENT, limits, start, with_each_family};
 use cubenet_smoltcp::Transport;
@@ -16,7 +16,7 @@ fn a_peer_that_is_not_to_be_found_holds_the_others_up_for_a_moment_only() {
         assert_eq!(world.send(id, b"hello"), Some(Ok(())));
         world.pass(MOMENT);
         assert_eq!(world.log.count("received 5"), 2);
-        world.hear_datagram(SILENT, 99, 7, b"who am I?");
+        world.receive_datagram(SILENT, 99, 7, b"who am I?");
         world.pass(MOMENT);
         // It is asked where it is; nothing passes its answer.
         let _ = world.send(id, b"hello");
@@ -27,7 +27,7 @@ fn a_peer_that_is_not_to_be_found_holds_the_others_up_for_a_moment_only() {
         assert_eq!(world.log.count("received 5"), 4);
         assert_eq!(world.network.counts().stalled, 0);
         // From here on it is known to be missing.
-        world.hear_datagram(SILENT, 99, 7, b"who am I?");
+        world.receive_datagram(SILENT, 99, 7, b"who am I?");
         let _ = world.send(id, b"hello");
         world.pass(MOMENT);
         assert_eq!(world.log.count("received 5"), 6);
@@ -44,7 +44,7 @@ fn streams_in_handshakes_with_missing_hosts_are_used_again() {
             let mut world = start(family, limits).unwrap();
             world.listen(Transport::Tcp);
             for from in 1..=8 {
-                world.hear_syn(SILENT, from);
+                world.receive_syn(SILENT, from);
             }
             world.pass(MOMENT);
             // None is left that waits, but they make way for others after three seconds, though
@@ -64,7 +64,7 @@ fn a_flood_leaves_time_for_everything_else() {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Udp);
         for _ in 0..1_000 {
-            world.hear_datagram(SILENT, 99, 7, b"flood");
+            world.receive_datagram(SILENT, 99, 7, b"flood");
         }
         let mut before = 0;
         while before < 1_000 {
@@ -90,9 +90,9 @@ fn what_arrived_in_time_counts_even_if_the_poll_was_late() {
             .with_stream_idle_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
-        world.hear_datagram(SILENT, 99, 7, b"first");
+        world.receive_datagram(SILENT, 99, 7, b"first");
         world.pass(MOMENT);
-        world.hear_datagram(SILENT, 99, 7, b"second");
+        world.receive_datagram(SILENT, 99, 7, b"second");
         // The application does something else.
         world.now = world.now.after(Duration::from_secs(5));
         world.network.poll(world.now);
@@ -108,14 +108,14 @@ fn what_waits_behind_many_frames_arrived_in_time_too() {
         let limits = limits().with_datagram_idle_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
-        world.hear_datagram(SILENT, 99, 7, b"first");
+        world.receive_datagram(SILENT, 99, 7, b"first");
         world.pass(MOMENT);
         // The application does something else, and more frames wait than a poll takes.
         world.now = world.now.after(Duration::from_secs(5));
         for _ in 0..200 {
-            world.hear_datagram(SILENT, 99, 8, b"elsewhere");
+            world.receive_datagram(SILENT, 99, 8, b"elsewhere");
         }
-        world.hear_datagram(SILENT, 99, 7, b"second");
+        world.receive_datagram(SILENT, 99, 7, b"second");
         for _ in 0..8 {
             world.network.poll(world.now);
         }
@@ -125,7 +125,7 @@ fn what_waits_behind_many_frames_arrived_in_time_too() {
         world.now = world.now.after(Duration::from_secs(5));
         for _ in 0..20 {
             for _ in 0..32 {
-                world.hear_datagram(SILENT, 99, 8, b"elsewhere");
+                world.receive_datagram(SILENT, 99, 8, b"elsewhere");
             }
             world.network.poll(world.now);
         }
@@ -160,7 +160,7 @@ fn a_peer_that_waits_for_room_gets_writable_even_if_another_takes_it_all() {
             world.send(id, b"hello").unwrap().unwrap();
         }
         world.pass(MOMENT);
-        // Those who were accepted have the ids of the listener's port.
+        // Peers that were accepted have the ids of the listener's port.
         let accepted = world.log.accepted();
         assert_eq!(accepted.len(), 2);
         for id in &accepted {
@@ -169,9 +169,9 @@ fn a_peer_that_waits_for_room_gets_writable_even_if_another_takes_it_all() {
         for _ in 0..20 {
             world.network.poll(world.now);
         }
-        let told: Vec<_> = world.log.all("writable");
-        let distinct: std::collections::HashSet<_> = told.iter().collect();
-        assert_eq!(distinct.len(), 2, "{told:?}");
+        let notified: Vec<_> = world.log.all("writable");
+        let distinct: std::collections::HashSet<_> = notified.iter().collect();
+        assert_eq!(distinct.len(), 2, "{notified:?}");
     });
 }
 

@@ -264,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_boxed_handler_hears_of_a_failed_connect() {
-        struct Hears(bool);
-        impl Handler for Hears {
+        struct Failed(bool);
+        impl Handler for Failed {
             fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
 
             fn connect_failed(&mut self, error: ConnectError) {
@@ -275,7 +275,7 @@ mod tests {
         let peer = ([10, 0, 0, 1], 7).into();
         let id = ConnectionId::from_u64(7);
         let refused = || ConnectError::new(id, crate::Transport::Tcp, peer, CloseReason::Refused);
-        let mut boxed = Box::new(Hears(false));
+        let mut boxed = Box::new(Failed(false));
         Handler::connect_failed(&mut boxed, refused());
         assert!(boxed.0);
         Silent.connect_failed(refused());

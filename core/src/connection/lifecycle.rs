@@ -434,12 +434,12 @@ mod tests {
             ),
         ];
         assert_eq!(reasons.len(), CloseReason::KINDS);
-        let mut sentences = std::collections::BTreeSet::new();
+        let mut texts = std::collections::BTreeSet::new();
         let mut counts = ByReason::<usize>::default();
         for (kind, (reason, name)) in reasons.into_iter().enumerate() {
             assert_eq!(reason.kind(), kind);
             assert_eq!(reason.name(), name);
-            assert!(sentences.insert(reason.to_string()));
+            assert!(texts.insert(reason.to_string()));
             *counts.get_mut(reason) += kind;
             assert_eq!(*counts.get(reason), kind);
         }

@@ -83,7 +83,7 @@ impl Backlog {
         Ok(())
     }
 
-    /// Whether a sender that was refused for lack of room is to be told to go on.
+    /// Whether a sender that was refused for lack of room may go on.
     #[inline]
     fn has_room(self, limits: &Limits) -> bool {
         self.own <= limits.low_watermark().min(self.capacity / 2)

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-/// An address without the flow label, which no peer is told apart by.
+/// An address without the flow label, which does not identify a peer.
 #[derive(Clone, Copy)]
 pub(crate) struct CompactAddr {
     /// An IPv4 address is mapped into IPv6.

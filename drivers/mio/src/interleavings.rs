@@ -1,6 +1,6 @@
 //! What the threads of an application and a worker do to one connection, in every order
 //! that chance finds: built with `--cfg cubenet_shuttle`, the locks and atomics are
-//! shuttle's, which decides at each of them who runs next.
+//! shuttle's, which decides at each of them which thread runs next.
 //!
 //! The worker here is the real one over a real socket; only its thread is a loop that polls
 //! without waiting. Where the real one would sleep, nothing may be left to do: so a wake-up

@@ -42,7 +42,7 @@
 //!         *at = at.saturating_add(if step == 0 { -1 } else { 1 });
 //!         let news = [link.id().as_u64() as u8, *at as u8];
 //!         for (connection, _) in world.players.values() {
-//!             // Who cannot keep up is let go rather than waited for.
+//!             // A player that cannot keep up is disconnected.
 //!             if connection.send(news).is_err() {
 //!                 connection.abort();
 //!             }
@@ -54,7 +54,7 @@
 //!     }
 //! }
 //!
-//! // A client, as far as the test needs one: it keeps what it is told.
+//! // A client, as far as the test needs one: it keeps what it receives.
 //! #[derive(Clone, Default)]
 //! struct Screen(Arc<Mutex<BTreeMap<u8, u8>>>);
 //!
@@ -116,7 +116,7 @@
 //!     }
 //!
 //!     let world = world.lock().unwrap();
-//!     assert_eq!(world.players.len(), 1, "seed {seed}: who left is gone");
+//!     assert_eq!(world.players.len(), 1, "seed {seed}: players that left are gone");
 //!     for (id, (_, at)) in &world.players {
 //!         let shown = screens[2].0.lock().unwrap().get(&(*id as u8)).copied();
 //!         assert_eq!(shown, Some(*at as u8), "seed {seed}: the screen is right");
@@ -124,7 +124,7 @@
 //!     Ok(())
 //! }
 //!
-//! // As many nights out as you have patience for. One that fails prints its seed.
+//! // A run that fails prints its seed.
 //! for seed in 0..50 {
 //!     play(seed)?;
 //! }
@@ -148,7 +148,7 @@
 //!   the receiver's buffer and congestion hold the sender back. So throughput falls with loss as it
 //!   does.
 //! - *Work* takes no time unless it is given [`Costs`]: then worker threads are busy, and overload,
-//!   late ticks and unfair turns show. The budgets of the [`Limits`] hold in any case.
+//!   late ticks and starvation show. The budgets of the [`Limits`] hold in any case.
 //! - *Threads*: callbacks of different workers, and [threads](Simulation::spawn) of the
 //!   application's own, [interleave](Builder::interleave) as the seed chooses, so that races and
 //!   deadlocks of handlers show.

@@ -141,7 +141,7 @@ impl Simulation {
         self.seed
     }
 
-    // Who is in it.
+    // Hosts.
 
     /// A network for the host at `address`, to be configured and started.
     pub fn network(&self, address: IpAddr) -> NetworkBuilder {
@@ -324,8 +324,8 @@ impl Simulation {
         self.schedule().push(moment, Box::new(what));
     }
 
-    /// Begins a thread of the application's own, such as one that ticks: it runs when it is its turn,
-    /// and only while nothing else does. It may be held up at any call of a connection if the simulation
+    /// Begins a thread of the application's own, such as one that ticks: it runs only while nothing else
+    /// does. It may be held up at any call of a connection if the simulation
     /// [interleaves](Builder::interleave). `name` appears in reports. If it panics, the thread that
     /// runs the simulation panics, too.
     ///

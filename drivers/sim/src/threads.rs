@@ -207,7 +207,7 @@ impl Threads {
                     return panic.map_or(Outcome::Done, |panic| resume_unwind(panic));
                 }
                 Phase::HeldUp(pause) => return Outcome::HeldUp(pause),
-                Phase::Running if asleep >= state.slots[slot].system_id.patience() => {
+                Phase::Running if asleep >= state.slots[slot].system_id.blocked_after() => {
                     state.slots[slot].phase = Phase::Blocked;
                     state.slots[slot].was_blocked = true;
                     return Outcome::Blocked;
@@ -233,7 +233,7 @@ impl Threads {
         let Some(slot) = self.current() else {
             return true;
         };
-        // One that was blocked runs beside another: it waits until it is its turn.
+        // One that was blocked runs beside another: it waits until it is resumed.
         let was_blocked = self.lock().slots[slot].phase == Phase::Blocked;
         let pause = if was_blocked {
             Some(Pause::For(Duration::ZERO))
@@ -357,7 +357,7 @@ impl SystemId {
     }
 
     /// How often in a row a thread must be asleep to count as blocked.
-    fn patience(&self) -> u32 {
+    fn blocked_after(&self) -> u32 {
         match self {
             SystemId::Known(_) => ASLEEP_FOR,
             SystemId::NotYet | SystemId::Unknown => SILENT_FOR,

@@ -12,11 +12,11 @@ pub(crate) enum Place {
     Peer { port: usize, slot: usize },
 }
 
-/// Streams that can be told apart.
+/// The most streams that an id can name.
 pub(crate) const MAX_STREAMS: usize = 1 << 15;
-/// Ports that can be told apart.
+/// The most ports that an id can name.
 pub(crate) const MAX_PORTS: usize = 1 << 4;
-/// Peers of a port that can be told apart.
+/// The most peers of a port that an id can name.
 pub(crate) const MAX_PEERS: usize = 1 << 11;
 
 impl Place {

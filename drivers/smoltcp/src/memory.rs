@@ -41,7 +41,7 @@ pub struct Memory<'a, H> {
     pub pending_sends: &'a mut [u8],
 }
 
-/// Places for stream listeners that can be told apart.
+/// The most stream listeners that an id can name.
 const MAX_LISTENERS: usize = 32;
 
 impl<H> Memory<'_, H> {
@@ -58,7 +58,7 @@ impl<H> Memory<'_, H> {
         let streams = self.streams.slots.len();
         let (receive, transmit) = self.streams.rings();
         let frame = HEADER_LEN + limits.max_message();
-        // A window over 64 KB is told in larger steps than bytes, and the rest of one is lost.
+        // A window over 64 KB is advertised in larger steps than bytes, and the rest of one is lost.
         let step = 1 << (usize::BITS - receive.leading_zeros()).saturating_sub(16);
         if medium == Medium::Ethernet && self.hosts > IFACE_NEIGHBOR_CACHE_COUNT {
             return wrong(

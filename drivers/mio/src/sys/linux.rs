@@ -113,7 +113,7 @@ impl ReceiveBatch {
             let len = header.msg_len as usize;
             // SAFETY: as above: the control buffer is alive and the kernel set its length.
             let (segment, local) = unsafe { read_controls(&header.msg_hdr) };
-            // A datagram without a sender cannot be answered or told apart: there is none.
+            // A datagram without a sender cannot be answered or assigned to a connection: there is none.
             if let Some(from) = from {
                 self.received.push(Received {
                     nth,

@@ -49,7 +49,7 @@ const MAX_RUN: usize = 65_000;
 /// A datagram that was received.
 pub(crate) struct Datagram<'a> {
     pub(crate) from: SocketAddr,
-    /// To which of this machine's addresses it was sent, if the socket was told to tell.
+    /// To which of this machine's addresses it was sent, if the socket has that option.
     pub(crate) local: Option<Source>,
     pub(crate) bytes: &'a [u8],
 }

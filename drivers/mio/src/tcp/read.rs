@@ -170,7 +170,7 @@ impl Stream {
         }
     }
 
-    /// Does what the application wished by `pause` and `resume`.
+    /// Does what the application asked for by `pause` and `resume`.
     pub(super) fn follow_pause(&mut self, token: usize, resources: &mut WorkerResources) {
         let paused = self.shared.info().is_paused();
         let changed = self.recv.set_paused(paused, resources.now);

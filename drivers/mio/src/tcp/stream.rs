@@ -238,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// A connection that is not read can still be told of a reset.
+    /// A connection that is not read can still see a reset.
     fn take_error(&mut self) {
         if let Ok(Some(error)) = sys::take_error(&self.shared.stream) {
             self.fail(error);

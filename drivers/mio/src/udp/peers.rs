@@ -33,7 +33,7 @@ pub(crate) struct Peers {
     pub(super) slots: Vec<Option<Peer>>,
     /// `None` if it was connected to its only peer.
     pub(super) listening: Option<Arc<Listening>>,
-    /// What was received and not delivered, since the turn was over.
+    /// Datagrams received and not delivered, since the budget was used up.
     rest: Option<Rest>,
     /// When its timer is set to.
     pub(crate) armed: Instant,
@@ -114,7 +114,7 @@ impl Peers {
         self.demux.poll_timeout()
     }
 
-    /// Its turn has come again.
+    /// Its token has come up in the run queue.
     pub(crate) fn resume(&mut self, token: usize, resources: &mut WorkerResources) {
         self.scheduled = false;
         if self.socket.has_waiting() {
@@ -123,7 +123,7 @@ impl Peers {
         self.read(token, resources);
     }
 
-    /// Receives and delivers, within the budget of a turn.
+    /// Receives and delivers, within the budget of an iteration.
     pub(crate) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
         let budgets = &resources.network.budgets;
         let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now);
@@ -167,7 +167,7 @@ impl Peers {
     }
 
     /// Delivers a batch, and sends what that gave rise to. Returns whether all of it was
-    /// delivered; if the budget did not allow that, the rest waits for another turn.
+    /// delivered; if the budget did not allow that, the rest waits for another iteration.
     fn deliver_batch(
         &mut self,
         rest: Rest,
@@ -311,7 +311,7 @@ impl Peers {
         self.begin_batch(resources);
         for failure in self.socket.take_errors() {
             let (peer, error) = (failure.peer, &failure.error);
-            match failure.told {
+            match failure.reported {
                 TransportError::NotSent { len } => {
                     warn_limited!(%peer, len, %error, "datagram not sent");
                 }
@@ -320,7 +320,7 @@ impl Peers {
                 }
             }
             if self.is_at(failure.key, failure.id) {
-                self.tell_error(failure.key.slot as usize, failure.told, resources);
+                self.tell_error(failure.key.slot as usize, failure.reported, resources);
             }
         }
         if self.is_at(key, id) {

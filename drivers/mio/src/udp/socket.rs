@@ -170,7 +170,7 @@ pub(crate) struct SendFailure {
     pub(crate) key: ConnKey,
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
-    pub(crate) told: TransportError,
+    pub(crate) reported: TransportError,
     pub(crate) error: io::Error,
 }
 
@@ -263,8 +263,8 @@ impl DatagramSocket {
     /// takes none at present.
     fn try_send(&self, peer: &Arc<PeerShared>, datagram: &[u8]) -> bool {
         let run = Run::single(peer.route(), 0, datagram.len());
-        // An error may be about a datagram sent before, and be told instead of trying this one.
-        // It is not told twice.
+        // An error may be about a datagram sent before, and be returned instead of trying this one.
+        // It is not reported twice.
         let mut earlier = None;
         let outcome = loop {
             match sys::send_runs(&self.socket, datagram, &[run], self.connected) {
@@ -332,7 +332,7 @@ impl DatagramSocket {
         self.tell_error(peer, TransportError::NotSent { len }, error);
     }
 
-    fn tell_error(&self, peer: &PeerShared, told: TransportError, error: io::Error) {
+    fn tell_error(&self, peer: &PeerShared, reported: TransportError, error: io::Error) {
         let errors = self.errors.lock();
         let mut errors = errors.unwrap_or_else(PoisonError::into_inner);
         if errors.len() < MAX_ERRORS_TOLD {
@@ -340,7 +340,7 @@ impl DatagramSocket {
                 key: peer.key(),
                 id: peer.info.id,
                 peer: peer.info.peer_addr(),
-                told,
+                reported,
                 error,
             });
         }

@@ -173,7 +173,7 @@ impl Acceptor {
 }
 
 impl Listener {
-    /// Accepts within the budget of a turn. Returns when to try again, if not at the next
+    /// Accepts within the budget of an iteration. Returns when to try again, if not at the next
     /// event.
     fn accept_some(&self, network: &NetworkShared) -> Option<Instant> {
         let mut progress = false;
@@ -222,7 +222,7 @@ impl Listener {
                 },
             }
         }
-        // A turn of nothing but errors is no reason to spin.
+        // An iteration of nothing but errors is no reason to spin.
         let pause = if progress { Duration::ZERO } else { RETRY };
         Some(Instant::now() + pause)
     }

@@ -301,9 +301,9 @@ impl Kernel {
         }
         let buffer = self.host(host).datagram_buffer;
         let key = self.listener(host, Transport::Udp, to);
-        let heard =
+        let receives =
             |socket: &&mut DatagramSocket| socket.remote.is_none_or(|remote| remote == from);
-        let socket = key.and_then(|key| Some((key, self.datagrams(key).filter(heard)?)));
+        let socket = key.and_then(|key| Some((key, self.datagrams(key).filter(receives)?)));
         let Some((key, socket)) = socket else {
             // The ICMP message goes to the real sender, whatever the source address says.
             if let Some(back) = self.host_of(sender) {

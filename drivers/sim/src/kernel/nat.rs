@@ -156,7 +156,7 @@ pub(super) enum Side {
 pub(super) enum Passage {
     Through,
     /// It leaves from an address that the peer does not know.
-    Stranger,
+    Unknown,
     /// The router has no mapping for it.
     Dropped,
 }
@@ -256,7 +256,7 @@ impl Kernel {
         }
         match self.seen_at(sender, Transport::Tcp, by, seen) {
             Some(from) if from == remote => Passage::Through,
-            Some(_) => Passage::Stranger,
+            Some(_) => Passage::Unknown,
             None => Passage::Dropped,
         }
     }

@@ -17,9 +17,9 @@ const TIME_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct Ports {
-    /// Who is bound to a port of all addresses.
+    /// The sockets that are bound to a port of all addresses.
     all: BTreeMap<u16, u32>,
-    /// Who is bound to a port of one.
+    /// The sockets that are bound to a port of one address.
     own: BTreeMap<(u16, IpAddr), u32>,
     /// The ports of connecting sockets, by the address that each connected to: two may share one if they
     /// connected
@@ -77,7 +77,7 @@ impl Ports {
         };
     }
 
-    /// Who hears what is sent to `port` of `address`.
+    /// The socket that receives what is sent to `port` of `address`.
     pub(super) fn bound(&self, port: u16, address: IpAddr) -> Option<u32> {
         if !self.own.is_empty()
             && let Some(socket) = self.own.get(&(port, address))

@@ -1,4 +1,4 @@
-//! What a network does for its peers beside serving them: turns on a full device, questions for
+//! What a network does for its peers beside serving them: rotation on a full device, questions for
 //! hosts, and the end of connections whose address is gone.
 
 use super::Network;

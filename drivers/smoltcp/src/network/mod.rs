@@ -238,7 +238,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         })
     }
 
-    /// Lets one address have this many accepted streams at once; a caller that has as many is
+    /// Lets one address have this many accepted streams at once; a peer that has as many is
     /// refused. At first there is no limit, and one host can hold every stream: behind one address
     /// there may be many.
     pub fn set_streams_per_address(&mut self, limit: usize) {

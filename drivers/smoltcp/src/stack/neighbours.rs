@@ -5,7 +5,7 @@
 //! others from being found, and silence every datagram port that has something for it. Here is
 //! what a driver can do about that:
 //!
-//! - A host that has not answered for [`PATIENCE`] is taken for missing: smoltcp is told that it
+//! - A host that has not answered for [`ANSWER_TIMEOUT`] is taken for missing: smoltcp is told that it
 //!   has our own hardware address, so that frames for it leave, and get lost in the first switch.
 //!   That is what others call a negative entry of the cache. It ends when the host asks for us or answers,
 //!   or after a minute.
@@ -24,7 +24,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress};
 
 /// How long a host may take to say where it is. On a wired link it takes a millisecond; a
 /// wireless one that sleeps may take 300.
-const PATIENCE: Duration = Duration::from_millis(500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Between two rounds of questions of our own; smoltcp's time between two of its own.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ impl Neighbours {
         self.missing_at.min(self.asks_at)
     }
 
-    /// Sees what frames told.
+    /// Sees what frames said.
     pub(crate) fn look(&mut self, interface: &Interface, now: Instant) {
         // What the device sends to itself is not lost.
         let lost = self.watch.lost.get();
@@ -114,7 +114,7 @@ impl Neighbours {
         if self.watch.sought.get().is_none() {
             self.missing_at = Instant::NEVER;
         } else if is_new {
-            self.missing_at = now.after(PATIENCE);
+            self.missing_at = now.after(ANSWER_TIMEOUT);
         }
         if self.watch.asked.take() || lost.is_some() {
             self.want_round(now);

@@ -39,7 +39,7 @@ impl<'a, H> Listeners<'a, H> {
         used.any(|listening| overlap(listening.endpoint, address))
     }
 
-    /// Whether no stream waits for callers of this port, but will again: a bit of `pooled` says
+    /// Whether no stream waits for peers of this port, but will again: a bit of `pooled` says
     /// of each place whether one does.
     pub(crate) fn is_exhausted(&self, pooled: u32, port: u16) -> bool {
         let places = self.places.iter().enumerate();

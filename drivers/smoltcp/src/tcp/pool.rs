@@ -94,13 +94,13 @@ pub(crate) fn is_one_too_many<H: Handler>(
         let socket = sockets.get::<tcp::Socket>(stream.handle?);
         Some((socket.state(), socket.remote_endpoint()?.addr))
     };
-    let Some((state, caller)) = of(&streams[slot]) else {
+    let Some((state, peer)) = of(&streams[slot]) else {
         return false;
     };
     let is_new = matches!(streams[slot].stage, Stage::Pooled { .. })
         && !matches!(state, tcp::State::Listen | tcp::State::SynReceived);
     let theirs = |stream: &&Stream<H>| {
-        let same = of(stream).is_some_and(|(_, address)| address == caller);
+        let same = of(stream).is_some_and(|(_, address)| address == peer);
         same && stream.was_accepted() && !is_delivered(stream, sockets)
     };
     is_new && streams.iter().filter(theirs).count() >= limit

@@ -186,7 +186,7 @@ impl Kernel {
             match self.passage_to(segment.to) {
                 Passage::Through => {}
                 Passage::Dropped => return self.segment_lost(segment),
-                Passage::Stranger => return self.sent_by_a_stranger(segment),
+                Passage::Unknown => return self.sent_by_a_stranger(segment),
             }
         }
         if self.random.chance(half_open) {

@@ -61,7 +61,7 @@ pub(super) enum End {
 pub(super) struct Acknowledgement {
     /// Bytes that have arrived in order; the end counts as one.
     pub(super) arrived: u64,
-    /// Bytes that have arrived before their turn (as selective acknowledgements say).
+    /// Bytes that have arrived out of order (as selective acknowledgements say).
     pub(super) early: u32,
     /// Bytes, from the first of the stream, up to which there is room.
     pub(super) room_to: u64,
@@ -114,15 +114,15 @@ const MAX_RECEIVE: u32 = 3 << 20;
 pub(super) struct Incoming {
     /// Bytes that have come in order.
     pub(super) expected: u64,
-    /// What came before its turn, and how many bytes that is.
+    /// Segments that came out of order, and how many bytes they have.
     pub(super) early: BTreeMap<u64, Segment>,
     early_bytes: u32,
     pub(super) arrived: VecDeque<Bytes>,
     pub(super) unread: usize,
     pub(super) ended: bool,
     pub(super) stalled_until: Instant,
-    /// Bytes, from the first of the stream, up to which the peer was told that there is room.
-    told: u64,
+    /// Bytes, from the first of the stream, up to which room was advertised to the peer.
+    advertised: u64,
     /// Bytes of the receive buffer.
     pub(super) capacity: u32,
     /// Whether that grows if the reader keeps up.
@@ -364,7 +364,7 @@ impl Incoming {
             unread: 0,
             ended: false,
             stalled_until: Instant::ZERO,
-            told: buffers.receive.into(),
+            advertised: buffers.receive.into(),
             capacity: buffers.receive,
             grows: buffers.grows,
             read: 0,
@@ -372,7 +372,7 @@ impl Incoming {
         }
     }
 
-    /// Takes a segment whose turn it is, and those behind it that came early.
+    /// Takes the segment that is next, and those behind it that came early.
     pub(super) fn take(&mut self, segment: Segment) {
         self.append(segment);
         while let Some(next) = self.early.remove(&self.expected) {
@@ -381,7 +381,7 @@ impl Incoming {
         }
     }
 
-    /// Keeps a segment until its turn comes.
+    /// Keeps a segment that came early.
     pub(super) fn keep(&mut self, segment: Segment) {
         let len = segment.bytes.len() as u32;
         if self.early.insert(segment.at, segment).is_none() {
@@ -400,11 +400,11 @@ impl Incoming {
 
     /// What is to be acknowledged now. Room that was promised once stays promised.
     pub(super) fn acknowledge(&mut self) -> Acknowledgement {
-        self.told = self.room_to();
+        self.advertised = self.room_to();
         Acknowledgement {
             arrived: self.acknowledged(),
             early: self.early_bytes,
-            room_to: self.told,
+            room_to: self.advertised,
         }
     }
 
@@ -420,13 +420,13 @@ impl Incoming {
 
     fn room_to(&self) -> u64 {
         let free = u64::from(self.capacity).saturating_sub(self.unread as u64);
-        self.told.max(self.expected + free)
+        self.advertised.max(self.expected + free)
     }
 
     /// Whether the sender is told that reading has made room, before anything else arrives: as on
     /// Linux, if little was left and at least twice as much is now.
     pub(super) fn has_opened(&self) -> bool {
-        let left = self.told.saturating_sub(self.expected);
+        let left = self.advertised.saturating_sub(self.expected);
         let now = self.free();
         2 * left <= u64::from(self.capacity) && now > 0 && now >= 2 * left
     }

@@ -148,7 +148,7 @@
 //!   the receiver's buffer and congestion hold the sender back. So throughput falls with loss as it
 //!   does.
 //! - *Work* takes no time unless it is given [`Costs`]: then worker threads are busy, and overload,
-//!   late ticks and starvation show. The budgets of the [`Limits`] hold in any case.
+//!   late ticks and starvation show. The [`Budgets`] hold in any case.
 //! - *Threads*: callbacks of different workers, and [threads](Simulation::spawn) of the
 //!   application's own, [interleave](Builder::interleave) as the seed chooses, so that races and
 //!   deadlocks of handlers show.

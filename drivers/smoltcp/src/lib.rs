@@ -56,6 +56,30 @@
 //! # }
 //! ```
 //!
+//! # Threads
+//!
+//! There is one: the one that calls [`Network::poll`]. A poll takes frames from the device, runs the
+//! callbacks, and hands frames to the device; its work is bounded by the rings. A callback that
+//! takes long holds up the device.
+//!
+//! # Backpressure
+//!
+//! [`Link::send`] takes a message whole and returns `Ok`, or takes nothing and returns
+//! [`SendError::Full`]: the transmit ring is the queue. [`Handler::writable`] is called once at
+//! most half of the ring, and at most [`Limits::low_watermark`] bytes, are queued. A message that cannot fit the ring is [`SendError::TooLong`].
+//! [`Link::pause`] stops delivery; the receive ring fills, and TCP holds up the peer.
+//!
+//! # Closing and stopping
+//!
+//! [`Link::close`] delivers what was sent, then closes; [`Link::abort`] does not. Each connection's
+//! handler is told [`closed`](Handler::closed) once, with a [`CloseReason`], and then dropped.
+//! [`Network::stop`] closes everything; poll on until [`Network::is_stopped`].
+//!
+//! # Limits
+//!
+//! The memory that is lent bounds connections, peers and queued bytes. [`Limits`] has the timeouts
+//! and the longest message; [`Network::new`] checks that they fit the memory.
+//!
 //! # The way of a message
 //!
 //! smoltcp keeps a stream in two rings. A message that lies whole and unbroken in the receive

@@ -194,7 +194,7 @@ impl Network {
     }
 
     /// Keeps the worker thread whose callback calls this busy for so long, beside what its work
-    /// [costs](Builder::costs): for handlers that compute. Nothing, outside of callbacks of this
+    /// [costs](crate::NetworkBuilder::costs): for handlers that compute. Nothing, outside of callbacks of this
     /// network or if its work costs nothing.
     pub fn spend(&self, time: Duration) {
         let Some(shared) = self.shared.upgrade() else {
@@ -222,7 +222,7 @@ impl Network {
         metrics
     }
 
-    /// How long its workers were busy, all together, with what has a [cost](Costs).
+    /// How long its workers were busy, all together, with what has a [cost](crate::Costs).
     pub fn busy(&self) -> Duration {
         let shared = self.shared.upgrade();
         shared.map_or(Duration::ZERO, |shared| {

@@ -8,7 +8,7 @@ use cubenet_core::{Handler, Instant};
 use smoltcp::phy::Device;
 
 impl<D: Device, H: Handler> Network<'_, D, H> {
-    /// Stops at `now`: accepts and calls no more, and closes every connection, which delivers
+    /// Stops at `now`: accepts no more, connects no more, and closes every connection, which delivers
     /// what was sent on it; what is not delivered after `deadline` is given up. Go on with
     /// [`Network::poll`] until [`Network::is_stopped`].
     pub fn stop(&mut self, deadline: Duration, now: Instant) {

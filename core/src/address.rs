@@ -283,6 +283,23 @@ mod tests {
     }
 
     #[test]
+    fn no_limits_limit_nothing() {
+        let limits = AddressLimits::new();
+        assert!(!limits.limits_anything());
+        assert!(limits.clone().with_max_connections(1).limits_anything());
+        assert!(limits.with_connections_per_second(1).limits_anything());
+    }
+
+    #[test]
+    fn a_close_of_a_host_that_has_nothing_open_changes_nothing() {
+        let mut table = AddressTable::new(AddressLimits::new().with_max_connections(1));
+        let host = address("192.0.2.1");
+        table.handle_close(host, Transport::Tcp, at(0));
+        assert_eq!(table.handle_open(host, Transport::Tcp, at(0)), Ok(()));
+        assert!(table.handle_open(host, Transport::Tcp, at(0)).is_err());
+    }
+
+    #[test]
     fn a_host_has_no_more_connections_than_it_may() {
         let mut table = AddressTable::new(AddressLimits::new().with_max_connections(2));
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));

@@ -128,3 +128,114 @@ macro_rules! impl_handle {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Handle;
+    use std::sync::{Arc, Mutex};
+    use std::vec::Vec;
+
+    /// A driver's connection that keeps which methods were called, in order.
+    #[derive(Clone, Default)]
+    struct Connection(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Connection {
+        fn called<R>(&self, method: &'static str, answer: R) -> R {
+            self.0.lock().unwrap().push(method);
+            answer
+        }
+
+        fn send(&self, message: impl AsRef<[u8]>) -> Result<(), SendError> {
+            self.called(
+                "send",
+                message
+                    .as_ref()
+                    .is_empty()
+                    .then_some(())
+                    .ok_or(SendError::Full),
+            )
+        }
+
+        fn send_frame(&self, frame: &Frame) -> Result<(), SendError> {
+            self.called(
+                "send_frame",
+                frame
+                    .payload()
+                    .is_empty()
+                    .then_some(())
+                    .ok_or(SendError::Full),
+            )
+        }
+
+        fn close(&self) {
+            self.called("close", ());
+        }
+
+        fn abort(&self) {
+            self.called("abort", ());
+        }
+
+        fn is_closed(&self) -> bool {
+            self.called("is_closed", true)
+        }
+
+        fn pause(&self) {
+            self.called("pause", ());
+        }
+
+        fn resume(&self) {
+            self.called("resume", ());
+        }
+
+        fn queued(&self) -> usize {
+            self.called("queued", 5)
+        }
+
+        fn transport(&self) -> Transport {
+            self.called("transport", Transport::Udp)
+        }
+
+        fn peer_addr(&self) -> SocketAddr {
+            self.called("peer_addr", ([10, 0, 0, 1], 1).into())
+        }
+
+        fn local_addr(&self) -> SocketAddr {
+            self.called("local_addr", ([10, 0, 0, 2], 2).into())
+        }
+
+        fn id(&self) -> ConnectionId {
+            self.called("id", ConnectionId::from_u64(9))
+        }
+    }
+
+    crate::impl_handle!(Connection);
+
+    /// Calls every method through the trait.
+    fn call_all(handle: &impl Handle) {
+        assert_eq!(handle.send(b""), Ok(()));
+        assert_eq!(
+            handle.send_frame(&Frame::new(b"full").unwrap()),
+            Err(SendError::Full)
+        );
+        handle.close();
+        handle.abort();
+        assert!(handle.is_closed());
+        handle.pause();
+        handle.resume();
+        assert_eq!(handle.queued(), 5);
+        assert_eq!(handle.transport(), Transport::Udp);
+        assert_eq!(handle.peer_addr().port(), 1);
+        assert_eq!(handle.local_addr().port(), 2);
+        assert_eq!(handle.id().as_u64(), 9);
+    }
+
+    #[test]
+    fn each_method_of_a_handle_is_the_connection_s_own() {
+        let methods = "send send_frame close abort is_closed pause resume queued transport \
+                       peer_addr local_addr id";
+        let connection = Connection::default();
+        call_all(&connection);
+        assert_eq!(connection.0.lock().unwrap().join(" "), methods);
+    }
+}

@@ -212,6 +212,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_driver_names_the_limit_that_it_cannot_keep() {
+        let error = LimitError::new("max_peers", "it must be 4 at most here");
+        assert_eq!(
+            std::format!("{error}"),
+            "limit `max_peers`: it must be 4 at most here"
+        );
+    }
+
+    #[test]
     fn the_defaults_fit_each_other() {
         assert_eq!(Limits::default().validate(), Ok(()));
     }

@@ -41,3 +41,32 @@ impl fmt::Display for Report<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<&'static Layer>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Layer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(self.1?)
+        }
+    }
+
+    #[test]
+    fn a_report_has_the_error_and_every_cause() {
+        const CAUSE: Layer = Layer("the socket failed", Some(&Layer("os error 5", None)));
+        let error = Layer("cannot send", Some(&CAUSE));
+        let report = Report::new(&error).to_string();
+        assert_eq!(report, "cannot send: the socket failed: os error 5");
+    }
+}

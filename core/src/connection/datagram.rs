@@ -261,6 +261,8 @@ mod tests {
         half.handle_close_datagram();
         assert_eq!(half.poll_action(0), Action::Reset(CloseReason::Local));
         half.abort(CloseReason::Io);
+        half.handle_close_datagram();
+        half.handle_fin_sent();
         assert_eq!(half.close_reason(), Some(CloseReason::Local));
     }
 

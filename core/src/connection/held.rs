@@ -60,12 +60,6 @@ pub const fn holds_too_much(total: usize, limits: &Limits) -> bool {
     total > limits.max_held_total()
 }
 
-impl Default for HeldInput {
-    fn default() -> Self {
-        HeldInput::NONE
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

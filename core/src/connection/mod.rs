@@ -386,6 +386,25 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_admits_and_aborts_as_its_sending_half_does() {
+        let limits = limits();
+        let mut connection = accepted();
+        let backlog = Backlog::growing(0, 0);
+        assert_eq!(connection.admit(3, backlog, &limits), Ok([0, 3]));
+        let too_long = SendError::TooLong {
+            len: 101,
+            limit: 100,
+        };
+        assert_eq!(connection.admit(101, backlog, &limits), Err(too_long));
+        connection.abort(CloseReason::Io);
+        assert_eq!(
+            connection.admit(3, backlog, &limits),
+            Err(SendError::Closed)
+        );
+        assert_eq!(connection.poll_action(0), Action::Reset(CloseReason::Io));
+    }
+
+    #[test]
     fn a_violation_closes_and_nothing_more_is_decoded() {
         let limits = limits();
         let mut connection = accepted();

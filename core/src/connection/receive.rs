@@ -257,6 +257,17 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_is_not_idle_while_its_messages_are_delivered() {
+        let mut half = RecvHalf::connecting(decoder(), second(0));
+        feed(&mut half, b"\0\x01a", second(1));
+        assert_eq!(half.poll_timeout(&limits()), second(61));
+        half.handle_delivered(second(20));
+        assert_eq!(half.poll_timeout(&limits()), second(80));
+        feed(&mut half, b"\0\x05abc", second(21));
+        assert_eq!(half.footprint(), 64, "its fixed buffer");
+    }
+
+    #[test]
     fn a_frame_is_timed_from_its_first_byte_however_slowly_it_drips() {
         let mut half = RecvHalf::connecting(decoder(), second(0));
         feed(&mut half, b"\0\x01a\0", second(1));

@@ -55,6 +55,16 @@ fn a_full_table_refuses_new_peers_and_serves_the_others() {
 }
 
 #[test]
+fn a_full_table_of_lent_memory_takes_no_slot_and_keeps_its_memory() {
+    let (mut slots, mut heads) = ([Slot::<u16>::FREE; 1], [0; 1]);
+    let mut table = SliceTable::new(&mut slots, &mut heads).unwrap();
+    assert!(table.push(Slot::FREE));
+    assert!(!table.push(Slot::FREE));
+    assert!(!table.release());
+    assert_eq!(table.slots().len(), 1);
+}
+
+#[test]
 fn a_table_in_lent_memory_has_as_much_room_as_that() {
     let mut slots = [Slot::<u16>::FREE; 3];
     assert!(SliceTable::new(&mut slots, &mut []).is_none());

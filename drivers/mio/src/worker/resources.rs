@@ -46,7 +46,6 @@ pub(crate) struct WorkerResources {
 }
 
 /// Input that a stream holds.
-#[derive(Default)]
 pub(crate) struct Held {
     /// Bytes that were read and not delivered, since the stream was paused or its budget used up.
     pub(crate) undelivered: Bytes,
@@ -95,7 +94,10 @@ impl WorkerResources {
         undelivered: Bytes,
         progressed: bool,
     ) {
-        let held = self.held.entry(token).or_default();
+        let held = self.held.entry(token).or_insert(Held {
+            undelivered: Bytes::new(),
+            input: HeldInput::NONE,
+        });
         let before = held.input;
         held.input.update(bytes, progressed, self.now);
         held.undelivered = undelivered;

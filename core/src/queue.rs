@@ -52,6 +52,7 @@ impl SendQueue {
         }
         self.len += rest.len();
         self.pieces.push_back(rest);
+        self.check();
     }
 
     /// The first piece of what waits, to be written next; empty if nothing waits.
@@ -79,6 +80,12 @@ impl SendQueue {
             self.pieces.pop_front();
         }
         self.tail.advance(left);
+        self.check();
+    }
+
+    /// Asserts, in debug builds, that what lies here is what is counted.
+    fn check(&self) {
+        debug_assert_eq!(self.chunks().map(<[u8]>::len).sum::<usize>(), self.len);
     }
 }
 

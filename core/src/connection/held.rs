@@ -39,6 +39,7 @@ impl HeldInput {
             self.since = now;
         }
         self.bytes = bytes;
+        debug_assert!(self.since != Instant::NEVER, "held input has a time");
     }
 
     /// Bytes held. The driver counts the sum over all connections.

@@ -303,6 +303,15 @@ impl Lifecycle {
         self.established |= matches!(input, Connected);
         self.peer_fin |= matches!(input, Fin(_));
         let changed = next != self.state;
+        debug_assert!(
+            !changed || self.state != Closed,
+            "a closed connection stays closed"
+        );
+        debug_assert_eq!(
+            matches!(next, Connecting | Open),
+            reason.is_none(),
+            "a connection that closes has a reason"
+        );
         self.state = next;
         self.reason = reason;
         changed

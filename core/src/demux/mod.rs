@@ -183,6 +183,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         } else {
             self.link_head(slot);
         }
+        self.check(slot, true);
         Some(slot as usize)
     }
 
@@ -197,6 +198,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         self.slot_mut(slot).peer = Some(peer);
         self.link_head(slot);
         self.touch(slot, now);
+        self.check(slot, true);
         true
     }
 
@@ -214,9 +216,27 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         entry.next = free;
         self.free = slot;
         self.len -= 1;
+        self.check(slot, false);
         if self.len == 0 && self.table.release() {
             self.free = NIL;
         }
+    }
+
+    /// Asserts, in debug builds, what holds after every change: the table is within its bound, the
+    /// list by age is empty only if the table is, and the peer in `slot` is found there if it
+    /// `is_taken`.
+    fn check(&self, slot: u32, is_taken: bool) {
+        debug_assert!(self.len <= self.max_peers, "more peers than allowed");
+        debug_assert_eq!(self.len == 0, self.oldest == NIL, "the list by age");
+        debug_assert_eq!(self.len == 0, self.newest == NIL, "the list by age");
+        debug_assert_eq!(
+            self.table.slots()[slot as usize]
+                .peer
+                .as_ref()
+                .and_then(|peer| self.find(peer)),
+            is_taken.then_some(slot),
+            "a peer is found in its slot"
+        );
     }
 
     /// Tells whether datagrams may wait in the socket that have not been handed in. Some of them

@@ -84,6 +84,10 @@ impl NetworkState {
     pub(crate) fn release(&mut self, transport: Transport) {
         self.open -= 1;
         self.open_streams -= usize::from(transport == Transport::Tcp);
+        debug_assert!(
+            self.open_streams <= self.open,
+            "a connection was released twice"
+        );
     }
 
     /// Counts a connection that has closed.

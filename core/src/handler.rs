@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boxed_handler_hears_of_a_failed_connect() {
+    fn a_boxed_handler_is_told_of_a_failed_connect() {
         struct Failed(bool);
         impl Handler for Failed {
             fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}

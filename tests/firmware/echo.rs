@@ -192,7 +192,7 @@ fn round_trips(board: &Board) {
 }
 
 #[test]
-fn whatever_is_done_to_a_board_it_serves_on() {
+fn a_board_serves_on_after_abuse() {
     for name in BOARDS {
         let Some(programs) = build(name) else {
             return;

@@ -64,7 +64,7 @@ impl Client {
 }
 
 #[test]
-fn messages_come_back_whole_however_they_are_cut() {
+fn messages_come_back_whole_from_pieces_of_any_length() {
     let mut client = Client::of(Limits::default());
     let bytes = [&b""[..], b"hello", &pattern(65_535), b"world"]
         .map(framed)

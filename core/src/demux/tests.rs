@@ -26,7 +26,7 @@ fn filled(policy: FullPolicy) -> Small {
 }
 
 #[test]
-fn an_empty_datagram_from_a_stranger_builds_nothing() {
+fn an_empty_datagram_of_an_unknown_peer_builds_nothing() {
     let mut demux = small(FullPolicy::Refuse);
     assert_eq!(demux.handle_datagram(&1, 0, second(0)), Arrival::Ignore);
     assert!(demux.is_empty());
@@ -84,7 +84,7 @@ fn a_table_in_lent_memory_has_as_much_room_as_that() {
 }
 
 #[test]
-fn a_full_table_can_let_the_longest_silent_make_way() {
+fn a_full_table_can_evict_the_peer_that_is_idle_longest() {
     let mut demux = filled(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
     demux.handle_datagram(&1, 1, second(5));
     assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Refuse);
@@ -121,7 +121,7 @@ fn an_idle_peer_has_twice_the_time_while_datagrams_wait() {
 }
 
 #[test]
-fn a_driver_without_room_can_let_the_longest_silent_make_way_before_the_table_is_full() {
+fn a_driver_without_room_can_evict_a_peer_before_the_table_is_full() {
     let mut demux = small(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
     assert_eq!(demux.evictable(Instant::NEVER), None);
     let slot = demux.insert(1, second(1)).unwrap();
@@ -131,7 +131,7 @@ fn a_driver_without_room_can_let_the_longest_silent_make_way_before_the_table_is
 }
 
 #[test]
-fn a_newcomer_takes_the_slot_of_the_peer_it_replaces() {
+fn a_new_peer_takes_the_slot_of_the_peer_it_replaces() {
     let mut demux = filled(FullPolicy::EvictIdleFor(Duration::from_secs(1)));
     let slot = demux.find(&2).map(|slot| slot as usize).unwrap();
     assert!(!demux.replace(slot, 1, second(4)), "it has a slot");
@@ -174,7 +174,7 @@ fn an_empty_datagram_closes_only_if_it_is_to() {
 }
 
 #[test]
-fn a_peer_is_not_silent_while_the_driver_is_busy_with_it() {
+fn a_peer_is_not_idle_while_the_driver_is_busy_with_it() {
     let mut demux = filled(FullPolicy::Refuse);
     demux.handle_delivered(&1, second(50));
     demux.handle_delivered(&9, second(50));
@@ -241,7 +241,7 @@ fn a_growing_table_has_as_many_heads_as_peers_and_gives_its_memory_back() {
 }
 
 #[test]
-fn a_fixed_table_keeps_its_heads_however_many_peers_hang_from_them() {
+fn a_fixed_table_keeps_its_heads_for_any_number_of_peers() {
     let limits = Limits::default();
     let table = FixedTable::<u16, 16, 2>::default();
     let mut demux = Demux::new(table, (1, 2), &limits);

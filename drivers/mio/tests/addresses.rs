@@ -12,7 +12,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 #[test]
-fn who_is_turned_away_is_closed_and_leaves_nothing() {
+fn a_refused_peer_is_closed_and_leaves_nothing() {
     let network = network();
     let refuse = |_: &Connection| None::<cubenet_tests::Reporter>;
     let listener = network

@@ -98,7 +98,7 @@ fn many_peers_that_expire_at_once_do_not_keep_others_waiting() {
 }
 
 #[test]
-fn a_peer_that_is_silent_expires_though_others_never_are() {
+fn an_idle_peer_expires_though_others_are_busy() {
     let limits = Limits::new().with_datagram_idle_timeout(Duration::from_millis(300));
     let network = one_worker(limits);
     let server = listen(&network, Transport::Udp, 300, 0);

@@ -169,7 +169,7 @@ fn a_busy_connection_does_not_keep_others_of_its_worker_waiting() {
 }
 
 #[test]
-fn the_end_that_came_with_more_than_a_turn_of_input_is_heard() {
+fn a_fin_behind_more_input_than_one_iteration_takes_is_seen() {
     // A budget is bytes that are read, so one byte would be a read each.
     let budgets = Budgets::new().with_read_bytes(1_000);
     let builder = Network::builder().workers(1).budgets(budgets);
@@ -298,7 +298,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
 /// listener is full.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_connect_that_was_answered_in_time_succeeds_however_late_that_is_seen() {
+fn a_connect_that_was_answered_in_time_succeeds_though_that_is_seen_late() {
     let limits = Limits::new().with_connect_timeout(Duration::from_millis(1_700));
     let network = one_worker(limits);
     let takes = |_: &Connection| Some(Takes(Duration::from_millis(2_200)));

@@ -116,7 +116,7 @@ fn a_pause_in_a_callback_and_a_resume_from_another_thread_lose_and_reorder_nothi
 }
 
 #[test]
-fn the_end_that_came_during_a_pause_is_heard_after_it() {
+fn a_fin_that_came_during_a_pause_is_seen_after_it() {
     let network = network();
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);

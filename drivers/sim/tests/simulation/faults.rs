@@ -181,7 +181,7 @@ fn without_descriptors_clients_wait_until_there_is_one() {
 }
 
 #[test]
-fn a_listener_without_descriptors_tries_again_at_its_pace_however_many_call() {
+fn a_listener_without_descriptors_tries_again_at_its_pace_for_any_number_of_connects() {
     let simulation = Simulation::new(13);
     let server = simulation.network(SERVER).descriptors(1).start().unwrap();
     server

@@ -18,7 +18,7 @@ impl Handler for Farewell {
 }
 
 #[test]
-fn whatever_the_application_gave_may_use_connections_as_it_is_dropped() {
+fn values_of_the_application_may_use_connections_as_they_are_dropped() {
     let simulation = Arc::new(Simulation::new(15));
     let (server, network) = server_and_client(&simulation);
     let client = Client::default();
@@ -100,7 +100,7 @@ fn a_host_that_crashes_inside_a_callback_leaves_nothing_counted() {
 }
 
 #[test]
-fn who_is_let_in_as_the_listener_closes_is_closed_and_counted_once() {
+fn a_peer_accepted_as_the_listener_closes_is_closed_and_counted_once() {
     for stops in [false, true] {
         let simulation = Simulation::new(17);
         let limits = Limits::new()

@@ -361,7 +361,7 @@ fn a_pause_at_the_end_of_a_turn_is_only_a_pause() {
 }
 
 #[test]
-fn an_admitted_peer_is_told_closed_whatever_happens_meanwhile() {
+fn an_admitted_peer_is_closed_once_in_any_order_of_threads() {
     for seed in 0..200 {
         let builder = Simulation::builder().seed(seed).interleave(0.5);
         let simulation = builder.build().unwrap();

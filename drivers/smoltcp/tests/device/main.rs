@@ -123,7 +123,7 @@ fn open_connections_let_the_device_sleep() {
 }
 
 #[test]
-fn a_port_with_little_memory_lets_the_longest_silent_make_way() {
+fn a_port_with_little_memory_evicts_the_peer_that_is_idle_longest() {
     with_each_family(|family| {
         let limits =
             limits().with_full_policy(FullPolicy::EvictIdleFor(Duration::from_millis(100)));

@@ -192,7 +192,7 @@ impl Storm {
 }
 
 #[test]
-fn nothing_is_lost_told_twice_or_left_whatever_happens() {
+fn nothing_is_lost_reported_twice_or_left() {
     with_each_family(|family| {
         for seed in 0..600 {
             let mut storm = Storm::new(seed, family);

@@ -186,7 +186,7 @@ impl Kernel {
             match self.passage_to(segment.to) {
                 Passage::Through => {}
                 Passage::Dropped => return self.segment_lost(segment),
-                Passage::Unknown => return self.sent_by_a_stranger(segment),
+                Passage::Unknown => return self.sent_from_an_unknown_address(segment),
             }
         }
         if self.random.chance(half_open) {
@@ -209,7 +209,7 @@ impl Kernel {
 
     /// The peer's host does not know the address that a router gives this sender now: it answers
     /// with a reset.
-    fn sent_by_a_stranger(&mut self, segment: Segment) {
+    fn sent_from_an_unknown_address(&mut self, segment: Segment) {
         let now = self.now;
         let Some(socket) = self.stream(segment.from) else {
             return;

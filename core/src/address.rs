@@ -283,6 +283,65 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_has_closed_is_still_held_to_its_rate() {
+        let mut table = AddressTable::new(AddressLimits::new().with_connections_per_second(1));
+        assert!(table.is_empty());
+        let host = address("192.0.2.1");
+        assert_eq!(table.handle_open(host, Transport::Tcp, at(0)), Ok(()));
+        assert!(!table.is_empty());
+        table.handle_close(host, Transport::Tcp, at(100));
+        let refused = table.handle_open(host, Transport::Tcp, at(200));
+        assert_eq!(refused, Err(AddressRefusal::TooFast));
+        assert_eq!(table.handle_open(host, Transport::Tcp, at(1_000)), Ok(()));
+        table.handle_close(host, Transport::Tcp, at(2_000));
+        assert!(table.is_empty());
+    }
+
+    /// Opens a connection from each of these hosts at time zero; closes it, if `closes`.
+    fn open_all(table: &mut AddressTable, hosts: core::ops::Range<u32>, closes: bool) {
+        for host in hosts {
+            let host = IpAddr::from(host.to_be_bytes());
+            assert_eq!(table.handle_open(host, Transport::Tcp, at(0)), Ok(()));
+            if closes {
+                table.handle_close(host, Transport::Tcp, at(0));
+            }
+        }
+    }
+
+    #[test]
+    fn spent_entries_are_forgotten_once_there_are_many() {
+        let limits = AddressLimits::new().with_connections_per_second(1);
+        let mut table = AddressTable::new(limits);
+        let newcomer = address("192.0.2.1");
+        open_all(&mut table, 0..100, true);
+        assert_eq!(
+            table.handle_open(newcomer, Transport::Tcp, at(5_000)),
+            Ok(())
+        );
+        assert_eq!(table.len(), 101, "they are few");
+        open_all(&mut table, 100..1_023, true);
+        assert_eq!(table.len(), 1_024);
+        assert_eq!(
+            table.handle_open(newcomer, Transport::Tcp, at(9_000)),
+            Ok(())
+        );
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_table_is_swept_again_only_once_it_has_doubled() {
+        let limits = AddressLimits::new().with_connections_per_second(1);
+        let mut table = AddressTable::new(limits);
+        open_all(&mut table, 0..1_025, false);
+        open_all(&mut table, 2_000..2_200, true);
+        for newcomer in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            let opened = table.handle_open(address(newcomer), Transport::Tcp, at(5_000));
+            assert_eq!(opened, Ok(()));
+        }
+        assert_eq!(table.len(), 1_228, "below 2,048 it is not swept");
+    }
+
+    #[test]
     fn no_limits_limit_nothing() {
         let limits = AddressLimits::new();
         assert!(!limits.limits_anything());

@@ -75,6 +75,8 @@ mod tests {
         for (name, budgets) in cases {
             assert_eq!(budgets.validate().unwrap_err().limit, name);
         }
+        let least = Budgets::new().with_time(Duration::from_micros(1));
+        assert_eq!(least.validate(), Ok(()));
     }
 
     #[test]

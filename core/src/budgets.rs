@@ -1,10 +1,9 @@
 //! How much work one connection may cause before the others are served.
 
 use crate::limits::LimitError;
-use crate::settings::settings;
 use core::time::Duration;
 
-settings! {
+crate::settings! {
     /// The bounds on the work of one iteration of a driver's loop. They keep one busy connection
     /// from starving the others; what is left over is done in the next iteration. Not every
     /// driver has all of them.
@@ -14,6 +13,7 @@ settings! {
     /// let budgets = Budgets::new().with_messages(100);
     /// assert_eq!(budgets.messages(), 100);
     /// ```
+    #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Budgets;
 
     /// Connections accepted on one listener. Default 256.

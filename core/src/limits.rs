@@ -1,7 +1,6 @@
 //! The bounds of the protocol, each with a default and its reason.
 
 use crate::frame::{HEADER_LEN, MAX_PAYLOAD};
-use crate::settings::settings;
 use core::fmt;
 use core::time::Duration;
 
@@ -9,7 +8,7 @@ use core::time::Duration;
 /// headers. IPv6 could carry 20 more; one number for both is easier to keep.
 pub const MAX_DATAGRAM: usize = 65_507;
 
-settings! {
+crate::settings! {
     /// The bounds on what a connection, its peer and the application can make a driver hold or
     /// wait for. Each has a method that reads it, and one that returns limits in which it is
     /// another.
@@ -20,6 +19,7 @@ settings! {
     /// assert_eq!(limits.max_message(), 1_024);
     /// assert!(limits.validate().is_ok());
     /// ```
+    #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Limits;
 
     /// The longest message on a stream, either way, in bytes. A peer that declares more is

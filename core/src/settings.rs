@@ -1,13 +1,15 @@
 //! A struct of settings that can gain one without breaking its users: the fields are private, and
 //! each has a method that reads it and one that sets it.
 
+/// For the crates of this library.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! settings {
     (
         $(#[$doc:meta])* pub struct $name:ident;
         $($(#[$field_doc:meta])* $field:ident, $with:ident: $type:ty = $default:expr;)*
     ) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name {
             $($field: $type,)*
         }
@@ -25,7 +27,7 @@ macro_rules! settings {
                     self.$field
                 }
 
-                #[doc = concat!("The same, with another [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+                #[doc = concat!("Returns a copy in which [`", stringify!($field), "`](Self::", stringify!($field), ") has this value.")]
                 #[inline]
                 #[must_use]
                 pub const fn $with(mut self, $field: $type) -> Self {
@@ -43,5 +45,3 @@ macro_rules! settings {
         }
     };
 }
-
-pub(crate) use settings;

@@ -270,7 +270,12 @@ fn rate(most: f64) -> impl Strategy<Value = f64> {
 
 fn bursts() -> impl Strategy<Value = Option<Bursts>> {
     let bursts = (rate(0.01), 0.05..0.5, rate(1.0));
-    prop::option::of(bursts.prop_map(|(begin, end, loss)| Bursts { begin, end, loss }))
+    prop::option::of(bursts.prop_map(|(begin, end, loss)| {
+        Bursts::new()
+            .with_begin(begin)
+            .with_end(end)
+            .with_loss(loss)
+    }))
 }
 
 fn weather() -> impl Strategy<Value = Weather> {
@@ -289,23 +294,22 @@ fn weather() -> impl Strategy<Value = Weather> {
         let (latency, jitter, loss, bursts) = time;
         let (duplicate, reorder, corrupt, spoof) = datagrams;
         let ((bandwidth, queue, mtu, undetected), (refuse, reset, half_open)) = (link, streams);
-        Conditions {
-            latency: Duration::from_millis(latency),
-            jitter: Duration::from_millis(jitter),
-            loss,
-            bursts,
-            duplicate,
-            reorder,
-            corrupt,
-            spoof,
-            bandwidth,
-            queue,
-            mtu,
-            undetected,
-            refuse,
-            reset,
-            half_open,
-        }
+        Conditions::new()
+            .with_latency(Duration::from_millis(latency))
+            .with_jitter(Duration::from_millis(jitter))
+            .with_loss(loss)
+            .with_bursts(bursts)
+            .with_duplicate(duplicate)
+            .with_reorder(reorder)
+            .with_corrupt(corrupt)
+            .with_spoof(spoof)
+            .with_bandwidth(bandwidth)
+            .with_queue(queue)
+            .with_mtu(mtu)
+            .with_undetected(undetected)
+            .with_refuse(refuse)
+            .with_reset(reset)
+            .with_half_open(half_open)
     });
     let faults = (
         rate(1.0),
@@ -317,14 +321,15 @@ fn weather() -> impl Strategy<Value = Weather> {
         rate(1.0),
     );
     let faults = faults.prop_map(
-        |(short_read, partial_write, full_buffer, stall, millis, accept, unread)| Faults {
-            short_read,
-            partial_write,
-            full_buffer,
-            stall,
-            stall_for: Duration::from_millis(millis),
-            accept_failure: accept,
-            reset_loses_unread: unread,
+        |(short_read, partial_write, full_buffer, stall, millis, accept, unread)| {
+            Faults::new()
+                .with_short_read(short_read)
+                .with_partial_write(partial_write)
+                .with_full_buffer(full_buffer)
+                .with_stall(stall)
+                .with_stall_for(Duration::from_millis(millis))
+                .with_accept_failure(accept)
+                .with_reset_loses_unread(unread)
         },
     );
     (any::<u64>(), conditions, faults).prop_map(|(seed, conditions, faults)| Weather {
@@ -366,10 +371,13 @@ proptest! {
         weather in weather(), sends in prop::collection::vec((0..2_usize, 0..4_usize), 1..120),
     ) {
         let mut weather = weather;
-        weather.conditions.reset = 0.0;
-        weather.conditions.half_open = 0.0;
-        weather.conditions.refuse = 0.0;
-        weather.conditions.loss = weather.conditions.loss.min(0.1);
+        let loss = weather.conditions.loss().min(0.1);
+        weather.conditions = weather
+            .conditions
+            .with_reset(0.0)
+            .with_half_open(0.0)
+            .with_refuse(0.0)
+            .with_loss(loss);
         let mut storm = Storm::new(&weather, Transport::Tcp);
         let opened = |storm: &Storm| {
             storm.ends.lock().unwrap().iter().all(|end| end.connection.is_some())
@@ -422,18 +430,14 @@ fn a_close_and_an_abort_at_every_step_of_a_conversation_keep_the_invariants() {
         for seed in 0..4 {
             let weather = Weather {
                 seed,
-                conditions: Conditions {
-                    latency: Duration::from_millis(10),
-                    jitter: Duration::from_millis(10),
-                    loss: 0.05 * seed as f64,
-                    ..Conditions::default()
-                },
-                faults: Faults {
-                    short_read: 0.3,
-                    partial_write: 0.3,
-                    full_buffer: 0.1,
-                    ..Faults::default()
-                },
+                conditions: Conditions::new()
+                    .with_latency(Duration::from_millis(10))
+                    .with_jitter(Duration::from_millis(10))
+                    .with_loss(0.05 * seed as f64),
+                faults: Faults::new()
+                    .with_short_read(0.3)
+                    .with_partial_write(0.3)
+                    .with_full_buffer(0.1),
             };
             for step in 0..90 {
                 for (deed, own) in [

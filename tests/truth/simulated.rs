@@ -19,13 +19,11 @@ pub(crate) struct Simulated {
 
 impl Simulated {
     pub(crate) fn new(path: Path, buffer: Option<usize>) -> Self {
-        let conditions = Conditions {
-            latency: path.delay,
-            loss: path.loss,
-            bandwidth: path.bandwidth,
-            queue: path.queue,
-            ..Conditions::default()
-        };
+        let conditions = Conditions::new()
+            .with_latency(path.delay)
+            .with_loss(path.loss)
+            .with_bandwidth(path.bandwidth)
+            .with_queue(path.queue);
         let simulation = Simulation::builder().seed(1).conditions(conditions);
         let simulation = simulation.build().expect("the conditions make sense");
         let [server, client] = [SERVER, CLIENT].map(|host| {

@@ -141,10 +141,7 @@ fn what_is_lost_has_a_comment_and_its_like_comes_again() {
     if !have_tshark() {
         return;
     }
-    let conditions = Conditions {
-        loss: 0.2,
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_loss(0.2);
     let lengths = [1_000; 50];
     let path = capture("losses.pcapng", conditions, Transport::Tcp, &lengths);
     let lost = tshark(

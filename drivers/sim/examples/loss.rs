@@ -71,13 +71,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn run(options: &Options, loss: f64) -> Result<(f64, u64), Box<dyn Error>> {
-    let conditions = Conditions {
-        latency: Duration::from_millis(options.latency),
-        loss,
-        bandwidth: Some(options.bandwidth * 1_000_000),
-        queue: options.queue * 1_000,
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new()
+        .with_latency(Duration::from_millis(options.latency))
+        .with_loss(loss)
+        .with_bandwidth(Some(options.bandwidth * 1_000_000))
+        .with_queue(options.queue * 1_000);
     let builder = Simulation::builder().seed(options.seed);
     let simulation = builder.conditions(conditions).build()?;
     let (server, client): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());

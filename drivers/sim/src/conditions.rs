@@ -1,98 +1,100 @@
 //! What a virtual network does to what is sent over it, and a virtual host to those on it.
 
+use cubenet_core::settings;
 use std::fmt;
 use std::time::Duration;
 
-/// How a path between two hosts treats what is sent along it. Rates are probabilities from
-/// 0 to 1. The default is a local network without faults: 100 µs and nothing else.
-///
-/// ```
-/// use cubenet_sim::Conditions;
-/// use std::time::Duration;
-/// let mobile = Conditions {
-///     latency: Duration::from_millis(60),
-///     jitter: Duration::from_millis(40),
-///     loss: 0.02,
-///     bandwidth: Some(2_000_000),
-///     ..Conditions::default()
-/// };
-/// # assert!(mobile.validate().is_ok());
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-pub struct Conditions {
-    /// How long anything takes to arrive, one way.
-    pub latency: Duration,
-    /// What is added to that, at most, to each packet by chance. Datagrams overtake each
-    /// other by it; the segments of a stream are put in order again.
-    pub jitter: Duration,
-    /// Of packets that are lost: segments and datagrams, and SYN, SYN-ACK, ACK and RST. A stream's segments are sent again: after a round trip if enough is
-    /// under way, after two if little is, and after a timeout from 200 ms if nothing else is.
-    pub loss: f64,
-    /// Times in which more is lost; `None` for none.
-    pub bursts: Option<Bursts>,
-    /// Of datagrams that arrive twice.
-    pub duplicate: f64,
-    /// Of datagrams that are held back, up to four times the latency, and so overtaken.
-    pub reorder: f64,
-    /// Of packets that are damaged on their way. Their checksum shows it, so they are dropped.
-    pub corrupt: f64,
-    /// Of damaged datagrams, those whose checksum does not show it: they arrive with a byte changed,
-    /// or cut off at the end.
-    pub undetected: f64,
-    /// Of datagrams that are followed by a forged one: from an address that has sent to the
-    /// listener already, or from one that no host has.
-    pub spoof: f64,
-    /// Bits a second, each way; `None` for no bound.
-    pub bandwidth: Option<u64>,
-    /// Bytes that wait for the bandwidth before more are lost.
-    pub queue: usize,
+settings! {
+    /// How a path between two hosts treats the packets that are sent along it. Rates are
+    /// probabilities from 0 to 1. The default is a local network without faults: 100 µs and nothing
+    /// else.
+    ///
+    /// ```
+    /// use cubenet_sim::Conditions;
+    /// use std::time::Duration;
+    /// let mobile = Conditions::new()
+    ///     .with_latency(Duration::from_millis(60))
+    ///     .with_jitter(Duration::from_millis(40))
+    ///     .with_loss(0.02)
+    ///     .with_bandwidth(Some(2_000_000));
+    /// # assert!(mobile.validate().is_ok());
+    /// ```
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Conditions;
+
+    /// How long a packet takes to arrive, one way. Default 100 µs.
+    latency, with_latency: Duration = Duration::from_micros(100);
+
+    /// The most that is added to the latency of each packet, by chance. Datagrams overtake each
+    /// other by it; the segments of a stream are put in order again. Default zero.
+    jitter, with_jitter: Duration = Duration::ZERO;
+
+    /// Probability that a packet is lost: segments and datagrams, and SYN, SYN-ACK, ACK and RST. A
+    /// stream's segments are sent again: after a round trip if enough is under way, after two if
+    /// little is, and after a timeout from 200 ms if nothing else is. Default 0.
+    loss, with_loss: f64 = 0.0;
+
+    /// Times in which more is lost. Default `None`.
+    bursts, with_bursts: Option<Bursts> = None;
+
+    /// Probability that a datagram arrives twice. Default 0.
+    duplicate, with_duplicate: f64 = 0.0;
+
+    /// Probability that a datagram is held back, up to four times the latency, and so overtaken.
+    /// Default 0.
+    reorder, with_reorder: f64 = 0.0;
+
+    /// Probability that a packet is damaged on its way. Its checksum shows that, so it is dropped.
+    /// Default 0.
+    corrupt, with_corrupt: f64 = 0.0;
+
+    /// Probability that the checksum of a damaged datagram does not show it: it arrives with a byte
+    /// changed, or cut off at the end. Default 0.
+    undetected, with_undetected: f64 = 0.0;
+
+    /// Probability that a datagram is followed by a forged one: from an address that has sent to
+    /// the listener already, or from one that no host has. Default 0.
+    spoof, with_spoof: f64 = 0.0;
+
+    /// Bits a second, each way. Default `None`: no bound.
+    bandwidth, with_bandwidth: Option<u64> = None;
+
+    /// Bytes that wait for the bandwidth; further packets are lost. Default 256 KiB.
+    queue, with_queue: usize = 256 * 1024;
+
     /// Bytes of the largest packet, headers included. A longer datagram goes in fragments, and is
-    /// lost if any of them is; a stream's segments are made no longer.
-    pub mtu: usize,
-    /// Of connects that are refused although a socket listens.
-    pub refuse: f64,
-    /// Of stream segments at which the connection is reset at both ends.
-    pub reset: f64,
-    /// Of stream segments at which the sending end is reset, and the other end gets no RST.
-    pub half_open: f64,
+    /// lost if any of them is; a stream's segments are made no longer. Default 1,500.
+    mtu, with_mtu: usize = 1_500;
+
+    /// Probability that a connect is refused although a socket listens. Default 0.
+    refuse, with_refuse: f64 = 0.0;
+
+    /// Probability, for each stream segment, that the connection is reset at both ends. Default 0.
+    reset, with_reset: f64 = 0.0;
+
+    /// Probability, for each stream segment, that the sending end is reset, and the other end gets
+    /// no RST. Default 0.
+    half_open, with_half_open: f64 = 0.0;
 }
 
-/// Losses that come together, as on radio: the model of Gilbert and Elliott. A path is in one of
-/// two states; in the good one [`Conditions::loss`] holds, in the bad one a rate of its own. Each
-/// packet may take it from one to the other. All are probabilities from 0 to 1.
-///
-/// The share of packets in the bad state is `begin / (begin + end)`, and it lasts `1 / end` packets
-/// on average.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bursts {
-    /// Of packets in the good state, those behind which the bad one begins.
-    pub begin: f64,
-    /// Of packets in the bad state, those behind which it ends.
-    pub end: f64,
-    /// Of packets in the bad state that are lost.
-    pub loss: f64,
-}
+settings! {
+    /// Losses that come together, as on radio: the model of Gilbert and Elliott. A path is in one of
+    /// two states; in the good one [`Conditions::loss`] holds, in the bad one a rate of its own. Each
+    /// packet may take it from one to the other. All are probabilities from 0 to 1.
+    ///
+    /// The share of packets in the bad state is `begin / (begin + end)`, and it lasts `1 / end`
+    /// packets on average.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct Bursts;
 
-impl Default for Conditions {
-    fn default() -> Self {
-        Conditions {
-            latency: Duration::from_micros(100),
-            jitter: Duration::ZERO,
-            loss: 0.0,
-            bursts: None,
-            duplicate: 0.0,
-            reorder: 0.0,
-            corrupt: 0.0,
-            undetected: 0.0,
-            spoof: 0.0,
-            bandwidth: None,
-            queue: 256 * 1024,
-            mtu: 1_500,
-            refuse: 0.0,
-            reset: 0.0,
-            half_open: 0.0,
-        }
-    }
+    /// Probability that the bad state begins behind a packet in the good one. Default 0.
+    begin, with_begin: f64 = 0.0;
+
+    /// Probability that the bad state ends behind a packet in it. Default 1.
+    end, with_end: f64 = 1.0;
+
+    /// Probability that a packet in the bad state is lost. Default 1.
+    loss, with_loss: f64 = 1.0;
 }
 
 /// The least that IPv4 allows (RFC 791).
@@ -140,27 +142,37 @@ impl Conditions {
     }
 }
 
-/// How a host treats the sockets on it. Rates are probabilities from 0 to 1. The default is
-/// none of it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Faults {
-    /// Of reads that give only a part of what has arrived, so that frames are cut anywhere.
-    pub short_read: f64,
-    /// Of writes that take only a part, however much room there is.
-    pub partial_write: f64,
-    /// Of writes that take nothing, however much room there is; for a stream and for a
-    /// datagram. There is room again within a millisecond.
-    pub full_buffer: f64,
-    /// Of arrivals on a stream after which its reader stands still,
-    pub stall: f64,
-    /// for this long at most.
-    pub stall_for: Duration,
-    /// Of resets, those with which what had arrived and was not read is lost. It never is on Linux,
-    /// which is 0, and always on other systems, which is 1.
-    pub reset_loses_unread: f64,
-    /// Of attempts to accept a connection that fail for lack of a descriptor. They are made
-    /// again.
-    pub accept_failure: f64,
+settings! {
+    /// How a host treats the sockets on it. Rates are probabilities from 0 to 1. The default is
+    /// none of it.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Faults;
+
+    /// Probability that a read gives only a part of what has arrived, so that frames are cut
+    /// anywhere. Default 0.
+    short_read, with_short_read: f64 = 0.0;
+
+    /// Probability that a write takes only a part, however much room there is. Default 0.
+    partial_write, with_partial_write: f64 = 0.0;
+
+    /// Probability that a write takes nothing, however much room there is; for a stream and for a
+    /// datagram. There is room again within a millisecond. Default 0.
+    full_buffer, with_full_buffer: f64 = 0.0;
+
+    /// Probability that the reader of a stream stops reading after an arrival; see
+    /// [`stall_for`](Self::stall_for). Default 0.
+    stall, with_stall: f64 = 0.0;
+
+    /// The longest time that such a reader stops. Default zero.
+    stall_for, with_stall_for: Duration = Duration::ZERO;
+
+    /// Probability that a reset throws away what had arrived and was not read. On Linux it never
+    /// does, which is 0; on other systems it always does, which is 1. Default 0.
+    reset_loses_unread, with_reset_loses_unread: f64 = 0.0;
+
+    /// Probability that an attempt to accept a connection fails for lack of a descriptor. It is made
+    /// again. Default 0.
+    accept_failure, with_accept_failure: f64 = 0.0;
 }
 
 impl Faults {
@@ -216,6 +228,7 @@ pub(crate) fn check_durations<const N: usize>(
 
 /// A number in [`Conditions`] or [`Faults`] that makes no sense, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FaultError {
     /// The field.
     pub field: &'static str,
@@ -238,16 +251,10 @@ mod tests {
     #[test]
     fn a_rate_that_is_none_is_named() {
         for loss in [-0.1, 1.1, f64::NAN] {
-            let conditions = Conditions {
-                loss,
-                ..Conditions::default()
-            };
+            let conditions = Conditions::new().with_loss(loss);
             assert_eq!(conditions.validate().unwrap_err().field, "loss");
         }
-        let faults = Faults {
-            full_buffer: 1.0,
-            ..Faults::default()
-        };
+        let faults = Faults::new().with_full_buffer(1.0);
         assert_eq!(faults.validate().unwrap_err().field, "full_buffer");
         assert_eq!(Conditions::default().validate(), Ok(()));
         assert_eq!(Faults::default().validate(), Ok(()));

@@ -1,22 +1,27 @@
 //! What the work of a simulated worker thread costs, in virtual time.
 
 use crate::conditions::{FaultError, check_durations};
+use cubenet_core::settings;
 use std::time::Duration;
 
-/// What work costs a worker thread of a network, in virtual time. The default is nothing: a worker
-/// is then never busy.
-///
-/// System calls are counted as the driver over real sockets makes them. In one iteration of its
-/// worker a connection is read with one call, and what it sends is written with one call; datagrams
-/// go 64 at a time; a message to another connection is a write of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Costs {
-    /// Of each callback, without what [`Network::spend`](crate::Network::spend) adds.
-    pub callback: Duration,
-    /// Of each byte that is read or written.
-    pub byte: Duration,
-    /// Of each system call.
-    pub system_call: Duration,
+settings! {
+    /// What work costs a worker thread of a network, in virtual time. The default is nothing: a
+    /// worker is then never busy.
+    ///
+    /// System calls are counted as the driver over real sockets makes them. In one iteration of its
+    /// worker a connection is read with one call, and what it sends is written with one call;
+    /// datagrams go 64 at a time; a message to another connection is a write of its own.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Costs;
+
+    /// Of each callback, without what [`Network::spend`](crate::Network::spend) adds. Default zero.
+    callback, with_callback: Duration = Duration::ZERO;
+
+    /// Of each byte that is read or written. Default zero.
+    byte, with_byte: Duration = Duration::ZERO;
+
+    /// Of each system call. Default zero.
+    system_call, with_system_call: Duration = Duration::ZERO;
 }
 
 impl Costs {

@@ -68,13 +68,13 @@
 //!     // A bad mobile network, and sockets that behave as badly as they may.
 //!     let simulation = Simulation::builder()
 //!         .seed(seed)
-//!         .conditions(Conditions {
-//!             latency: Duration::from_millis(60),
-//!             jitter: Duration::from_millis(40),
-//!             loss: 0.05,
-//!             ..Conditions::default()
-//!         })
-//!         .faults(Faults { short_read: 0.5, partial_write: 0.5, ..Faults::default() })
+//!         .conditions(
+//!             Conditions::new()
+//!                 .with_latency(Duration::from_millis(60))
+//!                 .with_jitter(Duration::from_millis(40))
+//!                 .with_loss(0.05),
+//!         )
+//!         .faults(Faults::new().with_short_read(0.5).with_partial_write(0.5))
 //!         .build()?;
 //!
 //!     let world = Arc::new(Mutex::new(World::default()));
@@ -160,13 +160,6 @@
 //! There is no clock and no chance in a simulation but its generator, and one thread runs at a
 //! time. What the application adds is its own: a handler that reads a clock, iterates a `HashMap`
 //! or waits for a thread makes two runs of one seed differ, and [`Simulation::trace_hash`] shows it.
-//!
-//! # The way of a message
-//!
-//! `Connection::send` → `Stream::send` (the core admits it) → `Kernel::write` → a segment on
-//! its way → `Kernel::arrived` → `World::read_stream` → `RecvHalf` → [`Handler::received`]. The
-//! [`Simulation`] pops one event after the other. An event becomes a job, whose tasks are done under
-//! a lock; callbacks run between them, without it.
 
 mod census;
 mod conditions;

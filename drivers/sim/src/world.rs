@@ -227,7 +227,7 @@ impl World {
         let now = self.kernel.now;
         let id = info.key.id.as_u64();
         self.kernel.trace.record(now, callback.record(), id, &[]);
-        let cost = self.network(network).costs.callback;
+        let cost = self.network(network).costs.callback();
         self.kernel.iteration.spend(cost);
         self.callbacks += 1;
         Box::new(Call {

@@ -6,36 +6,35 @@ use std::time::Duration;
 
 /// Everything at once, a little of each.
 pub(crate) fn at_first() -> (Conditions, Faults) {
-    let conditions = Conditions {
-        latency: Duration::from_millis(20),
-        jitter: Duration::from_millis(15),
-        loss: 0.02,
-        bursts: Some(Bursts {
-            begin: 0.000_5,
-            end: 0.1,
-            loss: 0.5,
-        }),
-        duplicate: 0.01,
-        reorder: 0.02,
-        corrupt: 0.01,
-        undetected: 0.5,
-        spoof: 0.005,
-        bandwidth: Some(50_000_000),
-        queue: 128 * 1024,
-        mtu: 1_500,
-        refuse: 0.02,
-        reset: 0.000_2,
-        half_open: 0.000_2,
-    };
-    let faults = Faults {
-        short_read: 0.2,
-        partial_write: 0.1,
-        full_buffer: 0.05,
-        stall: 0.01,
-        stall_for: Duration::from_secs(1),
-        accept_failure: 0.05,
-        reset_loses_unread: 0.3,
-    };
+    let conditions = Conditions::new()
+        .with_latency(Duration::from_millis(20))
+        .with_jitter(Duration::from_millis(15))
+        .with_loss(0.02)
+        .with_bursts(Some(
+            Bursts::new()
+                .with_begin(0.000_5)
+                .with_end(0.1)
+                .with_loss(0.5),
+        ))
+        .with_duplicate(0.01)
+        .with_reorder(0.02)
+        .with_corrupt(0.01)
+        .with_undetected(0.5)
+        .with_spoof(0.005)
+        .with_bandwidth(Some(50_000_000))
+        .with_queue(128 * 1024)
+        .with_mtu(1_500)
+        .with_refuse(0.02)
+        .with_reset(0.000_2)
+        .with_half_open(0.000_2);
+    let faults = Faults::new()
+        .with_short_read(0.2)
+        .with_partial_write(0.1)
+        .with_full_buffer(0.05)
+        .with_stall(0.01)
+        .with_stall_for(Duration::from_secs(1))
+        .with_accept_failure(0.05)
+        .with_reset_loses_unread(0.3);
     (conditions, faults)
 }
 
@@ -72,9 +71,10 @@ pub(crate) fn change(
             });
         }
         _ => {
-            let (mut conditions, _) = at_first();
-            conditions.loss = (simulation.random() % 15) as f64 / 100.0;
-            conditions.latency = Duration::from_millis(simulation.random() % 200);
+            let (conditions, _) = at_first();
+            let conditions = conditions
+                .with_loss((simulation.random() % 15) as f64 / 100.0)
+                .with_latency(Duration::from_millis(simulation.random() % 200));
             simulation.set_path(client, SERVER, conditions.clone())?;
             simulation.set_path(SERVER, client, conditions)?;
         }

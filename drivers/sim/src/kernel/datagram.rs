@@ -109,7 +109,7 @@ impl Kernel {
         let Some(host) = self.host_of(key) else {
             return true;
         };
-        let rate = self.host(host).faults.full_buffer;
+        let rate = self.host(host).faults.full_buffer();
         if self.random.chance(rate) {
             self.traffic.held_up += 1;
             let at = self.now.after(Duration::from_millis(1));
@@ -159,9 +159,9 @@ impl Kernel {
         mut bytes: Bytes,
     ) {
         let conditions = self.paths.conditions(host, remote);
-        let (duplicate, undetected) = (conditions.duplicate, conditions.undetected);
-        let (reorder, spoof) = (conditions.reorder, conditions.spoof);
-        let (latency, mtu) = (conditions.latency, conditions.mtu);
+        let (duplicate, undetected) = (conditions.duplicate(), conditions.undetected());
+        let (reorder, spoof) = (conditions.reorder(), conditions.spoof());
+        let (latency, mtu) = (conditions.latency(), conditions.mtu());
         self.traffic.packets += 1;
         let sent = self.departure();
         let is_ipv4 = to.is_ipv4();

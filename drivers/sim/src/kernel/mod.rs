@@ -398,9 +398,9 @@ impl Kernel {
             return;
         };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let calls = costs.system_call * u32::from(calls);
+        let calls = costs.system_call() * u32::from(calls);
         self.iteration
-            .spend(costs.byte.saturating_mul(bytes).saturating_add(calls));
+            .spend(costs.byte().saturating_mul(bytes).saturating_add(calls));
     }
 
     /// When what is sent now leaves: once the work before it is done.

@@ -81,7 +81,7 @@ impl Paths {
     pub(crate) fn delay(&self, from: HostId, to: HostId, now: Instant) -> Duration {
         let busy = self.busy.get(&(from, to));
         let queued = busy.map_or(Duration::ZERO, |busy| busy.since(now));
-        self.conditions(from, to).latency + queued
+        self.conditions(from, to).latency() + queued
     }
 
     /// The rate of loss for the next packet on a path with bursts.
@@ -93,13 +93,13 @@ impl Paths {
         random: &mut Random,
     ) -> f64 {
         let is_bad = self.bad.contains(&path);
-        let changes = random.chance(if is_bad { bursts.end } else { bursts.begin });
+        let changes = random.chance(if is_bad { bursts.end() } else { bursts.begin() });
         if is_bad && changes {
             self.bad.remove(&path);
         } else if changes {
             self.bad.insert(path);
         }
-        if is_bad { bursts.loss } else { loss }
+        if is_bad { bursts.loss() } else { loss }
     }
 
     /// What becomes of a packet of `len` bytes, headers included, that is sent `now`.
@@ -115,9 +115,13 @@ impl Paths {
             return Carried::Lost;
         }
         let conditions = self.conditions(from, to);
-        let (latency, jitter) = (conditions.latency, conditions.jitter);
-        let (loss, bandwidth, queue) = (conditions.loss, conditions.bandwidth, conditions.queue);
-        let (bursts, corrupt) = (conditions.bursts, conditions.corrupt);
+        let (latency, jitter) = (conditions.latency(), conditions.jitter());
+        let (loss, bandwidth, queue) = (
+            conditions.loss(),
+            conditions.bandwidth(),
+            conditions.queue(),
+        );
+        let (bursts, corrupt) = (conditions.bursts(), conditions.corrupt());
         let mut departs = now;
         if let Some(bits) = bandwidth {
             let busy = self.busy.entry((from, to)).or_insert(now);

@@ -36,10 +36,7 @@ fn no_host_another_host_and_a_port_without_a_listener() {
 /// A connect whose first SYN-ACK is lost, and the one connection that it leads to.
 #[test]
 fn a_syn_that_is_sent_again_is_answered_by_the_same_connection() {
-    let conditions = Conditions {
-        latency: Duration::from_millis(100),
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_latency(Duration::from_millis(100));
     let simulation = Simulation::builder()
         .conditions(conditions)
         .build()
@@ -267,10 +264,7 @@ fn datagrams_that_find_no_room_wait_and_a_refused_send_is_followed_by_writable()
         .with_max_queued(2_000)
         .with_low_watermark(500);
     let network = simulation.network(third).limits(limits).start().unwrap();
-    let faults = Faults {
-        full_buffer: 0.9,
-        ..Faults::default()
-    };
+    let faults = Faults::new().with_full_buffer(0.9);
     simulation.set_host_faults(third, faults).unwrap();
     let client = Client::default();
     let connection = client.connect(&network, Transport::Udp, "10.0.0.1:7000");
@@ -300,10 +294,7 @@ fn datagrams_that_find_no_room_wait_and_a_refused_send_is_followed_by_writable()
 
 /// A path on which everything is lost.
 fn lossy() -> Conditions {
-    Conditions {
-        loss: 1.0,
-        ..Conditions::default()
-    }
+    Conditions::new().with_loss(1.0)
 }
 
 #[test]
@@ -373,10 +364,7 @@ fn a_reset_that_is_lost_is_noticed_at_the_next_message() {
 
 #[test]
 fn a_listener_accepts_once_the_client_has_acknowledged_the_answer() {
-    let conditions = Conditions {
-        latency: Duration::from_millis(100),
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_latency(Duration::from_millis(100));
     let builder = Simulation::builder().conditions(conditions);
     let simulation = builder.build().unwrap();
     let (server, network) = server_and_client(&simulation);
@@ -392,18 +380,13 @@ fn a_listener_accepts_once_the_client_has_acknowledged_the_answer() {
 #[test]
 fn losses_come_in_bursts() {
     // One packet in ten is lost either way.
-    let single = Conditions {
-        loss: 0.1,
-        ..Conditions::default()
-    };
-    let bursts = Conditions {
-        bursts: Some(Bursts {
-            begin: 0.1 / 9.0,
-            end: 0.1,
-            loss: 1.0,
-        }),
-        ..Conditions::default()
-    };
+    let single = Conditions::new().with_loss(0.1);
+    let bursts = Conditions::new().with_bursts(Some(
+        Bursts::new()
+            .with_begin(0.1 / 9.0)
+            .with_end(0.1)
+            .with_loss(1.0),
+    ));
     let [(lost, runs), (lost_in_bursts, bursts)] = [single, bursts].map(|conditions| {
         let builder = Simulation::builder().seed(34).conditions(conditions);
         let simulation = builder.build().unwrap();

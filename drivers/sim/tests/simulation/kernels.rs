@@ -43,10 +43,7 @@ fn each_buffer_holds_twice_what_was_asked_for_and_the_rest_is_queued() {
 fn what_has_arrived_before_a_reset_is_delivered_unless_the_system_loses_it() {
     for (rate, expected) in [(0.0, 3), (1.0, 0)] {
         let simulation = Simulation::new(2);
-        let faults = Faults {
-            reset_loses_unread: rate,
-            ..Faults::default()
-        };
+        let faults = Faults::new().with_reset_loses_unread(rate);
         simulation.set_faults(faults).unwrap();
         let (client, _connection, peer) = connected_to_raw(&simulation, 8 << 10);
         simulation.freeze(CLIENT, Duration::from_secs(1));
@@ -85,10 +82,7 @@ fn a_datagram_costs_more_of_its_buffer_than_its_length() {
 #[test]
 fn a_path_that_was_set_before_its_host_had_the_address_keeps_its_conditions() {
     let simulation = Simulation::new(4);
-    let conditions = Conditions {
-        latency: Duration::from_secs(2),
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_latency(Duration::from_secs(2));
     simulation.set_path(CLIENT, OTHER, conditions).unwrap();
     let _server = simulation.network(SERVER).address(OTHER).start().unwrap();
     let raw = simulation.raw_listen("10.0.0.1:1").unwrap();
@@ -185,10 +179,7 @@ fn ephemeral_ports_run_out_and_wait_a_minute_after_a_close() {
 #[test]
 fn a_long_datagram_is_lost_as_often_as_any_of_its_fragments() {
     let simulation = Simulation::new(6);
-    let conditions = Conditions {
-        loss: 0.1,
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_loss(0.1);
     simulation.set_conditions(conditions).unwrap();
     let (from, to) = ("10.0.0.2:1", "10.0.0.1:1");
     let sender = simulation.raw_datagrams(from).unwrap();
@@ -216,11 +207,9 @@ fn a_long_datagram_is_lost_as_often_as_any_of_its_fragments() {
 fn damage_is_shown_by_a_checksum_unless_it_is_not_to_be() {
     for (undetected, expected) in [(0.0, 0), (1.0, 500)] {
         let simulation = Simulation::new(7);
-        let conditions = Conditions {
-            corrupt: 1.0,
-            undetected,
-            ..Conditions::default()
-        };
+        let conditions = Conditions::new()
+            .with_corrupt(1.0)
+            .with_undetected(undetected);
         simulation.set_conditions(conditions).unwrap();
         let sender = simulation.raw_datagrams("10.0.0.2:1").unwrap();
         let receiver = simulation.raw_datagrams("10.0.0.1:1").unwrap();
@@ -235,11 +224,7 @@ fn damage_is_shown_by_a_checksum_unless_it_is_not_to_be() {
     }
     // A stream sends again what was damaged.
     let simulation = Simulation::new(8);
-    let conditions = Conditions {
-        corrupt: 0.2,
-        undetected: 1.0,
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_corrupt(0.2).with_undetected(1.0);
     let (_server, network) = server_and_client(&simulation);
     simulation.set_conditions(conditions).unwrap();
     let client = Client::default();
@@ -342,10 +327,7 @@ fn a_router_that_forgets_makes_a_new_datagram_peer_and_resets_a_stream() {
 #[test]
 fn an_end_behind_what_a_reset_threw_away_is_no_orderly_end() {
     let simulation = Simulation::new(12);
-    let faults = Faults {
-        reset_loses_unread: 1.0,
-        ..Faults::default()
-    };
+    let faults = Faults::new().with_reset_loses_unread(1.0);
     simulation.set_faults(faults).unwrap();
     let (client, connection, peer) = connected_to_raw(&simulation, 8 << 10);
     simulation.freeze(CLIENT, Duration::from_secs(1));
@@ -397,19 +379,11 @@ fn pace(before: &Conditions, conditions: Conditions) -> f64 {
 
 #[test]
 fn a_stream_fills_a_narrow_path_and_slows_down_for_loss_as_it_does() {
-    let path = Conditions {
-        latency: Duration::from_millis(10),
-        queue: 64 << 10,
-        ..Conditions::default()
-    };
-    let narrow = Conditions {
-        bandwidth: Some(8_000_000),
-        ..path.clone()
-    };
-    let wide = Conditions {
-        bandwidth: Some(100_000_000),
-        ..path.clone()
-    };
+    let path = Conditions::new()
+        .with_latency(Duration::from_millis(10))
+        .with_queue(64 << 10);
+    let narrow = path.clone().with_bandwidth(Some(8_000_000));
+    let wide = path.clone().with_bandwidth(Some(100_000_000));
     for before in [&narrow, &wide] {
         let rate = pace(before, narrow.clone());
         assert!((7.2..8.0).contains(&rate), "{rate}");
@@ -417,10 +391,7 @@ fn a_stream_fills_a_narrow_path_and_slows_down_for_loss_as_it_does() {
     for loss in [0.001_f64, 0.01] {
         // Mathis and others, "The Macroscopic Behavior of the TCP Congestion Avoidance Algorithm".
         let expected = 1_448.0 * 8.0 / 0.02 * (1.5 / loss).sqrt() / 1e6;
-        let losing = Conditions {
-            loss,
-            ..path.clone()
-        };
+        let losing = path.clone().with_loss(loss);
         let rate = pace(&losing, losing.clone());
         let ratio = rate / expected;
         assert!(
@@ -453,10 +424,7 @@ fn a_writer_whose_reader_is_full_and_dies_is_told() {
 #[test]
 fn a_client_whose_server_crashes_as_it_answers_is_told_when_it_sends() {
     let simulation = Simulation::new(15);
-    let conditions = Conditions {
-        latency: Duration::from_millis(100),
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_latency(Duration::from_millis(100));
     simulation.set_conditions(conditions).unwrap();
     let (_server, network) = server_and_client(&simulation);
     let client = Client::default();

@@ -105,36 +105,32 @@ fn messages_come_back_over_both_transports() {
 
 /// All faults at once.
 fn storm() -> (Conditions, Faults) {
-    let conditions = Conditions {
-        latency: Duration::from_millis(20),
-        jitter: Duration::from_millis(15),
-        loss: 0.05,
-        bursts: Some(Bursts {
-            begin: 0.001,
-            end: 0.1,
-            loss: 0.5,
-        }),
-        duplicate: 0.02,
-        reorder: 0.02,
-        corrupt: 0.02,
-        undetected: 0.5,
-        spoof: 0.02,
-        bandwidth: Some(20_000_000),
-        queue: 64 * 1024,
-        mtu: 1_500,
-        refuse: 0.05,
-        reset: 0.000_5,
-        half_open: 0.000_5,
-    };
-    let faults = Faults {
-        short_read: 0.3,
-        partial_write: 0.2,
-        full_buffer: 0.1,
-        stall: 0.02,
-        stall_for: Duration::from_millis(500),
-        accept_failure: 0.1,
-        reset_loses_unread: 0.5,
-    };
+    let conditions = Conditions::new()
+        .with_latency(Duration::from_millis(20))
+        .with_jitter(Duration::from_millis(15))
+        .with_loss(0.05)
+        .with_bursts(Some(
+            Bursts::new().with_begin(0.001).with_end(0.1).with_loss(0.5),
+        ))
+        .with_duplicate(0.02)
+        .with_reorder(0.02)
+        .with_corrupt(0.02)
+        .with_undetected(0.5)
+        .with_spoof(0.02)
+        .with_bandwidth(Some(20_000_000))
+        .with_queue(64 * 1024)
+        .with_mtu(1_500)
+        .with_refuse(0.05)
+        .with_reset(0.000_5)
+        .with_half_open(0.000_5);
+    let faults = Faults::new()
+        .with_short_read(0.3)
+        .with_partial_write(0.2)
+        .with_full_buffer(0.1)
+        .with_stall(0.02)
+        .with_stall_for(Duration::from_millis(500))
+        .with_accept_failure(0.1)
+        .with_reset_loses_unread(0.5);
     (conditions, faults)
 }
 
@@ -175,12 +171,10 @@ fn one_seed_is_one_run_and_another_is_another() {
 #[test]
 fn a_stream_loses_nothing_to_what_goes_wrong_on_its_way() {
     let (conditions, faults) = storm();
-    let conditions = Conditions {
-        reset: 0.0,
-        half_open: 0.0,
-        refuse: 0.0,
-        ..conditions
-    };
+    let conditions = conditions
+        .with_reset(0.0)
+        .with_half_open(0.0)
+        .with_refuse(0.0);
     for seed in 0..20 {
         let builder = Simulation::builder().seed(seed);
         let builder = builder
@@ -213,13 +207,11 @@ fn a_stream_loses_nothing_to_what_goes_wrong_on_its_way() {
 fn what_was_sent_before_a_close_is_delivered_and_nothing_is_left() {
     for seed in 0..20 {
         let (conditions, faults) = storm();
-        let conditions = Conditions {
-            reset: 0.0,
-            half_open: 0.0,
-            refuse: 0.0,
-            spoof: 0.0,
-            ..conditions
-        };
+        let conditions = conditions
+            .with_reset(0.0)
+            .with_half_open(0.0)
+            .with_refuse(0.0)
+            .with_spoof(0.0);
         let builder = Simulation::builder().seed(seed);
         let simulation = builder
             .conditions(conditions)
@@ -295,10 +287,7 @@ fn bad_input_is_refused_with_a_reason() {
     let name = network.connect(Transport::Tcp, "localhost:1", |_| Echo);
     assert!(name.unwrap_err().to_string().contains("numbers"));
     assert!(simulation.network(SERVER).start().is_err());
-    let conditions = Conditions {
-        loss: 2.0,
-        ..Conditions::default()
-    };
+    let conditions = Conditions::new().with_loss(2.0);
     let refused = simulation.set_conditions(conditions).unwrap_err();
     assert!(refused.to_string().contains("`loss`"), "{refused}");
 }

@@ -5,11 +5,10 @@ use cubenet_sim::{Budgets, Costs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const COSTS: Costs = Costs {
-    callback: Duration::from_micros(100),
-    byte: Duration::ZERO,
-    system_call: Duration::ZERO,
-};
+const COSTS: Costs = Costs::new()
+    .with_callback(Duration::from_micros(100))
+    .with_byte(Duration::ZERO)
+    .with_system_call(Duration::ZERO);
 
 /// Writes down which client is served, and answers.
 #[derive(Clone, Default)]
@@ -110,11 +109,10 @@ impl Handler for Computes {
 
 #[test]
 fn bytes_system_calls_and_computing_cost_what_was_said() {
-    let costs = Costs {
-        callback: Duration::from_micros(1),
-        byte: Duration::from_nanos(10),
-        system_call: Duration::from_micros(5),
-    };
+    let costs = Costs::new()
+        .with_callback(Duration::from_micros(1))
+        .with_byte(Duration::from_nanos(10))
+        .with_system_call(Duration::from_micros(5));
     let simulation = Simulation::new(2);
     let server = simulation.network(SERVER).costs(costs).start().unwrap();
     let computes = server.clone();

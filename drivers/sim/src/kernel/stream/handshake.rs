@@ -97,7 +97,7 @@ impl Kernel {
         {
             return self.send_syn_ack(by);
         }
-        let rate = self.paths.conditions(client_host, host).refuse;
+        let rate = self.paths.conditions(client_host, host).refuse();
         let listener = self.listener(host, Transport::Tcp, to);
         let refused = self.random.chance(rate);
         self.traffic.refused += u64::from(refused && listener.is_some());

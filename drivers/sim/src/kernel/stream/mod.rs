@@ -200,7 +200,7 @@ impl Kernel {
             return Ok(None);
         }
         let at = &self.hosts[host.0 as usize];
-        let rate = at.faults.accept_failure;
+        let rate = at.faults.accept_failure();
         if at.descriptors >= at.max_descriptors || self.random.chance(rate) {
             self.traffic.accept_failed += 1;
             return Err(Refusal::NoDescriptor);
@@ -225,7 +225,7 @@ impl Kernel {
             return Err(CloseReason::Reset);
         };
         let faults = &self.hosts[host.0 as usize].faults;
-        let (full, partial) = (faults.full_buffer, faults.partial_write);
+        let (full, partial) = (faults.full_buffer(), faults.partial_write());
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let mut most = len;
         if self.random.chance(full) {
@@ -279,7 +279,7 @@ impl Kernel {
         let Some(host) = self.host_of(key) else {
             return Read::Failed(CloseReason::Reset);
         };
-        let short_read = self.hosts[host.0 as usize].faults.short_read;
+        let short_read = self.hosts[host.0 as usize].faults.short_read();
         let short = self.random.chance(short_read);
         let Some(Socket::Stream(socket)) = self.socket(key) else {
             return Read::Failed(CloseReason::Reset);
@@ -311,7 +311,7 @@ impl Kernel {
         socket.inc.handle_read(bytes.len());
         let mut has_opened = socket.inc.has_opened();
         if socket.inc.grows {
-            let round_trip = self.paths.conditions(remote_host, host).latency * 2;
+            let round_trip = self.paths.conditions(remote_host, host).latency() * 2;
             if let Some(socket) = self.stream(key) {
                 socket.inc.grow(round_trip, now);
                 has_opened = socket.inc.has_opened();

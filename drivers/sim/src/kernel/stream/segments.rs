@@ -27,7 +27,7 @@ impl Kernel {
             return;
         };
         let (host, remote_host) = (socket.host, socket.remote_host);
-        let most = segment_len(self.paths.conditions(host, remote_host).mtu);
+        let most = segment_len(self.paths.conditions(host, remote_host).mtu());
         loop {
             let Some(socket) = self.stream(key) else {
                 return;
@@ -180,7 +180,7 @@ impl Kernel {
         let (from, to) = (socket.host, socket.remote_host);
         let has_nat = socket.nat != Side::Open;
         let conditions = self.paths.conditions(from, to);
-        let (reset, half_open) = (conditions.reset, conditions.half_open);
+        let (reset, half_open) = (conditions.reset(), conditions.half_open());
         self.traffic.packets += 1;
         if has_nat {
             match self.passage_to(segment.to) {
@@ -297,7 +297,7 @@ impl Kernel {
     pub(super) fn tell_readable(&mut self, key: Key, host: HostId, unread: usize) {
         let now = self.now;
         let faults = &self.hosts[host.0 as usize].faults;
-        let (rate, longest) = (faults.stall, faults.stall_for);
+        let (rate, longest) = (faults.stall(), faults.stall_for());
         if unread > 0 && self.random.chance(rate) {
             let until = now.after(self.random.duration(longest));
             self.traffic.stalled += 1;
@@ -406,7 +406,7 @@ impl Kernel {
         socket.out.unsent = VecDeque::new();
         let (orphan, accepted, host) = (socket.orphan, socket.accepted, socket.host);
         let half_open = socket.handshake.is_some();
-        let rate = self.host(host).faults.reset_loses_unread;
+        let rate = self.host(host).faults.reset_loses_unread();
         let throws_away = self.random.chance(rate);
         if let Some(socket) = self.stream(key) {
             socket.inc.fail(throws_away);

@@ -64,6 +64,21 @@ impl AddressLimits {
         self
     }
 
+    /// See [`with_max_connections`](Self::with_max_connections).
+    pub const fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// See [`with_connections_per_second`](Self::with_connections_per_second).
+    pub const fn connections_per_second(&self) -> u32 {
+        self.connections_per_second
+    }
+
+    /// See [`with_exempt`](Self::with_exempt).
+    pub fn exempt(&self) -> &[Prefix] {
+        &self.exempt
+    }
+
     /// Does not limit the hosts of a prefix, beside those of prefixes given before.
     #[must_use]
     pub fn with_exempt(mut self, prefix: Prefix) -> Self {
@@ -89,7 +104,7 @@ impl Prefix {
     pub fn new(address: IpAddr, bits: u8) -> Result<Self, PrefixError> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         if bits > longest {
-            return Err(PrefixError);
+            return Err(PrefixError(()));
         }
         Ok(Prefix { address, bits })
     }
@@ -113,7 +128,7 @@ impl Prefix {
 
 /// A text that is no prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrefixError;
+pub struct PrefixError(());
 
 impl fmt::Display for PrefixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,9 +142,9 @@ impl FromStr for Prefix {
     type Err = PrefixError;
 
     fn from_str(text: &str) -> Result<Self, PrefixError> {
-        let (address, bits) = text.split_once('/').ok_or(PrefixError)?;
-        let address = address.parse().map_err(|_| PrefixError)?;
-        let bits = bits.parse().map_err(|_| PrefixError)?;
+        let (address, bits) = text.split_once('/').ok_or(PrefixError(()))?;
+        let address = address.parse().map_err(|_| PrefixError(()))?;
+        let bits = bits.parse().map_err(|_| PrefixError(()))?;
         Prefix::new(address, bits)
     }
 }

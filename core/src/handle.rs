@@ -8,7 +8,7 @@ use crate::transport::Transport;
 use core::net::SocketAddr;
 
 /// A handle of a connection, to keep, clone and use on any thread: what a driver's `Connection`
-/// is. No call blocks.
+/// is. No call blocks. Drivers implement it; methods that are added later have default bodies.
 ///
 /// A handle may outlive its connection. Then it is an inert value: [`is_closed`] is true and sends
 /// fail with [`SendError::Closed`].

@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::message::Message;
 use crate::send_error::SendError;
 use crate::time::Instant;
+use crate::transport::Transport;
 #[cfg(feature = "alloc")]
 use alloc::boxed::Box;
 use core::fmt;
@@ -83,6 +84,8 @@ impl<H: Handler + ?Sized> Handler for Box<H> {
 }
 
 /// A connection, seen from inside one of its callbacks. None of its calls blocks.
+///
+/// Drivers implement it. Methods that are added later have default bodies.
 pub trait Link {
     /// Queues `message` to be sent. Either all of it is accepted or nothing.
     ///
@@ -106,6 +109,9 @@ pub trait Link {
     /// Whether `close` or `abort` was called or the connection has ended.
     fn is_closed(&self) -> bool;
 
+    /// Its transport.
+    fn transport(&self) -> Transport;
+
     /// The peer's address.
     fn peer_addr(&self) -> SocketAddr;
 
@@ -118,15 +124,15 @@ pub trait Link {
     /// Bytes accepted by `send` that have not gone out yet, headers included.
     fn queued(&self) -> usize;
 
-    /// Stops delivering messages. A stream's peer is held up by its transport, and its
-    /// silence does not time out. Datagrams that arrive meanwhile are dropped; a datagram
-    /// peer that is silent times out all the same.
+    /// Stops delivering messages. TCP holds up a stream's peer, and its idle timeout does not
+    /// run. Datagrams that arrive meanwhile are dropped; a datagram peer that is idle times out
+    /// all the same.
     fn pause(&mut self);
 
     /// Delivers messages again.
     fn resume(&mut self);
 
-    /// The time of this callback.
+    /// The time of this callback, in microseconds since an origin that the driver chooses.
     fn now(&self) -> Instant;
 }
 
@@ -185,6 +191,10 @@ mod tests {
 
         fn is_closed(&self) -> bool {
             false
+        }
+
+        fn transport(&self) -> Transport {
+            Transport::Tcp
         }
 
         fn peer_addr(&self) -> SocketAddr {

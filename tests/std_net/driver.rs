@@ -1,7 +1,7 @@
 use cubenet_core::connection::{handle_fin, handle_timeout, poll_timeout, reading};
 use cubenet_core::{
     Action, Backlog, CloseReason, ConnectionId, Decoder, Growing, Handler, Instant, Limits, Link,
-    Reading, RecvHalf, SendError, SendHalf, SendQueue, State,
+    Reading, RecvHalf, SendError, SendHalf, SendQueue, State, Transport,
 };
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -35,6 +35,7 @@ impl Link for Sending<'_> {
     fn close(&mut self) { self.half.close(self.now); }
     fn abort(&mut self) { self.half.abort(CloseReason::Local); }
     fn is_closed(&self) -> bool { !self.half.state().accepts_messages() }
+    fn transport(&self) -> Transport { Transport::Tcp }
     fn peer_addr(&self) -> SocketAddr { self.addresses[0] }
     fn local_addr(&self) -> SocketAddr { self.addresses[1] }
     fn id(&self) -> ConnectionId { ConnectionId::from_u64(0) }

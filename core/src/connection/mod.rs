@@ -91,6 +91,8 @@ impl Backlog {
 }
 
 /// What a driver has to do next with a connection.
+///
+/// Exhaustive on purpose: a driver must do each of them, so a new one is a breaking change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
@@ -107,7 +109,7 @@ pub enum Action {
     Reset(CloseReason),
 }
 
-/// What a driver does with the bytes of a peer.
+/// What a driver does with the bytes of a peer. Exhaustive on purpose, as [`Action`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Read them and deliver the messages in them.

@@ -33,8 +33,18 @@ impl<P> Slot<P> {
     };
 }
 
-/// Where a [`Demux`](super::Demux) keeps its slots: [`FixedTable`], [`SliceTable`] or [`GrowingTable`].
-pub trait Table<P> {
+mod private {
+    pub trait Sealed {}
+
+    impl<P, const N: usize, const H: usize> Sealed for super::FixedTable<P, N, H> {}
+    impl<P> Sealed for super::SliceTable<'_, P> {}
+    #[cfg(feature = "alloc")]
+    impl<P> Sealed for super::GrowingTable<P> {}
+}
+
+/// Where a [`Demux`](super::Demux) keeps its slots: [`FixedTable`], [`SliceTable`] or
+/// [`GrowingTable`]. Sealed: only these keep the chains of a demultiplexer in order.
+pub trait Table<P>: private::Sealed {
     /// The most slots it can have.
     fn capacity(&self) -> usize;
     /// All slots there are so far, used and free.

@@ -199,7 +199,7 @@ pub use cubenet_core::{
 pub use error::{Error, Refusal};
 pub use kernel::Traffic;
 pub use network::Network;
-pub use network::address::IntoAddress;
+pub use network::address::ToAddress;
 pub use network::builder::Builder as NetworkBuilder;
 pub use network::listener::Listener;
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};

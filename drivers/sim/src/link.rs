@@ -2,7 +2,7 @@
 
 use crate::conn_info::ConnInfo;
 use crate::shared::Shared;
-use cubenet_core::{ConnectionId, Frame, Instant, Link, Reading, SendError};
+use cubenet_core::{ConnectionId, Frame, Instant, Link, Reading, SendError, Transport};
 use std::net::SocketAddr;
 
 pub(crate) struct CallbackLink<'a> {
@@ -40,6 +40,10 @@ impl Link for CallbackLink<'_> {
     fn is_closed(&self) -> bool {
         let (state, ..) = self.shared.at_point().look(self.info.key);
         !state.accepts_messages()
+    }
+
+    fn transport(&self) -> Transport {
+        self.info.transport
     }
 
     fn peer_addr(&self) -> SocketAddr {

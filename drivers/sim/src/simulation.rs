@@ -3,7 +3,7 @@
 use crate::conditions::{self, Conditions, Faults};
 use crate::error::Error;
 use crate::kernel::{Capture, CaptureFile, HostId, Kernel, Traffic};
-use crate::network::address::{self, IntoAddress};
+use crate::network::address::ToAddress;
 use crate::network::builder::Builder as NetworkBuilder;
 use crate::raw::{self, RawDatagrams, RawListener, RawStream};
 use crate::run;
@@ -149,14 +149,14 @@ impl Simulation {
     }
 
     /// Connects to `to` from the host at `from`, as a peer of plain bytes.
-    pub fn raw_connect(&self, from: IpAddr, to: impl IntoAddress) -> Result<RawStream, Error> {
-        let to = address::parse(to)?;
+    pub fn raw_connect(&self, from: IpAddr, to: impl ToAddress) -> Result<RawStream, Error> {
+        let to = to.to_address()?;
         raw::connect(&self.shared, self.wake(from), to)
     }
 
     /// Listens at `address` as a peer of plain bytes.
-    pub fn raw_listen(&self, address: impl IntoAddress) -> Result<RawListener, Error> {
-        let address = address::parse(address)?;
+    pub fn raw_listen(&self, address: impl ToAddress) -> Result<RawListener, Error> {
+        let address = address.to_address()?;
         let host = self.wake(address.ip());
         raw::listen(&self.shared, host, address).map_err(|refusal| Error::Listen {
             transport: Transport::Tcp,
@@ -166,8 +166,8 @@ impl Simulation {
     }
 
     /// A datagram socket at `address` with nothing behind it.
-    pub fn raw_datagrams(&self, address: impl IntoAddress) -> Result<RawDatagrams, Error> {
-        let address = address::parse(address)?;
+    pub fn raw_datagrams(&self, address: impl ToAddress) -> Result<RawDatagrams, Error> {
+        let address = address.to_address()?;
         let host = self.wake(address.ip());
         raw::bind(&self.shared, host, address).map_err(|refusal| Error::Listen {
             transport: Transport::Udp,

@@ -53,6 +53,18 @@ impl Endpoint {
         })
     }
 
+    /// The addresses that a resolver of your own has found, in the order in which they are to be
+    /// tried, and the host name, if there is one. An error if there is no address.
+    pub fn new(host: Option<String>, addresses: Vec<SocketAddr>) -> Result<Self, Error> {
+        if addresses.is_empty() {
+            return Err(Error::Address {
+                given: host.unwrap_or_default(),
+                source: io::Error::new(io::ErrorKind::InvalidInput, "it has no address"),
+            });
+        }
+        Ok(Endpoint { host, addresses })
+    }
+
     /// The host name, if it was resolved from one.
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
@@ -70,11 +82,11 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-impl<A: Into<SocketAddr>> From<A> for Endpoint {
-    fn from(address: A) -> Self {
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
         Endpoint {
             host: None,
-            addresses: vec![address.into()],
+            addresses: vec![address],
         }
     }
 }
@@ -99,7 +111,7 @@ macro_rules! addresses {
 
         impl ToEndpoint for $address {
             fn to_endpoint(&self) -> Result<Endpoint, Error> {
-                Ok(Endpoint::from(*self))
+                Ok(Endpoint::from(SocketAddr::from(*self)))
             }
         }
     )*};

@@ -63,12 +63,12 @@ impl Inner {
         }
     }
 
-    fn stop(&self, deadline: Duration) {
+    fn stop(&self, timeout: Duration) {
         if !self.stopping.swap(true, SeqCst) {
             if let Some(acceptor) = &self.acceptor {
                 let _ = acceptor.post(Order::Stop);
             }
-            let deadline = self.shared.now().after(deadline);
+            let deadline = self.shared.now().after(timeout);
             for worker in &self.workers {
                 let _ = worker.post(Command::Stop(deadline));
             }
@@ -298,12 +298,12 @@ impl Network {
     }
 
     /// Stops: no new connections, what is queued is delivered, every connection is closed
-    /// and the threads end. What is not delivered within `deadline` is lost. Blocks until
+    /// and the threads end. What is not delivered after `timeout` is lost; [`Duration::ZERO`] delivers nothing more. Blocks until
     /// all that is done; called from a callback, it only begins it.
     ///
     /// Stopping again waits for the first stop.
-    pub fn stop(&self, deadline: Duration) {
-        self.inner.stop(deadline);
+    pub fn stop(&self, timeout: Duration) {
+        self.inner.stop(timeout);
     }
 
     /// Blocks until the network is stopped. Called from a callback, it returns at once.

@@ -3,7 +3,7 @@
 use crate::conn::info::Conn;
 use crate::tcp::shared::StreamShared;
 use crate::write_batch::WriteBatch;
-use cubenet_core::{CloseReason, ConnectionId, Frame, Instant, Link, SendError};
+use cubenet_core::{CloseReason, ConnectionId, Frame, Instant, Link, SendError, Transport};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +33,10 @@ impl Link for StreamLink<'_> {
 
     fn is_closed(&self) -> bool {
         !self.shared.info().is_open()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Tcp
     }
 
     fn peer_addr(&self) -> SocketAddr {

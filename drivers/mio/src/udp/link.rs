@@ -3,7 +3,7 @@
 use crate::conn::info::Conn;
 use crate::udp::socket::PeerShared;
 use crate::write_batch::WriteBatch;
-use cubenet_core::{CloseReason, ConnectionId, Instant, Link, SendError};
+use cubenet_core::{CloseReason, ConnectionId, Instant, Link, SendError, Transport};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,6 +30,10 @@ impl Link for PeerLink<'_> {
 
     fn is_closed(&self) -> bool {
         !self.shared.info().is_open()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Udp
     }
 
     fn peer_addr(&self) -> SocketAddr {

@@ -14,7 +14,7 @@ use crate::peers::state::Peers;
 use crate::shared::Shared;
 use crate::stream::state::Stream;
 use crate::world::World;
-use address::IntoAddress;
+use address::ToAddress;
 use cubenet_core::{Handler, Link, Message, Metrics, Transport};
 use listener::Listener;
 use std::fmt;
@@ -45,11 +45,11 @@ impl Network {
     pub fn listen<H: Handler + Send + 'static>(
         &self,
         transport: Transport,
-        address: impl IntoAddress,
+        address: impl ToAddress,
         accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
     ) -> Result<Listener, Error> {
         check_transport(transport)?;
-        let address = address::parse(address)?;
+        let address = address.to_address()?;
         let shared = self.shared()?;
         let for_connections = self.shared.clone();
         let accept: Arc<AcceptFn> = Arc::new(move |info: &ConnInfo| {
@@ -98,11 +98,11 @@ impl Network {
     pub fn connect<H: Handler + Send + 'static>(
         &self,
         transport: Transport,
-        address: impl IntoAddress,
+        address: impl ToAddress,
         handler: impl FnOnce(&Connection) -> H,
     ) -> Result<Connection, Error> {
         check_transport(transport)?;
-        let address = address::parse(address)?;
+        let address = address.to_address()?;
         let shared = self.shared()?;
         let info = self.begin_connect(&mut *self.running(&shared)?, transport, address)?;
         // The application's code runs without the lock, and the connection waits for its handler.
@@ -170,16 +170,16 @@ impl Network {
     }
 
     /// Begins to stop: no new connections, what is queued is delivered, every connection is
-    /// closed. What is not delivered within `deadline` is lost. Let time pass to see it
+    /// closed. What is not delivered after `timeout` is lost. Let time pass to see it
     /// happen; [`Network::is_stopped`] tells when it has.
-    pub fn stop(&self, deadline: Duration) {
+    pub fn stop(&self, timeout: Duration) {
         let Ok(shared) = self.shared() else {
             return;
         };
         let Ok(mut world) = self.running(&shared) else {
             return;
         };
-        let at = world.kernel.now.after(deadline);
+        let at = world.kernel.now.after(timeout);
         world.network(self.id).is_stopping = true;
         world.close_all(self.id, false);
         world.kernel.stop_deadline_at(at, self.id.0);

@@ -21,6 +21,7 @@ pub(crate) struct Raw {
 
 /// How a stream ended, as a raw peer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RawEnd {
     /// In order: the other side ended its direction.
     Orderly,

@@ -123,9 +123,7 @@ fn a_peer_accepted_as_the_listener_closes_is_closed_and_counted_once() {
         let listening = server.listen(Transport::Udp, "10.0.0.1:7000", accepted);
         *listener.lock().unwrap() = Some(listening.unwrap());
         for nth in 1..=2 {
-            let raw = simulation
-                .raw_datagrams(([10, 0, 1, nth].into(), 9))
-                .unwrap();
+            let raw = simulation.raw_datagrams(([10, 0, 1, nth], 9)).unwrap();
             raw.send_to("10.0.0.1:7000".parse().unwrap(), b"hello");
             simulation.run_for(Duration::from_millis(10));
             assert!(!raw.received().is_empty(), "it was welcomed");

@@ -4,7 +4,7 @@ use crate::id::{Place, Serial, Serials};
 use crate::tcp::pending_sends::PendingSends;
 use cubenet_core::{Instant, Limits, Link, Transport};
 
-/// Decides about a new connection: its handler, or `None` to turn it away. It may be called
+/// Decides about a new connection: its handler, or `None` to refuse it. It may be called
 /// again and again, and shared by listeners. What [`Network::listen`](crate::Network::listen)
 /// of the server's driver takes fits here.
 pub type Accepted<'a, H> = &'a (dyn Fn(&mut dyn Link) -> Option<H> + Send + Sync + 'a);

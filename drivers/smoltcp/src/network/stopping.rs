@@ -9,14 +9,14 @@ use smoltcp::phy::Device;
 
 impl<D: Device, H: Handler> Network<'_, D, H> {
     /// Stops at `now`: accepts no more, connects no more, and closes every connection, which delivers
-    /// what was sent on it; what is not delivered after `deadline` is given up. Go on with
+    /// what was sent on it; what is not delivered after `timeout` is lost. Go on with
     /// [`Network::poll`] until [`Network::is_stopped`].
-    pub fn stop(&mut self, deadline: Duration, now: Instant) {
+    pub fn stop(&mut self, timeout: Duration, now: Instant) {
         if self.stops_at.is_some() {
             return;
         }
         self.shared.advance(now);
-        let stops_at = self.shared.now.after(deadline);
+        let stops_at = self.shared.now.after(timeout);
         self.stops_at = Some(stops_at);
         self.next_timeout = self.next_timeout.min(stops_at);
         self.listeners.places.fill_with(|| None);

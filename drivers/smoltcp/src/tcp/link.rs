@@ -7,7 +7,7 @@ use crate::tcp::conn::StreamConn;
 use crate::tcp::pending_sends::PendingSends;
 use core::net::SocketAddr;
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::{Backlog, CloseReason, ConnectionId, Instant, Link, SendError};
+use cubenet_core::{Backlog, CloseReason, ConnectionId, Instant, Link, SendError, Transport};
 use smoltcp::socket::tcp;
 
 /// Where a stream's messages go.
@@ -103,6 +103,10 @@ impl Link for StreamLink<'_, '_> {
 
     fn is_closed(&self) -> bool {
         !self.conn.connection.state().accepts_messages()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Tcp
     }
 
     fn peer_addr(&self) -> SocketAddr {

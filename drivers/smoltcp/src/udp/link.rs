@@ -4,7 +4,9 @@ use crate::network::shared::Context;
 use crate::stack::address;
 use crate::udp::peer::Remote;
 use core::net::SocketAddr;
-use cubenet_core::{Backlog, CloseReason, ConnectionId, DatagramHalf, Instant, Link, SendError};
+use cubenet_core::{
+    Backlog, CloseReason, ConnectionId, DatagramHalf, Instant, Link, SendError, Transport,
+};
 use smoltcp::socket::udp;
 
 /// A datagram peer, for its handler.
@@ -38,6 +40,10 @@ impl Link for PeerLink<'_, '_> {
 
     fn is_closed(&self) -> bool {
         !self.half.state().accepts_messages()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Udp
     }
 
     fn peer_addr(&self) -> SocketAddr {

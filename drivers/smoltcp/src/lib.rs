@@ -35,14 +35,11 @@
 //! let mut datagrams = PortMemory::<Echo, 8, 4>::new();
 //! let (mut incoming, mut outgoing) = (Bytes::<2048>::new(), Bytes::<2048>::new());
 //! let mut scratch = Bytes::<2048>::new();
-//! let memory = Memory {
-//!     sockets: &mut [SocketStorage::EMPTY; 5],
-//!     streams: streams.lend(receive.lend(), transmit.lend()),
-//!     ports: &mut [const { None }; 1],
-//!     hosts: 8,
-//!     scratch: scratch.lend(),
-//!     pending_sends: &mut [],
-//! };
+//! let mut sockets = [SocketStorage::EMPTY; 5];
+//! let streams = streams.lend(receive.lend(), transmit.lend());
+//! let hosts = 8; // On the link, at once.
+//! let mut ports = [const { None }; 1];
+//! let memory = Memory::new(&mut sockets, streams, scratch.lend(), hosts).with_ports(&mut ports);
 //! let limits = Limits::new().with_max_message(2046).with_max_datagram(1472);
 //! let key = (0x1234, 0x5678); // From a source of randomness.
 //! let mut network = Network::new(interface, device, memory, limits, key)?;

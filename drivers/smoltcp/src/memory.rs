@@ -17,28 +17,61 @@ use smoltcp::socket::udp::PacketMetadata;
 
 /// Everything that a [`Network`](crate::Network) keeps outside of itself.
 pub struct Memory<'a, H> {
-    /// One for each stream and each port, and one for each socket that the application adds
-    /// to the [`Stack`](crate::Stack) for itself.
-    pub sockets: &'a mut [SocketStorage<'a>],
-    /// See [`StreamMemory::lend`].
-    pub streams: StreamParts<'a, H>,
+    pub(crate) sockets: &'a mut [SocketStorage<'a>],
+    pub(crate) streams: StreamParts<'a, H>,
+    pub(crate) ports: &'a mut [Option<Port<'a, H>>],
+    pub(crate) hosts: usize,
+    pub(crate) scratch: &'a mut [u8],
+    pub(crate) pending_sends: &'a mut [u8],
+}
+
+impl<'a, H> Memory<'a, H> {
+    /// `sockets`: one for each stream and each port, and one for each socket that the application
+    /// adds to the [`Stack`](crate::Stack) for itself.
+    ///
+    /// `streams`: see [`StreamMemory::lend`].
+    ///
+    /// `scratch` holds one message while a callback has it, or what the callback sends meanwhile.
+    /// At least as long as a transmit ring, as the longest message and its header, and as the
+    /// longest datagram. See [`Bytes`].
+    ///
+    /// `hosts`: how many hosts of an Ethernet link the network talks with at once; all hosts behind
+    /// a router count as one, the router. smoltcp's neighbour cache must have a place for each, or
+    /// they evict each other, and ARP asks for each again and again. The cache has 8 places, unless
+    /// the environment variable `SMOLTCP_IFACE_NEIGHBOR_CACHE_COUNT`, or smoltcp's feature for it,
+    /// says otherwise at build time. Of no meaning on other links.
+    pub fn new(
+        sockets: &'a mut [SocketStorage<'a>],
+        streams: StreamParts<'a, H>,
+        scratch: &'a mut [u8],
+        hosts: usize,
+    ) -> Self {
+        Memory {
+            sockets,
+            streams,
+            ports: &mut [],
+            hosts,
+            scratch,
+            pending_sends: &mut [],
+        }
+    }
+
     /// A place for each port that will be added with
-    /// [`Network::add_port`](crate::Network::add_port).
-    pub ports: &'a mut [Option<Port<'a, H>>],
-    /// How many hosts of an Ethernet link it talks with at once; all those behind a router count
-    /// as one, the router. smoltcp's cache must have a place for each, or they push each other out
-    /// of it, and each is asked for again and again: it has 8, unless the environment variable
-    /// `SMOLTCP_IFACE_NEIGHBOR_CACHE_COUNT`, or smoltcp's feature for it, says otherwise when it is
-    /// built. Of no meaning on other links.
-    pub hosts: usize,
-    /// Holds one message while a callback has it, or what it sends meanwhile. At least as
-    /// long as a transmit ring, as the longest message and its header, and as the longest
-    /// datagram. See [`Bytes`].
-    pub scratch: &'a mut [u8],
-    /// Holds what is sent on connections that the peer has not answered yet, of all of them
-    /// together: each message and 4 bytes. May be empty: then such a `send` answers `Full`, and
-    /// `writable` is called once the peer has answered.
-    pub pending_sends: &'a mut [u8],
+    /// [`Network::add_port`](crate::Network::add_port). Default: none.
+    #[must_use]
+    pub fn with_ports(mut self, ports: &'a mut [Option<Port<'a, H>>]) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// Holds what is sent on connections that are connecting, of all of them together: each message
+    /// and 4 bytes. Default: nothing, so that such a `send` answers `Full`; `writable` is called
+    /// once the peer has answered.
+    #[must_use]
+    pub fn with_pending_sends(mut self, memory: &'a mut [u8]) -> Self {
+        self.pending_sends = memory;
+        self
+    }
 }
 
 /// The most stream listeners that an id can name.

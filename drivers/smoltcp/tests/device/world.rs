@@ -184,14 +184,14 @@ pub(crate) fn start_among(family: Family, limits: Limits, hosts: usize) -> Resul
     });
     let receive = leak(Bytes::<{ 8 * RING }>::new()).lend();
     let transmit = leak(Bytes::<{ 8 * RING }>::new()).lend();
-    let memory = Memory {
-        sockets: leak([const { SocketStorage::EMPTY }; 11]),
-        streams: leak(StreamMemory::<Echo, 8, 2>::new()).lend(receive, transmit),
-        ports: leak([const { None }; 3]),
+    let memory = Memory::new(
+        leak([const { SocketStorage::EMPTY }; 11]),
+        leak(StreamMemory::<Echo, 8, 2>::new()).lend(receive, transmit),
+        leak(Bytes::<RING>::new()).lend(),
         hosts,
-        scratch: leak(Bytes::<RING>::new()).lend(),
-        pending_sends: leak([0; 64]),
-    };
+    )
+    .with_ports(leak([const { None }; 3]))
+    .with_pending_sends(leak([0; 64]));
     let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
     // A port on which nothing could be received is refused, and takes no place.
     let deaf = leak(PortMemory::<Echo, 2, 0>::new()).lend(leak([0; 64]), leak([0; 64]));

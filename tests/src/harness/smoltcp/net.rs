@@ -73,19 +73,19 @@ impl<D: Device + Send + 'static> Shared<D> {
         limits: Limits,
         now: Clock,
     ) -> Result<Arc<Self>, Error> {
-        let memory = Memory {
-            sockets: leak_with(|| SocketStorage::EMPTY, STREAMS + PORTS),
-            streams: StreamParts::new(
+        let memory = Memory::new(
+            leak_with(|| SocketStorage::EMPTY, STREAMS + PORTS),
+            StreamParts::new(
                 leak_with(Stream::new, STREAMS),
                 leak(0, STREAMS * RECEIVE),
                 leak(0, STREAMS * TRANSMIT),
                 leak_with(|| None, LISTENERS),
             ),
-            ports: leak_with(|| None, PORTS),
-            hosts: 8,
-            scratch: leak(0, TRANSMIT),
-            pending_sends: leak(0, TRANSMIT),
-        };
+            leak(0, TRANSMIT),
+            8,
+        )
+        .with_ports(leak_with(|| None, PORTS))
+        .with_pending_sends(leak(0, TRANSMIT));
         let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
         for _ in 0..PORTS {
             network.add_port(port())?;

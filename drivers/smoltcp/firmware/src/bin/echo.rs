@@ -136,16 +136,15 @@ fn serve() -> Result<(), Error> {
     let mut clock = Clock::start(peripherals.SYST);
     interrupt::free(|token| SPARE.borrow(token).borrow_mut().extend(MESSAGES.take()));
     let (interface, device) = host::start(clock.now());
-    let memory = Memory {
-        sockets: SOCKETS.take(),
-        streams: STREAM_MEMORY
+    let memory = Memory::new(
+        SOCKETS.take(),
+        STREAM_MEMORY
             .take()
             .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
-        ports: PORTS.take(),
-        hosts: 14,
-        scratch: SCRATCH.take().lend(),
-        pending_sends: &mut [],
-    };
+        SCRATCH.take().lend(),
+        14,
+    )
+    .with_ports(PORTS.take());
     let limits = Limits::new()
         .with_max_message(MAX_MESSAGE)
         .with_max_datagram(MAX_DATAGRAM)

@@ -72,16 +72,15 @@ fn measure() -> Result<(), Error> {
     let clock = Clock::start(peripherals.SYST);
     let loopback = LOOPBACK.take();
     let interface = inside::interface(loopback);
-    let memory = Memory {
-        sockets: SOCKETS.take(),
-        streams: STREAMS
+    let memory = Memory::new(
+        SOCKETS.take(),
+        STREAMS
             .take()
             .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
-        ports: PORTS.take(),
-        hosts: 2,
-        scratch: SCRATCH.take().lend(),
-        pending_sends: &mut [],
-    };
+        SCRATCH.take().lend(),
+        2,
+    )
+    .with_ports(PORTS.take());
     let limits = Limits::new()
         .with_max_message(BYTES - 2)
         .with_max_datagram(BYTES);

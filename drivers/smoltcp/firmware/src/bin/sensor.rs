@@ -195,16 +195,15 @@ fn measure() -> Result<(), Error> {
     let peripherals = cortex_m::Peripherals::take().expect("it is the first to take them");
     let mut clock = Clock::start(peripherals.SYST);
     let (interface, device) = host::start(clock.now());
-    let memory = Memory {
-        sockets: SOCKETS.take(),
-        streams: STREAMS
+    let memory = Memory::new(
+        SOCKETS.take(),
+        STREAMS
             .take()
             .lend(RECEIVE.take().lend(), TRANSMIT.take().lend()),
-        ports: PORTS.take(),
-        hosts: 2,
-        scratch: SCRATCH.take().lend(),
-        pending_sends: &mut [],
-    };
+        SCRATCH.take().lend(),
+        2,
+    )
+    .with_ports(PORTS.take());
     let limits = Limits::new()
         .with_max_message(16)
         .with_max_datagram(16)

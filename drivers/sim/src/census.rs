@@ -71,7 +71,18 @@ impl Simulation {
                 "{queued} queued bytes are counted, {there} are there"
             ));
         }
-        for network in &world.networks {
+        for (number, network) in world.networks.iter().enumerate() {
+            let streams = world.owners.iter().filter_map(|owner| match owner {
+                Owner::Stream(stream) if stream.network.0 as usize == number => Some(stream),
+                _ => None,
+            });
+            let there: usize = streams.map(|stream| stream.held.bytes()).sum();
+            if there != network.held_bytes {
+                let held = network.held_bytes;
+                return Err(format!(
+                    "{held} bytes of held input are counted, {there} are there"
+                ));
+            }
             let limits = &network.limits;
             let datagrams = network.open - network.open_streams;
             if network.open_streams.max(datagrams) > limits.max_connections() {

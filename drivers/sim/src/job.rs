@@ -104,8 +104,8 @@ pub(crate) enum Callback {
     Accepted(Arc<AcceptFn>),
     Connected,
     ConnectFailed(CloseReason),
-    /// Messages that are decoded from these bytes of a stream.
-    ReceivedBytes(Input),
+    /// Messages that are decoded from these bytes of a stream; `None` once that is done.
+    ReceivedBytes(Option<Input>),
     /// One datagram.
     ReceivedDatagram(Bytes),
     Writable,

@@ -73,7 +73,11 @@ fn make(shared: &Arc<Shared>, call: &mut Call) {
     match &mut call.callback {
         Callback::Accepted(_) => {}
         Callback::Connected => handler.connected(link),
-        Callback::ReceivedBytes(input) => input.deliver(&mut **handler, link),
+        Callback::ReceivedBytes(input) => {
+            if let Some(input) = input {
+                input.deliver(&mut **handler, link);
+            }
+        }
         Callback::ReceivedDatagram(datagram) => {
             handler.received(link, Message::lent(datagram));
         }

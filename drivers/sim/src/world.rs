@@ -203,7 +203,7 @@ impl World {
                 _ => self.expire_peer(socket, job),
             },
             Task::Accept(socket) => self.accept_stream(socket, job),
-            Task::AdvanceStream(socket) => self.advance_stream(socket),
+            Task::AdvanceStream(socket) => self.advance_stream(socket, job),
             Task::AdvancePeer(socket, slot) => self.advance_peer(socket, slot),
             Task::Flushed(key) => self.peer_flushed(key, job),
             Task::AfterFlush(socket) => {
@@ -239,10 +239,11 @@ impl World {
         })
     }
 
-    /// A callback has returned, or panicked with this.
+    /// A callback has returned, or panicked with this. What is left of the call is the
+    /// application's, and is dropped later.
     pub(crate) fn returned(
         &mut self,
-        call: Box<Call>,
+        mut call: Box<Call>,
         panic: Option<Box<dyn Any + Send>>,
         job: &mut Job,
     ) {
@@ -254,8 +255,11 @@ impl World {
         }
         match (&call.callback, self.owners.get(call.info.key.socket)) {
             (Callback::Closed(_) | Callback::ConnectFailed(_), _) => {}
-            (_, Some(Owner::Peers(_))) => self.peer_returned(call, panicked, job),
-            _ => self.stream_returned(call, panicked, job),
+            (_, Some(Owner::Peers(_))) => self.peer_returned(&mut call, panicked, job),
+            _ => self.stream_returned(&mut call, panicked, job),
+        }
+        if call.handler.is_some() || matches!(call.callback, Callback::Accepted(_)) {
+            self.drop_later(call);
         }
     }
 

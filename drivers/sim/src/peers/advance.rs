@@ -26,10 +26,14 @@ impl World {
     /// connected, as it is from the beginning.
     pub(crate) fn give_peer_handler(&mut self, socket: Key, handler: BoxedHandler) {
         match self.owners.peers(socket) {
-            Some(peers) => peers.connect = Some(handler),
+            Some(peers) => {
+                peers.connect = Some(handler);
+                peers.is_unmade = false;
+            }
             None => self.drop_later(handler),
         }
         self.kernel.notify(socket, Notice::Writable);
+        self.kernel.notify(socket, Notice::Readable);
     }
 
     /// There is room to send again, or a connection has changed.
@@ -99,7 +103,8 @@ impl World {
     /// Closes a peer that has been idle too long, if there is one.
     pub(crate) fn expire_peer(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, kernel, ..) = self.peers(socket)?;
-        let Some(slot) = peers.demux.handle_timeout(kernel.now) else {
+        let idle = peers.demux.handle_timeout(kernel.now);
+        let Some(slot) = idle.filter(|_| !peers.is_unmade) else {
             self.arm_peers(socket);
             return None;
         };
@@ -120,8 +125,10 @@ impl World {
         if no_peer && !peers.is_listening && peers.queue.is_empty() {
             return self.remove_socket(socket);
         }
-        let deadline = peers.demux.poll_timeout().max(kernel.now);
-        timers.arm(socket, &mut peers.armed, deadline);
+        if !peers.is_unmade {
+            let deadline = peers.demux.poll_timeout().max(kernel.now);
+            timers.arm(socket, &mut peers.armed, deadline);
+        }
     }
 
     /// Does what the core says is next for the peer in `slot`, after anything has happened.
@@ -188,20 +195,24 @@ impl World {
     }
 
     /// A callback of a peer has returned.
-    pub(crate) fn peer_returned(&mut self, call: Box<Call>, panicked: bool, job: &mut Job) {
+    pub(crate) fn peer_returned(&mut self, call: &mut Call, panicked: bool, job: &mut Job) {
         if let Callback::Accepted(_) = call.callback {
             return self.peer_accepted(call, job);
         }
         let key = call.info.key;
-        let peers = self.owners.peers(key.socket);
-        match peers.and_then(|peers| peers.peer_mut(key)) {
-            Some(peer) => {
-                peer.handler = call.handler;
-                if panicked {
-                    peer.half.abort(CloseReason::Panicked);
-                }
+        let Some((peers, kernel, ..)) = self.peers(key.socket) else {
+            return;
+        };
+        if let Some(peer) = peers.peer_mut(key) {
+            peer.handler = call.handler.take();
+            if panicked {
+                peer.half.abort(CloseReason::Panicked);
             }
-            None => self.drop_later(call.handler),
+            // While the callback ran, the socket was not read: the peer's idle time begins now.
+            if let Callback::ReceivedDatagram(_) = call.callback {
+                let peer_addr = call.info.peer_addr;
+                peers.demux.handle_delivered(&peer_addr, kernel.now);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::state::{Peer, Pending};
 use crate::conn_info::ConnKey;
 use crate::job::{Call, Callback, Job, Task};
-use crate::kernel::{Arrived, Key, Received};
+use crate::kernel::{Arrived, Key, Notice, Received};
 use crate::world::World;
 use bytes::Bytes;
 use cubenet_core::{Arrival, CloseReason, Reading, Transport, TransportError};
@@ -13,6 +13,9 @@ impl World {
     /// Receives a datagram and delivers it.
     pub(crate) fn read_peers(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (peers, kernel, ..) = self.peers(socket)?;
+        if peers.is_unmade {
+            return None;
+        }
         let goes_on = kernel.iteration.goes_on();
         peers.demux.set_backlog(!goes_on);
         peers.has_unread = !goes_on;
@@ -119,19 +122,18 @@ impl World {
     }
 
     /// The application has decided about a new peer.
-    pub(super) fn peer_accepted(&mut self, mut call: Box<Call>, job: &mut Job) {
+    pub(super) fn peer_accepted(&mut self, call: &mut Call, job: &mut Job) {
         let socket = call.info.key.socket;
-        let handler = call.handler.take();
+        // Unless its host crashed meanwhile.
         let Some((peers, _, network, _)) = self.peers(socket) else {
-            // Its host crashed meanwhile.
-            return self.drop_later(handler);
+            return;
         };
         let Some(pending) = &mut peers.pending else {
-            return self.drop_later(handler);
+            return;
         };
-        if handler.is_some() {
+        if let Some(handler) = call.handler.take() {
             network.metrics.accepted += 1;
-            pending.peer.handler = handler;
+            pending.peer.handler = Some(handler);
             job.push(Task::Admit(socket));
             if pending.evicts {
                 job.push(Task::Evict(socket));
@@ -145,16 +147,20 @@ impl World {
             peers.demux.remove(pending.slot as usize);
         }
         peers.pending = None;
+        network.queued_bytes -= peers.discard(call.info.key.id);
         self.arm_peers(socket);
     }
 
-    /// Closes the connection whose slot the pending peer takes.
+    /// Closes the connection whose slot the pending peer takes, and its room among all connections.
     pub(crate) fn evict(&mut self, socket: Key) -> Option<Box<Call>> {
-        let (peers, kernel, ..) = self.peers(socket)?;
-        let pending = peers.pending.as_ref()?;
+        let (peers, kernel, network, _) = self.peers(socket)?;
+        let pending = peers.pending.as_mut()?;
         let slot = pending.slot;
+        pending.evicts = false;
         let newcomer = pending.peer.info(socket, slot).peer_addr;
         peers.demux.replace(slot as usize, newcomer, kernel.now);
+        // One closes and the other opens, so that no third takes the room between them.
+        network.open += 1;
         let mut evicted = peers.slots.get_mut(slot as usize)?.take()?;
         evicted.half.abort(CloseReason::Overflow);
         self.close_peer(socket, slot, evicted)
@@ -162,21 +168,10 @@ impl World {
 
     /// Gives the pending peer its slot, and delivers its first datagram.
     pub(crate) fn admit(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
-        let (peers, _, network, _) = self.peers(socket)?;
+        let (peers, kernel, ..) = self.peers(socket)?;
         let Pending {
-            peer,
-            slot,
-            evicts,
-            first,
+            peer, slot, first, ..
         } = peers.pending.take()?;
-        if evicts && !network.reserve(Transport::Udp) {
-            // Another connection took the room while the handler of the evicted one was told.
-            network.metrics.dropped_table_full += 1;
-            peers.demux.remove(slot as usize);
-            self.drop_later(peer.handler);
-            self.arm_peers(socket);
-            return None;
-        }
         let index = slot as usize;
         if peers.slots.len() <= index {
             peers.slots.resize_with(index + 1, || None);
@@ -185,6 +180,9 @@ impl World {
         if !peers.is_listening {
             // The listener was closed meanwhile.
             peer.half.close();
+        }
+        if peer.queued > 0 {
+            kernel.notify(socket, Notice::Writable);
         }
         job.push(Task::AdvancePeer(socket, slot));
         self.deliver_datagram(socket, slot, first, job)
@@ -203,13 +201,12 @@ impl World {
             network.metrics.dropped_paused += u64::from(peer.half.is_paused());
             return None;
         }
-        network.metrics.messages_in += 1;
-        network.metrics.bytes_in += datagram.len() as u64;
-        let key = ConnKey {
-            socket,
-            slot,
-            id: peer.id,
-        };
-        self.call_peer(key, Callback::ReceivedDatagram(datagram), job)
+        let (id, len) = (peer.id, datagram.len() as u64);
+        let key = ConnKey { socket, slot, id };
+        let call = self.call_peer(key, Callback::ReceivedDatagram(datagram), job)?;
+        let metrics = &mut self.network(call.network).metrics;
+        metrics.messages_in += 1;
+        metrics.bytes_in += len;
+        Some(call)
     }
 }

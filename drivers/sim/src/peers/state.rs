@@ -27,6 +27,9 @@ pub(crate) struct Peers {
     pub(crate) accept: Option<Arc<AcceptFn>>,
     /// The handler of a socket that connects, until it is told that it is connected.
     pub(crate) connect: Option<BoxedHandler>,
+    /// Of a socket that connects: the application has not made its handler. Nothing is received or
+    /// timed until then.
+    pub(crate) is_unmade: bool,
     /// Whether new peers are admitted.
     pub(crate) is_listening: bool,
     /// Datagrams that the socket would not take yet.
@@ -109,6 +112,7 @@ impl Peers {
             pending: None,
             has_unread: false,
             is_listening: accept.is_some(),
+            is_unmade: accept.is_none(),
             accept,
             connect: None,
             queue: VecDeque::new(),
@@ -202,7 +206,10 @@ impl Peers {
         kernel: &mut Kernel,
         network: &mut NetworkState,
     ) {
-        let is_queueing = !self.queue.is_empty();
+        // What is sent to a peer before it is admitted waits for that.
+        let pending = self.pending.as_ref();
+        let is_pending = pending.is_some_and(|pending| pending.peer.id == key.id);
+        let is_queueing = is_pending || !self.queue.is_empty();
         let Some(peer) = self.peer_mut(key) else {
             return;
         };

@@ -9,9 +9,12 @@ use cubenet_core::{Action, CloseReason, ConnectionId, Transport};
 
 impl World {
     /// Does what the core says is next, after anything has happened.
-    pub(crate) fn advance_stream(&mut self, socket: Key) -> Option<Box<Call>> {
+    pub(crate) fn advance_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
+        let (stream, kernel, ..) = self.stream(socket)?;
+        if stream.follow_reading(socket, kernel) {
+            self.count_held(socket, false, job);
+        }
         let (stream, kernel, network, timers) = self.stream(socket)?;
-        stream.follow_reading(socket, kernel);
         match stream.send.poll_action(stream.queued()) {
             Action::Wait => {}
             Action::SendFin => {
@@ -61,24 +64,22 @@ impl World {
     }
 
     /// A callback of a stream has returned.
-    pub(crate) fn stream_returned(&mut self, call: Box<Call>, panicked: bool, job: &mut Job) {
+    pub(crate) fn stream_returned(&mut self, call: &mut Call, panicked: bool, job: &mut Job) {
         if let Callback::Accepted(_) = call.callback {
             return self.stream_accepted(call, job);
         }
         let socket = call.info.key.socket;
-        match (self.owners.stream(socket), call.handler) {
-            (Some(stream), handler) => {
-                stream.handler = handler;
-                if panicked {
-                    stream.send.abort(CloseReason::Panicked);
-                }
+        if let Some(stream) = self.owners.stream(socket) {
+            stream.handler = call.handler.take();
+            if panicked {
+                stream.send.abort(CloseReason::Panicked);
             }
-            (None, Some(handler)) => self.drop_later(handler),
-            (None, None) => {}
         }
-        match call.callback {
+        match &mut call.callback {
             Callback::ReceivedBytes(input) => {
-                self.delivered(socket, call.network, input, panicked, job);
+                if let Some(input) = input.take() {
+                    self.delivered(socket, call.network, input, job);
+                }
             }
             Callback::Connected => self.network(call.network).metrics.connected += 1,
             _ => {}

@@ -105,26 +105,24 @@ impl World {
     /// Decodes what was read and hands each message to the handler.
     fn deliver(&mut self, socket: Key, bytes: Bytes) -> Option<Box<Call>> {
         let budget = self.kernel.iteration.messages as u64;
+        let stream = self.owners.stream(socket)?;
+        debug_assert!(
+            stream.handler.is_some(),
+            "a stream without a handler is held"
+        );
         let input = Input {
-            recv: self.owners.stream(socket)?.recv.take()?,
+            recv: stream.recv.take()?,
             bytes,
             budget,
             messages: 0,
             volume: 0,
             violation: None,
         };
-        self.call_stream(socket, Callback::ReceivedBytes(input))
+        self.call_stream(socket, Callback::ReceivedBytes(Some(input)))
     }
 
     /// Messages were delivered.
-    pub(super) fn delivered(
-        &mut self,
-        socket: Key,
-        id: NetworkId,
-        input: Input,
-        panicked: bool,
-        job: &mut Job,
-    ) {
+    pub(super) fn delivered(&mut self, socket: Key, id: NetworkId, input: Input, job: &mut Job) {
         let now = self.kernel.now;
         let metrics = &mut self.networks[id.0 as usize].metrics;
         metrics.messages_in += input.messages;
@@ -133,17 +131,17 @@ impl World {
         let Some(stream) = self.owners.stream(socket) else {
             return;
         };
-        let recv = stream.recv.insert(input.recv);
-        let is_used_up = input.messages == input.budget;
-        if is_used_up {
-            // The memory of the last message is given back, though nothing more is decoded now.
-            recv.handle_delivered(now);
-        }
         if let Some(error) = input.violation {
             stream.send.handle_violation(error, now);
-        } else if !panicked && !input.bytes.is_empty() {
-            stream.has_unread = is_used_up;
-            stream.undelivered = Some(Box::new(input.bytes));
+        }
+        let recv = stream.recv.insert(input.recv);
+        if stream.send.state() == State::Open {
+            // While the callbacks ran, the socket was not read: the peer's idle time begins now.
+            recv.handle_delivered(now);
+            if !input.bytes.is_empty() {
+                stream.has_unread = input.messages == input.budget;
+                stream.undelivered = Some(Box::new(input.bytes));
+            }
         }
         // A reply may have closed it.
         job.push(Task::AdvanceStream(socket));
@@ -152,7 +150,7 @@ impl World {
 
     /// Counts what a stream holds of its input, and closes streams of its network while that is
     /// over the bound.
-    fn count_held(&mut self, socket: Key, progressed: bool, job: &mut Job) {
+    pub(super) fn count_held(&mut self, socket: Key, progressed: bool, job: &mut Job) {
         let Some((stream, kernel, network, _)) = self.stream(socket) else {
             return;
         };

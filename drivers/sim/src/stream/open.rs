@@ -42,7 +42,7 @@ impl World {
     }
 
     /// The application has decided about an accepted stream.
-    pub(crate) fn stream_accepted(&mut self, mut call: Box<Call>, job: &mut Job) {
+    pub(super) fn stream_accepted(&mut self, call: &mut Call, job: &mut Job) {
         let socket = call.info.key.socket;
         let network = &mut self.networks[call.network.0 as usize];
         if let Some(handler) = call.handler.take() {

@@ -188,23 +188,23 @@ impl Stream {
     }
 
     /// Brings the reading into line with what the application and the state of the connection ask
-    /// for.
-    pub(super) fn follow_reading(&mut self, socket: Key, kernel: &mut Kernel) {
+    /// for. Returns whether input that was held has been dropped.
+    pub(super) fn follow_reading(&mut self, socket: Key, kernel: &mut Kernel) -> bool {
         if self.reading() == Reading::Discard {
-            let was_held =
-                self.undelivered.take().is_some() | std::mem::take(&mut self.wants_pause);
+            let dropped = self.undelivered.take().is_some();
+            let was_held = std::mem::take(&mut self.wants_pause) || dropped;
             if !self.is_connecting && was_held {
                 kernel.notify(socket, Notice::Readable);
             }
-            return;
+            return dropped;
         }
-        let Some(recv) = &mut self.recv else {
-            return;
-        };
-        let changed = recv.set_paused(self.wants_pause, kernel.now);
-        let goes_on = changed || self.undelivered.is_some() && !self.has_unread;
-        if !self.wants_pause && goes_on {
-            kernel.notify(socket, Notice::Readable);
+        if let Some(recv) = &mut self.recv {
+            let changed = recv.set_paused(self.wants_pause, kernel.now);
+            let goes_on = changed || self.undelivered.is_some() && !self.has_unread;
+            if !self.wants_pause && goes_on {
+                kernel.notify(socket, Notice::Readable);
+            }
         }
+        false
     }
 }

@@ -441,3 +441,74 @@ fn a_peer_that_completes_its_messages_is_not_closed_for_one_that_does_not() {
         [None, reset, None]
     );
 }
+
+/// Pauses at its first message; keeps the handle of its connection.
+struct Pauses;
+
+impl Handler for Pauses {
+    fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {
+        link.pause();
+    }
+}
+
+/// Many short messages.
+fn short_messages(count: usize) -> Vec<u8> {
+    [&[0, 50][..], &[7; 50]].concat().repeat(count)
+}
+
+#[test]
+fn input_that_a_paused_connection_held_is_let_go_when_it_closes() {
+    let simulation = Simulation::new(32);
+    let server = simulation.network(SERVER).start().unwrap();
+    let kept = Arc::<Mutex<Vec<Connection>>>::default();
+    let keep = Arc::clone(&kept);
+    let accepted = move |connection: &Connection| {
+        keep.lock().unwrap().push(connection.clone());
+        Some(Pauses)
+    };
+    server
+        .listen(Transport::Tcp, "10.0.0.1:7000", accepted)
+        .unwrap();
+    let peer = simulation.raw_connect(CLIENT, "10.0.0.1:7000").unwrap();
+    peer.write(&short_messages(20));
+    simulation.run_for(Duration::from_secs(1));
+    assert!(server.metrics().held_bytes > 0);
+    let connection = kept.lock().unwrap().pop().unwrap();
+    connection.close();
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!((server.metrics().held_bytes, server.metrics().open), (0, 1));
+    simulation.audit().unwrap();
+}
+
+/// Closes at its first message.
+struct Closes;
+
+impl Handler for Closes {
+    fn received(&mut self, link: &mut dyn Link, _message: Message<'_>) {
+        link.close();
+    }
+}
+
+#[test]
+fn input_of_connections_that_closed_closes_no_other() {
+    let simulation = Simulation::new(33);
+    let limits = Limits::new().with_max_held_total(200_000);
+    let server = simulation.network(SERVER).limits(limits).start().unwrap();
+    let listen = |port, accepted: fn(&Connection) -> Option<Closes>| {
+        server.listen(Transport::Tcp, ([10, 0, 0, 1], port), accepted)
+    };
+    listen(7000, |_| Some(Closes)).unwrap();
+    let slow = simulation.raw_connect(CLIENT, "10.0.0.1:7000").unwrap();
+    slow.write(&[&[0xff, 0xf0][..], &vec![1; 60_000]].concat());
+    simulation.run_for(Duration::from_secs(1));
+    let mut others = Vec::new();
+    for _ in 0..130 {
+        let other = simulation.raw_connect(CLIENT, "10.0.0.1:7000").unwrap();
+        other.write(&short_messages(1_000));
+        other.stop_reading();
+        others.push(other);
+        simulation.run_for(Duration::from_millis(10));
+        simulation.audit().unwrap();
+    }
+    assert_eq!(slow.end(), None);
+}

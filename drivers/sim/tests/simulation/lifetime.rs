@@ -195,3 +195,148 @@ fn the_core_keeps_little_of_a_connection_and_an_idle_one_holds_nothing() {
     assert_eq!(census.connections, 4_000);
     assert_eq!((census.queued_bytes, census.partial_bytes), (0, 0));
 }
+
+/// Panics when it is closed, and uses its connection as it is dropped.
+struct PanicsClosed(Connection);
+
+impl Handler for PanicsClosed {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+
+    fn closed(&mut self, _link: &mut dyn Link, _reason: CloseReason) {
+        panic!("on purpose");
+    }
+}
+
+impl Drop for PanicsClosed {
+    fn drop(&mut self) {
+        assert!(self.0.is_closed());
+    }
+}
+
+#[test]
+fn a_handler_that_panics_when_it_is_closed_may_use_its_connection_as_it_is_dropped() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Simulation::new(18);
+        let server = simulation.network(SERVER).start().unwrap();
+        let accepted = |connection: &Connection| Some(PanicsClosed(connection.clone()));
+        server.listen(transport, "10.0.0.1:7000", accepted).unwrap();
+        let network = simulation.network(CLIENT).start().unwrap();
+        let connection = Client::default().connect(&network, transport, "10.0.0.1:7000");
+        connection.send(b"hello").unwrap();
+        simulation.run_for(Duration::from_secs(1));
+        connection.close();
+        simulation.run_for(Duration::from_secs(1));
+        assert_eq!((server.metrics().panics, server.metrics().open), (1, 0));
+    }
+}
+
+/// Uses its network as it is dropped.
+struct UsesNetwork(Network);
+
+impl Drop for UsesNetwork {
+    fn drop(&mut self) {
+        self.0.metrics();
+    }
+}
+
+#[test]
+fn the_closure_of_a_listener_that_closes_inside_it_may_use_the_network_as_it_is_dropped() {
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let simulation = Simulation::new(19);
+        let server = simulation.network(SERVER).start().unwrap();
+        let listener = Arc::<Mutex<Option<cubenet_sim::Listener>>>::default();
+        let (inside, held) = (Arc::clone(&listener), UsesNetwork(server.clone()));
+        let accepted = move |_: &Connection| {
+            let _ = &held;
+            inside.lock().unwrap().take().unwrap().close();
+            Some(Echo)
+        };
+        let listening = server.listen(transport, "10.0.0.1:7000", accepted);
+        *listener.lock().unwrap() = Some(listening.unwrap());
+        let network = simulation.network(CLIENT).start().unwrap();
+        let connection = Client::default().connect(&network, transport, "10.0.0.1:7000");
+        connection.send(b"hello").unwrap();
+        simulation.run_for(Duration::from_secs(1));
+        assert!(listener.lock().unwrap().is_none());
+    }
+}
+
+#[test]
+fn a_connect_over_datagrams_is_not_served_until_its_handler_is_made() {
+    let simulation = Simulation::new(20);
+    let network = simulation.network(CLIENT).start().unwrap();
+    let peer = simulation.raw_datagrams("10.0.0.1:7000").unwrap();
+    let client = Client::default();
+    let handler = client.clone();
+    let connection = network.connect(Transport::Udp, "10.0.0.1:7000", |connection| {
+        connection.send(b"hello").unwrap();
+        simulation.run_for(Duration::from_secs(1));
+        let (from, _) = peer.received().pop().unwrap();
+        peer.send_to(from, b"early");
+        // Longer than the idle timeout.
+        simulation.run_for(Duration::from_secs(1_000));
+        assert_eq!(network.metrics().messages_in, 0);
+        handler
+    });
+    simulation.run_for(Duration::from_secs(1));
+    assert_eq!(client.messages(), [b"early"]);
+    assert!(!connection.unwrap().is_closed());
+}
+
+/// Connects when it is closed.
+struct Reconnects(Network, Arc<Mutex<Vec<bool>>>);
+
+impl Handler for Reconnects {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}
+
+    fn closed(&mut self, _link: &mut dyn Link, _reason: CloseReason) {
+        let connected = self.0.connect(Transport::Udp, "10.0.0.9:9", |_| Echo);
+        self.1.lock().unwrap().push(connected.is_ok());
+    }
+}
+
+#[test]
+fn an_evicted_peer_leaves_its_room_to_the_new_one_alone() {
+    let simulation = Simulation::new(21);
+    let policy = cubenet_sim::FullPolicy::EvictIdleFor(Duration::from_secs(1));
+    let limits = Limits::new()
+        .with_max_connections(1)
+        .with_max_peers(1)
+        .with_full_policy(policy);
+    let server = simulation.network(SERVER).limits(limits).start().unwrap();
+    let reconnected = Arc::<Mutex<Vec<bool>>>::default();
+    let (network, log) = (server.clone(), Arc::clone(&reconnected));
+    let accepted = move |_: &Connection| Some(Reconnects(network.clone(), Arc::clone(&log)));
+    server
+        .listen(Transport::Udp, "10.0.0.1:7000", accepted)
+        .unwrap();
+    for host in [2, 3] {
+        let peer = simulation.raw_datagrams(([10, 0, 0, host], 7000)).unwrap();
+        peer.send_to(([10, 0, 0, 1], 7000).into(), b"hello");
+        simulation.run_for(Duration::from_secs(3));
+        simulation.audit().unwrap();
+    }
+    let metrics = server.metrics();
+    let counts = (metrics.accepted, metrics.closed_total(), metrics.open);
+    assert_eq!(counts, (2, 1, 1));
+    assert_eq!(*reconnected.lock().unwrap(), [false]);
+}
+
+#[test]
+fn what_is_sent_to_a_peer_that_is_refused_does_not_leave() {
+    let simulation = Simulation::new(22);
+    let server = simulation.network(SERVER).start().unwrap();
+    let accepted = |connection: &Connection| {
+        connection.send(b"not sent").unwrap();
+        None::<Echo>
+    };
+    server
+        .listen(Transport::Udp, "10.0.0.1:7000", accepted)
+        .unwrap();
+    let peer = simulation.raw_datagrams("10.0.0.2:7000").unwrap();
+    peer.send_to(([10, 0, 0, 1], 7000).into(), b"hello");
+    simulation.run_for(Duration::from_secs(1));
+    assert!(peer.received().is_empty());
+    assert_eq!(server.metrics().queued_bytes, 0);
+    simulation.audit().unwrap();
+}

@@ -37,6 +37,13 @@ pub fn admit(state: State, len: usize, backlog: Backlog, limits: &Limits) -> Res
     backlog.admit(len, limits)
 }
 
+/// Whether the handler of a connection in this state is told of an error: once it closes, nothing
+/// but `closed` follows.
+#[inline]
+pub const fn reports_errors(state: State) -> bool {
+    matches!(state, State::Open)
+}
+
 /// What is known of one datagram connection, whichever side began it: a phase, and two flags
 /// below it. It begins as zero, so that memory full of peers that are not in use is all zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -244,6 +251,14 @@ mod tests {
         assert_eq!(half.poll_action(10), Action::Wait);
         assert_eq!(half.close_reason(), None);
         assert_eq!(half.poll_action(0), Action::Close(CloseReason::Local));
+    }
+
+    #[test]
+    fn errors_are_reported_until_the_connection_closes() {
+        let mut half = DatagramHalf::new();
+        assert!(reports_errors(half.state()));
+        half.close();
+        assert!(!reports_errors(half.state()));
     }
 
     #[test]

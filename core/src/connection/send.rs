@@ -209,7 +209,9 @@ impl SendHalf {
         }
     }
 
-    /// The driver has done [`Action::SendFin`].
+    /// The driver has done [`Action::SendFin`]. A transport that sends its FIN behind what is
+    /// queued may be asked for it as soon as [`reading`](super::reading) says
+    /// [`Discard`](super::Reading::Discard), before that action.
     pub fn handle_fin_sent(&mut self) {
         self.fin_sent = true;
     }

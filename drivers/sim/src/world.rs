@@ -203,7 +203,7 @@ impl World {
                 _ => self.expire_peer(socket, job),
             },
             Task::Accept(socket) => self.accept_stream(socket, job),
-            Task::AdvanceStream(socket) => self.advance_stream(socket, job),
+            Task::AdvanceStream(socket) => self.advance_stream(socket),
             Task::AdvancePeer(socket, slot) => self.advance_peer(socket, slot),
             Task::Flushed(key) => self.peer_flushed(key, job),
             Task::AfterFlush(socket) => {

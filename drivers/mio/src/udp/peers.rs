@@ -13,10 +13,11 @@ use crate::user_callback::run_callback;
 use crate::worker::budget::Budget;
 use crate::worker::mailbox::BoxedHandler;
 use crate::worker::resources::WorkerResources;
+use cubenet_core::connection::datagram::reports_errors;
 use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::{
     Action, Arrival, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
-    Message, Reading, Timeout, TransportError,
+    Message, Reading, State, Timeout, TransportError,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -413,9 +414,12 @@ impl Peers {
     }
 
     fn tell_error(&mut self, slot: usize, error: TransportError, resources: &mut WorkerResources) {
-        self.call("error", slot, resources, |handler, link| {
-            handler.error(link, error);
-        });
+        let peer = self.slots.get(slot).and_then(Option::as_ref);
+        if peer.is_some_and(|peer| reports_errors(peer.shared.info().state())) {
+            self.call("error", slot, resources, |handler, link| {
+                handler.error(link, error);
+            });
+        }
     }
 
     fn peer_closed(&mut self, slot: usize, resources: &mut WorkerResources) {
@@ -468,6 +472,10 @@ impl Peers {
         let shared = &peer.shared;
         if shared.info().is_open() {
             return;
+        }
+        if shared.info().state() == State::Draining {
+            // So that what was sent counts as queued if the system does not take it.
+            resources.batch.borrow_mut().flush_datagrams(&self.socket);
         }
         let mut action = shared.locked(|half| half.poll_action(shared.info().queued()));
         if action == Action::SendFin {

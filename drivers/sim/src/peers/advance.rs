@@ -5,6 +5,7 @@ use crate::conn_info::ConnKey;
 use crate::job::{BoxedHandler, Call, Callback, Job, Task};
 use crate::kernel::{Key, Notice};
 use crate::world::World;
+use cubenet_core::connection::datagram::reports_errors;
 use cubenet_core::{Action, Backlog, CloseReason, Instant, Timeout, Transport, TransportError};
 
 impl World {
@@ -87,6 +88,10 @@ impl World {
         error: TransportError,
         job: &mut Job,
     ) -> Option<Box<Call>> {
+        let peer = self.owners.peers(key.socket)?.peer_mut(key)?;
+        if !reports_errors(peer.half.state()) {
+            return None;
+        }
         self.call_peer(key, Callback::Error(error), job)
     }
 

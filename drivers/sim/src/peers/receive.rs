@@ -101,11 +101,13 @@ impl World {
             evictable.filter(|_| !network.has_room(Transport::Udp))
         });
         if evicted.is_none() && !network.reserve(Transport::Udp) {
+            network.metrics.refused += 1;
             network.metrics.dropped_table_full += 1;
             return None;
         }
         let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
             network.release(Transport::Udp);
+            network.metrics.dropped_table_full += 1;
             return None;
         };
         let slot = slot as u32;

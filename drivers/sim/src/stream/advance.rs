@@ -9,10 +9,10 @@ use cubenet_core::{Action, CloseReason, ConnectionId, Transport};
 
 impl World {
     /// Does what the core says is next, after anything has happened.
-    pub(crate) fn advance_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
+    pub(crate) fn advance_stream(&mut self, socket: Key) -> Option<Box<Call>> {
         let (stream, kernel, ..) = self.stream(socket)?;
         if stream.follow_reading(socket, kernel) {
-            self.count_held(socket, false, job);
+            self.count_held(socket, false);
         }
         let (stream, kernel, network, timers) = self.stream(socket)?;
         match stream.send.poll_action(stream.queued()) {

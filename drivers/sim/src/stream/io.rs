@@ -145,12 +145,12 @@ impl World {
         }
         // A reply may have closed it.
         job.push(Task::AdvanceStream(socket));
-        self.count_held(socket, input.messages > 0, job);
+        self.count_held(socket, input.messages > 0);
     }
 
     /// Counts what a stream holds of its input, and closes streams of its network while that is
     /// over the bound.
-    pub(super) fn count_held(&mut self, socket: Key, progressed: bool, job: &mut Job) {
+    pub(super) fn count_held(&mut self, socket: Key, progressed: bool) {
         let Some((stream, kernel, network, _)) = self.stream(socket) else {
             return;
         };
@@ -166,10 +166,10 @@ impl World {
             && let Some((stream, _, network, _)) = self.stream(oldest)
         {
             stream.send.abort(CloseReason::Overflow);
-            // A callback of it may run, so that it closes only later.
+            // Its own worker closes it, once no callback of it runs.
             network.held_bytes -= stream.held.bytes();
             stream.held = HeldInput::NONE;
-            job.push(Task::AdvanceStream(oldest));
+            self.kernel.notify(oldest, Notice::Writable);
         }
     }
 

@@ -156,9 +156,9 @@ impl<H: Handler> Live<H> {
         }
         if connection.reading() == Reading::Discard {
             discard(socket);
-            // smoltcp sends the FIN behind what is queued, so it need not wait for
-            // `Action::SendFin`.
+            // smoltcp sends the FIN behind what is queued: it need not wait for `Action::SendFin`.
             socket.close();
+            connection.send.handle_fin_sent();
         }
     }
 

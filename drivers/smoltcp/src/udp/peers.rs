@@ -5,6 +5,7 @@ use crate::stack::has_route;
 use crate::udp::link::PeerLink;
 use crate::udp::peer::{Peer, Remote, wants_poll};
 use crate::udp::port::{Port, Role};
+use cubenet_core::connection::datagram::reports_errors;
 use cubenet_core::{
     Action, Arrival, Backlog, CloseReason, ConnectError, ConnectionId, DatagramHalf, Handler, Link,
     Message, Reading, State, Transport, TransportError,
@@ -34,7 +35,7 @@ impl<'a, H: Handler> Port<'a, H> {
             }
             Arrival::Admit => return self.admit(remote, len, None, socket, shared),
             Arrival::Evict(slot) => return self.admit(remote, len, Some(slot), socket, shared),
-            Arrival::TooLong(Some(slot)) if self.peers[slot].half.state() == State::Open => {
+            Arrival::TooLong(Some(slot)) if reports_errors(self.peers[slot].half.state()) => {
                 let limit = shared.limits.max_datagram();
                 let too_long = TransportError::DatagramTooLong { len, limit };
                 self.call(slot, socket, shared, |handler, link| {

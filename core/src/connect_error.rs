@@ -100,7 +100,7 @@ mod tests {
         let error = ConnectError::new(id, Transport::Tcp, peer_addr, CloseReason::Refused);
         assert_eq!(
             error.to_string(),
-            "cannot connect to tcp 10.0.0.1:7: no socket listens there"
+            "cannot connect to tcp 10.0.0.1:7: no socket listens at the peer's address"
         );
         assert!(error.source().is_none());
         let error = error.with_source("ECONNREFUSED");

@@ -21,8 +21,9 @@ use core::net::SocketAddr;
 /// driver has threads. A callback that blocks holds up every connection of its thread.
 ///
 /// The handler of an accepted connection is made by the listener's `accepted`. The handler of a
-/// connect is given to `connect`; it is told either `connected`, and then the rest, or
-/// `connect_failed`, and nothing else. After `closed` or `connect_failed` the handler is dropped.
+/// connect is given to `connect`: either `connected` is called first and the other callbacks may
+/// follow, or `connect_failed` is called and nothing follows. `closed` is the last call for every
+/// connection that opened. After `closed` or `connect_failed` the handler is dropped.
 pub trait Handler {
     /// This side's connect is complete: the peer has answered. Comes before any message. Over
     /// UDP there is nothing to wait for, and an absent peer shows in [`Handler::error`] at the
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_exceptions_say_what_went_wrong_and_what_to_do() {
+    fn every_error_says_what_went_wrong_and_what_to_do() {
         let errors = [
             (SendError::Closed, "the connection is closed"),
             (SendError::Full, "wait for `writable`"),

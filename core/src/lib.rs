@@ -1,4 +1,6 @@
-//! The protocol of cubenet, and nothing else.
+//! The protocol of cubenet: framing, connection lifecycle, UDP demultiplexing and limits, without
+//! I/O. Applications use a driver (`cubenet-mio`, `cubenet-smoltcp`, `cubenet-sim`); this crate is
+//! for writing one. Features: `alloc` (default), `std`.
 //!
 //! This crate turns bytes into messages and calls into transitions. It opens no socket,
 //! reads no clock, starts no thread, draws no random number and, without the `alloc`

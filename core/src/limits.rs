@@ -10,8 +10,8 @@ pub const MAX_DATAGRAM: usize = 65_507;
 
 crate::settings! {
     /// The bounds on what a connection, its peer and the application can make a driver hold or
-    /// wait for. Each has a method that reads it, and one that returns limits in which it is
-    /// another.
+    /// wait for. Each has a method that reads it, and a `with_*` method that returns a changed
+    /// copy.
     ///
     /// ```
     /// use cubenet_core::Limits;
@@ -31,8 +31,8 @@ crate::settings! {
     /// and one lost piece loses it all.
     max_datagram, with_max_datagram: usize = MAX_DATAGRAM;
 
-    /// Bytes that may wait to be sent on one connection, below 4 GiB. Default 1 MiB: a second of
-    /// a megabyte stream, and no more than a thousand stuck peers a gigabyte.
+    /// Bytes that may wait to be sent on one connection, below 4 GiB. Default 1 MiB: one
+    /// second at 1 MB/s, and 1 GiB for a thousand peers that do not read.
     max_queued, with_max_queued: usize = 1 << 20;
 
     /// After `Full`, `writable` is called once no more than this many bytes wait. Default
@@ -63,8 +63,8 @@ crate::settings! {
     /// more than some 20 MB.
     max_peers, with_max_peers: usize = 1 << 16;
 
-    /// Of [`max_peers`](Limits::max_peers), places kept for newcomers that the listener's
-    /// admission hook recognises; other newcomers find the table full without them. Default 0.
+    /// How many of the [`max_peers`](Limits::max_peers) places are reserved for peers that the
+    /// listener's admission hook recognises. Other new peers cannot take them. Default 0.
     reserved_peers, with_reserved_peers: usize = 0;
 
     /// What to do with a new peer when there are [`max_peers`](Limits::max_peers). Default
@@ -73,8 +73,8 @@ crate::settings! {
 
     /// Whether an empty datagram closes the connection of its source address. Default true.
     /// An attacker that can forge a source address can close any datagram connection with one
-    /// packet; set this to false where that matters, and let silence end connections
-    /// ([`datagram_idle_timeout`](Limits::datagram_idle_timeout)). Empty datagrams are then
+    /// packet; set this to false where that matters, and let
+    /// [`datagram_idle_timeout`](Limits::datagram_idle_timeout) end connections. Empty datagrams are then
     /// dropped. This side still sends one when it closes.
     empty_datagram_closes, with_empty_datagram_closes: bool = true;
 
@@ -91,13 +91,13 @@ crate::settings! {
     /// idle time. Lower it where clients speak at once, and raise it where they only listen.
     first_message_timeout, with_first_message_timeout: Duration = Duration::from_secs(120);
 
-    /// How long a stream's peer may be silent. Default 10 minutes, so that peers that
-    /// vanished without a FIN do not pile up. Applications that are silent longer send
+    /// How long a stream may be idle: no bytes from the peer. Default 10 minutes, so that peers that
+    /// vanished without a FIN do not pile up. Applications that are idle longer send
     /// an empty message now and then, or raise it.
     stream_idle_timeout, with_stream_idle_timeout: Duration = Duration::from_secs(600);
 
-    /// How long a datagram peer may be silent. Default 60 s: silence is the usual way a
-    /// datagram connection ends.
+    /// How long a datagram peer may be idle. Default 60 s: this is the usual end of a datagram
+    /// connection.
     datagram_idle_timeout, with_datagram_idle_timeout: Duration = Duration::from_secs(60);
 
     /// How long a peer may take none of what is queued for it. Default 30 s.
@@ -201,7 +201,7 @@ impl LimitError {
 
 impl fmt::Display for LimitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "limit `{}`: {}", self.limit, self.problem)
+        write!(f, "`{}`: {}", self.limit, self.problem)
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
         let error = LimitError::new("max_peers", "it must be 4 at most here");
         assert_eq!(
             std::format!("{error}"),
-            "limit `max_peers`: it must be 4 at most here"
+            "`max_peers`: it must be 4 at most here"
         );
     }
 
@@ -287,7 +287,7 @@ mod tests {
             assert_eq!(error.limit, name);
             let text = std::string::ToString::to_string(&error);
             assert!(
-                text.starts_with("limit `") && text.contains(error.problem),
+                text.starts_with('`') && text.contains(error.problem),
                 "{text}"
             );
         }

@@ -23,7 +23,7 @@ pub struct Metrics {
     pub connect_failed: u64,
     /// Connections turned away: by the application, or because the table was full.
     pub refused: u64,
-    /// Of those, connections whose peer's address had, or opened, too many.
+    /// Connections refused by `AddressLimits`; also counted in [`refused`](Metrics::refused).
     pub refused_by_address: u64,
     /// Times that `accept` failed for lack of descriptors or memory.
     pub accept_failed: u64,
@@ -113,7 +113,7 @@ impl fmt::Display for Metrics {
         writeln!(f)?;
         write!(
             f,
-            "trouble: {} accepts failed, {} callbacks panicked",
+            "failures: {} accepts failed, {} callbacks panicked",
             self.accept_failed, self.panics
         )
     }

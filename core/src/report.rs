@@ -15,7 +15,7 @@ use core::fmt;
 /// let error = ConnectError::new(id, Transport::Tcp, peer, CloseReason::Refused);
 /// # #[cfg(feature = "alloc")] {
 /// let error = error.with_source("os error 111");
-/// let what = "cannot connect to tcp 127.0.0.1:7000: no socket listens there";
+/// let what = "cannot connect to tcp 127.0.0.1:7000: no socket listens at the peer's address";
 /// assert_eq!(error.to_string(), what);
 /// assert_eq!(Report::new(&error).to_string(), format!("{what}: os error 111"));
 /// # }

@@ -537,7 +537,7 @@ fn undelivered(harness: &dyn Harness) {
     let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(300));
     let scene = Scene::with(harness, limits);
     let (raw, server) = stuck(&scene, Tcp);
-    scene.until("it is silent too long", || {
+    scene.until("it is idle too long", || {
         server.closed() == [CloseReason::Timeout(Timeout::Idle)]
     });
     raw.read_on();

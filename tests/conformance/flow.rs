@@ -307,7 +307,7 @@ fn paused_silence(harness: &dyn Harness) {
     let since = harness.now();
     pair.there.resume();
     let time = Duration::from_millis(300);
-    scene.at(since, time, "it is silent too long", || {
+    scene.at(since, time, "it is idle too long", || {
         !pair.server.closed().is_empty()
     });
     assert_eq!(pair.server.closed(), [CloseReason::Timeout(Timeout::Idle)]);

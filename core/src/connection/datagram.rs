@@ -184,7 +184,7 @@ impl DatagramHalf {
         }
     }
 
-    /// The connection is not to go on: the application aborted it, its peer was silent too long
+    /// The connection is not to go on: the application aborted it, its peer was idle too long
     /// or made way for another, its handler panicked, or the transport failed. What waits to be
     /// sent is lost. A reason that datagrams do not know counts as [`CloseReason::Io`].
     pub fn abort(&mut self, reason: CloseReason) {

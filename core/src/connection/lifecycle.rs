@@ -125,7 +125,7 @@ pub enum Timeout {
     Frame,
     /// The peer of an accepted stream did not begin its first message.
     FirstMessage,
-    /// The peer was silent.
+    /// No bytes came from the peer.
     Idle,
     /// The peer took none of what was queued for it.
     WriteStall,
@@ -222,17 +222,19 @@ impl fmt::Display for CloseReason {
             CloseReason::Peer => "closed by the peer",
             CloseReason::Truncated => "closed by the peer inside a frame",
             CloseReason::Reset => "reset by the peer",
-            CloseReason::Refused => "no socket listens there",
+            CloseReason::Refused => "no socket listens at the peer's address",
             CloseReason::Timeout(Timeout::Connect) => "the peer did not answer in time",
             CloseReason::Timeout(Timeout::Frame) => "a frame began and did not end in time",
             CloseReason::Timeout(Timeout::FirstMessage) => "the peer connected and sent no message",
-            CloseReason::Timeout(Timeout::Idle) => "the peer was silent too long",
+            CloseReason::Timeout(Timeout::Idle) => "the peer was idle too long",
             CloseReason::Timeout(Timeout::WriteStall) => "the peer stopped reading",
             CloseReason::Timeout(Timeout::Drain) => {
                 "what was queued at the close was not delivered in time"
             }
             CloseReason::Protocol(error) => return error.fmt(f),
-            CloseReason::Overflow => "closed for lack of memory",
+            CloseReason::Overflow => {
+                "a bound on memory was reached (`max_queued_total`, `max_held_total` or `max_peers`)"
+            }
             CloseReason::Panicked => "the handler panicked",
             CloseReason::Io => "the transport failed",
         };

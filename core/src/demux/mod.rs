@@ -256,7 +256,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         }
     }
 
-    /// The slot of a peer that by `now` was silent too long. Close it, [`Demux::remove`]
+    /// The slot of a peer that by `now` was idle too long. Close it, [`Demux::remove`]
     /// it and ask again.
     pub fn handle_timeout(&self, now: Instant) -> Option<usize> {
         (now >= self.poll_timeout() && self.oldest != NIL).then_some(self.oldest as usize)

@@ -105,7 +105,7 @@ fn run(options: &Options) -> Result<bool, Error> {
     let served = server.metrics();
     let dropped = served.dropped_total();
     say!(
-        "the server dropped {dropped} datagrams and closed {} connections in trouble",
+        "the server dropped {dropped} datagrams and closed {} connections with an error",
         { served.closed_total() - served.closed(cubenet_mio::CloseReason::Peer) }
     );
     clients.stop(Duration::from_secs(5));

@@ -31,7 +31,7 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The connect could not even begin. One that begins and fails is told to
+    /// The connect could not even begin. If one begins and fails, its handler is told:
     /// [`Handler::connect_failed`](cubenet_core::Handler::connect_failed).
     Connect {
         /// On which transport.
@@ -68,9 +68,7 @@ impl fmt::Display for Error {
             } => {
                 write!(f, "cannot listen on {transport} {address}")?;
                 if source.kind() == io::ErrorKind::AddrInUse {
-                    f.write_str(
-                        ", which is in use: end the program that has it, or take another port",
-                    )?;
+                    f.write_str("; stop the process that holds it or choose another port")?;
                 }
                 Ok(())
             }

@@ -95,14 +95,20 @@ impl fmt::Display for Error {
         match self {
             Error::Limits(error) => error.fmt(f),
             Error::Faults(error) => error.fmt(f),
-            Error::HostInUse(host) => write!(f, "a network runs on {host} already"),
+            Error::HostInUse(host) => write!(
+                f,
+                "a network already runs on {host}; stop it or crash the host first"
+            ),
             Error::Address { given } => write!(
                 f,
                 "cannot use the address {given}: it must be numbers, as in 10.0.0.1:7000"
             ),
             Error::Listen {
                 transport, address, ..
-            } => write!(f, "cannot listen on {transport} {address}"),
+            } => write!(
+                f,
+                "cannot listen on {transport} {address}; choose another port or address"
+            ),
             Error::Connect {
                 transport, address, ..
             } => write!(f, "cannot connect to {transport} {address}"),
@@ -116,7 +122,8 @@ impl fmt::Display for Error {
             Error::NoRouter { address } => {
                 write!(
                     f,
-                    "no router is at {address}, which `Simulation::nat` makes, or one is at its new address"
+                    "there is no router at {address} (make one with `Simulation::nat`), or the new \
+                     address belongs to another router"
                 )
             }
             Error::Unsupported { transport } => {

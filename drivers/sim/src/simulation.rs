@@ -413,7 +413,8 @@ impl Simulation {
         while self.step() {}
     }
 
-    /// Runs until `condition` holds, for at most this time. Returns whether it does.
+    /// Runs while `condition` returns true, for at most `longest` of virtual time. Returns true if
+    /// `condition` became false, false if the time was up or no event was left first.
     pub fn run_while(&self, longest: Duration, mut condition: impl FnMut() -> bool) -> bool {
         let until = self.now().after(longest);
         while condition() {

@@ -4,7 +4,7 @@ use core::fmt;
 use core::net::SocketAddr;
 use cubenet_core::{LimitError, Transport};
 
-/// Why a network could not be made, or an address not be listened on or called.
+/// Why a network could not be made, or an address not be listened on or connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,7 +12,7 @@ pub enum Error {
     Limits(LimitError),
     /// The memory does not fit together.
     Memory(&'static str),
-    /// The address cannot be listened on or called.
+    /// The address cannot be listened on or connected to.
     Address {
         /// On which transport.
         transport: Transport,

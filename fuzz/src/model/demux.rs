@@ -1,4 +1,4 @@
-//! The demultiplexer as a plain list of peers, the longest silent first.
+//! The demultiplexer as a plain list of peers, the longest idle first.
 
 use cubenet_core::demux::Arrival;
 use cubenet_core::{FullPolicy, Instant, Limits};
@@ -61,7 +61,7 @@ impl Model {
         self.peers.iter().any(|(other, _)| *other == peer)
     }
 
-    /// The peers, the longest silent first.
+    /// The peers, the longest idle first.
     pub fn peers(&self) -> impl Iterator<Item = u16> {
         self.peers.iter().map(|(peer, _)| *peer)
     }
@@ -124,7 +124,7 @@ impl Model {
         self.peers.retain(|(other, _)| *other != peer);
     }
 
-    /// When the longest silent has been silent too long.
+    /// When the longest idle has been idle too long.
     pub fn poll_timeout(&self) -> Instant {
         let oldest = self.peers.first();
         oldest.map_or(Instant::NEVER, |(_, last)| {

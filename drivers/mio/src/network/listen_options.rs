@@ -42,7 +42,7 @@ impl ListenOptions {
 
     /// A hook that is called with each datagram from an address that has no connection, before
     /// anything is built for it, and says what to do. It is for listeners on the open internet,
-    /// where anybody can forge source addresses: look for something in the datagram that a
+    /// where source addresses can be forged: look for something in the datagram that a
     /// forger cannot have, such as a token that was handed out over TLS, and
     /// [refuse](Admission::Refuse) what has none. It runs on the listener's worker thread, once
     /// for every such datagram, so it should be quick. Streams are not shown to it.

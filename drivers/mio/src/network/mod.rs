@@ -139,7 +139,14 @@ impl Network {
     /// on several threads at once. A datagram peer that was turned away is asked about
     /// again when it sends again.
     ///
-    /// Of several addresses that a name resolves to, the first that can be listened on is.
+    /// Blocks while a host name is resolved; an address in numbers does not block. If a name has
+    /// several addresses, the first that the system accepts is used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] (the text is no address, or a name was given on a thread of a network),
+    /// [`Error::Listen`], [`Error::Limits`] (of the options), [`Error::Unsupported`],
+    /// [`Error::Stopped`].
     pub fn listen<H: Handler + Send + 'static>(
         &self,
         transport: Transport,
@@ -249,14 +256,20 @@ impl Network {
     /// waits until the peer has answered.
     ///
     /// `handler` is called before this returns, on this thread, to make the handler from the
-    /// connection's handle. The handler is told on a worker's thread how the connect went:
-    /// [`Handler::connected`], or [`Handler::connect_failed`]. If this returns an error, the
-    /// handler is not made, or dropped untold.
+    /// connection's handle. On a worker's thread [`Handler::connected`] is called next, or
+    /// [`Handler::connect_failed`]. If this returns an error, no callback is called; a handler that
+    /// was already made is dropped.
     ///
-    /// Of several addresses that a name resolves to, the first to which a connect can begin is
-    /// taken: one without a route is passed over. One that does not answer is not: a connection
-    /// keeps its socket for life, so that other threads can use it without a lock. To try the
-    /// others, connect to each of [`Endpoint::addresses`](crate::Endpoint::addresses).
+    /// Blocks while a host name is resolved; an address in numbers does not block. If a name has
+    /// several addresses, the first to which a connect can begin is used: one without a route is
+    /// passed over. One that does not answer is not: a connection keeps its socket for life, so that
+    /// other threads can use it without a lock. To try the others, connect to each of
+    /// [`Endpoint::addresses`](crate::Endpoint::addresses).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] (the text is no address, or a name was given on a thread of a network),
+    /// [`Error::Connect`], [`Error::TooManyConnections`], [`Error::Unsupported`], [`Error::Stopped`].
     pub fn connect<H: Handler + Send + 'static>(
         &self,
         transport: Transport,

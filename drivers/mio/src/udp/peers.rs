@@ -370,7 +370,7 @@ impl Peers {
         self.end_batch(resources);
     }
 
-    /// Closes the peers that were silent too long. What the kernel has counts first: this thread may
+    /// Closes the peers that were idle too long. What the kernel has counts first: this thread may
     /// have been held up by a callback.
     pub(crate) fn handle_timeout(&mut self, token: usize, resources: &mut WorkerResources) {
         if !self.scheduled {

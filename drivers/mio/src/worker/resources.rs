@@ -147,7 +147,7 @@ impl WorkerResources {
             | CloseReason::Overflow
             | CloseReason::Io
             | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {
-                warn_limited!(connection = %id, %peer, %reason, error, "closed in trouble");
+                warn_limited!(connection = %id, %peer, %reason, error, "closed with an error");
             }
             _ => {
                 debug!(connection = %id, %peer, %reason, error, "closed");

@@ -149,11 +149,11 @@ struct Entry {
 pub struct Traffic {
     /// Stream segments and datagrams that were sent.
     pub packets: u64,
-    /// Of those, lost on their way or sent to an address without a socket.
+    /// Packets that were lost on their way, or sent to an address without a socket.
     pub lost: u64,
     /// Packets that carry nothing of the application's: SYN-ACK, ACK, RST.
     pub control: u64,
-    /// Of those, lost on their way, or sent to a host that does not run.
+    /// Control packets that were lost on their way, or sent to a host that does not run.
     pub control_lost: u64,
     /// Stream segments that were sent again.
     pub sent_again: u64,

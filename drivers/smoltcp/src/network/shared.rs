@@ -4,13 +4,14 @@ use crate::id::{Place, Serial, Serials};
 use crate::tcp::pending_sends::PendingSends;
 use cubenet_core::{Instant, Limits, Link, Transport};
 
-/// Decides about a new connection: its handler, or `None` to refuse it. It may be called
-/// again and again, and shared by listeners. What [`Network::listen`](crate::Network::listen)
-/// of the server's driver takes fits here.
+/// Called for each new connection; returns its handler, or `None` to refuse it. May be called many
+/// times and shared by several listeners. It is given the connection's [`Link`]; the driver for
+/// servers gives a handle.
 pub type Accepted<'a, H> = &'a (dyn Fn(&mut dyn Link) -> Option<H> + Send + Sync + 'a);
 
 /// What a network has done so far. Each number counts up and wraps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
     /// Connections that a listener admitted.
     pub accepted: u32,

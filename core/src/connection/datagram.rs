@@ -254,6 +254,15 @@ mod tests {
     }
 
     #[test]
+    fn writable_is_due_once() {
+        let mut half = DatagramHalf::new();
+        assert_eq!(half.handle_full(), SendError::Full);
+        assert!(!half.poll_writable(own(1_000_000), &limits()));
+        assert!(half.poll_writable(own(0), &limits()));
+        assert!(!half.poll_writable(own(0), &limits()));
+    }
+
+    #[test]
     fn errors_are_reported_until_the_connection_closes() {
         let mut half = DatagramHalf::new();
         assert!(reports_errors(half.state()));
@@ -264,6 +273,7 @@ mod tests {
     #[test]
     fn a_peer_that_has_closed_is_sent_nothing_more() {
         let mut half = DatagramHalf::new();
+        half.handle_close_datagram();
         half.handle_close_datagram();
         assert_eq!(half.poll_action(10), Action::Reset(CloseReason::Peer));
         assert_eq!(half.admit(1, own(0), &limits()), Err(SendError::Closed));

@@ -277,6 +277,17 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_connection_is_reset_if_it_was_sent_something() {
+        let mut half = SendHalf::accepted();
+        let closed = Action::Close(CloseReason::Local);
+        assert_eq!(half.turn_away(0), closed);
+        let mut half = SendHalf::accepted();
+        let reset = Action::Reset(CloseReason::Local);
+        assert_eq!(half.turn_away(1), reset);
+        assert_eq!(half.poll_action(0), reset, "what was sent is lost");
+    }
+
+    #[test]
     fn after_full_writable_is_due_once_at_the_low_watermark() {
         let limits = limits();
         let mut half = SendHalf::accepted();

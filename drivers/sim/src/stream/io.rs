@@ -55,51 +55,54 @@ impl World {
 
     /// Reads once, and delivers.
     pub(crate) fn read_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
+        let Some(bytes) = self.take_input(socket) else {
+            job.push(Task::AdvanceStream(socket));
+            return None;
+        };
+        job.push(Task::Read(socket));
+        let is_open = self.owners.stream(socket)?.send.state() == State::Open;
+        is_open.then(|| self.deliver(socket, bytes))?
+    }
+
+    /// Input of a stream: what was read before, or what the kernel has. `None` if there is none, or
+    /// it may not be read now.
+    fn take_input(&mut self, socket: Key) -> Option<Bytes> {
         let (stream, kernel, ..) = self.stream(socket)?;
-        let state = stream.send.state();
-        job.push(Task::AdvanceStream(socket));
         stream.has_unread = false;
-        let is_held =
-            state == State::Open && (stream.reading() == Reading::Hold || stream.handler.is_none());
-        if is_held
-            && stream.handler.is_some()
-            && let Some(reason) = kernel.failure(socket)
-        {
-            // A paused stream is not read, but can still be told.
-            stream.send.abort(reason);
+        let state = stream.send.state();
+        let has_handler = stream.handler.is_some();
+        if state == State::Open && (stream.reading() == Reading::Hold || !has_handler) {
+            // A paused stream is not read, but can still see a reset.
+            if let Some(reason) = kernel.failure(socket).filter(|_| has_handler) {
+                stream.send.abort(reason);
+            }
             return None;
         }
-        if stream.is_connecting || is_held || state == State::Closed {
+        if stream.is_connecting || state == State::Closed {
             return None;
         }
         stream.has_unread = !kernel.iteration.goes_on();
         if stream.has_unread {
             return None;
         }
-        let bytes = match stream.undelivered.take() {
-            Some(undelivered) => *undelivered,
-            None => match kernel.read(socket) {
-                Read::Bytes(bytes) => {
-                    let left = &mut kernel.iteration.bytes;
-                    *left = left.saturating_sub(bytes.len());
-                    bytes
+        if let Some(undelivered) = stream.undelivered.take() {
+            return Some(*undelivered);
+        }
+        match kernel.read(socket) {
+            Read::Bytes(bytes) => {
+                let left = &mut kernel.iteration.bytes;
+                *left = left.saturating_sub(bytes.len());
+                return Some(bytes);
+            }
+            Read::Nothing => {}
+            Read::End => {
+                if let Some(recv) = &stream.recv {
+                    connection::handle_fin(recv, &mut stream.send, kernel.now);
                 }
-                Read::Nothing => return None,
-                Read::End => {
-                    if let Some(recv) = &stream.recv {
-                        connection::handle_fin(recv, &mut stream.send, kernel.now);
-                    }
-                    return None;
-                }
-                Read::Failed(reason) => {
-                    stream.send.abort(reason);
-                    return None;
-                }
-            },
-        };
-        job.pop();
-        job.push(Task::Read(socket));
-        (state == State::Open).then(|| self.deliver(socket, bytes))?
+            }
+            Read::Failed(reason) => stream.send.abort(reason),
+        }
+        None
     }
 
     /// Decodes what was read and hands each message to the handler.

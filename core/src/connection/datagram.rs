@@ -12,7 +12,7 @@
 //! | `Open`, `Draining` | it is aborted, for a reason | `Closed(reason)` |
 //!
 //! A peer that has closed is sent nothing more: it would take a datagram for a new connection.
-//! How long a peer may be silent is the demultiplexer's to know ([`Demux`](crate::Demux)).
+//! The idle timeout of peers is the demultiplexer's ([`Demux`](crate::Demux)).
 
 use super::lifecycle::{CloseReason, State, Timeout};
 use super::{Action, Backlog, Reading, reading};
@@ -163,7 +163,7 @@ impl DatagramHalf {
         self.0 & PAUSED != 0
     }
 
-    /// The application pauses or resumes delivery. The peer's silence is counted all the same.
+    /// The application pauses or resumes delivery. The peer's idle timeout runs all the same.
     pub fn set_paused(&mut self, paused: bool) {
         self.0 = self.0 & !PAUSED | u8::from(paused);
     }

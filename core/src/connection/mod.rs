@@ -144,7 +144,7 @@ pub fn handle_fin<D: Framing>(recv: &RecvHalf<D>, send: &mut SendHalf, now: Inst
 }
 
 /// The first moment at which [`handle_timeout`] would do something. While the driver `has_unread`
-/// input, the peer's clocks stand still: nothing is known of its silence.
+/// input, the peer's clocks stand still: whether it is idle is not known.
 pub fn poll_timeout<D: Framing>(
     recv: &RecvHalf<D>,
     send: &SendHalf,

@@ -40,7 +40,7 @@ impl Framing for RingDecoder {
     }
 }
 
-/// Decodes a stream and knows when its peer has been silent, or has taken for one frame, too
+/// Decodes a stream and knows when its peer has been idle, or has taken for one frame, too
 /// long. It holds no memory beside itself between two frames.
 #[derive(Debug)]
 pub struct RecvHalf<D> {
@@ -119,7 +119,7 @@ impl<D: Framing> RecvHalf<D> {
         self.frame_began = now;
     }
 
-    /// How long the peer may be silent, and what that is called.
+    /// How long the peer may be idle, and which timeout that is.
     fn silence(&self, limits: &Limits) -> (Timeout, Duration) {
         if self.is_silent && limits.first_message_timeout() < limits.stream_idle_timeout() {
             (Timeout::FirstMessage, limits.first_message_timeout())
@@ -175,7 +175,7 @@ impl<S: Storage> RecvHalf<Decoder<S>> {
     }
 
     /// The driver was busy until `now` with what it had read, for instance with slow callbacks:
-    /// the peer's silence, which it may owe to that, is counted from here. Gives back the
+    /// its idle time, which may be due to that, begins here. Gives back the
     /// memory of the message before.
     pub fn handle_delivered(&mut self, now: Instant) {
         self.last_input = now;

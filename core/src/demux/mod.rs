@@ -74,7 +74,7 @@ pub struct Demux<P, T> {
     idle_timeout: Duration,
     /// The first free slot.
     free: u32,
-    /// The peer that has been silent longest.
+    /// The peer that has been idle longest.
     oldest: u32,
     /// The peer that sent last.
     newest: u32,
@@ -159,7 +159,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     /// The driver was busy until `now` with what it had received from `peer`, for instance with
-    /// slow callbacks: the peer's silence, which it may owe to that, is counted from here.
+    /// slow callbacks: its idle time, which may be due to that, begins here.
     pub fn handle_delivered(&mut self, peer: &P, now: Instant) {
         if let Some(slot) = self.find(peer) {
             self.touch(slot, now);

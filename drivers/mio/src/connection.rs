@@ -162,10 +162,9 @@ impl Connection {
         is_open != Some(true)
     }
 
-    /// Stops delivering messages. A stream's peer is held up by TCP, and its silence does not
-    /// time out. Datagrams that arrive meanwhile are dropped; a datagram peer that is silent
-    /// times out all the same. Messages that the worker is delivering right now may still
-    /// come.
+    /// Stops delivering messages. TCP holds up a stream's peer, and its idle timeout does not run.
+    /// Datagrams that arrive meanwhile are dropped; a datagram peer that is idle times out all the
+    /// same. Messages that the worker is delivering right now may still come.
     pub fn pause(&self) {
         self.set_paused(true);
     }

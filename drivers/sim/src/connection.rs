@@ -63,9 +63,9 @@ impl Connection {
         !state.accepts_messages()
     }
 
-    /// Stops delivering messages. A stream's peer is held up, and its silence does not time
-    /// out. Datagrams that arrive meanwhile are dropped; a datagram peer that is silent
-    /// times out all the same.
+    /// Stops delivering messages. TCP holds up a stream's peer, and its idle timeout does not run.
+    /// Datagrams that arrive meanwhile are dropped; a datagram peer that is idle times out all the
+    /// same.
     pub fn pause(&self) {
         self.set_paused(true);
     }

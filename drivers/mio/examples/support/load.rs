@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// A datagram not answered in this time counts as lost.
 const LOST_AFTER: Duration = Duration::from_secs(1);
 /// Connects that are made before the first must have succeeded.
-const CALLS_AT_ONCE: usize = 512;
+const CONNECTS_AT_ONCE: usize = 512;
 /// How long answers are waited for after the last message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -48,8 +48,8 @@ pub struct Counts {
     pub damaged: AtomicU64,
     /// Connections that ended on their own.
     pub broken: AtomicU64,
-    unanswered_calls: AtomicU64,
-    answered_calls: AtomicU64,
+    failed_connects: AtomicU64,
+    connected: AtomicU64,
     ending: AtomicBool,
     /// It was said that no socket listens there.
     unreachable: AtomicBool,
@@ -130,11 +130,11 @@ impl Load {
             };
             let connection = network.connect(plan.transport, plan.address, |_| client)?;
             clients.push((connection, state));
-            while counts.settled_calls() + CALLS_AT_ONCE < clients.len() && !end.is_asked() {
+            while counts.finished_connects() + CONNECTS_AT_ONCE < clients.len() && !end.is_asked() {
                 sleep(Duration::from_millis(1));
             }
         }
-        while counts.settled_calls() < clients.len() && !end.is_asked() {
+        while counts.finished_connects() < clients.len() && !end.is_asked() {
             sleep(Duration::from_millis(1));
         }
         Ok(Load {
@@ -185,11 +185,11 @@ impl Load {
         }
         let load = |count: &AtomicU64| count.load(Relaxed);
         Outcome {
-            connected: load(&self.counts.answered_calls) as usize,
+            connected: load(&self.counts.connected) as usize,
             answered,
             lost,
             damaged: load(&self.counts.damaged),
-            broken: load(&self.counts.broken) + load(&self.counts.unanswered_calls),
+            broken: load(&self.counts.broken) + load(&self.counts.failed_connects),
             elapsed,
             latency,
             plan: self.plan,
@@ -228,9 +228,9 @@ impl Load {
 }
 
 impl Counts {
-    fn settled_calls(&self) -> usize {
-        let settled = self.answered_calls.load(Relaxed) + self.unanswered_calls.load(Relaxed);
-        settled as usize
+    fn finished_connects(&self) -> usize {
+        let finished = self.connected.load(Relaxed) + self.failed_connects.load(Relaxed);
+        finished as usize
     }
 
     fn record(self: &Arc<Self>, nanos: u64) {
@@ -322,11 +322,11 @@ enum Answer {
 
 impl Handler for Client {
     fn connected(&mut self, _link: &mut dyn Link) {
-        self.counts.answered_calls.fetch_add(1, Relaxed);
+        self.counts.connected.fetch_add(1, Relaxed);
     }
 
     fn connect_failed(&mut self, error: ConnectError) {
-        if self.counts.unanswered_calls.fetch_add(1, Relaxed) == 0 {
+        if self.counts.failed_connects.fetch_add(1, Relaxed) == 0 {
             complain!("{error}");
         }
     }

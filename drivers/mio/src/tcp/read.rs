@@ -146,7 +146,7 @@ impl Stream {
                 if self.state() != State::Open {
                     return 0;
                 }
-                // While the callbacks ran, the socket was not read: the peer's silence begins now.
+                // While the callbacks ran, the socket was not read: the peer's idle time begins now.
                 self.recv.handle_delivered(resources.now);
                 rest.len()
             }

@@ -158,7 +158,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     }
 
     /// Gives the network memory for one port more: each datagram listener, and each datagram
-    /// call, needs one.
+    /// connect, needs one.
     pub fn add_port(&mut self, parts: PortParts<'a, H>) -> Result<(), Error> {
         let place = self.ports.iter().position(Option::is_none);
         let place = place.ok_or(Error::Memory("`ports` has no place left"))?;
@@ -565,7 +565,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         }
     }
 
-    /// Connections there are, calls that are under way included.
+    /// Connections there are, pending connects included.
     pub fn open(&self) -> usize {
         self.shared.open
     }

@@ -46,7 +46,7 @@ impl<'g, D: Device> Device for FilteredDevice<'g, D> {
             let (frame, token) = self.device.receive(now)?;
             (Frame::Received(frame), token)
         };
-        let guarded = FilteredRxToken {
+        let filtered = FilteredRxToken {
             frame,
             medium,
             syn_filter,
@@ -57,7 +57,7 @@ impl<'g, D: Device> Device for FilteredDevice<'g, D> {
             medium,
             watch,
         };
-        Some((guarded, watched))
+        Some((filtered, watched))
     }
 
     fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
@@ -106,7 +106,7 @@ impl<T: RxToken> RxToken for FilteredRxToken<'_, T> {
                 .as_ref()
                 .map_or(frame, |copy| &copy[..frame.len()]);
             let unheard =
-                |syn_filter: &dyn Fn(u16) -> bool| called(medium, frame).is_some_and(syn_filter);
+                |syn_filter: &dyn Fn(u16) -> bool| syn_port(medium, frame).is_some_and(syn_filter);
             // smoltcp takes an empty frame for none.
             read(if syn_filter.is_some_and(unheard) {
                 &[]
@@ -158,7 +158,7 @@ impl<T: TxToken> TxToken for WatchedTxToken<'_, T> {
 
 /// The port of this frame, if it is a SYN. Every frame
 /// goes through here while a pool is empty, so it is read by hand: the few bytes that matter.
-fn called(medium: Medium, frame: &[u8]) -> Option<u16> {
+fn syn_port(medium: Medium, frame: &[u8]) -> Option<u16> {
     const ETHERNET_HEADER: usize = 14;
     const TCP: u8 = 6;
     const SYN: u8 = 0x02;
@@ -199,23 +199,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_beginning_of_a_stream_calls() {
-        assert_eq!(called(Medium::Ip, &segment(0x02)), Some(7));
+    fn only_a_syn_has_a_port_to_be_checked() {
+        assert_eq!(syn_port(Medium::Ip, &segment(0x02)), Some(7));
         // Its answer, data, and a datagram.
-        assert_eq!(called(Medium::Ip, &segment(0x12)), None);
-        assert_eq!(called(Medium::Ip, &segment(0x18)), None);
+        assert_eq!(syn_port(Medium::Ip, &segment(0x12)), None);
+        assert_eq!(syn_port(Medium::Ip, &segment(0x18)), None);
         let mut datagram = segment(0x02);
         datagram[9] = 17;
-        assert_eq!(called(Medium::Ip, &datagram), None);
+        assert_eq!(syn_port(Medium::Ip, &datagram), None);
     }
 
     #[test]
     fn a_frame_that_is_cut_anywhere_is_not_a_syn() {
         let segment = segment(0x02);
         for len in 0..24 + 14 {
-            assert_eq!(called(Medium::Ip, &segment[..len]), None);
+            assert_eq!(syn_port(Medium::Ip, &segment[..len]), None);
         }
-        assert_eq!(called(Medium::Ip, &[0xff; 60]), None);
+        assert_eq!(syn_port(Medium::Ip, &[0xff; 60]), None);
     }
 
     #[cfg(feature = "ipv6")]
@@ -226,6 +226,6 @@ mod tests {
         packet[6] = 6;
         packet[40 + 3] = 7;
         packet[40 + 13] = 0x02;
-        assert_eq!(called(Medium::Ip, &packet), Some(7));
+        assert_eq!(syn_port(Medium::Ip, &packet), Some(7));
     }
 }

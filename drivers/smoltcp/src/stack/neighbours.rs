@@ -10,7 +10,7 @@
 //!   That is what others call a negative entry of the cache. It ends when the host asks for us or answers,
 //!   or after a minute.
 //! - What smoltcp does not ask for, the driver asks for by itself, once a second: the hosts that
-//!   are being called, those to which a stream has something to send, and those to which a frame
+//!   are being connected to, those to which a stream has something to send, and those to which a frame
 //!   was lost.
 
 use core::cell::Cell;

@@ -16,7 +16,7 @@ pub(crate) enum Output<'l, 's> {
     Ring(&'l mut tcp::Socket<'s>),
     /// Into the scratch, while the socket lends a message out of its receive ring.
     Held(&'l mut Held<'s>),
-    /// To where frames wait until the call is answered.
+    /// To where frames wait until the peer has answered.
     PendingSends {
         frames: &'l mut PendingSends<'s>,
         /// Bytes that the transmit ring will hold.

@@ -37,6 +37,15 @@ pub fn admit(state: State, len: usize, backlog: Backlog, limits: &Limits) -> Res
     backlog.admit(len, limits)
 }
 
+/// Whether a datagram that the transport did not take may be queued, if all connections together
+/// then have `total` bytes queued. If not, it is dropped, and reported as
+/// [`TransportError::NotSent`](crate::TransportError::NotSent): a datagram may be lost, and that is
+/// better than memory without bound.
+#[inline]
+pub const fn may_queue(total: usize, limits: &Limits) -> bool {
+    total <= limits.max_queued_total()
+}
+
 /// Whether the handler of a connection in this state is told of an error: once it closes, nothing
 /// but `closed` follows.
 #[inline]

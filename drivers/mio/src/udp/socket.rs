@@ -11,6 +11,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, MAX_SEGMENT, Route, Run, Source};
 use crate::udp::queue::{DatagramQueue, Sender, Waiting};
 use crate::worker::wake::Wake;
+use cubenet_core::connection::datagram::may_queue;
 use cubenet_core::{CloseReason, ConnectionId, DatagramHalf, SendError, Transport, TransportError};
 use mio::Interest;
 use mio::net::UdpSocket;
@@ -306,8 +307,7 @@ impl DatagramSocket {
             sender: Arc::clone(peer),
             len,
         };
-        if total > peer.network().limits.max_queued_total() {
-            // A datagram may be lost; that is better than memory without bound.
+        if !may_queue(total, &peer.network().limits) {
             drop(waiting);
             drop(datagram_waits);
             let full = io::Error::other("too much is queued on all connections together");

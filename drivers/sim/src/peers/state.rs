@@ -5,6 +5,7 @@ use crate::job::{AcceptFn, BoxedHandler};
 use crate::kernel::{Kernel, Key, Notice};
 use crate::network_state::{NetworkId, NetworkState};
 use bytes::Bytes;
+use cubenet_core::connection::datagram::may_queue;
 use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
     ConnectionId, DatagramHalf, Demux, Instant, SendError, Transport, TransportError,
@@ -218,8 +219,7 @@ impl Peers {
             return;
         }
         let len = datagram.len();
-        if network.queued_bytes + len > network.limits.max_queued_total() {
-            // A datagram may be lost; that is better than memory without bound.
+        if !may_queue(network.queued_bytes + len, &network.limits) {
             network.metrics.dropped_not_sent += 1;
             self.errors.push((key, TransportError::NotSent { len }));
             kernel.notify(key.socket, Notice::Writable);

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// What is done, in order. `true` is the side that connects.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Step {
-    /// The call is answered.
+    /// The handshake is complete.
     Connect,
     /// A side sends a message.
     Send(bool, u8, u8),
@@ -43,9 +43,9 @@ fn limits() -> Limits {
     Limits::new()
         .with_max_message(8_000)
         .with_max_datagram(8_000)
-        .with_max_queued(20_000)
+        .with_max_queued(12_000)
         .with_low_watermark(5_000)
-        .with_max_queued_total(40_000)
+        .with_max_queued_total(14_000)
         .with_connect_timeout(Duration::from_secs(2))
         .with_frame_timeout(Duration::from_secs(3))
         .with_stream_idle_timeout(Duration::from_secs(10))
@@ -113,15 +113,17 @@ impl Side {
         self.connection.state()
     }
 
-    fn send(&mut self, message: Vec<u8>, now: Instant, limits: &Limits) {
-        let own = self.queue.len();
-        let backlog = Backlog::growing(own, own);
+    /// Sends a message. Both sides are connections of one network, so what the other has queued
+    /// counts in the sum of all.
+    fn send(&mut self, message: Vec<u8>, other: &Side, now: Instant, limits: &Limits) {
+        let (own, others) = (self.queue.len(), other.queue.len());
+        let backlog = Backlog::growing(own, own + others);
         match self.connection.admit(message.len(), backlog, limits) {
             Ok(header) => {
                 self.queue.push(&header);
                 self.queue.push(&message);
                 let queued = self.queue.len();
-                let backlog = Backlog::growing(queued, queued);
+                let backlog = Backlog::growing(queued, queued + others);
                 self.connection
                     .send
                     .handle_queued(false, backlog, now, limits);
@@ -263,9 +265,8 @@ impl Pair {
                 }
             }
             Step::Send(side, byte, fill) => {
-                self.sides(side)
-                    .0
-                    .send(vec![fill; length(byte)], now, &limits);
+                let (sender, other) = self.sides(side);
+                sender.send(vec![fill; length(byte)], other, now, &limits);
             }
             Step::Write(side, byte) => self.sides(side).0.write(length(byte), now, &limits),
             Step::Read(side, byte) => {
@@ -311,6 +312,8 @@ impl Pair {
 
     /// What holds after every step.
     fn check(&self) {
+        let queued = self.client.queue.len() + self.server.queue.len();
+        assert!(queued <= self.limits.max_queued_total());
         for side in [&self.client, &self.server] {
             let footprint = side.connection.recv.footprint();
             assert!(footprint <= 2 * side.of_frame + size_of::<Vec<u8>>());

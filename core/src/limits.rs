@@ -299,6 +299,7 @@ mod tests {
             with(|limits| limits.max_message = 65_535),
             with(|limits| limits.max_datagram = 65_507),
             with(|limits| limits.max_datagram = 1),
+            with(|limits| limits.drain_timeout = Duration::from_micros(1)),
             with(|limits| {
                 // Room for one message of the longest and its header.
                 limits.max_queued = 65_537;

@@ -269,6 +269,7 @@ mod tests {
         assert!(!half.poll_writable(own(1_000_000), &limits()));
         assert!(half.poll_writable(own(0), &limits()));
         assert!(!half.poll_writable(own(0), &limits()));
+        assert_eq!(half.state(), State::Open);
     }
 
     #[test]

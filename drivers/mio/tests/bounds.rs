@@ -83,12 +83,18 @@ fn a_busy_stream_is_not_the_one_that_has_held_input_longest() {
     let rest = &framed(&pattern(10_000))[5_000..];
     busy.write(begun);
     let mut greedy = Vec::new();
-    for _ in 0..30 {
+    for nth in 1..=30 {
         busy.write(&[rest, begun].concat());
         assert_eq!(busy.receive(), pattern(10_000));
         let mut client = RawClient::connect(address);
         client.write(&frame[..65_000]);
         greedy.push(client);
+        // So that it has held its part when the busy one completes its next message.
+        eventually("its part is held", || {
+            let metrics = network.metrics();
+            let closed = metrics.closed(CloseReason::Overflow);
+            metrics.held_bytes + 65_000 * closed >= 65_000 * nth
+        });
     }
     eventually("some are given up", || {
         network.metrics().closed(CloseReason::Overflow) >= 10

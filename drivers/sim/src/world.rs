@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How long after a failed `accept` it is tried again.
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+/// How often a network that stops looks which of its streams are acknowledged.
+const STOP_CHECK: Duration = Duration::from_millis(10);
 /// The addresses of a socket that is gone.
 pub(crate) const NOWHERE: (SocketAddr, SocketAddr) = {
     let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -154,6 +156,10 @@ impl World {
         match self.kernel.step() {
             Some(Due::Work { network, worker }) => self.next_job(NetworkId(network), worker).into(),
             Some(Due::Resume(thread)) => Next::Thread(thread as usize),
+            Some(Due::StopCheck { network }) => {
+                self.end_acknowledged(NetworkId(network));
+                Next::Done
+            }
             Some(Due::StopDeadline { network }) => {
                 self.close_all(NetworkId(network), true);
                 Next::Done
@@ -303,6 +309,25 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Ends the streams of a network that stops whose peers have acknowledged everything, and looks
+    /// again in a while, as the driver over real sockets does: it does not wait for their FINs.
+    pub(crate) fn end_acknowledged(&mut self, id: NetworkId) {
+        if self.network(id).is_stopped() {
+            return;
+        }
+        for socket in self.owners.keys_of(id) {
+            if let Some((stream, kernel, ..)) = self.stream(socket)
+                && stream.send.state() == State::Finishing
+                && kernel.is_acknowledged(socket)
+            {
+                stream.send.handle_acknowledged();
+                kernel.notify(socket, Notice::Writable);
+            }
+        }
+        let at = self.kernel.now.after(STOP_CHECK);
+        self.kernel.stop_check_at(at, id.0);
     }
 
     /// A stream, and what it works with.

@@ -128,6 +128,8 @@ pub(crate) enum Due {
     Work { network: u32, worker: u32 },
     /// A thread that was held up goes on.
     Resume(u32),
+    /// A network that stops looks which of its streams are acknowledged.
+    StopCheck { network: u32 },
     /// A network has stopped for as long as it may take.
     StopDeadline { network: u32 },
 }
@@ -385,6 +387,11 @@ impl Kernel {
 
     pub(crate) fn resume_at(&mut self, at: Instant, thread: u32) {
         self.events.push(at, Event::Due(Due::Resume(thread)));
+    }
+
+    pub(crate) fn stop_check_at(&mut self, at: Instant, network: u32) {
+        let due = Due::StopCheck { network };
+        self.events.push(at, Event::Due(due));
     }
 
     pub(crate) fn stop_deadline_at(&mut self, at: Instant, network: u32) {

@@ -182,6 +182,7 @@ impl Network {
         let at = world.kernel.now.after(timeout);
         world.network(self.id).is_stopping = true;
         world.close_all(self.id, false);
+        world.end_acknowledged(self.id);
         world.kernel.stop_deadline_at(at, self.id.0);
     }
 

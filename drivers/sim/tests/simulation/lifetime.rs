@@ -176,6 +176,20 @@ fn stopping_delivers_and_closes_and_frees_the_host() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_peer_that_has_acknowledged_everything() {
+    let simulation = Simulation::new(23);
+    let (server, _) = server_and_client(&simulation);
+    let peer = simulation.raw_connect(CLIENT, "10.0.0.1:7000").unwrap();
+    peer.write(b"\0\x05hello");
+    simulation.run_for(Duration::from_secs(1));
+    server.stop(Duration::from_secs(20));
+    simulation.run_for(Duration::from_millis(100));
+    assert!(server.is_stopped());
+    assert_eq!(peer.received(), b"\0\x05hello");
+    assert_eq!(peer.end(), Some(RawEnd::Orderly));
+}
+
+#[test]
 fn the_core_keeps_little_of_a_connection_and_an_idle_one_holds_nothing() {
     use cubenet_core::{Decoder, Growing, RecvHalf, SendHalf};
     let halves = size_of::<RecvHalf<Decoder<Growing>>>() + size_of::<SendHalf>();

@@ -329,6 +329,16 @@ impl Kernel {
         Read::Bytes(bytes)
     }
 
+    /// Whether the peer's system has acknowledged everything, the FIN included.
+    pub(crate) fn is_acknowledged(&mut self, key: Key) -> bool {
+        let now = self.now;
+        let Some(socket) = self.stream(key) else {
+            return false;
+        };
+        socket.out.retire(now);
+        socket.out.end == End::Sent && socket.out.outstanding() == 0
+    }
+
     /// Why a stream is over, if it is.
     pub(crate) fn failure(&mut self, key: Key) -> Option<CloseReason> {
         match self.stream(key) {

@@ -18,7 +18,13 @@ pub const MAX_PAYLOAD: usize = u16::MAX as usize;
 /// The header of a frame with a payload of `len` bytes; `None` above [`MAX_PAYLOAD`].
 #[inline]
 pub fn header(len: usize) -> Option<[u8; HEADER_LEN]> {
-    u16::try_from(len).ok().map(u16::to_be_bytes)
+    u16::try_from(len).ok().map(encode)
+}
+
+/// The header of a frame with a payload of `len` bytes.
+#[inline]
+pub(crate) const fn encode(len: u16) -> [u8; HEADER_LEN] {
+    len.to_be_bytes()
 }
 
 /// The length that the header at the front of `bytes` declares; `None` if it is not whole.

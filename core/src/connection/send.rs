@@ -5,7 +5,7 @@
 
 use super::lifecycle::{CloseReason, Input, Lifecycle, State, Timeout};
 use super::{Action, Backlog};
-use crate::frame::{FrameError, HEADER_LEN};
+use crate::frame::{self, FrameError, HEADER_LEN};
 use crate::limits::Limits;
 use crate::send_error::SendError;
 use crate::time::Instant;
@@ -33,7 +33,7 @@ pub fn admit(
     }
     backlog.admit(HEADER_LEN + len, limits)?;
     // `Limits::validate` allows no message that a header cannot declare.
-    Ok((len as u16).to_be_bytes())
+    Ok(frame::encode(len as u16))
 }
 
 /// Decides what a stream connection may send and when it has closed.

@@ -68,7 +68,9 @@ impl fmt::Display for Error {
             } => {
                 write!(f, "cannot listen on {transport} {address}")?;
                 if source.kind() == io::ErrorKind::AddrInUse {
-                    f.write_str("; stop the process that holds it or choose another port")?;
+                    f.write_str(
+                        ", which is in use: stop the process that holds it or choose another port",
+                    )?;
                 }
                 Ok(())
             }

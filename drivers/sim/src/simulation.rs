@@ -446,8 +446,10 @@ impl Simulation {
                 Next::Job(job) => run::start(&self.shared, job),
                 Next::Thread(thread) => run::resume(&self.shared, thread),
                 Next::Scheduled => {
-                    if let Some(what) = self.schedule().pop() {
-                        what(self);
+                    // The function may schedule another: it runs without the lock.
+                    let function = self.schedule().pop();
+                    if let Some(function) = function {
+                        function(self);
                     }
                 }
                 Next::Drop(values) => {

@@ -271,6 +271,22 @@ fn what_is_scheduled_happens_at_its_time() {
 }
 
 #[test]
+fn a_scheduled_function_may_schedule_another() {
+    let simulation = Simulation::new(1);
+    let done = Arc::<Mutex<Vec<u64>>>::default();
+    let first = Arc::clone(&done);
+    simulation.at(Instant::from_micros(5), move |simulation| {
+        let second = Arc::clone(&first);
+        simulation.at(Instant::from_micros(9), move |simulation| {
+            second.lock().unwrap().push(simulation.now().as_micros());
+        });
+        first.lock().unwrap().push(simulation.now().as_micros());
+    });
+    simulation.run_until_idle();
+    assert_eq!(*done.lock().unwrap(), [5, 9]);
+}
+
+#[test]
 fn bad_input_is_refused_with_a_reason() {
     let simulation = Simulation::new(11);
     let (server, network) = server_and_client(&simulation);

@@ -226,6 +226,7 @@ impl Half {
             self.act();
             assert_eq!(self.sending.state(), self.model.state);
             assert_eq!(self.sending.close_reason(), self.model.close_reason());
+            assert_eq!(self.sending.was_open(), self.model.was_open);
             if closed.is_some() {
                 assert_eq!(self.sending.close_reason(), closed, "once and for good");
             } else if self.model.state != State::Closed {
@@ -265,10 +266,10 @@ impl Half {
     }
 
     fn connected(&mut self) {
-        self.sending.handle_connected();
-        let was = self.model.state;
+        let opens = self.sending.handle_connected();
+        assert_eq!(opens, self.model.state == State::Connecting);
         self.model.handle(Input::Connected);
-        if was == State::Connecting {
+        if opens {
             self.since = Instant::NEVER;
         }
     }
@@ -285,7 +286,7 @@ impl Half {
     fn drain(&mut self, input: Input) {
         let was = self.model.state;
         self.model.handle(input);
-        if was != State::Draining && self.model.state == State::Draining {
+        if was != self.model.state && self.model.state != State::Closed {
             self.since = self.now;
         }
     }
@@ -314,7 +315,7 @@ impl Half {
     }
 
     fn written(&mut self, count: usize) {
-        if self.model.state == State::Connecting {
+        if self.model.state.is_connecting() {
             return;
         }
         let taken = count.min(self.queued);

@@ -139,7 +139,7 @@ impl Side {
     }
 
     fn write(&mut self, count: usize, now: Instant, limits: &Limits) {
-        if matches!(self.state(), State::Connecting | State::Closed) {
+        if !self.state().is_connected() {
             return;
         }
         let before = self.queue.len();
@@ -226,7 +226,7 @@ impl Side {
 
     /// A reset arrives when what came before it has been read, or at once.
     fn see_end(&mut self) {
-        if self.reset && self.state() != State::Connecting {
+        if self.reset && !self.state().is_connecting() {
             self.connection.abort(CloseReason::Reset);
         }
     }
@@ -260,9 +260,11 @@ impl Pair {
         let (now, limits, flipped) = (self.now, self.limits.clone(), self.flipped);
         match step {
             Step::Connect => {
-                if matches!(self.client.state(), State::Connecting | State::Draining) {
-                    self.client.connection.handle_connected(now);
-                }
+                let client = &mut self.client.connection;
+                let (state, was_open) = (client.state(), client.send.was_open());
+                let opens = client.handle_connected(now);
+                assert_eq!(opens, state == State::Connecting);
+                assert_eq!(client.send.was_open(), opens || was_open);
             }
             Step::Send(side, byte, fill) => {
                 let (sender, other) = self.sides(side);

@@ -20,21 +20,23 @@
 //! | state | input | next |
 //! | --- | --- | --- |
 //! | `Connecting` | `Connected` | `Open` |
-//! | `Connecting` | `Close` | `Draining`, to end as `Local` |
+//! | `Connecting` | `Close` | `ClosingEarly`, to end as `Local` |
 //! | `Connecting` | `Failed(reason)` | `Closed(reason)` |
+//! | `ClosingEarly` | `Connected` | `Draining` |
+//! | `ClosingEarly` | `Flushed` | `Closed(Local)` |
+//! | `ClosingEarly` | `Failed(reason)` | `Closed(reason)` |
 //! | `Open` | `Close` | `Draining`, to end as `Local` |
 //! | `Open` | `Fin(reason)` | `Draining`, to end as that reason |
 //! | `Open` | `Violated(error)` | `Draining`, to end as `Protocol(error)` |
 //! | `Open` | `Failed(reason)` | `Closed(reason)` |
-//! | `Draining` | `Connected` | `Draining` |
 //! | `Draining` | `Fin` | `Draining`; `Finishing` will be passed over |
 //! | `Draining` | `Flushed`, the peer's FIN is still to come | `Finishing` |
 //! | `Draining` | `Flushed`, otherwise | `Closed`, as it was to end |
 //! | `Draining` | `Failed(reason)` | `Closed(reason)` |
 //! | `Finishing` | `Fin`, `Acknowledged` or `Failed` | `Closed`, as it was to end |
 //!
-//! No FIN is to come from a peer that has sent one, nor from a peer that has not answered yet: a
-//! `Close` before `Connected` with nothing queued is followed by `Flushed`, and ends there.
+//! A `Close` before `Connected` with nothing queued is followed by `Flushed`, and ends there: a peer
+//! that has not answered sends no FIN.
 //!
 //! A pair that is not in the table leaves the state as it is. Datagram connections have no
 //! handshake and no FIN; their smaller life is in [`datagram`](super::datagram).
@@ -48,6 +50,8 @@ use core::fmt;
 pub enum State {
     /// This side connects; the peer has not answered. Messages can be queued.
     Connecting,
+    /// This side closed before the peer had answered. What is queued is sent once it has.
+    ClosingEarly,
     /// Messages go both ways.
     Open,
     /// Nothing more is received or accepted; the queue is written out.
@@ -63,6 +67,18 @@ impl State {
     #[inline]
     pub const fn accepts_messages(self) -> bool {
         matches!(self, State::Connecting | State::Open)
+    }
+
+    /// Whether the peer has yet to answer: there is nothing to read, and nothing can be written.
+    #[inline]
+    pub const fn is_connecting(self) -> bool {
+        matches!(self, State::Connecting | State::ClosingEarly)
+    }
+
+    /// Whether the transport is connected, so that bytes can be written and read.
+    #[inline]
+    pub const fn is_connected(self) -> bool {
+        matches!(self, State::Open | State::Draining | State::Finishing)
     }
 }
 
@@ -248,8 +264,8 @@ pub struct Lifecycle {
     state: State,
     /// Set once it is known that, and why, the connection will close.
     reason: Option<CloseReason>,
-    /// The handshake is complete.
-    established: bool,
+    /// It is, or has been, `Open`.
+    was_open: bool,
     /// The peer's FIN has come.
     peer_fin: bool,
 }
@@ -260,7 +276,7 @@ impl Lifecycle {
         Lifecycle {
             state: State::Connecting,
             reason: None,
-            established: false,
+            was_open: false,
             peer_fin: false,
         }
     }
@@ -269,7 +285,7 @@ impl Lifecycle {
     pub const fn accepted() -> Self {
         Lifecycle {
             state: State::Open,
-            established: true,
+            was_open: true,
             ..Lifecycle::connecting()
         }
     }
@@ -285,24 +301,31 @@ impl Lifecycle {
         self.reason.filter(|_| self.state == State::Closed)
     }
 
+    /// Whether it is, or has been, `Open`.
+    pub const fn was_open(&self) -> bool {
+        self.was_open
+    }
+
     /// Lets `input` happen. Returns whether the state changed.
     pub fn handle(&mut self, input: Input) -> bool {
         use CloseReason::Local;
         use Input::{Acknowledged, Close, Connected, Failed, Fin, Flushed, Violated};
-        use State::{Closed, Connecting, Draining, Finishing, Open};
+        use State::{Closed, ClosingEarly, Connecting, Draining, Finishing, Open};
         let (next, reason) = match (self.state, input) {
             (Connecting, Connected) => (Open, None),
-            (Connecting | Open, Close) => (Draining, Some(Local)),
+            (Connecting, Close) => (ClosingEarly, Some(Local)),
+            (ClosingEarly, Connected) => (Draining, self.reason),
+            (Open, Close) => (Draining, Some(Local)),
             (Open, Fin(reason)) => (Draining, Some(reason)),
             (Open, Violated(error)) => (Draining, Some(CloseReason::Protocol(error))),
-            (Connecting | Open | Draining, Failed(reason)) => (Closed, Some(reason)),
-            (Draining, Flushed) if self.established && !self.peer_fin => (Finishing, self.reason),
-            (Draining, Flushed) | (Finishing, Fin(_) | Failed(_) | Acknowledged) => {
+            (Connecting | ClosingEarly | Open | Draining, Failed(reason)) => (Closed, Some(reason)),
+            (Draining, Flushed) if !self.peer_fin => (Finishing, self.reason),
+            (ClosingEarly | Draining, Flushed) | (Finishing, Fin(_) | Failed(_) | Acknowledged) => {
                 (Closed, self.reason)
             }
             _ => (self.state, self.reason),
         };
-        self.established |= matches!(input, Connected);
+        self.was_open |= next == Open;
         self.peer_fin |= matches!(input, Fin(_));
         let changed = next != self.state;
         debug_assert!(
@@ -394,17 +417,53 @@ mod tests {
     fn a_close_before_the_handshake_still_delivers_what_is_queued() {
         let lifecycle = after(&[CLOSE, Input::Connected]);
         assert_eq!(lifecycle.state(), State::Draining);
+        assert!(!lifecycle.was_open());
         let lifecycle = after(&[CLOSE, Input::Connected, Input::Flushed]);
         assert_eq!(lifecycle.state(), State::Finishing);
+        let lifecycle = after(&[CLOSE, PEER, RESET]);
+        assert_eq!(lifecycle.close_reason(), Some(CloseReason::Reset));
         let lifecycle = after(&[CLOSE, Input::Flushed]);
         assert_eq!(lifecycle.close_reason(), Some(CloseReason::Local));
+    }
+
+    #[test]
+    fn it_was_open_from_the_handshake_on() {
+        assert!(!after(&[]).was_open());
+        assert!(after(&[Input::Connected]).was_open());
+        assert!(after(&[Input::Connected, RESET]).was_open());
+        assert!(!after(&[RESET]).was_open());
+        assert!(Lifecycle::accepted().was_open());
+    }
+
+    #[test]
+    fn bytes_go_from_the_handshake_to_the_close() {
+        use State::{Closed, ClosingEarly, Connecting, Draining, Finishing, Open};
+        assert!(
+            [Open, Draining, Finishing]
+                .into_iter()
+                .all(State::is_connected)
+        );
+        assert!(
+            [Connecting, ClosingEarly]
+                .into_iter()
+                .all(State::is_connecting)
+        );
+        let not_connected = [Connecting, ClosingEarly, Closed];
+        assert!(!not_connected.into_iter().any(State::is_connected));
+        let not_connecting = [Open, Draining, Finishing, Closed];
+        assert!(!not_connecting.into_iter().any(State::is_connecting));
     }
 
     #[test]
     fn messages_are_accepted_until_the_connection_begins_to_close() {
         let accepting = [State::Connecting, State::Open];
         assert!(accepting.into_iter().all(State::accepts_messages));
-        let closing = [State::Draining, State::Finishing, State::Closed];
+        let closing = [
+            State::ClosingEarly,
+            State::Draining,
+            State::Finishing,
+            State::Closed,
+        ];
         assert!(!closing.into_iter().any(State::accepts_messages));
     }
 

@@ -125,17 +125,23 @@ pub enum Reading {
 pub const fn reading(state: State, is_paused: bool) -> Reading {
     match state {
         State::Open if !is_paused => Reading::Deliver,
-        State::Open | State::Connecting => Reading::Hold,
+        State::Open | State::Connecting | State::ClosingEarly => Reading::Hold,
         State::Draining | State::Finishing | State::Closed => Reading::Discard,
     }
 }
 
-/// The peer completed the handshake at `now`.
-pub fn handle_connected<D: Framing>(recv: &mut RecvHalf<D>, send: &mut SendHalf, now: Instant) {
-    send.handle_connected();
+/// The peer completed the handshake at `now`. Returns whether the connection is open, so that the
+/// handler's `connected` is to be called: one that was closed before only delivers what it was
+/// given.
+pub fn handle_connected<D: Framing>(
+    recv: &mut RecvHalf<D>,
+    send: &mut SendHalf,
+    now: Instant,
+) -> bool {
     if !recv.is_paused() {
         recv.restart(now);
     }
+    send.handle_connected()
 }
 
 /// The peer's FIN came at `now`, behind everything that it sent.
@@ -228,8 +234,8 @@ impl<D: Framing> Connection<D> {
     }
 
     /// See [`handle_connected`].
-    pub fn handle_connected(&mut self, now: Instant) {
-        handle_connected(&mut self.recv, &mut self.send, now);
+    pub fn handle_connected(&mut self, now: Instant) -> bool {
+        handle_connected(&mut self.recv, &mut self.send, now)
     }
 
     /// See [`handle_fin`].

@@ -143,11 +143,19 @@ impl SendHalf {
         due
     }
 
-    /// The peer completed the handshake.
-    pub fn handle_connected(&mut self) {
-        if self.lifecycle.handle(Input::Connected) {
+    /// The peer completed the handshake. Returns whether the connection is open now.
+    pub fn handle_connected(&mut self) -> bool {
+        let opens = self.lifecycle.handle(Input::Connected) && self.state() == State::Open;
+        if opens {
             self.since = Instant::NEVER;
         }
+        opens
+    }
+
+    /// Whether the connection is, or has been, open. Then its end is reported to the handler by
+    /// `closed`; otherwise by `connect_failed`.
+    pub const fn was_open(&self) -> bool {
+        self.lifecycle.was_open()
     }
 
     /// The application wants what was sent to be delivered, and then an end.
@@ -167,8 +175,9 @@ impl SendHalf {
         self.drain(Input::Violated(error), now);
     }
 
+    /// An input after which nothing more is accepted. The drain timeout runs from here.
     fn drain(&mut self, input: Input, now: Instant) {
-        if self.lifecycle.handle(input) && self.state() == State::Draining {
+        if self.lifecycle.handle(input) && self.state() != State::Closed {
             self.since = now;
         }
     }

@@ -29,9 +29,9 @@ pub enum Kind {
 pub enum When {
     /// Nothing.
     Always,
-    /// The handshake is complete, and the peer's FIN has not come.
+    /// The peer's FIN has not come.
     FinIsDue,
-    /// The peer has not answered, or its FIN has come.
+    /// The peer's FIN has come.
     FinIsNotDue,
 }
 
@@ -72,19 +72,26 @@ const fn row(from: State, on: Kind, when: When, to: State, because: Because) -> 
 }
 
 /// The table: every state, every input. The rows that change nothing are in it too.
-pub const TABLE: [Row; 36] = {
+pub const TABLE: [Row; 43] = {
     use Because::{Given, Kept, Local};
     use Kind::{Acknowledged, Close, Connected, Failed, Fin, Flushed, Violated};
-    use State::{Closed, Connecting, Draining, Finishing, Open};
+    use State::{Closed, ClosingEarly, Connecting, Draining, Finishing, Open};
     use When::{Always, FinIsDue, FinIsNotDue};
     [
         row(Connecting, Connected, Always, Open, Kept),
-        row(Connecting, Close, Always, Draining, Local),
+        row(Connecting, Close, Always, ClosingEarly, Local),
         row(Connecting, Fin, Always, Connecting, Kept),
         row(Connecting, Violated, Always, Connecting, Kept),
         row(Connecting, Flushed, Always, Connecting, Kept),
         row(Connecting, Acknowledged, Always, Connecting, Kept),
         row(Connecting, Failed, Always, Closed, Given),
+        row(ClosingEarly, Connected, Always, Draining, Kept),
+        row(ClosingEarly, Close, Always, ClosingEarly, Kept),
+        row(ClosingEarly, Fin, Always, ClosingEarly, Kept),
+        row(ClosingEarly, Violated, Always, ClosingEarly, Kept),
+        row(ClosingEarly, Flushed, Always, Closed, Kept),
+        row(ClosingEarly, Acknowledged, Always, ClosingEarly, Kept),
+        row(ClosingEarly, Failed, Always, Closed, Given),
         row(Open, Connected, Always, Open, Kept),
         row(Open, Close, Always, Draining, Local),
         row(Open, Fin, Always, Draining, Given),
@@ -123,7 +130,7 @@ impl fmt::Display for Row {
             from, on, when, to, ..
         } = self;
         let [from, on, to] = [format!("{from:?}"), format!("{on:?}"), format!("{to:?}")];
-        write!(f, "{from:<10} | {on:<12} | {to:<10}")?;
+        write!(f, "{from:<12} | {on:<12} | {to:<12}")?;
         match when {
             When::Always => Ok(()),
             When::FinIsDue => f.write_str(" | the peer's FIN is to come"),
@@ -139,7 +146,8 @@ pub struct Model {
     pub state: State,
     /// Why it closes, once that is known.
     pub reason: Option<CloseReason>,
-    established: bool,
+    /// It is, or has been, open.
+    pub was_open: bool,
     peer_fin: bool,
 }
 
@@ -153,7 +161,7 @@ impl Model {
                 State::Open
             },
             reason: None,
-            established: !connecting,
+            was_open: !connecting,
             peer_fin: false,
         }
     }
@@ -166,7 +174,7 @@ impl Model {
     /// Lets `input` happen. Returns the number of the row that applied.
     pub fn handle(&mut self, input: Input) -> usize {
         let kind = kind(input);
-        let due = self.established && !self.peer_fin;
+        let due = !self.peer_fin;
         let applies = |row: &Row| {
             let holds = match row.when {
                 When::Always => true,
@@ -188,7 +196,7 @@ impl Model {
             }
             _ => {}
         }
-        self.established |= kind == Kind::Connected;
+        self.was_open |= to == State::Open;
         self.peer_fin |= kind == Kind::Fin;
         self.state = to;
         at

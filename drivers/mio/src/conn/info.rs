@@ -30,8 +30,9 @@ pub(crate) struct ConnInfo {
     queued: AtomicU32,
 }
 
-const STATES: [State; 5] = [
+const STATES: [State; 6] = [
     State::Connecting,
+    State::ClosingEarly,
     State::Open,
     State::Draining,
     State::Finishing,

@@ -45,7 +45,7 @@ impl SendState {
         }
         let mut sent = 0;
         let waited = self.queue.is_some();
-        if !waited && state != State::Connecting {
+        if !waited && state.is_connected() {
             match write_some(&conn.stream, buf) {
                 Ok(written) if written == buf.len() => return false,
                 Ok(written) => sent = written,

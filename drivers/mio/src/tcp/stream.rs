@@ -48,10 +48,6 @@ pub(crate) struct Stream {
     pub(crate) armed: Instant,
     /// It is in the run queue.
     pub(super) scheduled: bool,
-    /// This side connects, and the peer has not answered.
-    pub(super) connecting: bool,
-    /// The handler has been told that the connection is there.
-    is_told: bool,
     /// What the worker's resources keep of its input.
     pub(super) holds: Holds,
     /// A message was delivered since what is held was counted last.
@@ -71,8 +67,6 @@ impl Stream {
     ) -> Self {
         let decoder = Decoder::new(Growing::new(), shared.limits().max_message());
         Stream {
-            connecting: false,
-            is_told: true,
             recv: RecvHalf::accepted(decoder, now),
             ..Stream::connecting(shared, handler, now)
         }
@@ -91,8 +85,6 @@ impl Stream {
             recv: RecvHalf::connecting(decoder, now),
             armed: Instant::NEVER,
             scheduled: false,
-            connecting: true,
-            is_told: false,
             holds: Holds::Nothing,
             progressed: false,
             peer_ending: false,
@@ -135,11 +127,9 @@ impl Stream {
     ) {
         self.peer_ending |= readiness.ending;
         self.urgent |= readiness.urgent;
-        if self.connecting {
-            self.try_establish(resources);
-            if self.connecting {
-                return;
-            }
+        self.try_establish(resources);
+        if !self.state().is_connected() {
+            return;
         }
         if readiness.writable && self.shared.info().queued() > 0 {
             self.flush(resources);
@@ -153,8 +143,11 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has answered, and how.
+    /// If the peer has yet to answer: whether it has, and how.
     fn try_establish(&mut self, resources: &mut WorkerResources) {
+        if !self.state().is_connecting() {
+            return;
+        }
         let now = resources.now;
         let error = match sys::take_error(&self.shared.stream) {
             Ok(None) => match sys::peer_addr(&self.shared.stream) {
@@ -172,16 +165,13 @@ impl Stream {
             self.abort(reason);
             return self.fail(error);
         }
-        self.connecting = false;
         let recv = &mut self.recv;
-        StreamShared::with(&mut self.shared, |_, send| {
-            connection::handle_connected(recv, &mut send.half, now);
+        let is_open = StreamShared::with(&mut self.shared, |_, send| {
+            connection::handle_connected(recv, &mut send.half, now)
         });
-        // One that was closed meanwhile only delivers what it was given.
-        if self.state() == State::Open {
+        if is_open {
             debug!(connection = %self.id(), peer = %self.shared.info().peer_addr(), "connected");
             resources.tally.connected += 1;
-            self.is_told = true;
             self.call("connected", resources, |handler, link| {
                 handler.connected(link);
             });
@@ -248,7 +238,7 @@ impl Stream {
     /// A thread asked for it to be looked at: it began to wait, or to close.
     pub(crate) fn wake(&mut self, resources: &mut WorkerResources) {
         self.shared.info().wake.answered();
-        if !self.connecting {
+        if self.state().is_connected() {
             self.flush(resources);
         }
     }
@@ -256,7 +246,7 @@ impl Stream {
     /// Its place in the run queue has come.
     pub(crate) fn resume(&mut self, token: usize, resources: &mut WorkerResources) {
         self.scheduled = false;
-        if !self.connecting {
+        if self.state().is_connected() {
             self.read(token, resources);
         }
     }
@@ -264,10 +254,8 @@ impl Stream {
     /// Closes it if it took too long over something. What the kernel has for it counts
     /// first: this thread may have been held up by the callback of another connection.
     pub(crate) fn handle_timeout(&mut self, token: usize, resources: &mut WorkerResources) {
-        if self.connecting {
-            self.try_establish(resources);
-        }
-        if !self.connecting {
+        self.try_establish(resources);
+        if self.state().is_connected() {
             self.flush(resources);
             if !self.scheduled {
                 self.read(token, resources);
@@ -283,8 +271,7 @@ impl Stream {
     /// happened. Returns whether the connection has closed.
     pub(crate) fn after_io(&mut self, token: usize, resources: &mut WorkerResources) -> bool {
         match self.shared.info().reading() {
-            Reading::Discard if !self.connecting => self.stop_delivery(token, resources),
-            Reading::Discard => {}
+            Reading::Discard => self.stop_delivery(token, resources),
             Reading::Deliver | Reading::Hold => self.follow_pause(token, resources),
         }
         if !self.shared.info().is_open() && self.handle_action() {
@@ -338,10 +325,10 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, token: usize, resources: &mut WorkerResources) {
         let id = self.id();
-        let (action, failed) = StreamShared::with(&mut self.shared, |conn, send| {
+        let (action, was_open, failed) = StreamShared::with(&mut self.shared, |conn, send| {
             let action = send.poll_action();
             send.discard(conn);
-            (action, send.take_error())
+            (action, send.half.was_open(), send.take_error())
         });
         let (reason, reset) = match action {
             Action::Close(reason) => (reason, false),
@@ -360,7 +347,7 @@ impl Stream {
             self.shared.reset();
         }
         let mut handler = self.handler;
-        if self.is_told {
+        if was_open {
             let mut link = StreamLink {
                 shared: &self.shared,
                 batch: &resources.batch,

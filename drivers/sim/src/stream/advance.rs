@@ -43,7 +43,7 @@ impl World {
         network.queued_bytes -= stream.queued();
         network.held_bytes -= stream.held.bytes();
         network.count_closed(Transport::Tcp, reason);
-        let callback = if stream.was_opened {
+        let callback = if stream.send.was_open() {
             Callback::Closed(reason)
         } else {
             network.metrics.connect_failed += 1;

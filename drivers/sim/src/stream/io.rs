@@ -30,7 +30,7 @@ impl World {
     pub(crate) fn flush_stream(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, network, _) = self.stream(socket)?;
         job.push(Task::AdvanceStream(socket));
-        if !stream.is_connecting {
+        if stream.send.state().is_connected() {
             stream.flush(socket, kernel, network);
         }
         let backlog = network.backlog(stream.queued());
@@ -43,7 +43,7 @@ impl World {
     /// The socket failed. What had arrived before is delivered first, unless the stream is paused.
     fn stream_failed(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, ..) = self.stream(socket)?;
-        if !stream.is_connecting && !stream.wants_pause {
+        if !stream.send.state().is_connecting() && !stream.wants_pause {
             return self.read_stream(socket, job);
         }
         if let Some(reason) = kernel.failure(socket) {
@@ -78,7 +78,7 @@ impl World {
             }
             return None;
         }
-        if stream.is_connecting || state == State::Closed {
+        if !state.is_connected() {
             return None;
         }
         stream.has_unread = !kernel.iteration.goes_on();

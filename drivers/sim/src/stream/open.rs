@@ -5,7 +5,7 @@ use crate::job::{BoxedHandler, Call, Callback, Job, Task};
 use crate::kernel::{Key, Notice};
 use crate::owner::Owner;
 use crate::world::{ACCEPT_RETRY, World};
-use cubenet_core::{Action, State, Transport, connection};
+use cubenet_core::{Action, Transport, connection};
 use std::sync::Arc;
 
 impl World {
@@ -67,7 +67,7 @@ impl World {
             return self.drop_later(handler);
         };
         stream.handler = Some(handler);
-        if stream.is_connecting && self.kernel.is_established(socket) {
+        if stream.send.state().is_connecting() && self.kernel.is_established(socket) {
             self.kernel.notify(socket, Notice::Connected);
         }
         // What has happened meanwhile has not been seen.
@@ -78,18 +78,14 @@ impl World {
     /// The peer has answered the SYN.
     pub(crate) fn stream_connected(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let stream = self.owners.stream(socket)?;
-        if !stream.is_connecting || stream.handler.is_none() {
+        if !stream.send.state().is_connecting() || stream.handler.is_none() {
             return None;
         }
-        stream.is_connecting = false;
-        match &mut stream.recv {
+        let is_open = match &mut stream.recv {
             Some(recv) => connection::handle_connected(recv, &mut stream.send, self.kernel.now),
             None => stream.send.handle_connected(),
-        }
-        // A connection that was closed meanwhile only delivers what it was given.
-        let is_open = stream.send.state() == State::Open;
+        };
         if is_open {
-            stream.was_opened = true;
             job.push(Task::Read(socket));
         }
         job.push(Task::Flush(socket));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cubenet_core::connection::HeldInput;
 use cubenet_core::{
     ConnectionId, Decoder, Frame, Growing, Instant, Limits, Reading, RecvHalf, SendError, SendHalf,
-    SendQueue, State, connection,
+    SendQueue, connection,
 };
 
 pub(crate) struct Stream {
@@ -18,10 +18,6 @@ pub(crate) struct Stream {
     pub(crate) recv: Option<StreamRecvHalf>,
     /// `None` while a callback runs, and until the application has made it.
     pub(crate) handler: Option<BoxedHandler>,
-    /// The peer has not answered the SYN.
-    pub(crate) is_connecting: bool,
-    /// The handler was told that there is a connection.
-    pub(crate) was_opened: bool,
     /// Bytes that the socket would not take yet. Allocated while there are any.
     queue: Option<Box<SendQueue>>,
     /// What the application asked for last: `pause` or `resume`.
@@ -38,15 +34,12 @@ pub(crate) struct Stream {
 
 impl Stream {
     fn new(id: ConnectionId, network: NetworkId, (send, recv): (SendHalf, StreamRecvHalf)) -> Self {
-        let is_connecting = send.state() == State::Connecting;
         Stream {
             id,
             network,
             send,
             recv: Some(recv),
             handler: None,
-            is_connecting,
-            was_opened: !is_connecting,
             queue: None,
             wants_pause: false,
             has_unread: false,
@@ -110,7 +103,7 @@ impl Stream {
         let size = header.len() + len;
         let waited = self.queue.is_some();
         let mut sent = 0;
-        if !waited && self.send.state() != State::Connecting {
+        if !waited && self.send.state().is_connected() {
             match kernel.write(socket, &[&header, message]) {
                 Ok(written) if written == size => return Ok(()),
                 Ok(written) => sent = written,
@@ -193,7 +186,7 @@ impl Stream {
         if self.reading() == Reading::Discard {
             let dropped = self.undelivered.take().is_some();
             let was_held = std::mem::take(&mut self.wants_pause) || dropped;
-            if !self.is_connecting && was_held {
+            if was_held {
                 kernel.notify(socket, Notice::Readable);
             }
             return dropped;

@@ -20,10 +20,6 @@ pub(crate) struct StreamConn {
 const ACCEPTED: u8 = 1;
 /// The application has asked for something from outside.
 const NEEDS_POLL: u8 = 2;
-/// This side connects, and the peer has not answered.
-const CONNECTING: u8 = 4;
-/// The handler has not been told that the connection is there.
-const UNREPORTED: u8 = 8;
 
 impl StreamConn {
     fn new(
@@ -62,7 +58,7 @@ impl StreamConn {
         now: Instant,
     ) -> Self {
         let connection = Connection::connecting(RingDecoder::new(), now);
-        StreamConn::new(connection, serial, peer, local, CONNECTING | UNREPORTED)
+        StreamConn::new(connection, serial, peer, local, 0)
     }
 
     /// Whether the peer has opened it.
@@ -72,23 +68,7 @@ impl StreamConn {
 
     /// Whether this side connects, and the peer has not answered.
     pub(super) fn is_connecting(&self) -> bool {
-        self.flags & CONNECTING != 0
-    }
-
-    /// The peer has answered.
-    pub(super) fn handle_connected(&mut self, now: Instant) {
-        self.flags &= !CONNECTING;
-        self.connection.handle_connected(now);
-    }
-
-    /// Whether the handler has been told that the connection is there.
-    pub(super) fn is_reported(&self) -> bool {
-        self.flags & UNREPORTED == 0
-    }
-
-    /// The handler is told.
-    pub(super) fn set_reported(&mut self) {
-        self.flags &= !UNREPORTED;
+        self.connection.state().is_connecting()
     }
 
     /// Whether something was asked of it since the last poll.

@@ -5,7 +5,7 @@ use crate::network::shared::{Context, Shared};
 use crate::tcp::conn::StreamConn;
 use crate::tcp::link::{Held, Output, StreamLink};
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::{Backlog, CloseReason, FrameError, Handler, Instant, Link, Message, Reading};
+use cubenet_core::{Backlog, CloseReason, FrameError, Handler, Instant, Message, Reading, State};
 use smoltcp::socket::tcp;
 
 /// Bytes delivered from one stream before the others are served.
@@ -30,9 +30,14 @@ impl<H: Handler> Live<H> {
         shared: &mut Shared<'_>,
     ) {
         self.conn.set_needs_poll(false);
+        if self.conn.connection.state() == State::Closed {
+            return;
+        }
         if self.is_connecting() {
             match socket.state() {
-                tcp::State::SynSent | tcp::State::SynReceived => return self.expire(shared),
+                tcp::State::SynSent | tcp::State::SynReceived => {
+                    return self.expire(false, shared);
+                }
                 tcp::State::Closed => return self.conn.connection.abort(CloseReason::Refused),
                 _ => self.connected(slot, socket, shared),
             }
@@ -43,7 +48,7 @@ impl<H: Handler> Live<H> {
         if !more {
             self.ended(socket, shared.now);
         }
-        self.expire(shared);
+        self.expire(more, shared);
     }
 
     /// Whether nothing has happened since the last look, as it mostly has not.
@@ -58,7 +63,7 @@ impl<H: Handler> Live<H> {
     /// The peer has answered.
     fn connected(&mut self, slot: usize, socket: &mut tcp::Socket<'_>, shared: &mut Shared<'_>) {
         let conn = &mut self.conn;
-        conn.handle_connected(shared.now);
+        let is_open = conn.connection.handle_connected(shared.now);
         shared.counts.connected = shared.counts.connected.wrapping_add(1);
         let mut refused = 0;
         shared.pending_sends.take(slot, |frame| {
@@ -66,17 +71,16 @@ impl<H: Handler> Live<H> {
         });
         debug_assert_eq!(refused, 0, "what waited was bounded by the ring");
         conn.handle_sent(socket.send_queue(), shared.now);
+        if !is_open {
+            return;
+        }
         let mut link = StreamLink {
             conn,
             output: Output::Ring(socket),
             context: shared.context(Place::Stream(slot)),
             slot,
         };
-        // One that was closed meanwhile only delivers what it was given.
-        if !link.is_closed() {
-            link.conn.set_reported();
-            self.handler.connected(&mut link);
-        }
+        self.handler.connected(&mut link);
     }
 
     /// Sees what the peer has acknowledged.
@@ -163,10 +167,10 @@ impl<H: Handler> Live<H> {
     }
 
     /// Closes what took too long.
-    fn expire(&mut self, shared: &Shared<'_>) {
+    fn expire(&mut self, has_unread: bool, shared: &Shared<'_>) {
         if shared.timeouts_due {
             let connection = &mut self.conn.connection;
-            connection.handle_timeout(false, shared.now, &shared.limits);
+            connection.handle_timeout(has_unread, shared.now, &shared.limits);
         }
     }
 }

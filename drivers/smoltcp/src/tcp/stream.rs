@@ -181,11 +181,10 @@ impl<H: Handler> Stream<H> {
                     return;
                 }
                 live.poll(slot, socket, shared);
-                let queued = if live.is_connecting() {
-                    shared.pending_sends.queued(slot)
-                } else {
-                    socket.send_queue()
-                };
+                let mut queued = socket.send_queue();
+                if !live.conn.connection.send.was_open() {
+                    queued += shared.pending_sends.queued(slot);
+                }
                 match live.conn.connection.poll_action(queued) {
                     Action::Close(reason) => self.closed(reason, true, slot, socket, shared),
                     Action::Reset(reason) => self.closed(reason, false, slot, socket, shared),
@@ -270,7 +269,7 @@ impl<H: Handler> Stream<H> {
         shared.release(Transport::Tcp);
         shared.pending_sends.take(slot, |_| ());
         let place = Place::Stream(slot);
-        if conn.is_reported() {
+        if conn.connection.send.was_open() {
             let mut link = StreamLink {
                 conn: &mut conn,
                 output: Output::Nowhere,

@@ -57,6 +57,7 @@ pub mod handler;
 pub mod limits;
 pub mod message;
 mod metrics;
+mod open_connections;
 #[cfg(feature = "alloc")]
 pub mod queue;
 mod report;
@@ -87,6 +88,7 @@ pub use handler::{Handler, Link, TransportError};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 pub use metrics::Metrics;
+pub use open_connections::OpenConnections;
 #[cfg(feature = "alloc")]
 pub use queue::SendQueue;
 pub use report::Report;

@@ -2,6 +2,7 @@
 
 use crate::owner::Owner;
 use crate::simulation::Simulation;
+use cubenet_core::Transport;
 
 /// What there is in a simulation at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,11 @@ impl Simulation {
     pub fn audit(&self) -> Result<(), String> {
         let census = self.census();
         let world = self.shared.lock();
-        let counted: usize = world.networks.iter().map(|network| network.open).sum();
+        let counted: usize = world
+            .networks
+            .iter()
+            .map(|network| network.open.total())
+            .sum();
         if counted != census.connections {
             let there = census.connections;
             return Err(format!(
@@ -84,9 +89,11 @@ impl Simulation {
                 ));
             }
             let limits = &network.limits;
-            let datagrams = network.open - network.open_streams;
-            if network.open_streams.max(datagrams) > limits.max_connections() {
-                return Err(format!("{} connections are over the limit", network.open));
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let open = network.open.of(transport);
+                if open > limits.max_connections() {
+                    return Err(format!("{open} {transport} connections are over the limit"));
+                }
             }
             if network.held_bytes > limits.max_held_total() {
                 let held = network.held_bytes;

@@ -3,7 +3,7 @@
 use crate::costs::Costs;
 use crate::kernel::HostId;
 use crate::worker::Worker;
-use cubenet_core::{Backlog, Budgets, CloseReason, Limits, Metrics, Transport};
+use cubenet_core::{Backlog, Budgets, CloseReason, Limits, Metrics, OpenConnections, Transport};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +16,7 @@ pub(crate) struct NetworkState {
     pub(crate) limits: Arc<Limits>,
     pub(crate) budgets: Budgets,
     pub(crate) metrics: Metrics,
-    /// Connections open now, those that are connecting included.
-    pub(crate) open: usize,
-    /// Of those, the streams.
-    pub(crate) open_streams: usize,
+    pub(crate) open: OpenConnections,
     /// Bytes that wait to be sent now.
     pub(crate) queued_bytes: usize,
     /// Bytes of input held now.
@@ -45,14 +42,13 @@ impl NetworkState {
 
     /// Whether nothing of it is left.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.crashed || self.is_stopping && self.open == 0
+        self.crashed || self.is_stopping && self.open.total() == 0
     }
 
     /// Its host has crashed: nothing of it is left.
     pub(crate) fn crash(&mut self) {
         self.crashed = true;
-        self.open = 0;
-        self.open_streams = 0;
+        self.open = OpenConnections::default();
         self.queued_bytes = 0;
         self.held_bytes = 0;
         for worker in &mut self.workers {
@@ -60,39 +56,14 @@ impl NetworkState {
         }
     }
 
-    /// Whether there is room for one connection more of this transport.
-    pub(crate) fn has_room(&self, transport: Transport) -> bool {
-        let open = if transport == Transport::Tcp {
-            self.open_streams
-        } else {
-            self.open - self.open_streams
-        };
-        open < self.limits.max_connections()
-    }
-
     /// Makes room for a connection; `false` if its transport has none.
     pub(crate) fn reserve(&mut self, transport: Transport) -> bool {
-        let room = self.has_room(transport);
-        if room {
-            self.open += 1;
-            self.open_streams += usize::from(transport == Transport::Tcp);
-        }
-        room
-    }
-
-    /// Gives the room of a connection back.
-    pub(crate) fn release(&mut self, transport: Transport) {
-        self.open -= 1;
-        self.open_streams -= usize::from(transport == Transport::Tcp);
-        debug_assert!(
-            self.open_streams <= self.open,
-            "a connection was released twice"
-        );
+        self.open.try_add(transport, &self.limits)
     }
 
     /// Counts a connection that has closed.
     pub(crate) fn count_closed(&mut self, transport: Transport, reason: CloseReason) {
-        self.release(transport);
+        self.open.remove(transport);
         *self.metrics.closed_by.get_mut(reason) += 1;
     }
 

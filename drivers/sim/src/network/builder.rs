@@ -7,7 +7,7 @@ use crate::kernel::{EPHEMERAL, HostId, StreamBuffers};
 use crate::network_state::{NetworkId, NetworkState};
 use crate::shared::Shared;
 use crate::worker::Worker;
-use cubenet_core::{Budgets, Limits, Metrics};
+use cubenet_core::{Budgets, Limits, Metrics, OpenConnections};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
@@ -190,11 +190,10 @@ impl Builder {
             limits: Arc::new(self.limits),
             budgets: self.budgets,
             metrics: Metrics::default(),
-            open: 0,
+            open: OpenConnections::default(),
             queued_bytes: 0,
             held_bytes: 0,
             busy: Duration::ZERO,
-            open_streams: 0,
             hash_key,
             is_stopping: false,
             crashed: false,

@@ -143,7 +143,7 @@ impl Network {
         let (socket, local_addr) = match bound {
             Ok(bound) => bound,
             Err(refusal) => {
-                world.network(self.id).release(transport);
+                world.network(self.id).open.remove(transport);
                 return Err(Error::Connect {
                     transport,
                     address,
@@ -217,7 +217,7 @@ impl Network {
         let mut world = shared.at_point();
         let network = world.network(self.id);
         let mut metrics = network.metrics.clone();
-        metrics.open = network.open as u64;
+        metrics.open = network.open.total() as u64;
         metrics.queued_bytes = network.queued_bytes as u64;
         metrics.held_bytes = network.held_bytes as u64;
         metrics

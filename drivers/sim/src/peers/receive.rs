@@ -98,7 +98,7 @@ impl World {
         // A peer that is evicted from the table gives its room among all connections up, too.
         let evicted = evicted.or_else(|| {
             let evictable = peers.demux.evictable(kernel.now);
-            evictable.filter(|_| !network.has_room(Transport::Udp))
+            evictable.filter(|_| !network.open.has_room(Transport::Udp, &network.limits))
         });
         if evicted.is_none() && !network.reserve(Transport::Udp) {
             network.metrics.refused += 1;
@@ -106,7 +106,7 @@ impl World {
             return None;
         }
         let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
-            network.release(Transport::Udp);
+            network.open.remove(Transport::Udp);
             network.metrics.dropped_table_full += 1;
             return None;
         };
@@ -145,7 +145,7 @@ impl World {
         network.metrics.refused += 1;
         network.metrics.dropped_not_admitted += 1;
         if !pending.evicts {
-            network.release(Transport::Udp);
+            network.open.remove(Transport::Udp);
             peers.demux.remove(pending.slot as usize);
         }
         peers.pending = None;
@@ -162,7 +162,7 @@ impl World {
         let newcomer = pending.peer.info(socket, slot).peer_addr;
         peers.demux.replace(slot as usize, newcomer, kernel.now);
         // One closes and the other opens, so that no third takes the room between them.
-        network.open += 1;
+        network.open.add(Transport::Udp);
         let mut evicted = peers.slots.get_mut(slot as usize)?.take()?;
         evicted.half.abort(CloseReason::Overflow);
         self.close_peer(socket, slot, evicted)

@@ -53,7 +53,7 @@ impl World {
         network.metrics.refused += 1;
         // Unless its host crashed meanwhile.
         if let Some(Owner::Stream(mut stream)) = self.owners.remove(socket) {
-            network.release(Transport::Tcp);
+            network.open.remove(Transport::Tcp);
             let queued = stream.queued();
             network.queued_bytes -= queued;
             let reset = matches!(stream.send.turn_away(queued), Action::Reset(_));

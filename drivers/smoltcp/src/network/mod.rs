@@ -20,7 +20,7 @@ use crate::udp::memory::PortParts;
 use crate::udp::peer::Remote;
 use crate::udp::port::Port;
 use core::net::SocketAddr;
-use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, Transport};
+use cubenet_core::{ConnectionId, Handler, Instant, Limits, Link, OpenConnections, Transport};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp;
@@ -129,8 +129,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
             shared: Shared {
                 limits,
                 now: Instant::ZERO,
-                open: 0,
-                open_streams: 0,
+                open: OpenConnections::default(),
                 streams_per_address: usize::MAX,
                 serials,
                 counts: Counts::default(),
@@ -296,7 +295,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         match place {
             Ok(place) => Ok(serial.id(place)),
             Err(problem) => {
-                self.shared.release(transport);
+                self.shared.open.remove(transport);
                 Err(problem.map_or(Error::NoRoom { transport }, failed))
             }
         }
@@ -443,7 +442,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.shared.poll_again |= more;
         // A timeout that began since the last look is due no earlier than this. Where nothing has
         // happened none began.
-        let lives = self.shared.open > 0 || self.shared.unsent;
+        let lives = self.shared.open.total() > 0 || self.shared.unsent;
         if lives && (frames > 0 || asked) || self.shared.timeout_set {
             self.shared.timeout_set = false;
             let soonest = now.as_micros().saturating_add(self.shortest_timeout);
@@ -567,7 +566,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
     /// Connections there are, pending connects included.
     pub fn open(&self) -> usize {
-        self.shared.open
+        self.shared.open.total()
     }
 
     /// What it has done so far.

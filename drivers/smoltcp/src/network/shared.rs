@@ -2,7 +2,7 @@
 
 use crate::id::{Place, Serial, Serials};
 use crate::tcp::pending_sends::PendingSends;
-use cubenet_core::{Instant, Limits, Link, Transport};
+use cubenet_core::{Instant, Limits, Link, OpenConnections, Transport};
 
 /// Called for each new connection; returns its handler, or `None` to refuse it. May be called many
 /// times and shared by several listeners. It is given the connection's [`Link`]; the driver for
@@ -36,10 +36,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) limits: Limits,
     /// The time of this poll, or of this call from outside.
     pub(crate) now: Instant,
-    /// Connections there are, those included that are connecting.
-    pub(crate) open: usize,
-    /// Those that are streams.
-    pub(crate) open_streams: usize,
+    pub(crate) open: OpenConnections,
     /// Accepted streams that one address may have.
     pub(crate) streams_per_address: usize,
     pub(crate) serials: Serials,
@@ -68,33 +65,10 @@ impl Shared<'_> {
         self.now = self.now.max(now);
     }
 
-    /// Whether there is room for one connection more of this transport.
-    pub(crate) fn has_room(&self, transport: Transport) -> bool {
-        let open = if transport == Transport::Tcp {
-            self.open_streams
-        } else {
-            self.open - self.open_streams
-        };
-        open < self.limits.max_connections()
-    }
-
     /// Takes room for one connection more, if there is any.
     pub(crate) fn reserve(&mut self, transport: Transport) -> Option<Serial> {
-        let has_room = self.has_room(transport);
-        has_room.then(|| self.take_place(transport))
-    }
-
-    /// Takes the place of a connection that is about to make way.
-    pub(crate) fn take_place(&mut self, transport: Transport) -> Serial {
-        self.open += 1;
-        self.open_streams += usize::from(transport == Transport::Tcp);
-        self.serials.next()
-    }
-
-    /// Gives it back.
-    pub(crate) fn release(&mut self, transport: Transport) {
-        self.open -= 1;
-        self.open_streams -= usize::from(transport == Transport::Tcp);
+        let has_room = self.open.try_add(transport, &self.limits);
+        has_room.then(|| self.serials.next())
     }
 
     /// The part of the network that a link needs.

@@ -32,7 +32,7 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
         let told = |stream: &Stream<H>| {
             matches!(stream.stage, Stage::Free) || pool::is_delivered(stream, &self.stack.sockets)
         };
-        let Some(stops_at) = self.stops_at.filter(|_| self.shared.open == 0) else {
+        let Some(stops_at) = self.stops_at.filter(|_| self.shared.open.total() == 0) else {
             return false;
         };
         let mut ports = self.ports.iter().flatten();
@@ -41,7 +41,7 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
     }
 
     pub(super) fn stop_in_time(&mut self) {
-        if self.stops_at.is_some_and(|at| self.shared.now >= at) && self.shared.open > 0 {
+        if self.stops_at.is_some_and(|at| self.shared.now >= at) && self.shared.open.total() > 0 {
             self.close_all(false);
         }
     }

@@ -220,12 +220,11 @@ impl<H: Handler> Stream<H> {
         listeners: &Listeners<'_, H>,
         shared: &mut Shared<'_>,
     ) {
-        let addresses = (socket.remote_endpoint(), socket.local_endpoint());
-        let wanted = if let ((Some(peer), Some(local)), Some(accepted), Some(serial)) = (
-            addresses,
-            listeners.accepted(listener),
-            shared.reserve(Transport::Tcp),
-        ) {
+        let wanted = if let Some(peer) = socket.remote_endpoint()
+            && let Some(local) = socket.local_endpoint()
+            && let Some(accepted) = listeners.accepted(listener)
+            && let Some(serial) = shared.reserve(Transport::Tcp)
+        {
             let mut conn = StreamConn::accepted(serial, peer, local, shared.now);
             let mut link = StreamLink {
                 conn: &mut conn,
@@ -235,7 +234,7 @@ impl<H: Handler> Stream<H> {
             };
             let handler = accepted(&mut link);
             if handler.is_none() {
-                shared.release(Transport::Tcp);
+                shared.open.remove(Transport::Tcp);
             }
             handler.map(|handler| (handler, conn))
         } else {
@@ -266,7 +265,7 @@ impl<H: Handler> Stream<H> {
             return;
         };
         shared.counts.closed = shared.counts.closed.wrapping_add(1);
-        shared.release(Transport::Tcp);
+        shared.open.remove(Transport::Tcp);
         shared.pending_sends.take(slot, |_| ());
         let place = Place::Stream(slot);
         if conn.connection.send.was_open() {

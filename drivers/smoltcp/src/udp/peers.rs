@@ -101,10 +101,13 @@ impl<'a, H: Handler> Port<'a, H> {
         // A peer that is evicted from the table gives its place among all connections up, too.
         let evicted = evicted.or_else(|| {
             let evictable = self.demux.evictable(shared.now);
-            evictable.filter(|_| !shared.has_room(Transport::Udp))
+            evictable.filter(|_| !shared.open.has_room(Transport::Udp, &shared.limits))
         });
         let serial = match evicted {
-            Some(_) => shared.take_place(Transport::Udp),
+            Some(_) => {
+                shared.open.add(Transport::Udp);
+                shared.serials.next()
+            }
             None => shared.reserve(Transport::Udp)?,
         };
         // What the application is shown must know its slot: that of the evicted, or a new one.
@@ -131,7 +134,7 @@ impl<'a, H: Handler> Port<'a, H> {
             if let Some(slot) = inserted {
                 self.demux.remove(slot);
             }
-            shared.release(Transport::Udp);
+            shared.open.remove(Transport::Udp);
             return None;
         };
         if let Some(evicted) = evicted {
@@ -258,7 +261,7 @@ impl<'a, H: Handler> Port<'a, H> {
         self.needs_poll = needs_poll;
         self.peers[slot] = Peer::EMPTY;
         shared.counts.closed = shared.counts.closed.wrapping_add(1);
-        shared.release(Transport::Udp);
+        shared.open.remove(Transport::Udp);
     }
 
     /// Calls the handler in `slot`, if there is one.

@@ -7,6 +7,8 @@
 
 use crate::{length, read};
 use arbitrary::Arbitrary;
+use cubenet_core::connection::HeldInput;
+use cubenet_core::connection::held::holds_too_much;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
     Action, Backlog, CloseReason, Connection, Decoder, Growing, Instant, Limits, Reading,
@@ -26,6 +28,8 @@ enum Step {
     Write(bool, u8),
     /// A side reads this much off the other's wire.
     Read(bool, u8),
+    /// A side takes this much off the other's wire, and delivers it when it reads next.
+    Delay(bool, u8),
     /// A byte on the way to a side is flipped.
     Flip(bool, u8, u8),
     /// A side reads no more, or again.
@@ -46,8 +50,10 @@ fn limits() -> Limits {
         .with_max_queued(12_000)
         .with_low_watermark(5_000)
         .with_max_queued_total(14_000)
+        .with_max_held_total(9_000)
         .with_connect_timeout(Duration::from_secs(2))
         .with_frame_timeout(Duration::from_secs(3))
+        .with_first_message_timeout(Duration::from_secs(6))
         .with_stream_idle_timeout(Duration::from_secs(10))
         .with_write_stall_timeout(Duration::from_secs(4))
         .with_drain_timeout(Duration::from_secs(1))
@@ -55,15 +61,18 @@ fn limits() -> Limits {
 
 /// Panics if `data` breaks the property of this module.
 pub fn check(data: &[u8]) {
-    let Some(steps) = read::<Vec<Step>>(data) else {
-        return;
-    };
+    let _ = run(data);
+}
+
+/// The same. Returns why each side closed; `None` if `data` is too short to say what is done.
+pub fn run(data: &[u8]) -> Option<[CloseReason; 2]> {
+    let steps = read::<Vec<Step>>(data)?;
     let mut pair = Pair::new();
     for step in steps {
         pair.step(step);
         pair.check();
     }
-    pair.finish();
+    Some(pair.finish())
 }
 
 struct Pair {
@@ -91,6 +100,10 @@ struct Side {
     accepted: VecDeque<Vec<u8>>,
     /// Bytes read since the last whole message.
     of_frame: usize,
+    /// Bytes taken off the wire and not delivered.
+    undelivered: Vec<u8>,
+    /// Those and the partial frame, as a driver counts them.
+    held: HeldInput,
     closed: Option<CloseReason>,
 }
 
@@ -105,6 +118,8 @@ impl Side {
             reset: false,
             accepted: VecDeque::new(),
             of_frame: 0,
+            undelivered: Vec::new(),
+            held: HeldInput::NONE,
             closed: None,
         }
     }
@@ -158,15 +173,34 @@ impl Side {
             return;
         }
         let count = count.min(from.wire.len());
-        let piece: Vec<u8> = from.wire.drain(..count).collect();
-        self.decode(from, &piece, now, flipped);
+        let mut piece = std::mem::take(&mut self.undelivered);
+        piece.extend(from.wire.drain(..count));
+        let delivered = self.decode(from, &piece, now, flipped);
+        self.hold(delivered, now);
         if from.wire.is_empty() && from.fin_sent && !self.fin_read {
             self.fin_read = true;
             self.connection.handle_fin(now);
         }
     }
 
-    fn decode(&mut self, from: &mut Side, mut piece: &[u8], now: Instant, flipped: bool) {
+    /// Takes `count` bytes of what the other put on the wire, to be delivered later.
+    fn delay(&mut self, from: &mut Side, count: usize, now: Instant) {
+        if self.connection.reading() == Reading::Deliver {
+            let count = count.min(from.wire.len());
+            self.undelivered.extend(from.wire.drain(..count));
+            self.hold(false, now);
+        }
+    }
+
+    /// Counts the input that is held.
+    fn hold(&mut self, progressed: bool, now: Instant) {
+        let bytes = self.connection.recv.footprint() + self.undelivered.len();
+        self.held.update(bytes, progressed, now);
+    }
+
+    /// Returns whether it delivered a message.
+    fn decode(&mut self, from: &mut Side, mut piece: &[u8], now: Instant, flipped: bool) -> bool {
+        let mut delivered = false;
         while self.connection.reading() == Reading::Deliver {
             let before = piece.len();
             let Connection { recv, send } = &mut self.connection;
@@ -175,10 +209,11 @@ impl Side {
                     let sent = from.accepted.pop_front();
                     assert!(flipped || sent.as_deref() == Some(&*message));
                     self.of_frame = 0;
+                    delivered = true;
                 }
                 Ok(None) => {
                     self.of_frame += before;
-                    return;
+                    return delivered;
                 }
                 Err(error) => {
                     assert!(flipped, "no side sends a frame that is too long");
@@ -186,14 +221,16 @@ impl Side {
                 }
             }
         }
+        delivered
     }
 
     fn pass(&mut self, now: Instant, limits: &Limits) {
         if self.state() == State::Closed {
             return;
         }
-        let due = now >= self.connection.poll_timeout(false, limits);
-        self.connection.handle_timeout(false, now, limits);
+        let has_unread = !self.undelivered.is_empty();
+        let due = now >= self.connection.poll_timeout(has_unread, limits);
+        self.connection.handle_timeout(has_unread, now, limits);
         assert_eq!(self.state() == State::Closed, due);
     }
 
@@ -221,6 +258,8 @@ impl Side {
         let first = self.closed.is_none();
         assert_eq!(*self.closed.get_or_insert(reason), reason, "for good");
         self.queue.advance(usize::MAX);
+        self.undelivered.clear();
+        self.held = HeldInput::NONE;
         first && !(self.fin_sent && self.fin_read)
     }
 
@@ -275,6 +314,10 @@ impl Pair {
                 let (reader, writer) = self.sides(side);
                 reader.read(writer, length(byte), now, flipped);
             }
+            Step::Delay(side, byte) => {
+                let (reader, writer) = self.sides(side);
+                reader.delay(writer, length(byte), now);
+            }
             Step::Flip(side, at, bits) => {
                 let wire = &mut self.sides(side).1.wire;
                 let at = length(at).min(wire.len().saturating_sub(1));
@@ -304,6 +347,17 @@ impl Pair {
             }
         }
         let Pair { client, server, .. } = self;
+        while holds_too_much(client.held.bytes() + server.held.bytes(), &limits) {
+            let client_is_first = client.held.since() <= server.held.since();
+            let longest = if client_is_first {
+                &mut *client
+            } else {
+                &mut *server
+            };
+            assert!(longest.held.since() <= now, "it holds input");
+            longest.connection.abort(CloseReason::Overflow);
+            longest.held = HeldInput::NONE;
+        }
         client.act(server);
         server.act(client);
         client.see_end();
@@ -316,6 +370,8 @@ impl Pair {
     fn check(&self) {
         let queued = self.client.queue.len() + self.server.queue.len();
         assert!(queued <= self.limits.max_queued_total());
+        let held = self.client.held.bytes() + self.server.held.bytes();
+        assert!(held <= self.limits.max_held_total());
         for side in [&self.client, &self.server] {
             let footprint = side.connection.recv.footprint();
             assert!(footprint <= 2 * side.of_frame + size_of::<Vec<u8>>());
@@ -323,7 +379,8 @@ impl Pair {
             if side.closed.is_some() {
                 assert!(side.queue.is_empty());
             } else {
-                let deadline = side.connection.poll_timeout(false, &self.limits);
+                let has_unread = !side.undelivered.is_empty();
+                let deadline = side.connection.poll_timeout(has_unread, &self.limits);
                 assert!(deadline > self.now, "a clock that ran out has been heeded");
             }
         }
@@ -335,7 +392,7 @@ impl Pair {
     }
 
     /// Lets the wires run dry and time pass until both have closed.
-    fn finish(mut self) {
+    fn finish(mut self) -> [CloseReason; 2] {
         self.step(Step::Connect);
         for side in [true, false] {
             self.step(Step::Resume(side));
@@ -352,8 +409,6 @@ impl Pair {
             self.step(Step::Pass(255));
             self.check();
         }
-        for side in [&self.client, &self.server] {
-            assert!(side.closed.is_some(), "both have closed");
-        }
+        [&self.client, &self.server].map(|side| side.closed.expect("both have closed"))
     }
 }

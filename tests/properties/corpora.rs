@@ -1,16 +1,24 @@
 //! What the fuzzers have kept, tried again: every committed input of every target.
 
-use std::path::PathBuf;
+use cubenet_core::{CloseReason, FrameError, Timeout};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The files of a target's corpus, in order.
+fn corpus(target: &str) -> Vec<PathBuf> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let corpus = corpus.join(target);
+    let entries =
+        std::fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
+    let mut inputs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    inputs.sort();
+    inputs
+}
 
 #[test]
 fn every_input_of_every_corpus_passes_its_check() {
-    let corpora = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     for (target, check) in cubenet_fuzz::CHECKS {
-        let corpus = corpora.join(target);
-        let entries = std::fs::read_dir(&corpus)
-            .unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
-        let mut inputs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-        inputs.sort();
+        let inputs = corpus(target);
         assert!(inputs.len() > 10, "{target} has a corpus");
         for input in inputs {
             let bytes = std::fs::read(&input).unwrap();
@@ -18,6 +26,33 @@ fn every_input_of_every_corpus_passes_its_check() {
             assert!(outcome.is_ok(), "{target} fails on {}", input.display());
         }
     }
+}
+
+#[test]
+fn the_corpus_of_pairs_reaches_every_reason_to_close() {
+    let inputs = corpus("pair");
+    let bytes = inputs.iter().map(|input| std::fs::read(input).unwrap());
+    let reasons = bytes.filter_map(|bytes| cubenet_fuzz::pair::run(&bytes));
+    let reached: BTreeSet<&str> = reasons.flatten().map(CloseReason::name).collect();
+    let expected = [
+        CloseReason::Local,
+        CloseReason::Peer,
+        CloseReason::Truncated,
+        CloseReason::Reset,
+        CloseReason::Timeout(Timeout::Connect),
+        CloseReason::Timeout(Timeout::Frame),
+        CloseReason::Timeout(Timeout::FirstMessage),
+        CloseReason::Timeout(Timeout::Idle),
+        CloseReason::Timeout(Timeout::WriteStall),
+        CloseReason::Timeout(Timeout::Drain),
+        CloseReason::Protocol(FrameError::TooLong {
+            declared: 1,
+            limit: 0,
+        }),
+        CloseReason::Overflow,
+    ];
+    let expected: BTreeSet<&str> = expected.into_iter().map(CloseReason::name).collect();
+    assert_eq!(reached, expected);
 }
 
 #[test]

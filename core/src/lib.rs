@@ -31,6 +31,7 @@
 //! | input held in memory, and when a connection is closed for it | [`connection::held`] |
 //! | the life of a datagram connection | [`connection::datagram`] |
 //! | many peers on one datagram socket | [`demux`] |
+//! | layers between transport and framing, such as TLS | `layer` |
 //! | every bound, with its default | [`limits`], [`budgets`] |
 //! | bounds on one peer address | `address` |
 
@@ -54,6 +55,8 @@ pub mod frame;
 #[cfg(feature = "alloc")]
 mod handle;
 pub mod handler;
+#[cfg(feature = "alloc")]
+pub mod layer;
 pub mod limits;
 pub mod message;
 mod metrics;
@@ -85,6 +88,8 @@ pub use frame::FrameError;
 #[cfg(feature = "alloc")]
 pub use handle::Handle;
 pub use handler::{Handler, Link, TransportError};
+#[cfg(feature = "alloc")]
+pub use layer::{Ends, Identity, Layer, LayerError, LayerState, Layered, MakeLayer, Stack};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
 pub use metrics::Metrics;

@@ -78,8 +78,18 @@ crate::settings! {
     /// dropped. This side still sends one when it closes.
     empty_datagram_closes, with_empty_datagram_closes: bool = true;
 
-    /// How long the peer may take to complete the handshake. Default 10 s: two retransmissions
-    /// of a SYN.
+    /// Connections whose layers are in their handshake at the same time, of all listeners and
+    /// connects together. A connection over it is refused. Default 10,000: a handshake holds some
+    /// kilobytes, and peers that begin one and never go on are gone after
+    /// [`handshake_timeout`](Limits::handshake_timeout).
+    max_handshakes, with_max_handshakes: usize = 10_000;
+
+    /// How long the peer may take to complete the handshake of the layers, such as that of TLS.
+    /// Default 10 s. For connections with layers only.
+    handshake_timeout, with_handshake_timeout: Duration = Duration::from_secs(10);
+
+    /// How long the peer may take to complete the handshake of the transport. Default 10 s: two
+    /// retransmissions of a SYN.
     connect_timeout, with_connect_timeout: Duration = Duration::from_secs(10);
 
     /// How long a frame may take from its first byte to its last. Default 30 s: 64 KB at
@@ -157,6 +167,7 @@ impl Limits {
         let counts = [
             ("max_connections", self.max_connections),
             ("max_peers", self.max_peers),
+            ("max_handshakes", self.max_handshakes),
         ];
         for (limit, count) in counts {
             if count == 0 {
@@ -165,6 +176,7 @@ impl Limits {
         }
         let durations = [
             ("connect_timeout", self.connect_timeout),
+            ("handshake_timeout", self.handshake_timeout),
             ("frame_timeout", self.frame_timeout),
             ("first_message_timeout", self.first_message_timeout),
             ("stream_idle_timeout", self.stream_idle_timeout),

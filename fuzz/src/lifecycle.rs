@@ -16,13 +16,25 @@ use std::time::Duration;
 #[derive(Arbitrary, Debug)]
 struct Scenario {
     datagrams: bool,
-    connecting: bool,
+    begin: Begin,
     steps: Vec<Step>,
+}
+
+/// How a stream begins.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Begin {
+    Connecting,
+    Accepted,
+    /// Accepted, with layers.
+    Handshaking,
 }
 
 #[derive(Arbitrary, Debug)]
 enum Step {
+    TransportConnected,
     Connected,
+    /// A layer fails.
+    LayerFailed,
     Close,
     Ended(End),
     Failed(Failure),
@@ -46,6 +58,7 @@ fn limits() -> Limits {
         .with_low_watermark(5_000)
         .with_max_queued_total(30_000)
         .with_connect_timeout(Duration::from_millis(400))
+        .with_handshake_timeout(Duration::from_millis(500))
         .with_write_stall_timeout(Duration::from_millis(700))
         .with_drain_timeout(Duration::from_millis(300))
 }
@@ -58,20 +71,22 @@ pub fn check(data: &[u8]) {
     if scenario.datagrams {
         return datagrams(&scenario.steps);
     }
-    against_the_table(scenario.connecting, &scenario.steps);
-    Half::new(scenario.connecting).run(&scenario.steps);
+    against_the_table(scenario.begin, &scenario.steps);
+    Half::new(scenario.begin).run(&scenario.steps);
 }
 
 /// The lifecycle alone, driven by the inputs themselves.
-fn against_the_table(connecting: bool, steps: &[Step]) {
-    let mut lifecycle = if connecting {
-        Lifecycle::connecting()
-    } else {
-        Lifecycle::accepted()
+fn against_the_table(begin: Begin, steps: &[Step]) {
+    let mut lifecycle = match begin {
+        Begin::Connecting => Lifecycle::connecting(),
+        Begin::Accepted => Lifecycle::accepted(),
+        Begin::Handshaking => Lifecycle::handshaking(),
     };
-    let mut model = Model::new(connecting);
+    let mut model = Model::new(lifecycle.state());
     for step in steps {
         let input = match step {
+            Step::TransportConnected => Input::TransportConnected,
+            Step::LayerFailed => Input::Violated(CloseReason::Layer),
             Step::Connected => Input::Connected,
             Step::Close => Input::Close,
             Step::Ended(end) => end.input(),
@@ -142,7 +157,11 @@ fn datagrams(steps: &[Step]) {
             }
             Step::Written(byte) => queued -= length(byte).min(queued),
             Step::Flushed => queued = 0,
-            Step::Connected | Step::Milliseconds(_) | Step::Acknowledged => {}
+            Step::TransportConnected
+            | Step::Connected
+            | Step::LayerFailed
+            | Step::Milliseconds(_)
+            | Step::Acknowledged => {}
         }
         if half.poll_action(queued) == Action::SendFin {
             assert!(closing && lost.is_none());
@@ -180,16 +199,16 @@ struct Half {
 }
 
 impl Half {
-    fn new(connecting: bool) -> Self {
-        let (half, since) = if connecting {
-            (SendHalf::connecting(Instant::ZERO), Instant::ZERO)
-        } else {
-            (SendHalf::accepted(), Instant::NEVER)
+    fn new(begin: Begin) -> Self {
+        let (half, since) = match begin {
+            Begin::Connecting => (SendHalf::connecting(Instant::ZERO), Instant::ZERO),
+            Begin::Accepted => (SendHalf::accepted(), Instant::NEVER),
+            Begin::Handshaking => (SendHalf::handshaking(Instant::ZERO), Instant::ZERO),
         };
         Half {
             limits: limits(),
+            model: Model::new(half.state()),
             sending: half,
-            model: Model::new(connecting),
             since,
             owed: false,
             lossy: false,
@@ -203,7 +222,9 @@ impl Half {
         for step in steps {
             let closed = self.model.close_reason();
             match *step {
+                Step::TransportConnected => self.transport_connected(),
                 Step::Connected => self.connected(),
+                Step::LayerFailed => self.layer_failed(),
                 Step::Close => {
                     self.sending.close(self.now);
                     self.drain(Input::Close);
@@ -260,6 +281,7 @@ impl Half {
     fn deadline(&self) -> Instant {
         self.since.after(match self.model.state {
             State::Connecting => self.limits.connect_timeout(),
+            State::Handshaking => self.limits.handshake_timeout(),
             State::Open => self.limits.write_stall_timeout(),
             _ => self.limits.drain_timeout(),
         })
@@ -267,11 +289,29 @@ impl Half {
 
     fn connected(&mut self) {
         let opens = self.sending.handle_connected();
-        assert_eq!(opens, self.model.state == State::Connecting);
+        let was = self.model.state;
+        assert_eq!(opens, matches!(was, State::Connecting | State::Handshaking));
         self.model.handle(Input::Connected);
         if opens {
             self.since = Instant::NEVER;
         }
+    }
+
+    fn transport_connected(&mut self) {
+        self.sending.handle_transport_connected(self.now);
+        if self.model.state == State::Connecting {
+            self.since = self.now;
+        }
+        self.model.handle(Input::TransportConnected);
+    }
+
+    fn layer_failed(&mut self) {
+        self.sending.handle_layer_failure(self.now);
+        self.drain(Input::Violated(if self.model.state.is_handshaking() {
+            CloseReason::Handshake
+        } else {
+            CloseReason::Layer
+        }));
     }
 
     fn ended(&mut self, end: End) {
@@ -296,13 +336,15 @@ impl Half {
         let size = len + HEADER_LEN;
         let answer = self.sending.admit(len, backlog, &self.limits);
         let expected = match self.model.state {
-            State::Connecting | State::Open if len > 5_000 => {
-                Err(SendError::TooLong { len, limit: 5_000 })
+            State::Connecting | State::Handshaking | State::Open => {
+                if len > 5_000 {
+                    Err(SendError::TooLong { len, limit: 5_000 })
+                } else if self.queued > 0 && self.queued + size > 20_000 {
+                    Err(SendError::Full)
+                } else {
+                    Ok((len as u16).to_be_bytes())
+                }
             }
-            State::Connecting | State::Open if self.queued > 0 && self.queued + size > 20_000 => {
-                Err(SendError::Full)
-            }
-            State::Connecting | State::Open => Ok((len as u16).to_be_bytes()),
             _ => Err(SendError::Closed),
         };
         assert_eq!(answer, expected);
@@ -315,7 +357,8 @@ impl Half {
     }
 
     fn written(&mut self, count: usize) {
-        if self.model.state.is_connecting() {
+        let state = self.model.state;
+        if state.is_connecting() || state.is_handshaking() {
             return;
         }
         let taken = count.min(self.queued);
@@ -346,6 +389,7 @@ impl Half {
         }
         let timeout = match self.model.state {
             State::Connecting => Timeout::Connect,
+            State::Handshaking => Timeout::Handshake,
             State::Open => Timeout::WriteStall,
             _ => Timeout::Drain,
         };

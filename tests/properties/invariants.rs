@@ -153,7 +153,8 @@ proptest! {
             if after == State::Open {
                 prop_assert!(opened || input == Input::Connected);
                 opened = true;
-                prop_assert!(matches!(before, State::Open | State::Connecting));
+                prop_assert!(lifecycle.was_open());
+                prop_assert!(before.accepts_messages());
             }
             if let Some(reason) = closed {
                 prop_assert_eq!(lifecycle.close_reason(), Some(reason));
@@ -303,13 +304,17 @@ fn input() -> impl Strategy<Value = Input> {
     };
     let ended = prop_oneof![Just(CloseReason::Peer), Just(CloseReason::Truncated)];
     prop_oneof![
+        Just(Input::TransportConnected),
         Just(Input::Connected),
         Just(Input::Close),
         ended.prop_map(Input::Fin),
-        Just(Input::Violated(FrameError::TooLong {
-            declared: 2,
-            limit: 1
-        })),
+        Just(Input::Violated(CloseReason::Protocol(
+            FrameError::TooLong {
+                declared: 2,
+                limit: 1
+            }
+        ))),
+        Just(Input::Violated(CloseReason::Layer)),
         Just(Input::Flushed),
         Just(Input::Acknowledged),
         reason().prop_map(Input::Failed),

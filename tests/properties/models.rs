@@ -53,8 +53,9 @@ impl ReferenceStateMachine for LifecycleModel {
     type Transition = Input;
 
     fn init_state() -> BoxedStrategy<Self::State> {
-        any::<bool>()
-            .prop_map(|connecting| LifecycleModel(Row::new(connecting)))
+        let begin = [State::Connecting, State::Handshaking, State::Open];
+        prop::sample::select(begin.to_vec())
+            .prop_map(|begin| LifecycleModel(Row::new(begin)))
             .boxed()
     }
 
@@ -68,10 +69,11 @@ impl ReferenceStateMachine for LifecycleModel {
             Just(CloseReason::Overflow),
         ];
         prop_oneof![
+            3 => Just(Input::TransportConnected),
             3 => Just(Input::Connected),
             2 => Just(Input::Close),
             2 => ended.prop_map(Input::Fin),
-            1 => Just(Input::Violated(VIOLATION)),
+            1 => Just(Input::Violated(CloseReason::Protocol(VIOLATION))),
             2 => Just(Input::Flushed),
             1 => Just(Input::Acknowledged),
             1 => failed.prop_map(Input::Failed),
@@ -97,6 +99,7 @@ impl StateMachineTest for LifecycleTest {
     fn init_test(LifecycleModel(model): &LifecycleModel) -> Self {
         let lifecycle = match model.state {
             State::Connecting => Lifecycle::connecting(),
+            State::Handshaking => Lifecycle::handshaking(),
             _ => Lifecycle::accepted(),
         };
         LifecycleTest {
@@ -118,7 +121,7 @@ impl StateMachineTest for LifecycleTest {
 #[test]
 fn the_lifecycle_follows_its_table_and_every_row_of_it_is_reached() {
     run::<LifecycleTest>(30);
-    let mut coverage = b"times | state      | input       | next\n".to_vec();
+    let mut coverage = b"times | state              | input              | next\n".to_vec();
     for (row, hits) in TABLE.iter().zip(&HITS) {
         let _ = writeln!(coverage, "{:>5} | {row}", hits.load(Relaxed));
     }

@@ -1,7 +1,9 @@
 //! How a stream connection opens and closes: every state, every input, one table.
 //!
 //! A connection begins as `Connecting` (this side connects) or `Open` (this side accepted it).
-//! It ends as `Closed`, once, with one [`CloseReason`].
+//! With [layers](crate::layer) such as TLS between the transport and the framing, it is
+//! `Handshaking` before it is `Open`, on both sides. It ends as `Closed`, once, with one
+//! [`CloseReason`].
 //!
 //! A close delivers first what `send` has accepted. A local `close`, a FIN of the peer and a
 //! violation of the framing all lead to `Draining`: nothing more is received or accepted, and
@@ -11,8 +13,8 @@
 //! After a local `close` there is one state more. The operating system resets a socket that is
 //! closed while its peer still sends, and a reset can overtake data on its way to the peer. So
 //! the driver sends a FIN and waits in `Finishing` for the FIN of the peer. The same holds after
-//! a violation of the framing: the peer has not sent a FIN, and what it still sends must be read
-//! and dropped.
+//! a violation: the peer has not sent a FIN, and what it still sends must be read and dropped. A
+//! violation is a frame, a record or a handshake that breaks its protocol.
 //!
 //! A driver that stops need not wait in `Finishing` longer than until the peer's transport
 //! has acknowledged everything, this side's FIN included (`Acknowledged`).
@@ -20,14 +22,26 @@
 //! | state | input | next |
 //! | --- | --- | --- |
 //! | `Connecting` | `Connected` | `Open` |
+//! | `Connecting` | `TransportConnected` | `Handshaking` |
 //! | `Connecting` | `Close` | `ClosingEarly`, to end as `Local` |
 //! | `Connecting` | `Failed(reason)` | `Closed(reason)` |
 //! | `ClosingEarly` | `Connected` | `Draining` |
+//! | `ClosingEarly` | `TransportConnected` | `ClosingInHandshake` |
 //! | `ClosingEarly` | `Flushed` | `Closed(Local)` |
 //! | `ClosingEarly` | `Failed(reason)` | `Closed(reason)` |
+//! | `Handshaking` | `Connected` | `Open` |
+//! | `Handshaking` | `Close` | `ClosingInHandshake`, to end as `Local` |
+//! | `Handshaking` | `Violated(reason)` | `Draining`, to end as that reason |
+//! | `Handshaking` | `Fin` | `Closed(Handshake)` |
+//! | `Handshaking` | `Failed(reason)` | `Closed(reason)` |
+//! | `ClosingInHandshake` | `Connected` | `Draining` |
+//! | `ClosingInHandshake` | `Flushed` | `Closed(Local)` |
+//! | `ClosingInHandshake` | `Violated(reason)` | `Draining`, to end as that reason |
+//! | `ClosingInHandshake` | `Fin` | `Closed(Handshake)` |
+//! | `ClosingInHandshake` | `Failed(reason)` | `Closed(reason)` |
 //! | `Open` | `Close` | `Draining`, to end as `Local` |
 //! | `Open` | `Fin(reason)` | `Draining`, to end as that reason |
-//! | `Open` | `Violated(error)` | `Draining`, to end as `Protocol(error)` |
+//! | `Open` | `Violated(reason)` | `Draining`, to end as that reason |
 //! | `Open` | `Failed(reason)` | `Closed(reason)` |
 //! | `Draining` | `Fin` | `Draining`; `Finishing` will be passed over |
 //! | `Draining` | `Flushed`, the peer's FIN is still to come | `Finishing` |
@@ -52,6 +66,11 @@ pub enum State {
     Connecting,
     /// This side closed before the peer had answered. What is queued is sent once it has.
     ClosingEarly,
+    /// The transport is connected, and the layers agree with those of the peer. Messages can be
+    /// queued.
+    Handshaking,
+    /// This side closed in the handshake of the layers. What is queued is sent after it.
+    ClosingInHandshake,
     /// Messages go both ways.
     Open,
     /// Nothing more is received or accepted; the queue is written out.
@@ -63,10 +82,25 @@ pub enum State {
 }
 
 impl State {
+    /// The state of which `number` is the number, for a driver that keeps a copy in an atomic.
+    #[inline]
+    pub const fn from_u8(number: u8) -> Self {
+        match number {
+            0 => State::Connecting,
+            1 => State::ClosingEarly,
+            2 => State::Handshaking,
+            3 => State::ClosingInHandshake,
+            4 => State::Open,
+            5 => State::Draining,
+            6 => State::Finishing,
+            _ => State::Closed,
+        }
+    }
+
     /// Whether the application may send.
     #[inline]
     pub const fn accepts_messages(self) -> bool {
-        matches!(self, State::Connecting | State::Open)
+        matches!(self, State::Connecting | State::Handshaking | State::Open)
     }
 
     /// Whether the peer has yet to answer: there is nothing to read, and nothing can be written.
@@ -78,7 +112,16 @@ impl State {
     /// Whether the transport is connected, so that bytes can be written and read.
     #[inline]
     pub const fn is_connected(self) -> bool {
-        matches!(self, State::Open | State::Draining | State::Finishing)
+        !matches!(
+            self,
+            State::Connecting | State::ClosingEarly | State::Closed
+        )
+    }
+
+    /// Whether the layers have yet to agree with those of the peer: what arrives is for them.
+    #[inline]
+    pub const fn is_handshaking(self) -> bool {
+        matches!(self, State::Handshaking | State::ClosingInHandshake)
     }
 }
 
@@ -86,16 +129,19 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Input {
-    /// The peer completed the handshake.
+    /// The transport is connected, and its layers begin their handshake.
+    TransportConnected,
+    /// The peer completed the handshake: that of the transport, and those of the layers.
     Connected,
     /// The application asked to deliver what was sent and then close.
     Close,
     /// The peer's FIN: [`CloseReason::Peer`] between two frames, [`CloseReason::Truncated`]
     /// inside one.
     Fin(CloseReason),
-    /// The peer broke the framing. Its bytes can no longer be decoded, but its direction is
-    /// still open, and it may still read.
-    Violated(FrameError),
+    /// The peer broke the protocol: of the framing ([`CloseReason::Protocol`]), of a layer
+    /// ([`CloseReason::Layer`]) or of its handshake ([`CloseReason::Handshake`]). Its bytes can no
+    /// longer be decoded, but its direction is still open, and it may still read.
+    Violated(CloseReason),
     /// Nothing waits to be sent any more.
     Flushed,
     /// The peer's transport has acknowledged everything that was sent, this side's FIN
@@ -121,8 +167,15 @@ pub enum CloseReason {
     Refused,
     /// Something took too long.
     Timeout(Timeout),
-    /// The peer broke the protocol.
+    /// The peer broke the protocol of the framing.
     Protocol(FrameError),
+    /// The peer broke the protocol of a layer after its handshake, for instance by a damaged TLS
+    /// record. The driver logs how.
+    Layer,
+    /// The layers did not agree with those of the peer: it speaks another protocol, one side
+    /// refused the other's certificate, or it closed meanwhile. The driver logs which, and
+    /// [`ConnectError`](crate::ConnectError) has it as its source.
+    Handshake,
     /// A bound on memory was reached and this connection was closed for it.
     Overflow,
     /// The handler panicked.
@@ -135,8 +188,10 @@ pub enum CloseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {
-    /// The peer did not complete the handshake.
+    /// The peer did not complete the handshake of the transport.
     Connect,
+    /// The peer did not complete the handshake of a layer.
+    Handshake,
     /// A frame began and did not end.
     Frame,
     /// The peer of an accepted stream did not begin its first message.
@@ -151,7 +206,7 @@ pub enum Timeout {
 
 impl CloseReason {
     /// How many kinds of reason there are: every timeout counts as one.
-    const KINDS: usize = 15;
+    const KINDS: usize = 18;
 
     /// A number below [`CloseReason::KINDS`] for each kind of reason, to count by.
     const fn kind(self) -> usize {
@@ -171,6 +226,9 @@ impl CloseReason {
             CloseReason::Panicked => 12,
             CloseReason::Io => 13,
             CloseReason::Timeout(Timeout::FirstMessage) => 14,
+            CloseReason::Layer => 15,
+            CloseReason::Handshake => 16,
+            CloseReason::Timeout(Timeout::Handshake) => 17,
         }
     }
 
@@ -196,6 +254,9 @@ impl CloseReason {
         "panicked",
         "io",
         "first message timeout",
+        "layer",
+        "handshake",
+        "handshake timeout",
     ];
 }
 
@@ -240,6 +301,9 @@ impl fmt::Display for CloseReason {
             CloseReason::Reset => "reset by the peer",
             CloseReason::Refused => "no socket listens at the peer's address",
             CloseReason::Timeout(Timeout::Connect) => "the peer did not answer in time",
+            CloseReason::Timeout(Timeout::Handshake) => {
+                "the peer did not complete the handshake in time"
+            }
             CloseReason::Timeout(Timeout::Frame) => "a frame began and did not end in time",
             CloseReason::Timeout(Timeout::FirstMessage) => "the peer connected and sent no message",
             CloseReason::Timeout(Timeout::Idle) => "the peer was idle too long",
@@ -248,6 +312,8 @@ impl fmt::Display for CloseReason {
                 "what was queued at the close was not delivered in time"
             }
             CloseReason::Protocol(error) => return error.fmt(f),
+            CloseReason::Layer => "the peer broke the protocol of a layer",
+            CloseReason::Handshake => "the handshake failed",
             CloseReason::Overflow => {
                 "a bound on memory was reached (`max_queued_total`, `max_held_total` or `max_peers`)"
             }
@@ -281,6 +347,14 @@ impl Lifecycle {
         }
     }
 
+    /// A connection that this side accepted, and whose layers begin their handshake.
+    pub const fn handshaking() -> Self {
+        Lifecycle {
+            state: State::Handshaking,
+            ..Lifecycle::connecting()
+        }
+    }
+
     /// A connection that this side accepted.
     pub const fn accepted() -> Self {
         Lifecycle {
@@ -308,21 +382,33 @@ impl Lifecycle {
 
     /// Lets `input` happen. Returns whether the state changed.
     pub fn handle(&mut self, input: Input) -> bool {
-        use CloseReason::Local;
-        use Input::{Acknowledged, Close, Connected, Failed, Fin, Flushed, Violated};
-        use State::{Closed, ClosingEarly, Connecting, Draining, Finishing, Open};
+        use CloseReason::{Handshake, Local};
+        use Input::{
+            Acknowledged, Close, Connected, Failed, Fin, Flushed, TransportConnected, Violated,
+        };
+        use State::{
+            Closed, ClosingEarly, ClosingInHandshake, Connecting, Draining, Finishing, Handshaking,
+            Open,
+        };
         let (next, reason) = match (self.state, input) {
-            (Connecting, Connected) => (Open, None),
+            (Connecting | Handshaking, Connected) => (Open, None),
+            (Connecting, TransportConnected) => (Handshaking, None),
             (Connecting, Close) => (ClosingEarly, Some(Local)),
-            (ClosingEarly, Connected) => (Draining, self.reason),
+            (ClosingEarly, TransportConnected) => (ClosingInHandshake, self.reason),
+            (Handshaking, Close) => (ClosingInHandshake, Some(Local)),
+            (ClosingEarly | ClosingInHandshake, Connected) => (Draining, self.reason),
+            (Handshaking | ClosingInHandshake, Fin(_)) => (Closed, Some(Handshake)),
             (Open, Close) => (Draining, Some(Local)),
-            (Open, Fin(reason)) => (Draining, Some(reason)),
-            (Open, Violated(error)) => (Draining, Some(CloseReason::Protocol(error))),
-            (Connecting | ClosingEarly | Open | Draining, Failed(reason)) => (Closed, Some(reason)),
-            (Draining, Flushed) if !self.peer_fin => (Finishing, self.reason),
-            (ClosingEarly | Draining, Flushed) | (Finishing, Fin(_) | Failed(_) | Acknowledged) => {
-                (Closed, self.reason)
+            (Open, Fin(reason)) | (Handshaking | ClosingInHandshake | Open, Violated(reason)) => {
+                (Draining, Some(reason))
             }
+            (
+                Connecting | ClosingEarly | Handshaking | ClosingInHandshake | Open | Draining,
+                Failed(reason),
+            ) => (Closed, Some(reason)),
+            (Draining, Flushed) if !self.peer_fin => (Finishing, self.reason),
+            (ClosingEarly | ClosingInHandshake | Draining, Flushed)
+            | (Finishing, Fin(_) | Failed(_) | Acknowledged) => (Closed, self.reason),
             _ => (self.state, self.reason),
         };
         self.was_open |= next == Open;
@@ -333,7 +419,7 @@ impl Lifecycle {
             "a closed connection stays closed"
         );
         debug_assert_eq!(
-            matches!(next, Connecting | Open),
+            next.accepts_messages(),
             reason.is_none(),
             "a connection that closes has a reason"
         );
@@ -384,13 +470,17 @@ mod tests {
             declared: 2,
             limit: 1,
         };
-        let mut lifecycle = after(&[Input::Connected, Input::Violated(error), Input::Flushed]);
+        let mut lifecycle = after(&[
+            Input::Connected,
+            Input::Violated(CloseReason::Protocol(error)),
+            Input::Flushed,
+        ]);
         assert_eq!(lifecycle.state(), State::Finishing);
         lifecycle.handle(PEER);
         assert_eq!(lifecycle.close_reason(), Some(CloseReason::Protocol(error)));
         let ended = after(&[
             Input::Connected,
-            Input::Violated(error),
+            Input::Violated(CloseReason::Protocol(error)),
             PEER,
             Input::Flushed,
         ]);
@@ -437,34 +527,79 @@ mod tests {
 
     #[test]
     fn bytes_go_from_the_handshake_to_the_close() {
-        use State::{Closed, ClosingEarly, Connecting, Draining, Finishing, Open};
-        assert!(
-            [Open, Draining, Finishing]
-                .into_iter()
-                .all(State::is_connected)
-        );
-        assert!(
-            [Connecting, ClosingEarly]
-                .into_iter()
-                .all(State::is_connecting)
-        );
-        let not_connected = [Connecting, ClosingEarly, Closed];
-        assert!(!not_connected.into_iter().any(State::is_connected));
-        let not_connecting = [Open, Draining, Finishing, Closed];
-        assert!(!not_connecting.into_iter().any(State::is_connecting));
+        // Of each state: connecting, handshaking, connected, accepts messages.
+        let states = [
+            (State::Connecting, [true, false, false, true]),
+            (State::ClosingEarly, [true, false, false, false]),
+            (State::Handshaking, [false, true, true, true]),
+            (State::ClosingInHandshake, [false, true, true, false]),
+            (State::Open, [false, false, true, true]),
+            (State::Draining, [false, false, true, false]),
+            (State::Finishing, [false, false, true, false]),
+            (State::Closed, [false, false, false, false]),
+        ];
+        for (state, expected) in states {
+            let is = [
+                state.is_connecting(),
+                state.is_handshaking(),
+                state.is_connected(),
+                state.accepts_messages(),
+            ];
+            assert_eq!(is, expected, "{state:?}");
+            assert_eq!(State::from_u8(state as u8), state);
+        }
     }
 
     #[test]
-    fn messages_are_accepted_until_the_connection_begins_to_close() {
-        let accepting = [State::Connecting, State::Open];
-        assert!(accepting.into_iter().all(State::accepts_messages));
-        let closing = [
-            State::ClosingEarly,
-            State::Draining,
-            State::Finishing,
-            State::Closed,
-        ];
-        assert!(!closing.into_iter().any(State::accepts_messages));
+    fn layers_shake_hands_between_the_transport_and_open() {
+        let began = [Input::TransportConnected];
+        assert_eq!(after(&began).state(), State::Handshaking);
+        let opened = after(&[Input::TransportConnected, Input::Connected]);
+        assert_eq!(opened.state(), State::Open);
+        assert!(opened.was_open());
+        let mut accepted = Lifecycle::handshaking();
+        assert_eq!(accepted.state(), State::Handshaking);
+        assert!(!accepted.was_open());
+        accepted.handle(PEER);
+        assert_eq!(accepted.close_reason(), Some(CloseReason::Handshake));
+    }
+
+    #[test]
+    fn a_handshake_that_fails_is_the_reason_once_the_peer_has_the_alert() {
+        let failed = Input::Violated(CloseReason::Handshake);
+        for begun in [
+            &[Input::TransportConnected][..],
+            &[Input::TransportConnected, CLOSE],
+        ] {
+            let mut lifecycle = after(begun);
+            lifecycle.handle(failed);
+            assert_eq!(lifecycle.state(), State::Draining);
+            lifecycle.handle(Input::Flushed);
+            assert_eq!(lifecycle.state(), State::Finishing);
+            lifecycle.handle(PEER);
+            assert_eq!(lifecycle.close_reason(), Some(CloseReason::Handshake));
+            assert!(!lifecycle.was_open());
+        }
+    }
+
+    #[test]
+    fn a_close_in_the_handshake_still_delivers_what_is_queued() {
+        for closed in [
+            [Input::TransportConnected, CLOSE],
+            [CLOSE, Input::TransportConnected],
+        ] {
+            let mut lifecycle = after(&closed);
+            assert_eq!(lifecycle.state(), State::ClosingInHandshake);
+            let mut unfinished = lifecycle;
+            unfinished.handle(PEER);
+            assert_eq!(unfinished.close_reason(), Some(CloseReason::Handshake));
+            let mut given_up = lifecycle;
+            given_up.handle(Input::Flushed);
+            assert_eq!(given_up.close_reason(), Some(CloseReason::Local));
+            lifecycle.handle(Input::Connected);
+            assert_eq!(lifecycle.state(), State::Draining);
+            assert!(!lifecycle.was_open());
+        }
     }
 
     #[test]
@@ -501,6 +636,12 @@ mod tests {
             (
                 CloseReason::Timeout(Timeout::FirstMessage),
                 "first message timeout",
+            ),
+            (CloseReason::Layer, "layer"),
+            (CloseReason::Handshake, "handshake"),
+            (
+                CloseReason::Timeout(Timeout::Handshake),
+                "handshake timeout",
             ),
         ];
         assert_eq!(reasons.len(), CloseReason::KINDS);

@@ -114,6 +114,8 @@ pub enum Action {
 pub enum Reading {
     /// Read them and deliver the messages in them.
     Deliver,
+    /// Read them and give them to the layers.
+    Handshake,
     /// Leave them in the transport.
     Hold,
     /// Read them and drop them, to find the FIN behind them.
@@ -126,6 +128,7 @@ pub const fn reading(state: State, is_paused: bool) -> Reading {
     match state {
         State::Open if !is_paused => Reading::Deliver,
         State::Open | State::Connecting | State::ClosingEarly => Reading::Hold,
+        State::Handshaking | State::ClosingInHandshake => Reading::Handshake,
         State::Draining | State::Finishing | State::Closed => Reading::Discard,
     }
 }

@@ -63,6 +63,15 @@ impl SendHalf {
         }
     }
 
+    /// The sending half of a connection that this side accepted at `now`, and whose layers begin
+    /// their handshake.
+    pub const fn handshaking(now: Instant) -> Self {
+        SendHalf {
+            lifecycle: Lifecycle::handshaking(),
+            ..SendHalf::connecting(now)
+        }
+    }
+
     /// The sending half of a connection that this side accepted.
     pub const fn accepted() -> Self {
         SendHalf {
@@ -143,6 +152,14 @@ impl SendHalf {
         due
     }
 
+    /// The transport is connected, and its layers begin their handshake, at `now`.
+    pub fn handle_transport_connected(&mut self, now: Instant) {
+        let begins = self.lifecycle.handle(Input::TransportConnected);
+        if begins && self.state() == State::Handshaking {
+            self.since = now;
+        }
+    }
+
     /// The peer completed the handshake. Returns whether the connection is open now.
     pub fn handle_connected(&mut self) -> bool {
         let opens = self.lifecycle.handle(Input::Connected) && self.state() == State::Open;
@@ -172,7 +189,18 @@ impl SendHalf {
     /// The peer broke the framing. What it sends from here on is to be read and dropped until
     /// its FIN comes, or the connection has closed.
     pub fn handle_violation(&mut self, error: FrameError, now: Instant) {
-        self.drain(Input::Violated(error), now);
+        self.drain(Input::Violated(CloseReason::Protocol(error)), now);
+    }
+
+    /// A layer failed. What it has to say to the peer, such as an alert, is delivered; then the
+    /// connection ends as [`CloseReason::Handshake`] or [`CloseReason::Layer`].
+    pub fn handle_layer_failure(&mut self, now: Instant) {
+        let reason = if self.state().is_handshaking() {
+            CloseReason::Handshake
+        } else {
+            CloseReason::Layer
+        };
+        self.drain(Input::Violated(reason), now);
     }
 
     /// An input after which nothing more is accepted. The drain timeout runs from here.
@@ -256,6 +284,7 @@ impl SendHalf {
     fn clock(&self, limits: &Limits) -> (Timeout, Duration) {
         match self.state() {
             State::Connecting => (Timeout::Connect, limits.connect_timeout()),
+            State::Handshaking => (Timeout::Handshake, limits.handshake_timeout()),
             State::Open => (Timeout::WriteStall, limits.write_stall_timeout()),
             _ => (Timeout::Drain, limits.drain_timeout()),
         }
@@ -533,6 +562,41 @@ mod tests {
         let mut aborted = SendHalf::accepted();
         aborted.abort(local);
         assert_eq!(aborted.turn_away(0), Action::Reset(local));
+    }
+
+    #[test]
+    fn a_handshake_has_a_clock_of_its_own() {
+        let limits = limits().with_handshake_timeout(Duration::from_secs(3));
+        let mut half = SendHalf::connecting(second(0));
+        half.handle_transport_connected(second(5));
+        assert_eq!(half.state(), State::Handshaking);
+        assert_eq!(half.poll_timeout(&limits), second(8));
+        let mut opens = SendHalf::handshaking(second(5));
+        assert!(opens.handle_connected());
+        assert_eq!(opens.poll_timeout(&limits), Instant::NEVER);
+        half.handle_timeout(second(8), &limits);
+        let late = CloseReason::Timeout(Timeout::Handshake);
+        assert_eq!(half.poll_action(0), Action::Close(late));
+        let mut closed = SendHalf::connecting(second(0));
+        closed.close(second(4));
+        closed.handle_transport_connected(second(5));
+        assert_eq!(closed.poll_timeout(&limits), second(9), "it drains");
+    }
+
+    #[test]
+    fn the_alert_of_a_layer_that_failed_is_delivered() {
+        let mut half = SendHalf::handshaking(second(0));
+        half.handle_layer_failure(second(1));
+        assert_eq!(half.poll_action(7), Action::Wait);
+        assert_eq!(half.poll_timeout(&limits()), second(6));
+        assert_eq!(half.poll_action(0), Action::SendFin);
+        half.handle_fin_sent();
+        half.handle_fin(CloseReason::Peer, second(2));
+        assert_eq!(half.poll_action(0), Action::Close(CloseReason::Handshake));
+        let mut open = SendHalf::accepted();
+        open.handle_layer_failure(second(1));
+        open.handle_fin(CloseReason::Peer, second(2));
+        assert_eq!(open.poll_action(0), Action::Close(CloseReason::Layer));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::fmt;
 /// An input without its details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// [`Input::TransportConnected`].
+    TransportConnected,
     /// [`Input::Connected`].
     Connected,
     /// [`Input::Close`].
@@ -40,6 +42,8 @@ pub enum When {
 pub enum Because {
     /// This side closed.
     Local,
+    /// The handshake was not completed.
+    Handshake,
     /// The input says.
     Given,
     /// It stays as it was.
@@ -72,12 +76,18 @@ const fn row(from: State, on: Kind, when: When, to: State, because: Because) -> 
 }
 
 /// The table: every state, every input. The rows that change nothing are in it too.
-pub const TABLE: [Row; 43] = {
-    use Because::{Given, Kept, Local};
-    use Kind::{Acknowledged, Close, Connected, Failed, Fin, Flushed, Violated};
-    use State::{Closed, ClosingEarly, Connecting, Draining, Finishing, Open};
+pub const TABLE: [Row; 65] = {
+    use Because::{Given, Handshake, Kept, Local};
+    use Kind::{
+        Acknowledged, Close, Connected, Failed, Fin, Flushed, TransportConnected, Violated,
+    };
+    use State::{
+        Closed, ClosingEarly, ClosingInHandshake, Connecting, Draining, Finishing, Handshaking,
+        Open,
+    };
     use When::{Always, FinIsDue, FinIsNotDue};
     [
+        row(Connecting, TransportConnected, Always, Handshaking, Kept),
         row(Connecting, Connected, Always, Open, Kept),
         row(Connecting, Close, Always, ClosingEarly, Local),
         row(Connecting, Fin, Always, Connecting, Kept),
@@ -85,6 +95,13 @@ pub const TABLE: [Row; 43] = {
         row(Connecting, Flushed, Always, Connecting, Kept),
         row(Connecting, Acknowledged, Always, Connecting, Kept),
         row(Connecting, Failed, Always, Closed, Given),
+        row(
+            ClosingEarly,
+            TransportConnected,
+            Always,
+            ClosingInHandshake,
+            Kept,
+        ),
         row(ClosingEarly, Connected, Always, Draining, Kept),
         row(ClosingEarly, Close, Always, ClosingEarly, Kept),
         row(ClosingEarly, Fin, Always, ClosingEarly, Kept),
@@ -92,6 +109,35 @@ pub const TABLE: [Row; 43] = {
         row(ClosingEarly, Flushed, Always, Closed, Kept),
         row(ClosingEarly, Acknowledged, Always, ClosingEarly, Kept),
         row(ClosingEarly, Failed, Always, Closed, Given),
+        row(Handshaking, TransportConnected, Always, Handshaking, Kept),
+        row(Handshaking, Connected, Always, Open, Kept),
+        row(Handshaking, Close, Always, ClosingInHandshake, Local),
+        row(Handshaking, Fin, Always, Closed, Handshake),
+        row(Handshaking, Violated, Always, Draining, Given),
+        row(Handshaking, Flushed, Always, Handshaking, Kept),
+        row(Handshaking, Acknowledged, Always, Handshaking, Kept),
+        row(Handshaking, Failed, Always, Closed, Given),
+        row(
+            ClosingInHandshake,
+            TransportConnected,
+            Always,
+            ClosingInHandshake,
+            Kept,
+        ),
+        row(ClosingInHandshake, Connected, Always, Draining, Kept),
+        row(ClosingInHandshake, Close, Always, ClosingInHandshake, Kept),
+        row(ClosingInHandshake, Fin, Always, Closed, Handshake),
+        row(ClosingInHandshake, Violated, Always, Draining, Given),
+        row(ClosingInHandshake, Flushed, Always, Closed, Kept),
+        row(
+            ClosingInHandshake,
+            Acknowledged,
+            Always,
+            ClosingInHandshake,
+            Kept,
+        ),
+        row(ClosingInHandshake, Failed, Always, Closed, Given),
+        row(Open, TransportConnected, Always, Open, Kept),
         row(Open, Connected, Always, Open, Kept),
         row(Open, Close, Always, Draining, Local),
         row(Open, Fin, Always, Draining, Given),
@@ -99,14 +145,16 @@ pub const TABLE: [Row; 43] = {
         row(Open, Flushed, Always, Open, Kept),
         row(Open, Acknowledged, Always, Open, Kept),
         row(Open, Failed, Always, Closed, Given),
+        row(Draining, TransportConnected, Always, Draining, Kept),
         row(Draining, Connected, Always, Draining, Kept),
         row(Draining, Close, Always, Draining, Kept),
         row(Draining, Fin, Always, Draining, Kept),
         row(Draining, Violated, Always, Draining, Kept),
-        row(Draining, Acknowledged, Always, Draining, Kept),
         row(Draining, Flushed, FinIsDue, Finishing, Kept),
         row(Draining, Flushed, FinIsNotDue, Closed, Kept),
+        row(Draining, Acknowledged, Always, Draining, Kept),
         row(Draining, Failed, Always, Closed, Given),
+        row(Finishing, TransportConnected, Always, Finishing, Kept),
         row(Finishing, Connected, Always, Finishing, Kept),
         row(Finishing, Close, Always, Finishing, Kept),
         row(Finishing, Fin, Always, Closed, Kept),
@@ -114,6 +162,7 @@ pub const TABLE: [Row; 43] = {
         row(Finishing, Flushed, Always, Finishing, Kept),
         row(Finishing, Acknowledged, Always, Closed, Kept),
         row(Finishing, Failed, Always, Closed, Kept),
+        row(Closed, TransportConnected, Always, Closed, Kept),
         row(Closed, Connected, Always, Closed, Kept),
         row(Closed, Close, Always, Closed, Kept),
         row(Closed, Fin, Always, Closed, Kept),
@@ -130,7 +179,7 @@ impl fmt::Display for Row {
             from, on, when, to, ..
         } = self;
         let [from, on, to] = [format!("{from:?}"), format!("{on:?}"), format!("{to:?}")];
-        write!(f, "{from:<12} | {on:<12} | {to:<12}")?;
+        write!(f, "{from:<18} | {on:<18} | {to:<18}")?;
         match when {
             When::Always => Ok(()),
             When::FinIsDue => f.write_str(" | the peer's FIN is to come"),
@@ -152,16 +201,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// A connection to which this side connects, or that it accepted.
-    pub fn new(connecting: bool) -> Self {
+    /// A connection that begins in this state.
+    pub fn new(state: State) -> Self {
         Model {
-            state: if connecting {
-                State::Connecting
-            } else {
-                State::Open
-            },
+            state,
             reason: None,
-            was_open: !connecting,
+            was_open: state == State::Open,
             peer_fin: false,
         }
     }
@@ -188,12 +233,11 @@ impl Model {
         let Row { to, because, .. } = TABLE[at];
         match (because, input) {
             (Because::Local, _) => self.reason = Some(CloseReason::Local),
-            (Because::Given, Input::Fin(reason) | Input::Failed(reason)) => {
-                self.reason = Some(reason);
-            }
-            (Because::Given, Input::Violated(error)) => {
-                self.reason = Some(CloseReason::Protocol(error));
-            }
+            (Because::Handshake, _) => self.reason = Some(CloseReason::Handshake),
+            (
+                Because::Given,
+                Input::Fin(reason) | Input::Failed(reason) | Input::Violated(reason),
+            ) => self.reason = Some(reason),
             _ => {}
         }
         self.was_open |= to == State::Open;
@@ -205,6 +249,7 @@ impl Model {
 
 fn kind(input: Input) -> Kind {
     match input {
+        Input::TransportConnected => Kind::TransportConnected,
         Input::Connected => Kind::Connected,
         Input::Close => Kind::Close,
         Input::Fin(_) => Kind::Fin,
@@ -239,7 +284,7 @@ impl End {
         match self {
             End::Peer => Input::Fin(CloseReason::Peer),
             End::Truncated => Input::Fin(CloseReason::Truncated),
-            End::Protocol => Input::Violated(VIOLATION),
+            End::Protocol => Input::Violated(CloseReason::Protocol(VIOLATION)),
         }
     }
 }

@@ -30,15 +30,6 @@ pub(crate) struct ConnInfo {
     queued: AtomicU32,
 }
 
-const STATES: [State; 6] = [
-    State::Connecting,
-    State::ClosingEarly,
-    State::Open,
-    State::Draining,
-    State::Finishing,
-    State::Closed,
-];
-
 impl ConnInfo {
     pub(crate) fn new(peer: SocketAddr, number: u32, state: State) -> Self {
         ConnInfo {
@@ -65,7 +56,7 @@ impl ConnInfo {
     }
 
     pub(crate) fn state(&self) -> State {
-        STATES[usize::from(self.state.load(Acquire))]
+        State::from_u8(self.state.load(Acquire))
     }
 
     /// Makes the state known. Released, so that a thread that reads it reads no older `queued`.

@@ -272,7 +272,9 @@ impl Stream {
     pub(crate) fn after_io(&mut self, token: usize, resources: &mut WorkerResources) -> bool {
         match self.shared.info().reading() {
             Reading::Discard => self.stop_delivery(token, resources),
-            Reading::Deliver | Reading::Hold => self.follow_pause(token, resources),
+            Reading::Deliver | Reading::Hold | Reading::Handshake => {
+                self.follow_pause(token, resources);
+            }
         }
         if !self.shared.info().is_open() && self.handle_action() {
             return true;

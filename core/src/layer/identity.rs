@@ -1,0 +1,78 @@
+//! What a handshake has shown of a connection.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// What the layers of a connection know of it once their handshake is complete. Everything is absent
+/// that no layer has shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    client_addr: Option<SocketAddr>,
+    server_addr: Option<SocketAddr>,
+    server_name: Option<String>,
+    alpn: Option<Vec<u8>>,
+    protocol: Option<&'static str>,
+    cipher: Option<String>,
+    certificates: Vec<Vec<u8>>,
+}
+
+/// A getter and a setter of an optional part.
+macro_rules! part {
+    ($(#[$doc:meta])* $get:ident, $set:ident, $type:ty, |$value:ident| $borrowed:expr, $returned:ty) => {
+        $(#[$doc])*
+        pub fn $get(&self) -> Option<$returned> {
+            let $value = &self.$get;
+            $borrowed
+        }
+
+        #[doc = concat!("For a layer: sets [`", stringify!($get), "`](Self::", stringify!($get), ").")]
+        pub fn $set(&mut self, value: $type) {
+            self.$get = Some(value);
+        }
+    };
+}
+
+impl Identity {
+    part!(
+        /// The address of the client that connected to a proxy, as the proxy tells it. The peer of the
+        /// connection itself is the proxy.
+        client_addr, set_client_addr, SocketAddr, |value| *value, SocketAddr
+    );
+
+    part!(
+        /// The address that the client connected to, as the proxy tells it.
+        server_addr, set_server_addr, SocketAddr, |value| *value, SocketAddr
+    );
+
+    part!(
+        /// The name of the server that the client asked for (SNI).
+        server_name, set_server_name, String, |value| value.as_deref(), &str
+    );
+
+    part!(
+        /// The application protocol that both agreed on (ALPN).
+        alpn, set_alpn, Vec<u8>, |value| value.as_deref(), &[u8]
+    );
+
+    part!(
+        /// The protocol of the layer and its version, such as `TLS 1.3`.
+        protocol, set_protocol, &'static str, |value| *value, &'static str
+    );
+
+    part!(
+        /// The cipher suite, by its name in the registry of IANA.
+        cipher, set_cipher, String, |value| value.as_deref(), &str
+    );
+
+    /// The certificates that the peer has shown and that were verified, in DER, its own first. Empty
+    /// if it has shown none.
+    pub fn certificates(&self) -> &[Vec<u8>] {
+        &self.certificates
+    }
+
+    /// For a layer: sets [`certificates`](Self::certificates).
+    pub fn set_certificates(&mut self, certificates: Vec<Vec<u8>>) {
+        self.certificates = certificates;
+    }
+}

@@ -9,7 +9,7 @@ use core::error::Error;
 use core::fmt;
 use core::net::SocketAddr;
 
-/// A connect that failed, as [`Handler::connect_failed`](crate::Handler::connect_failed) is told.
+/// A connect that failed, as [`Handler::connect_failed`](crate::Handler::connect_failed) gets it.
 #[derive(Debug)]
 pub struct ConnectError {
     id: ConnectionId,
@@ -63,7 +63,8 @@ impl ConnectError {
         self.peer_addr
     }
 
-    /// Why it failed: `Refused`, `Timeout(Connect)`, or `Local` if this side closed it.
+    /// Why it failed: most often `Refused`, `Timeout(Connect)` or `Handshake`; `Local` if this side
+    /// closed it, or `Timeout(Drain)` if it had, and what it had sent was not delivered in time.
     pub const fn reason(&self) -> CloseReason {
         self.reason
     }

@@ -50,7 +50,7 @@ pub trait Handler {
         let _ = (link, error);
     }
 
-    /// The connection is over. Called exactly once, last. The link still has the peer's
+    /// A connection that was open is over. Called exactly once, last. The link still has the peer's
     /// address; sends on it fail with [`SendError::Closed`].
     fn closed(&mut self, link: &mut dyn Link, reason: CloseReason) {
         let _ = (link, reason);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boxed_handler_is_told_of_a_failed_connect() {
+    fn a_boxed_handler_gets_a_failed_connect() {
         struct Failed(bool);
         impl Handler for Failed {
             fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {}

@@ -31,6 +31,7 @@
 //! | input held in memory, and when a connection is closed for it | [`connection::held`] |
 //! | the life of a datagram connection | [`connection::datagram`] |
 //! | many peers on one datagram socket | [`demux`] |
+//! | how many connections are open | [`open_connections`] |
 //! | layers between transport and framing, such as TLS | `layer` |
 //! | every bound, with its default | [`limits`], [`budgets`] |
 //! | bounds on one peer address | `address` |
@@ -60,7 +61,7 @@ pub mod layer;
 pub mod limits;
 pub mod message;
 mod metrics;
-mod open_connections;
+pub mod open_connections;
 #[cfg(feature = "alloc")]
 pub mod queue;
 mod report;

@@ -129,6 +129,27 @@ pub enum FullPolicy {
 }
 
 impl Limits {
+    /// Every timeout, by its name.
+    const fn timeouts(&self) -> [(&'static str, Duration); 8] {
+        [
+            ("connect_timeout", self.connect_timeout),
+            ("handshake_timeout", self.handshake_timeout),
+            ("frame_timeout", self.frame_timeout),
+            ("first_message_timeout", self.first_message_timeout),
+            ("stream_idle_timeout", self.stream_idle_timeout),
+            ("datagram_idle_timeout", self.datagram_idle_timeout),
+            ("write_stall_timeout", self.write_stall_timeout),
+            ("drain_timeout", self.drain_timeout),
+        ]
+    }
+
+    /// The shortest of the timeouts: how often a driver that looks at its clocks at intervals has to
+    /// do so.
+    pub fn shortest_timeout(&self) -> Duration {
+        let timeouts = self.timeouts().map(|(_, timeout)| timeout);
+        timeouts.into_iter().fold(Duration::MAX, Duration::min)
+    }
+
     /// Whether the bounds fit each other. Drivers ask before they start.
     #[expect(
         clippy::inline_always,
@@ -174,17 +195,7 @@ impl Limits {
                 return error(limit, "it must be at least 1");
             }
         }
-        let durations = [
-            ("connect_timeout", self.connect_timeout),
-            ("handshake_timeout", self.handshake_timeout),
-            ("frame_timeout", self.frame_timeout),
-            ("first_message_timeout", self.first_message_timeout),
-            ("stream_idle_timeout", self.stream_idle_timeout),
-            ("datagram_idle_timeout", self.datagram_idle_timeout),
-            ("write_stall_timeout", self.write_stall_timeout),
-            ("drain_timeout", self.drain_timeout),
-        ];
-        for (limit, duration) in durations {
+        for (limit, duration) in self.timeouts() {
             // The core counts time in microseconds.
             if duration < Duration::from_micros(1) {
                 return error(limit, "it must be at least a microsecond");
@@ -222,6 +233,13 @@ impl core::error::Error for LimitError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_shortest_timeout_is_found() {
+        let limits = Limits::new().with_handshake_timeout(Duration::from_millis(7));
+        assert_eq!(limits.shortest_timeout(), Duration::from_millis(7));
+        assert_eq!(Limits::new().shortest_timeout(), Duration::from_secs(5));
+    }
 
     #[test]
     fn a_driver_names_the_limit_that_it_cannot_keep() {

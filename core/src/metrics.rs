@@ -19,7 +19,7 @@ pub struct Metrics {
     pub accepted: u64,
     /// Connections that this side opened.
     pub connected: u64,
-    /// Connects that failed.
+    /// Connects that failed, or that this side closed before they were complete.
     pub connect_failed: u64,
     /// Connections turned away: by the application, or because the table was full.
     pub refused: u64,

@@ -3,6 +3,12 @@
 use crate::limits::Limits;
 use crate::transport::Transport;
 
+/// Whether one more connection may be opened, where `open` of its transport are.
+#[inline]
+pub const fn may_open(open: usize, limits: &Limits) -> bool {
+    open < limits.max_connections()
+}
+
 /// How many connections of a network are open, those included that are connecting. For a driver
 /// that changes it from one thread at a time.
 ///
@@ -39,7 +45,7 @@ impl OpenConnections {
 
     /// Whether there is room for one more.
     pub const fn has_room(&self, transport: Transport, limits: &Limits) -> bool {
-        self.of(transport) < limits.max_connections()
+        may_open(self.of(transport), limits)
     }
 
     /// Counts one more, if there is room. Returns whether there was.

@@ -6,7 +6,7 @@
 
 use crate::frame::{self, FrameError, HEADER_LEN};
 
-/// What a ring begins with.
+/// What a ring begins with. Exhaustive on purpose: a driver has to do something about each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingFront {
     /// Nothing has arrived since the last look.

@@ -74,8 +74,8 @@ fn run<T: Table<u16>>(mut demux: Demux<u16, T>, mut model: Model, steps: &[Step]
                 admitted,
             } => {
                 let peer = u16::from(peer);
-                let arrival = demux.handle_datagram(&peer, len.into(), now);
-                let answer = model.handle_datagram(peer, len.into(), now);
+                let arrival = demux.handle_datagram(&peer, len.into(), true, now);
+                let answer = model.handle_datagram(peer, len.into(), true, now);
                 assert_eq!(Model::answer(arrival, |slot| demux.peer(slot)), answer);
                 arrived(&mut demux, &mut model, peer, arrival, admitted, now);
             }
@@ -101,12 +101,11 @@ fn run<T: Table<u16>>(mut demux: Demux<u16, T>, mut model: Model, steps: &[Step]
         assert_eq!(demux.len(), model.len());
         assert_eq!(demux.is_empty(), model.is_empty());
         assert_eq!(demux.poll_timeout(), model.poll_timeout());
-        for recognised in [false, true] {
-            let answer = Model::answer(demux.newcomer(recognised, now), |slot| demux.peer(slot));
-            assert_eq!(answer, model.newcomer(recognised, now));
+        for (recognised, has_room) in [(false, true), (true, true), (false, false)] {
+            let arrival = demux.newcomer(recognised, has_room, now);
+            let answer = Model::answer(arrival, |slot| demux.peer(slot));
+            assert_eq!(answer, model.newcomer(recognised, has_room, now));
         }
-        let evictable = demux.evictable(now).map(|slot| demux.peer(slot));
-        assert_eq!(evictable, model.evictable(now).map(Some));
     }
     // Whatever is there can be taken out again, and nothing is left.
     let peers: Vec<u16> = model.peers().collect();

@@ -203,7 +203,7 @@ impl Side {
         let mut delivered = false;
         while self.connection.reading() == Reading::Deliver {
             let before = piece.len();
-            let Connection { recv, send } = &mut self.connection;
+            let Connection { recv, send, .. } = &mut self.connection;
             match recv.handle_input(&mut piece, now) {
                 Ok(Some(message)) => {
                     let sent = from.accepted.pop_front();

@@ -82,7 +82,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ("what arrives during a pause is dropped", pause),
     (
         "a connect over UDP is connected at once, before an answer",
-        call,
+        connect,
     ),
     (
         "a connect to a port without a socket gets the error `Unreachable` and stays open",
@@ -485,7 +485,7 @@ fn pause(harness: &dyn Harness) {
     scene.until("it is received", || pair.server.messages() == [b"received"]);
 }
 
-fn call(harness: &dyn Harness) {
+fn connect(harness: &dyn Harness) {
     let scene = Scene::new(harness);
     let raw = harness.raw_datagrams();
     let (connection, client) = scene.connect(Udp, raw.local_addr(), ignore);

@@ -46,7 +46,10 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         pause_in_callback,
     ),
     ("a paused connection still sends", sends_paused),
-    ("a paused connection does not close as idle", paused_silence),
+    (
+        "a paused connection does not close as idle",
+        paused_and_idle,
+    ),
     (
         "a FIN that arrives during a pause is handled after it",
         paused_end,
@@ -297,7 +300,7 @@ fn sends_paused(harness: &dyn Harness) {
     });
 }
 
-fn paused_silence(harness: &dyn Harness) {
+fn paused_and_idle(harness: &dyn Harness) {
     let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(300));
     let scene = Scene::with(harness, limits);
     let pair = scene.pair(Tcp, ignore);

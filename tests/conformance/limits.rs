@@ -55,7 +55,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
     ),
     (
         "a connect over `max_connections` is refused with an error",
-        too_many_calls,
+        too_many_connects,
     ),
 ];
 
@@ -266,7 +266,7 @@ fn room_again(harness: &dyn Harness) {
     }
 }
 
-fn too_many_calls(harness: &dyn Harness) {
+fn too_many_connects(harness: &dyn Harness) {
     let scene = Scene::connecting_with(harness, few());
     let (address, _) = scene.listen(Tcp, ignore);
     let (first, _) = scene.connect(Tcp, address, ignore);

@@ -129,7 +129,7 @@ impl Storm {
         let of_server = Arc::clone(&ends);
         let accepted = move |connection: &Connection| {
             let end = &mut of_server.lock().unwrap()[1];
-            // A call that was answered twice, or a forged peer: one of them is the other end.
+            // A SYN that was answered twice, or a forged peer: one of them is the other end.
             if end.connection.is_some() {
                 return None;
             }
@@ -229,7 +229,7 @@ impl Storm {
             self.perform(Deed::Close, own);
         }
         while self.step() {}
-        // The call may be answered only now.
+        // The connect may be answered only now.
         self.perform(Deed::Close, 1);
         while self.step() {}
         let ends = self.ends.lock().unwrap();

@@ -9,7 +9,7 @@ pub struct Late<C, F, H> {
     handler: Option<H>,
 }
 
-/// What `connect` takes, from a closure that is told how the connect went, and returns the handler;
+/// What `connect` takes, from a closure that gets how the connect went, and returns the handler;
 /// `None` closes the connection.
 pub fn late<C, F, H>(connected: F) -> impl FnOnce(&C) -> Late<C, F, H>
 where

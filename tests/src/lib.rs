@@ -25,7 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Event {
     /// It was accepted, or connected.
     Opened(Connection),
-    /// The call was not answered.
+    /// The connect failed.
     Failed(ConnectError),
     /// A message arrived.
     Received(Vec<u8>),
@@ -39,7 +39,7 @@ pub enum Event {
     Dropped,
 }
 
-/// A handler that reports all its callbacks, and does nothing else but what it is told.
+/// A handler that reports all its callbacks, and else does only what `act` says.
 pub struct Reporter {
     events: Sender<Event>,
     act: Act,

@@ -46,7 +46,7 @@ pub const fn may_queue(total: usize, limits: &Limits) -> bool {
     total <= limits.max_queued_total()
 }
 
-/// Whether the handler of a connection in this state is told of an error: once it closes, nothing
+/// Whether the handler of a connection in this state gets errors: once it closes, nothing
 /// but `closed` follows.
 #[inline]
 pub const fn reports_errors(state: State) -> bool {

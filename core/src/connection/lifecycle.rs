@@ -6,7 +6,8 @@
 //! [`CloseReason`].
 //!
 //! A close delivers first what `send` has accepted. A local `close`, a FIN of the peer and a
-//! violation of the framing all lead to `Draining`: nothing more is received or accepted, and
+//! violation of the framing all lead to `Draining` (a `close` before the connection is open, once
+//! it would be): nothing more is received or accepted, and
 //! the queue is written out. A reset, a timeout, a failed transport and a local `abort` lead
 //! straight to `Closed`, and the queue is lost.
 //!

@@ -40,6 +40,7 @@ use crate::time::Instant;
 
 /// Bytes that wait to be sent, as the driver counts them, headers included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Backlog {
     /// On this connection.
     pub own: usize,
@@ -200,6 +201,7 @@ pub fn handle_timeout<D: Framing>(
 
 /// Both halves of a stream connection, for a driver that can own both.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Connection<D> {
     /// The receiving half.
     pub recv: RecvHalf<D>,
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_write_counts_before_silence() {
+    fn a_stalled_write_counts_before_an_idle_peer() {
         let limits = limits();
         let mut connection = accepted();
         connection.send.handle_written(false, 10, second(30));
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_whose_input_has_not_been_delivered_is_not_silent() {
+    fn a_peer_whose_input_has_not_been_delivered_is_not_idle() {
         let limits = limits();
         let mut connection = accepted();
         assert_eq!(connection.poll_timeout(true, &limits), Instant::NEVER);
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_closes_has_no_clock_of_silence() {
+    fn a_connection_that_closes_has_no_idle_clock() {
         let limits = limits();
         let mut connection = accepted();
         connection.close(second(58));
@@ -383,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clocks_of_silence_start_at_the_handshake() {
+    fn the_idle_clock_starts_at_the_handshake() {
         let limits = limits();
         let mut connection = Connection::connecting(RingDecoder::new(), second(0));
         assert_eq!(connection.reading(), Reading::Hold);

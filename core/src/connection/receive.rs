@@ -102,7 +102,7 @@ impl<D: Framing> RecvHalf<D> {
     }
 
     /// The application pauses or resumes delivery. A paused connection has no clocks, since
-    /// silence is not the peer's fault; when it is resumed they start anew. Returns whether
+    /// that the peer seems idle is not its fault; when it is resumed they start anew. Returns whether
     /// that changed anything.
     pub fn set_paused(&mut self, paused: bool, now: Instant) -> bool {
         let changed = paused != self.is_paused;
@@ -113,6 +113,12 @@ impl<D: Framing> RecvHalf<D> {
         changed
     }
 
+    /// The connection closes: nothing more is delivered, so a pause has no meaning any more.
+    /// Returns whether there was one, so that the driver reads on.
+    pub fn end_pause(&mut self) -> bool {
+        core::mem::replace(&mut self.is_paused, false)
+    }
+
     /// Starts the clocks anew.
     pub(super) fn restart(&mut self, now: Instant) {
         self.last_input = now;
@@ -120,7 +126,7 @@ impl<D: Framing> RecvHalf<D> {
     }
 
     /// How long the peer may be idle, and which timeout that is.
-    fn silence(&self, limits: &Limits) -> (Timeout, Duration) {
+    fn idle_limit(&self, limits: &Limits) -> (Timeout, Duration) {
         if self.is_silent && limits.first_message_timeout() < limits.stream_idle_timeout() {
             (Timeout::FirstMessage, limits.first_message_timeout())
         } else {
@@ -138,17 +144,17 @@ impl<D: Framing> RecvHalf<D> {
 
     /// The first moment at which [`RecvHalf::handle_timeout`] would answer.
     pub fn poll_timeout(&self, limits: &Limits) -> Instant {
-        let (_, silence) = self.silence(limits);
-        let idle = self.last_input.after(silence);
+        let (_, allowed) = self.idle_limit(limits);
+        let idle = self.last_input.after(allowed);
         idle.min(self.frame_deadline(limits))
     }
 
     /// What took too long by `now`, if anything did.
     pub fn handle_timeout(&self, now: Instant, limits: &Limits) -> Option<Timeout> {
-        let (timeout, silence) = self.silence(limits);
+        let (timeout, allowed) = self.idle_limit(limits);
         if now >= self.frame_deadline(limits) {
             Some(Timeout::Frame)
-        } else if now >= self.last_input.after(silence) {
+        } else if now >= self.last_input.after(allowed) {
             Some(timeout)
         } else {
             None
@@ -290,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_does_not_time_out_while_paused() {
+    fn an_idle_peer_does_not_time_out_while_paused() {
         let mut half = RecvHalf::connecting(decoder(), second(0));
         feed(&mut half, b"\0\x02a", second(1));
         half.set_paused(true, second(2));
@@ -373,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_in_which_nothing_new_lies_is_silence() {
+    fn a_peer_is_idle_while_nothing_new_lies_in_the_ring() {
         let mut half = RecvHalf::connecting(RingDecoder::new(), second(0));
         assert_eq!(look(&mut half, b"\0\x02a", second(1)), Ok(None));
         assert_eq!(look(&mut half, b"\0\x02a", second(9)), Ok(None));

@@ -52,10 +52,10 @@ pub enum Arrival {
 /// use cubenet_core::{Instant, Limits};
 /// let mut demux = Demux::new(FixedTable::<u16, 8, 8>::new(), (1, 2), &Limits::default());
 /// let now = Instant::ZERO;
-/// assert_eq!(demux.handle_datagram(&7, 10, now), Arrival::Admit);
+/// assert_eq!(demux.handle_datagram(&7, 10, true, now), Arrival::Admit);
 /// let slot = demux.insert(7, now).unwrap();
-/// assert_eq!(demux.handle_datagram(&7, 10, now), Arrival::Deliver(slot));
-/// assert_eq!(demux.handle_datagram(&7, 0, now), Arrival::Close(slot));
+/// assert_eq!(demux.handle_datagram(&7, 10, true, now), Arrival::Deliver(slot));
+/// assert_eq!(demux.handle_datagram(&7, 0, true, now), Arrival::Close(slot));
 /// demux.remove(slot);
 /// assert!(demux.is_empty());
 /// ```
@@ -119,7 +119,13 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
 
     /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it. What it
     /// says of a new peer is [`Demux::newcomer`] of one that no hook recognises.
-    pub fn handle_datagram(&mut self, peer: &P, len: usize, now: Instant) -> Arrival {
+    pub fn handle_datagram(
+        &mut self,
+        peer: &P,
+        len: usize,
+        has_room: bool,
+        now: Instant,
+    ) -> Arrival {
         let known = self.find(peer);
         if let Some(slot) = known {
             self.touch(slot, now);
@@ -129,28 +135,30 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
             Some(slot) if len == 0 && self.empty_closes => Arrival::Close(slot as usize),
             _ if len == 0 => Arrival::Ignore,
             Some(slot) => Arrival::Deliver(slot as usize),
-            None => self.newcomer(false, now),
+            None => self.newcomer(false, has_room, now),
         }
     }
 
     /// What to do with a new peer at `now`: [`Arrival::Admit`], [`Arrival::Evict`] or
     /// [`Arrival::Refuse`]. One that the application recognises may take one of the
-    /// [reserved](Limits::reserved_peers) places.
-    pub fn newcomer(&self, recognised: bool, now: Instant) -> Arrival {
+    /// [reserved](Limits::reserved_peers) places. `has_room` says whether there is room among all
+    /// connections; if not, a peer can still take the place of another, which gives up its place
+    /// among all connections, too.
+    pub fn newcomer(&self, recognised: bool, has_room: bool, now: Instant) -> Arrival {
         let kept = if recognised { 0 } else { self.reserved_peers };
-        if self.len < self.max_peers.saturating_sub(kept) {
+        if has_room && self.len < self.max_peers.saturating_sub(kept) {
             Arrival::Admit
         } else {
             self.evictable(now).map_or(Arrival::Refuse, Arrival::Evict)
         }
     }
 
-    /// The peer to evict at `now` for a new one, if there is no room for it, in the table or in
-    /// the driver: the one that has been idle longest, if [`FullPolicy`] lets it be evicted.
-    pub fn evictable(&self, now: Instant) -> Option<usize> {
+    /// The peer to evict at `now` for a new one: the one that has been idle longest, if
+    /// [`FullPolicy`] lets it be evicted.
+    fn evictable(&self, now: Instant) -> Option<usize> {
         match self.policy {
-            FullPolicy::EvictIdleFor(silence)
-                if self.oldest != NIL && now >= self.oldest_received_at().after(silence) =>
+            FullPolicy::EvictIdleFor(idle)
+                if self.oldest != NIL && now >= self.oldest_received_at().after(idle) =>
             {
                 Some(self.oldest as usize)
             }

@@ -28,7 +28,10 @@ fn filled(policy: FullPolicy) -> Small {
 #[test]
 fn an_empty_datagram_of_an_unknown_peer_builds_nothing() {
     let mut demux = small(FullPolicy::Refuse);
-    assert_eq!(demux.handle_datagram(&1, 0, second(0)), Arrival::Ignore);
+    assert_eq!(
+        demux.handle_datagram(&1, 0, true, second(0)),
+        Arrival::Ignore
+    );
     assert!(demux.is_empty());
 }
 
@@ -36,20 +39,23 @@ fn an_empty_datagram_of_an_unknown_peer_builds_nothing() {
 fn a_datagram_over_the_limit_makes_no_peer_and_is_reported_to_a_known_one() {
     let mut demux = small(FullPolicy::Refuse);
     let long = Limits::default().max_datagram() + 1;
-    let arrival = demux.handle_datagram(&1, long, second(0));
+    let arrival = demux.handle_datagram(&1, long, true, second(0));
     assert_eq!(arrival, Arrival::TooLong(None));
     let slot = demux.insert(1, second(0));
-    let arrival = demux.handle_datagram(&1, long, second(0));
+    let arrival = demux.handle_datagram(&1, long, true, second(0));
     assert_eq!(arrival, Arrival::TooLong(slot));
 }
 
 #[test]
 fn a_full_table_refuses_new_peers_and_serves_the_others() {
     let mut demux = filled(FullPolicy::Refuse);
-    assert_eq!(demux.handle_datagram(&9, 1, second(59)), Arrival::Refuse);
+    assert_eq!(
+        demux.handle_datagram(&9, 1, true, second(59)),
+        Arrival::Refuse
+    );
     assert_eq!(demux.insert(9, second(59)), None);
     assert!(matches!(
-        demux.handle_datagram(&2, 1, second(59)),
+        demux.handle_datagram(&2, 1, true, second(59)),
         Arrival::Deliver(_)
     ));
 }
@@ -86,9 +92,12 @@ fn a_table_in_lent_memory_has_as_much_room_as_that() {
 #[test]
 fn a_full_table_can_evict_the_peer_that_is_idle_longest() {
     let mut demux = filled(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
-    demux.handle_datagram(&1, 1, second(5));
-    assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Refuse);
-    let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, second(12)) else {
+    demux.handle_datagram(&1, 1, true, second(5));
+    assert_eq!(
+        demux.handle_datagram(&9, 1, true, second(11)),
+        Arrival::Refuse
+    );
+    let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, true, second(12)) else {
         panic!("no peer is evicted");
     };
     assert_eq!(demux.peer(slot), Some(2));
@@ -101,8 +110,11 @@ fn a_table_with_fewer_slots_than_peers_allowed_makes_way_too() {
     for peer in 1..=2 {
         demux.insert(peer, second(u64::from(peer))).unwrap();
     }
-    assert_eq!(demux.handle_datagram(&9, 1, second(10)), Arrival::Refuse);
-    let arrival = demux.handle_datagram(&9, 1, second(11));
+    assert_eq!(
+        demux.handle_datagram(&9, 1, true, second(10)),
+        Arrival::Refuse
+    );
+    let arrival = demux.handle_datagram(&9, 1, true, second(11));
     assert!(matches!(arrival, Arrival::Evict(_)), "{arrival:?}");
 }
 
@@ -123,11 +135,17 @@ fn an_idle_peer_has_twice_the_time_while_datagrams_wait() {
 #[test]
 fn a_driver_without_room_can_evict_a_peer_before_the_table_is_full() {
     let mut demux = small(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
-    assert_eq!(demux.evictable(Instant::NEVER), None);
+    let full = demux.newcomer(false, false, Instant::NEVER);
+    assert_eq!(full, Arrival::Refuse, "there is no peer to evict");
     let slot = demux.insert(1, second(1)).unwrap();
-    assert_eq!(demux.handle_datagram(&9, 1, second(11)), Arrival::Admit);
-    assert_eq!(demux.evictable(second(10)), None);
-    assert_eq!(demux.evictable(second(11)), Some(slot));
+    assert_eq!(
+        demux.handle_datagram(&9, 1, true, second(11)),
+        Arrival::Admit
+    );
+    let early = demux.handle_datagram(&9, 1, false, second(10));
+    assert_eq!(early, Arrival::Refuse);
+    let evicts = demux.handle_datagram(&9, 1, false, second(11));
+    assert_eq!(evicts, Arrival::Evict(slot));
 }
 
 #[test]
@@ -139,8 +157,11 @@ fn a_new_peer_takes_the_slot_of_the_peer_it_replaces() {
     assert!(demux.replace(slot, 9, second(4)));
     assert_eq!(demux.len(), 3);
     assert_eq!(demux.peer(slot), Some(9));
-    assert_eq!(demux.handle_datagram(&2, 0, second(4)), Arrival::Ignore);
-    let arrival = demux.handle_datagram(&9, 1, second(5));
+    assert_eq!(
+        demux.handle_datagram(&2, 0, true, second(4)),
+        Arrival::Ignore
+    );
+    let arrival = demux.handle_datagram(&9, 1, true, second(5));
     assert_eq!(arrival, Arrival::Deliver(slot));
     // It is the newest, whatever the age of the other was.
     for (peer, due) in [(1, 61), (3, 63), (9, 65)] {
@@ -155,13 +176,19 @@ fn reserved_places_are_for_peers_that_are_recognised() {
     let limits = Limits::new().with_max_peers(3).with_reserved_peers(1);
     let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
     for peer in 1..=2 {
-        assert_eq!(demux.handle_datagram(&peer, 1, second(0)), Arrival::Admit);
+        assert_eq!(
+            demux.handle_datagram(&peer, 1, true, second(0)),
+            Arrival::Admit
+        );
         demux.insert(peer, second(0)).unwrap();
     }
-    assert_eq!(demux.handle_datagram(&3, 1, second(0)), Arrival::Refuse);
-    assert_eq!(demux.newcomer(true, second(0)), Arrival::Admit);
+    assert_eq!(
+        demux.handle_datagram(&3, 1, true, second(0)),
+        Arrival::Refuse
+    );
+    assert_eq!(demux.newcomer(true, true, second(0)), Arrival::Admit);
     demux.insert(3, second(0)).unwrap();
-    assert_eq!(demux.newcomer(true, second(0)), Arrival::Refuse);
+    assert_eq!(demux.newcomer(true, true, second(0)), Arrival::Refuse);
 }
 
 #[test]
@@ -169,7 +196,10 @@ fn an_empty_datagram_closes_only_if_it_is_to() {
     let limits = Limits::new().with_empty_datagram_closes(false);
     let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
     let slot = demux.insert(1, second(0)).unwrap();
-    assert_eq!(demux.handle_datagram(&1, 0, second(0)), Arrival::Ignore);
+    assert_eq!(
+        demux.handle_datagram(&1, 0, true, second(0)),
+        Arrival::Ignore
+    );
     assert_eq!(demux.peer(slot), Some(1));
 }
 
@@ -191,7 +221,7 @@ fn a_peer_is_not_idle_while_the_driver_is_busy_with_it() {
 #[test]
 fn peers_expire_in_the_order_in_which_they_last_sent() {
     let mut demux = filled(FullPolicy::Refuse);
-    demux.handle_datagram(&1, 1, second(10));
+    demux.handle_datagram(&1, 1, true, second(10));
     for (peer, due) in [(2, 62), (3, 63), (1, 70)] {
         assert_eq!(demux.poll_timeout(), second(due));
         assert_eq!(demux.handle_timeout(second(due - 1)), None);
@@ -230,7 +260,7 @@ fn a_growing_table_has_as_many_heads_as_peers_and_gives_its_memory_back() {
     let used = demux.table.heads().iter().filter(|head| **head != NIL);
     assert!(used.count() > 500);
     for (peer, slot) in slots.iter().enumerate() {
-        let arrival = demux.handle_datagram(&(peer as u16), 1, second(0));
+        let arrival = demux.handle_datagram(&(peer as u16), 1, true, second(0));
         assert_eq!(arrival, Arrival::Deliver(*slot));
     }
     for slot in slots {
@@ -260,7 +290,7 @@ fn a_fixed_table_keeps_its_heads_for_any_number_of_peers() {
     }
     for (peer, slot) in slots.iter().enumerate() {
         let known = demux.peer(*slot).is_some();
-        let arrival = demux.handle_datagram(&(peer as u16), 1, second(0));
+        let arrival = demux.handle_datagram(&(peer as u16), 1, true, second(0));
         assert_eq!(known, arrival == Arrival::Deliver(*slot));
     }
 }

@@ -14,7 +14,10 @@ pub enum Error {
     /// The limits do not fit each other.
     Limits(LimitError),
     /// The operating system gave no thread, no poll or no random bytes.
-    Start(io::Error),
+    Start {
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The address could not be read or its host name not be resolved.
     Address {
         /// What was given, as far as it can be shown.
@@ -31,7 +34,7 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The connect could not even begin. If one begins and fails, its handler is told:
+    /// The connect could not even begin. If one begins and fails, its handler gets
     /// [`Handler::connect_failed`](cubenet_core::Handler::connect_failed).
     Connect {
         /// On which transport.
@@ -59,7 +62,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Limits(error) => error.fmt(f),
-            Error::Start(_) => f.write_str("cannot start the network"),
+            Error::Start { .. } => f.write_str("cannot start the network"),
             Error::Address { given, .. } => write!(f, "cannot use the address {given}"),
             Error::Listen {
                 transport,
@@ -102,7 +105,7 @@ impl std::error::Error for Error {
         match self {
             // What it says is what its limit error says.
             Error::Limits(error) => error.source(),
-            Error::Start(source)
+            Error::Start { source }
             | Error::Address { source, .. }
             | Error::Listen { source, .. }
             | Error::Connect { source, .. } => Some(source),

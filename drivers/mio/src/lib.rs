@@ -39,8 +39,9 @@
 //! # Closing and stopping
 //!
 //! [`close`](Connection::close) delivers what was sent, then closes; [`abort`](Connection::abort)
-//! does not. Each connection's handler is told [`closed`](Handler::closed) once, with a
-//! [`CloseReason`], and then dropped. [`Network::stop`] closes everything, waits for that, and ends
+//! does not. Each connection's handler gets [`closed`](Handler::closed) once, with a
+//! [`CloseReason`], and is then dropped; that of a connect that was never open gets
+//! [`connect_failed`](Handler::connect_failed) instead. [`Network::stop`] closes everything, waits for that, and ends
 //! the threads; what is not delivered by its deadline is lost. Dropping the last clone of the
 //! [`Network`] stops it without waiting.
 //!

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-/// At most one line a second for each kind of event; how many were left out is told with the
+/// At most one line a second for each kind of event; how many were left out is said with the
 /// next.
 #[derive(Default)]
 pub(crate) struct Rate {

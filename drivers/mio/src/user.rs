@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_told() {
+    fn the_text_of_a_panic_is_found() {
         let panic = catch_panic(|| panic!("at {}", 7)).err().unwrap();
         assert_eq!(panic.text(), "at 7");
         let panic = catch_panic(|| panic!("plain")).err().unwrap();

@@ -114,7 +114,7 @@ fn a_peer_that_does_not_end_after_a_close_is_left_after_the_drain_time() {
 }
 
 #[test]
-fn silence_closes_after_the_idle_time_and_talk_puts_it_off() {
+fn an_idle_peer_is_closed_in_time_and_input_puts_that_off() {
     let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(400));
     let network = network_with(limits);
     let server = Reports::default();
@@ -126,10 +126,10 @@ fn silence_closes_after_the_idle_time_and_talk_puts_it_off() {
         client.send(b"here");
         assert_eq!(server.received(), b"here");
     }
-    let silent_since = Instant::now();
+    let idle_since = Instant::now();
     assert_eq!(server.closed(), CloseReason::Timeout(Timeout::Idle));
-    let silence = silent_since.elapsed();
-    assert!(silence >= Duration::from_millis(390), "{silence:?}");
+    let idle = idle_since.elapsed();
+    assert!(idle >= Duration::from_millis(390), "{idle:?}");
 }
 
 /// Answers short messages alone.
@@ -191,7 +191,7 @@ fn a_fin_behind_more_input_than_one_iteration_takes_is_seen() {
 }
 
 #[test]
-fn a_slow_callback_does_not_make_others_look_silent() {
+fn a_slow_callback_does_not_make_others_look_idle() {
     struct Slow;
     impl Handler for Slow {
         fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
@@ -275,7 +275,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
         .collect();
     // All while the worker is held up; the last of them holds up the answers of those in its
     // batch. Eight are answered in a batch of their own, before, and so is the stream: those
-    // nine are silent for too long.
+    // nine are idle too long.
     client.send(b"slow");
     thread::sleep(Duration::from_millis(100));
     for (nth, socket) in peers.iter().enumerate() {
@@ -294,7 +294,7 @@ fn a_peer_that_was_answered_late_has_its_idle_time_to_speak_again() {
     );
 }
 
-/// The system answers a call after a second, when it tries again: until then the queue of the
+/// The system answers a SYN after a second, when it tries again: until then the queue of the
 /// listener is full.
 #[cfg(target_os = "linux")]
 #[test]
@@ -306,7 +306,7 @@ fn a_connect_that_was_answered_in_time_succeeds_though_that_is_seen_late() {
         .listen(Transport::Tcp, "127.0.0.1:0", takes)
         .unwrap();
     // More connections than a worker takes events at once, all of which have something to say
-    // before the call is answered.
+    // before the SYN is answered.
     raise_descriptors();
     let mut others: Vec<_> = (0..1_200)
         .map(|_| RawClient::connect(server.local_addr()))

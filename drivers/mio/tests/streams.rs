@@ -61,7 +61,7 @@ fn both_ends_can_be_ours_and_hear_each_other_in_order() {
 }
 
 #[test]
-fn what_is_sent_before_the_call_is_answered_is_delivered_even_if_it_is_closed() {
+fn what_is_sent_before_the_connect_is_answered_is_delivered_even_if_it_is_closed() {
     let network = network();
     let server = Reports::default();
     let address = server.listen(&network, Transport::Tcp, ignore);

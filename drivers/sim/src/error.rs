@@ -17,7 +17,10 @@ pub enum Error {
     /// A rate or another number of a fault makes no sense.
     Faults(FaultError),
     /// A network runs on this host already; stop it or let the host crash first.
-    HostInUse(IpAddr),
+    HostInUse {
+        /// Its address.
+        host: IpAddr,
+    },
     /// The address could not be read. Names are not resolved here.
     Address {
         /// What was given.
@@ -95,7 +98,7 @@ impl fmt::Display for Error {
         match self {
             Error::Limits(error) => error.fmt(f),
             Error::Faults(error) => error.fmt(f),
-            Error::HostInUse(host) => write!(
+            Error::HostInUse { host } => write!(
                 f,
                 "a network already runs on {host}; stop it or crash the host first"
             ),

@@ -11,7 +11,10 @@ pub enum Error {
     /// The limits do not fit each other, or not the memory.
     Limits(LimitError),
     /// The memory does not fit together.
-    Memory(&'static str),
+    Memory {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The address cannot be listened on or connected to.
     Address {
         /// On which transport.
@@ -44,7 +47,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Limits(error) => error.fmt(f),
-            Error::Memory(problem) => write!(f, "memory: {problem}"),
+            Error::Memory { problem } => write!(f, "memory: {problem}"),
             Error::Address {
                 transport,
                 address,
@@ -87,7 +90,12 @@ mod tests {
         let address = ([10, 0, 0, 1], 7).into();
         let errors = [
             (Error::from(limits), "`max_message`: too much"),
-            (Error::Memory("no heads"), "memory: no heads"),
+            (
+                Error::Memory {
+                    problem: "no heads",
+                },
+                "memory: no heads",
+            ),
             (
                 Error::Address {
                     transport: Transport::Tcp,

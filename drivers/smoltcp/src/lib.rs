@@ -69,7 +69,8 @@
 //! # Closing and stopping
 //!
 //! [`Link::close`] delivers what was sent, then closes; [`Link::abort`] does not. Each connection's
-//! handler is told [`closed`](Handler::closed) once, with a [`CloseReason`], and then dropped.
+//! handler gets [`closed`](Handler::closed) once, with a [`CloseReason`], and is then dropped; that
+//! of a connect that was never open gets [`connect_failed`](Handler::connect_failed) instead.
 //! [`Network::stop`] closes everything; poll on until [`Network::is_stopped`].
 //!
 //! # Limits

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::id::{MAX_PORTS, MAX_STREAMS};
 use crate::tcp::listeners::Listening;
 use crate::tcp::stream::Stream;
-use crate::udp::memory::PortParts;
+use crate::udp::memory::{DatagramRing, PortParts};
 use crate::udp::peer::{Peer, Remote};
 use crate::udp::port::Port;
 use cubenet_core::demux::Slot;
@@ -86,7 +86,7 @@ impl<H> Memory<'_, H> {
         medium: Medium,
         max_datagram: usize,
     ) -> Result<(), Error> {
-        let wrong = |problem| Err(Error::Memory(problem));
+        let wrong = |problem| Err(Error::Memory { problem });
         let over = |limit, problem| Err(Error::Limits(LimitError::new(limit, problem)));
         let streams = self.streams.slots.len();
         let (receive, transmit) = self.streams.rings();
@@ -279,8 +279,8 @@ impl<H, const PEERS: usize, const DATAGRAMS: usize> PortMemory<H, PEERS, DATAGRA
             peers: &mut self.peers,
             slots: &mut self.slots,
             heads: &mut self.heads,
-            incoming: (incoming, receive),
-            outgoing: (outgoing, transmit),
+            incoming: DatagramRing::new(incoming, receive),
+            outgoing: DatagramRing::new(outgoing, transmit),
         }
     }
 }

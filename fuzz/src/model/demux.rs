@@ -67,7 +67,13 @@ impl Model {
     }
 
     /// A datagram of `len` bytes came from `peer`.
-    pub fn handle_datagram(&mut self, peer: u16, len: usize, now: Instant) -> Answer {
+    pub fn handle_datagram(
+        &mut self,
+        peer: u16,
+        len: usize,
+        has_room: bool,
+        now: Instant,
+    ) -> Answer {
         let known = self.peers.iter().position(|(other, _)| *other == peer);
         if let Some(at) = known {
             self.peers.remove(at);
@@ -78,18 +84,19 @@ impl Model {
             Some(_) if len == 0 && self.limits.empty_datagram_closes() => Answer::Close,
             _ if len == 0 => Answer::Ignore,
             Some(_) => Answer::Deliver,
-            None => self.newcomer(false, now),
+            None => self.newcomer(false, has_room, now),
         }
     }
 
-    /// A new peer sends, which the application recognises or not.
-    pub fn newcomer(&self, recognised: bool, now: Instant) -> Answer {
+    /// A new peer sends, which the application recognises or not, and there is room for it among all
+    /// connections or not.
+    pub fn newcomer(&self, recognised: bool, has_room: bool, now: Instant) -> Answer {
         let kept = if recognised {
             0
         } else {
             self.limits.reserved_peers()
         };
-        if self.peers.len() + kept < self.room {
+        if has_room && self.peers.len() + kept < self.room {
             Answer::Admit
         } else {
             self.evictable(now).map_or(Answer::Refuse, Answer::Evict)
@@ -97,7 +104,7 @@ impl Model {
     }
 
     /// The peer to evict for a new one.
-    pub fn evictable(&self, now: Instant) -> Option<u16> {
+    fn evictable(&self, now: Instant) -> Option<u16> {
         match (self.limits.full_policy(), self.peers.first()) {
             (FullPolicy::EvictIdleFor(silence), Some((oldest, last)))
                 if now >= last.after(silence) =>

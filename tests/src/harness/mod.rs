@@ -268,7 +268,7 @@ pub trait RawDatagrams {
 pub enum Event {
     /// It was accepted, or connected.
     Opened,
-    /// The call was not answered.
+    /// The connect failed.
     Failed(CloseReason),
     /// A message arrived.
     Received(Vec<u8>),
@@ -498,7 +498,7 @@ impl<'a> Scene<'a> {
             }
         });
         let connection = self.client.connect(transport, to, connected);
-        (connection.expect("the call can begin"), log)
+        (connection.expect("the connect can begin"), log)
     }
 
     /// Both ends of an open connection. Over UDP the end that connected has greeted the other.

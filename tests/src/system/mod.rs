@@ -105,7 +105,7 @@ pub fn is_under_way(error: &Error) -> bool {
 /// Bytes of the heap that mio takes to watch one socket.
 pub const BYTES_OF_WATCHED: usize = if cfg!(windows) { 160 } else { 0 };
 
-/// Whether a datagram socket that is bound to every address can be told to which of them a
+/// Whether a datagram socket that is bound to every address can learn to which of them a
 /// datagram was sent; says so if not.
 pub fn tells_destination() -> bool {
     let tells = cfg!(target_os = "linux");

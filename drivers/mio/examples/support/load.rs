@@ -113,7 +113,7 @@ thread_local! {
 }
 
 impl Load {
-    /// Makes the connections; returns once every call was answered, or was not in time, or once
+    /// Makes the connections; returns once every connect was answered, or was not in time, or once
     /// it is to end.
     pub fn connect(network: &Network, plan: &Plan, end: &End) -> Result<Load, Error> {
         let counts = Arc::new(Counts::default());

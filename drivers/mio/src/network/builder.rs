@@ -133,7 +133,9 @@ impl Builder {
         self.limits.validate().map_err(Error::Limits)?;
         self.budgets.validate().map_err(Error::Limits)?;
         let mut key = [0; 16];
-        getrandom::fill(&mut key).map_err(|error| Error::Start(io::Error::other(error)))?;
+        getrandom::fill(&mut key).map_err(|error| Error::Start {
+            source: io::Error::other(error),
+        })?;
         let (low, high) = key.split_at(8);
         let half = |bytes: &[u8]| {
             bytes
@@ -148,7 +150,7 @@ impl Builder {
             (half(low), half(high)),
         );
         let inner = Inner::new(Arc::new(shared));
-        start_threads(inner, self.workers).map_err(Error::Start)
+        start_threads(inner, self.workers).map_err(|source| Error::Start { source })
     }
 }
 

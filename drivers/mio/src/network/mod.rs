@@ -346,7 +346,7 @@ impl fmt::Debug for Network {
     }
 }
 
-/// The token of a socket that its worker has not been told of.
+/// The token of a socket that was not handed over to its worker.
 struct UnusedToken<'a>(&'a Home, u32);
 
 impl Drop for UnusedToken<'_> {

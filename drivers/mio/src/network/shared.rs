@@ -4,6 +4,7 @@ use crate::log::warn_limited;
 use crate::metrics::Totals;
 use crate::network::socket_options::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use cubenet_core::open_connections::may_open;
 use cubenet_core::{
     AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Metrics,
     Transport,
@@ -88,11 +89,16 @@ impl NetworkShared {
     /// Makes room for a connection; `false` if there is none. To be [released](NetworkShared::release).
     pub(crate) fn reserve(&self, transport: Transport) -> bool {
         let open = self.open(transport);
-        let reserved = open.fetch_add(1, Relaxed) < self.limits.max_connections();
+        let reserved = may_open(open.fetch_add(1, Relaxed), &self.limits);
         if !reserved {
             open.fetch_sub(1, Relaxed);
         }
         reserved
+    }
+
+    /// Whether there is room for a connection now.
+    pub(crate) fn has_room(&self, transport: Transport) -> bool {
+        may_open(self.open(transport).load(Relaxed), &self.limits)
     }
 
     /// Gives the room of a connection back.

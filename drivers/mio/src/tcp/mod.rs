@@ -9,7 +9,7 @@
 //!   holds whole frames; records would be made of them here, so that a queue holds what goes on the
 //!   wire.
 //! - Below the queue: `write_some` and `SendState::flush`, in [`send_state`], which hand bytes to the
-//!   system and are told how many it took.
+//!   system which says how many it took.
 
 pub(crate) mod conn;
 pub(crate) mod held;

@@ -103,7 +103,7 @@ impl Stream {
         resources: &mut WorkerResources,
     ) -> usize {
         let now = resources.now;
-        if self.state() != State::Open {
+        if self.shared.info().reading() == Reading::Discard {
             return 0;
         }
         let info = self.shared.info();
@@ -143,7 +143,7 @@ impl Stream {
                     budget.spend_last(resources.now);
                 }
                 self.progressed |= messages > 0;
-                if self.state() != State::Open {
+                if self.shared.info().reading() == Reading::Discard {
                     return 0;
                 }
                 // While the callbacks ran, the socket was not read: the peer's idle time begins now.
@@ -165,7 +165,7 @@ impl Stream {
         if was_held {
             self.hold(token, Bytes::new(), resources);
         }
-        if self.recv.set_paused(false, resources.now) || was_held {
+        if self.recv.end_pause() || was_held {
             resources.schedule(token, &mut self.scheduled);
         }
     }

@@ -55,7 +55,7 @@ impl Conn for StreamShared {
 }
 
 impl StreamShared {
-    /// Makes a connection of a stream. Its worker must be told of it.
+    /// Makes a connection of a stream. It must then be handed over to its worker.
     pub(crate) fn new(
         home: &Arc<Home>,
         mut stream: TcpStream,

@@ -52,7 +52,7 @@ pub(crate) struct Stream {
     pub(super) holds: Holds,
     /// A message was delivered since what is held was counted last.
     pub(super) progressed: bool,
-    /// An event told of the peer's FIN, and it has not been read. There is no other.
+    /// An event announced the peer's FIN, and it has not been read. There is no other.
     pub(super) peer_ending: bool,
     /// The peer has sent urgent data: a short read does not mean that there is no more.
     pub(super) urgent: bool,

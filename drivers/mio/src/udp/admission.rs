@@ -6,7 +6,6 @@ use crate::conn::permit::Permit;
 use crate::connection::Connection;
 use crate::log::{debug, error_limited};
 use crate::network::listening::Listening;
-use crate::network::shared::NoRoom;
 use crate::sys::Datagram;
 use crate::udp::peers::{Peer, Peers};
 use crate::udp::socket::PeerShared;
@@ -15,7 +14,6 @@ use crate::user_callback::run_callback;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::demux::Admission;
 use cubenet_core::{CloseReason, Transport};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 impl Peers {
@@ -38,7 +36,13 @@ impl Peers {
         };
         // The address of a peer that the application recognises is not forged, nor limited.
         let limited = (!recognised).then(|| from.ip());
-        let (mut permit, evicted) = match self.permit(limited, evicted, resources) {
+        let home = &self.socket.home;
+        let permit = match evicted {
+            None => Permit::take(home, Transport::Udp, limited),
+            // It takes over that of the evicted, if the application admits it.
+            Some(_) => Permit::of_evicted(home, Transport::Udp, limited),
+        };
+        let mut permit = match permit {
             Ok(permit) => permit,
             Err(reason) => {
                 resources.tally.dropped_table_full += 1;
@@ -85,30 +89,6 @@ impl Peers {
         self.slots[slot] = Some(Peer::new(permit.attach(shared), handler));
         self.after_io(slot, resources);
         self.deliver(slot, datagram.bytes, resources);
-    }
-
-    /// A place for a new peer: one of its own, or that of `evicted`, or, if there is none left
-    /// among all connections, of a peer that may be evicted. Returns the peer that is to be evicted.
-    fn permit(
-        &self,
-        limited: Option<IpAddr>,
-        evicted: Option<usize>,
-        resources: &WorkerResources,
-    ) -> Result<(Permit, Option<usize>), NoRoom> {
-        let home = &self.socket.home;
-        let evicted = match evicted {
-            Some(evicted) => evicted,
-            None => match Permit::take(home, Transport::Udp, limited) {
-                Ok(permit) => return Ok((permit, None)),
-                Err(NoRoom::Connections) => {
-                    let evictable = self.demux.evictable(resources.now);
-                    evictable.ok_or(NoRoom::Connections)?
-                }
-                Err(reason) => return Err(reason),
-            },
-        };
-        let permit = Permit::of_evicted(home, Transport::Udp, limited)?;
-        Ok((permit, Some(evicted)))
     }
 
     /// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics

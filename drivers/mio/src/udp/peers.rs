@@ -6,6 +6,7 @@ use crate::conn::key::ConnKey;
 use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
 use crate::network::listening::Listening;
+use crate::network::shared::NoRoom;
 use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::udp::link::PeerLink;
 use crate::udp::socket::{DatagramSocket, PeerShared};
@@ -17,7 +18,7 @@ use cubenet_core::connection::datagram::reports_errors;
 use cubenet_core::demux::{Admission, GrowingTable};
 use cubenet_core::{
     Action, Arrival, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
-    Message, Reading, State, Timeout, TransportError,
+    Message, Reading, State, Timeout, Transport, TransportError,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -190,7 +191,7 @@ impl Peers {
         }
         resources.batch.borrow_mut().flush_datagrams(&self.socket);
         if slow | budget.look(&resources.network) {
-            // While the callbacks ran, the socket was not read and no peer was answered: the silence of
+            // While the callbacks ran, the socket was not read and no peer was answered: the idle time of
             // peers that wait for an answer begins now.
             resources.now = budget.now();
             for datagram in batch.datagrams().take(done) {
@@ -238,7 +239,9 @@ impl Peers {
     fn datagram(&mut self, datagram: &Datagram<'_>, resources: &mut WorkerResources) {
         let from = datagram.from;
         let len = datagram.bytes.len();
-        let mut arrival = self.demux.handle_datagram(&from, len, resources.now);
+        let has_room = resources.network.has_room(Transport::Udp);
+        let now = resources.now;
+        let mut arrival = self.demux.handle_datagram(&from, len, has_room, now);
         let mut recognised = false;
         if let Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse = arrival
             && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
@@ -247,7 +250,7 @@ impl Peers {
                 Admission::Admit => {}
                 Admission::Recognise => {
                     recognised = true;
-                    arrival = self.demux.newcomer(true, resources.now);
+                    arrival = self.demux.newcomer(true, has_room, resources.now);
                 }
                 _ => {
                     resources.tally.dropped_not_admitted += 1;
@@ -262,7 +265,12 @@ impl Peers {
             Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), resources),
             Arrival::Refuse => {
                 resources.tally.dropped_table_full += 1;
-                warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
+                if has_room {
+                    resources.tally.refused += 1;
+                    warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
+                } else {
+                    resources.network.refused(from, NoRoom::Connections);
+                }
             }
             Arrival::TooLong(slot) => {
                 resources.tally.dropped_too_long += 1;
@@ -479,7 +487,10 @@ impl Peers {
         }
         let mut action = shared.locked(|half| half.poll_action(shared.info().queued()));
         if action == Action::SendFin {
-            resources.batch.borrow_mut().push_datagram(shared, &[]);
+            let mut batch = resources.batch.borrow_mut();
+            batch.push_datagram(shared, &[]);
+            batch.flush_datagrams(&self.socket);
+            drop(batch);
             action = shared.locked(|half| {
                 half.handle_fin_sent();
                 half.poll_action(shared.info().queued())

@@ -162,7 +162,7 @@ pub(crate) struct DatagramSocket {
     waiting: Mutex<Option<DatagramQueue<PeerShared>>>,
     /// How many; read without the lock.
     waiting_count: AtomicUsize,
-    /// What went wrong in sending, to be told to the connections by the worker.
+    /// What went wrong in sending, to be reported to the connections by the worker.
     errors: Mutex<Vec<SendFailure>>,
 }
 
@@ -184,7 +184,7 @@ pub(crate) struct Flushed {
 }
 
 impl DatagramSocket {
-    /// Makes a datagram socket ready for connections. Its worker must be told of it.
+    /// Makes a datagram socket ready for connections. It must then be handed over to its worker.
     pub(crate) fn new(
         home: &Arc<Home>,
         mut socket: UdpSocket,

@@ -360,7 +360,7 @@ impl Worker {
             writable: true,
             ending: true,
             error: false,
-            // An event may have told of some before.
+            // An event may have announced some before.
             urgent: false,
         };
         self.handle_ready(token, everything);

@@ -74,15 +74,15 @@ pub(crate) fn is_quiet(world: &World) {
     }
 }
 
-/// That every connection ended once, that every call was answered once, and that a handler that was
+/// That every connection ended once, that every connect was answered once, and that a handler that was
 /// saw an orderly end had everything.
 pub(crate) fn ends(world: &World) {
-    for (nth, call) in lock(&world.connects).iter().enumerate() {
-        // A call whose closure was dropped uncalled has returned an error.
-        if call.answered != u32::from(call.began) {
-            let (began, answered) = (call.began, call.answered);
+    for (nth, connect) in lock(&world.connects).iter().enumerate() {
+        // A connect whose closure was dropped uncalled has returned an error.
+        if connect.answered != u32::from(connect.began) {
+            let (began, answered) = (connect.began, connect.answered);
             world.violated(format!(
-                "call {nth} (begun: {began}) was answered {answered} times"
+                "connect {nth} (begun: {began}) was answered {answered} times"
             ));
         }
     }

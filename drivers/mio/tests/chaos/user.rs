@@ -172,7 +172,7 @@ impl Actor {
             let connection = outcome.ok()?;
             actor.open(&world, connection, transport)
         };
-        // The call may be answered before this returns.
+        // The connect may be answered before this returns.
         if let Ok(connection) = network.connect(transport, address, late(connected)) {
             lock(&world.connects)[number].began = true;
             lock(&world.connections).push(connection);

@@ -59,7 +59,7 @@ pub(crate) struct End {
     pub(crate) dropped: u32,
 }
 
-/// A call that began.
+/// A connect that began.
 #[derive(Default)]
 pub(crate) struct Connect {
     pub(crate) began: bool,

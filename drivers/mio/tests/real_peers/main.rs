@@ -153,7 +153,7 @@ fn erlang_connects_to_us() {
 }
 
 #[test]
-fn we_call_erlang() {
+fn we_connect_to_erlang() {
     if have_erlang() {
         their_server(Command::new("escript").arg(beside("erlang_server.escript")));
     }
@@ -170,7 +170,7 @@ fn twisted_connects_to_us() {
 }
 
 #[test]
-fn we_call_twisted() {
+fn we_connect_to_twisted() {
     if let Some(python) = twisted() {
         their_server(Command::new(python).arg(beside("twisted_server.py")));
     }

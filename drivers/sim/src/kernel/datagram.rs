@@ -98,7 +98,7 @@ impl Kernel {
     }
 
     /// Sends a datagram from one of the host's addresses. Returns whether the socket took it; if it
-    /// did not, its owner is told when it takes some again.
+    /// did not, its owner gets a notice when it takes some again.
     pub(crate) fn send_to(
         &mut self,
         key: Key,
@@ -325,7 +325,7 @@ impl Kernel {
         self.notify(key, Notice::Readable);
     }
 
-    /// A connected socket is told that no socket is bound at its peer's address.
+    /// A connected socket gets the notice that no socket is bound at its peer's address.
     pub(crate) fn unreachable(&mut self, key: Key) {
         if let Some(socket) = self.datagrams(key)
             && socket.remote.is_some()

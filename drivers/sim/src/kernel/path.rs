@@ -49,7 +49,7 @@ impl Paths {
     }
 
     /// What was said of the paths of `host` is said of those of `heir`, unless that has been
-    /// told otherwise.
+    /// set otherwise.
     pub(crate) fn inherit(&mut self, host: HostId, heir: HostId) {
         let of_heir = |(from, to): (HostId, HostId)| {
             let renamed = |end| if end == host { heir } else { end };

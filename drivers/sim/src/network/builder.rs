@@ -156,7 +156,7 @@ impl Builder {
             .any(|network| network.host == self.host && !network.is_stopped());
         if in_use {
             let address = world.kernel.host(self.host).address();
-            return Err(Error::HostInUse(address));
+            return Err(Error::HostInUse { host: address });
         }
         if self.ephemeral_ports.is_empty() || *self.ephemeral_ports.start() == 0 {
             return Err(Error::NoPorts);
@@ -164,7 +164,7 @@ impl Builder {
         self.costs.validate().map_err(Error::Faults)?;
         for address in &self.addresses {
             if !world.kernel.may_add_address(self.host, *address) {
-                return Err(Error::HostInUse(*address));
+                return Err(Error::HostInUse { host: *address });
             }
         }
         for address in self.addresses {

@@ -93,7 +93,7 @@ impl Network {
     /// waits until the peer has answered.
     ///
     /// `handler` is called before this returns, to make the handler from the connection's handle.
-    /// The handler is told how the connect went: [`Handler::connected`], or
+    /// What the handler gets says how the connect went: [`Handler::connected`], or
     /// [`Handler::connect_failed`].
     pub fn connect<H: Handler + Send + 'static>(
         &self,

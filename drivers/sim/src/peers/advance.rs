@@ -23,7 +23,7 @@ impl World {
         }
     }
 
-    /// The application has made the handler of a socket that connects. It is told next that it is
+    /// The application has made the handler of a socket that connects. Next comes `connected`, as it is
     /// connected, as it is from the beginning.
     pub(crate) fn give_peer_handler(&mut self, socket: Key, handler: BoxedHandler) {
         match self.owners.peers(socket) {
@@ -141,9 +141,9 @@ impl World {
         let (peers, kernel, network, _) = self.peers(socket)?;
         let peer = peers.slot_mut(slot)?;
         if peer.half.poll_action(peer.queued) == Action::SendFin {
-            peer.half.handle_fin_sent();
             let key = peer.info(socket, slot).key;
             peers.put(key, &[], kernel, network);
+            peers.slot_mut(slot)?.half.handle_fin_sent();
         }
         let is_over = |peer: &mut Peer| {
             let action = peer.half.poll_action(peer.queued);
@@ -163,7 +163,7 @@ impl World {
         closed
     }
 
-    /// A connection has closed and left its slot: its handler is told.
+    /// A connection has closed and left its slot: `closed` is due.
     pub(super) fn close_peer(
         &mut self,
         socket: Key,

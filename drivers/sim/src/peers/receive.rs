@@ -48,7 +48,9 @@ impl World {
     ) -> Option<Box<Call>> {
         let (peers, kernel, network, _) = self.peers(socket)?;
         let len = arrived.bytes.len();
-        match peers.demux.handle_datagram(&arrived.from, len, kernel.now) {
+        let has_room = network.open.has_room(Transport::Udp, &network.limits);
+        let (from, now) = (&arrived.from, kernel.now);
+        match peers.demux.handle_datagram(from, len, has_room, now) {
             Arrival::Deliver(slot) => {
                 self.deliver_datagram(socket, slot as u32, arrived.bytes, job)
             }
@@ -62,6 +64,7 @@ impl World {
             Arrival::Admit => self.ask_about(socket, arrived, None),
             Arrival::Evict(slot) => self.ask_about(socket, arrived, Some(slot)),
             Arrival::Refuse => {
+                network.metrics.refused += 1;
                 network.metrics.dropped_table_full += 1;
                 None
             }
@@ -95,21 +98,11 @@ impl World {
             network.metrics.dropped_not_admitted += 1;
             return None;
         };
-        // A peer that is evicted from the table gives its room among all connections up, too.
-        let evicted = evicted.or_else(|| {
-            let evictable = peers.demux.evictable(kernel.now);
-            evictable.filter(|_| !network.open.has_room(Transport::Udp, &network.limits))
-        });
-        if evicted.is_none() && !network.reserve(Transport::Udp) {
-            network.metrics.refused += 1;
-            network.metrics.dropped_table_full += 1;
-            return None;
+        // An evicted peer keeps its place until the application has admitted the other.
+        let slot = evicted.or_else(|| peers.demux.insert(from, kernel.now))?;
+        if evicted.is_none() {
+            network.open.add(Transport::Udp);
         }
-        let Some(slot) = evicted.or_else(|| peers.demux.insert(from, kernel.now)) else {
-            network.open.remove(Transport::Udp);
-            network.metrics.dropped_table_full += 1;
-            return None;
-        };
         let slot = slot as u32;
         let peer = Peer::new(id, (SocketAddr::new(arrived.to, peers.local.port()), from));
         let (info, network) = (peer.info(socket, slot), peers.network);

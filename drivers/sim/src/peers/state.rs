@@ -26,7 +26,7 @@ pub(crate) struct Peers {
     pub(crate) has_unread: bool,
     /// `None` for a socket that connects.
     pub(crate) accept: Option<Arc<AcceptFn>>,
-    /// The handler of a socket that connects, until it is told that it is connected.
+    /// The handler of a socket that connects, until `connected` is called.
     pub(crate) connect: Option<BoxedHandler>,
     /// Of a socket that connects: the application has not made its handler. Nothing is received or
     /// timed until then.
@@ -69,6 +69,14 @@ pub(crate) struct Queued {
     local: SocketAddr,
     remote: SocketAddr,
     datagram: Bytes,
+}
+
+impl Queued {
+    /// What a datagram of `len` bytes counts as long as it waits: those, and what is kept beside
+    /// them. So an empty one counts too.
+    pub(crate) const fn size(len: usize) -> usize {
+        len + 64
+    }
 }
 
 impl Peer {
@@ -179,7 +187,9 @@ impl Peers {
     /// Bytes that are queued on all of them.
     pub(crate) fn queued(&self) -> usize {
         let queue = self.queue.iter();
-        queue.map(|queued| queued.datagram.len()).sum()
+        queue
+            .map(|queued| Queued::size(queued.datagram.len()))
+            .sum()
     }
 
     pub(crate) fn send(
@@ -218,15 +228,15 @@ impl Peers {
         if !is_queueing && kernel.send_to(key.socket, local.ip(), remote, datagram) {
             return;
         }
-        let len = datagram.len();
-        if !may_queue(network.queued_bytes + len, &network.limits) {
+        let (len, size) = (datagram.len(), Queued::size(datagram.len()));
+        if !may_queue(network.queued_bytes + size, &network.limits) {
             network.metrics.dropped_not_sent += 1;
             self.errors.push((key, TransportError::NotSent { len }));
             kernel.notify(key.socket, Notice::Writable);
             return;
         }
-        network.queued_bytes += len;
-        peer.queued += len;
+        network.queued_bytes += size;
+        peer.queued += size;
         self.queue.push_back(Queued {
             key,
             local,
@@ -252,14 +262,14 @@ impl Peers {
         let mut flushed = Vec::new();
         while let Some(queued) = self.queue.front() {
             let (local, to) = (queued.local.ip(), queued.remote);
-            let (key, len) = (queued.key, queued.datagram.len());
+            let (key, size) = (queued.key, Queued::size(queued.datagram.len()));
             if !kernel.send_to(socket, local, to, &queued.datagram) {
                 break;
             }
             self.queue.pop_front();
-            network.queued_bytes -= len;
+            network.queued_bytes -= size;
             if let Some(peer) = self.peer_mut(key) {
-                peer.queued -= len;
+                peer.queued -= size;
                 flushed.push(key);
             }
         }

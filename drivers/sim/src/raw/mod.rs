@@ -91,7 +91,7 @@ impl fmt::Debug for Socket {
 }
 
 /// A stream of plain bytes. Made by [`Simulation::raw_connect`](crate::Simulation::raw_connect)
-/// or by a [`RawListener`]. It reads whatever arrives, unless it is told to stop.
+/// or by a [`RawListener`]. It reads whatever arrives, unless it is to stop.
 #[derive(Clone, Debug)]
 pub struct RawStream(Socket);
 

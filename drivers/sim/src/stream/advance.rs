@@ -32,7 +32,7 @@ impl World {
         None
     }
 
-    /// A stream has closed: its socket goes, and its handler is told.
+    /// A stream has closed: its socket goes, and `closed` or `connect_failed` is due.
     fn close_stream(&mut self, socket: Key, reason: CloseReason, reset: bool) -> Option<Box<Call>> {
         let id = self.owners.stream(socket)?.id;
         let info = self.stream_info(socket, id);

@@ -34,7 +34,7 @@ impl World {
             stream.flush(socket, kernel, network);
         }
         let backlog = network.backlog(stream.queued());
-        // Without a handler there is nothing to be told.
+        // Without a handler there is no callback.
         let is_writable =
             stream.handler.is_some() && stream.send.poll_writable(backlog, &network.limits);
         is_writable.then(|| self.call_stream(socket, Callback::Writable))?

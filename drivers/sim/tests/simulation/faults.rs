@@ -194,7 +194,7 @@ fn a_listener_without_descriptors_tries_again_at_its_pace_for_any_number_of_conn
 }
 
 #[test]
-fn a_raw_call_that_was_refused_stays_refused() {
+fn a_raw_connect_that_was_refused_stays_refused() {
     let simulation = Simulation::new(14);
     let _host = simulation.network(SERVER).start().unwrap();
     let raw = simulation.raw_connect(CLIENT, "10.0.0.1:9").unwrap();
@@ -273,7 +273,8 @@ fn datagrams_that_find_no_room_wait_and_a_refused_send_is_followed_by_writable()
         sent += 1;
     }
     assert_eq!(connection.send([sent; 100]), Err(SendError::Full));
-    assert_eq!(connection.queued(), 2_000);
+    // Each counts 64 bytes beside its own.
+    assert_eq!((sent, connection.queued()), (12, 12 * 164));
     simulation.audit().unwrap();
     simulation.run_for(Duration::from_secs(5));
     assert_eq!(client.0.lock().unwrap().writable, 1);
@@ -289,6 +290,49 @@ fn datagrams_that_find_no_room_wait_and_a_refused_send_is_followed_by_writable()
         1,
         "the close datagram waited in the queue"
     );
+    simulation.audit().unwrap();
+}
+
+/// Closes at the first message, or sends ten.
+struct ClosesOrSends;
+
+impl Handler for ClosesOrSends {
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        if &*message == b"close" {
+            return link.close();
+        }
+        for number in 0..10 {
+            link.send(&[number; 100]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_close_datagram_that_waits_behind_those_of_others_holds_up_the_close() {
+    let simulation = Simulation::new(22);
+    let network = simulation.network(SERVER).start().unwrap();
+    let listener = network.listen(Transport::Udp, (SERVER, 7000), |_| Some(ClosesOrSends));
+    let there = listener.unwrap().local_addr();
+    let peers = ["10.0.0.8:9", "10.0.0.9:9"];
+    let [first, second] = peers.map(|peer| simulation.raw_datagrams(peer).unwrap());
+    let full = Faults::new().with_full_buffer(0.999_999_999);
+    simulation.set_host_faults(SERVER, full).unwrap();
+    first.send_to(there, b"send");
+    simulation.run_for(Duration::from_millis(100));
+    second.send_to(there, b"close");
+    simulation.run_for(Duration::from_millis(100));
+    assert_eq!(network.metrics().closed(CloseReason::Local), 0);
+    let none = Faults::new();
+    simulation.set_host_faults(SERVER, none).unwrap();
+    simulation.run_for(Duration::from_secs(5));
+    assert_eq!(network.metrics().closed(CloseReason::Local), 1);
+    let last: Vec<_> = second
+        .received()
+        .into_iter()
+        .map(|(_, bytes)| bytes)
+        .collect();
+    assert_eq!(last, [b""]);
+    assert_eq!(first.received().len(), 10);
     simulation.audit().unwrap();
 }
 

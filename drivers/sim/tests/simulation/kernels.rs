@@ -96,7 +96,7 @@ fn a_path_that_was_set_before_its_host_had_the_address_keeps_its_conditions() {
 }
 
 #[test]
-fn a_host_with_two_addresses_answers_from_the_one_that_was_called() {
+fn a_host_with_two_addresses_answers_from_the_one_that_was_connected_to() {
     for transport in [Transport::Tcp, Transport::Udp] {
         let simulation = Simulation::new(4);
         let server = simulation.network(SERVER).address(OTHER).start().unwrap();
@@ -139,7 +139,7 @@ fn a_host_with_two_addresses_answers_from_the_one_that_was_called() {
         assert_eq!(client.messages().len(), 3, "{transport}");
         assert_eq!(*locals.lock().unwrap(), [SERVER, OTHER]);
         let taken = simulation.network(OTHER).start().map(drop);
-        assert_eq!(taken.unwrap_err(), Error::HostInUse(SERVER));
+        assert_eq!(taken.unwrap_err(), Error::HostInUse { host: SERVER });
     }
 }
 
@@ -154,26 +154,26 @@ fn ephemeral_ports_run_out_and_wait_a_minute_after_a_close() {
     }
     let network = simulation.network(CLIENT).ephemeral_ports(50_000..=50_001);
     let network = network.start().unwrap();
-    let call = |port| network.connect(Transport::Tcp, (SERVER, port), |_| Echo);
+    let connect = |port| network.connect(Transport::Tcp, (SERVER, port), |_| Echo);
     let is_out_of_ports = |outcome: Result<Connection, Error>| match outcome {
         Err(Error::Connect { refusal, .. }) => refusal == Refusal::NoPort,
         _ => false,
     };
-    let connections = [call(7_000).unwrap(), call(7_000).unwrap()];
-    assert!(is_out_of_ports(call(7_000)));
-    assert!(call(7_001).is_ok(), "another peer is another matter");
+    let connections = [connect(7_000).unwrap(), connect(7_000).unwrap()];
+    assert!(is_out_of_ports(connect(7_000)));
+    assert!(connect(7_001).is_ok(), "another peer is another matter");
     simulation.run_for(Duration::from_secs(1));
     connections[0].abort();
     simulation.run_for(Duration::from_secs(1));
-    let again = call(7_000).expect("nothing waits after a reset");
+    let again = connect(7_000).expect("nothing waits after a reset");
     simulation.run_for(Duration::from_secs(1));
     again.close();
     connections[1].close();
     simulation.run_for(Duration::from_secs(50));
     assert_eq!(server.metrics().closed(CloseReason::Peer), 2);
-    assert!(is_out_of_ports(call(7_000)), "both wait");
+    assert!(is_out_of_ports(connect(7_000)), "both wait");
     simulation.run_for(Duration::from_secs(15));
-    assert!(call(7_000).is_ok());
+    assert!(connect(7_000).is_ok());
 }
 
 #[test]

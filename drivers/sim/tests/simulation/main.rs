@@ -229,7 +229,7 @@ fn what_was_sent_before_a_close_is_delivered_and_nothing_is_left() {
         let network = simulation.network(CLIENT).limits(limits).start().unwrap();
         let client = Client::default();
         let connection = client.connect(&network, Transport::Tcp, "10.0.0.1:7000");
-        // Answered, however often the call was lost.
+        // Answered, however often the SYN was lost.
         simulation.run_for(Duration::from_secs(60));
         for number in 0..50_u8 {
             connection.send(vec![number; 1_000]).unwrap();

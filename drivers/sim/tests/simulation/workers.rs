@@ -60,7 +60,7 @@ fn two_waiting(
 }
 
 #[test]
-fn a_turn_ends_after_as_many_messages_as_the_limits_say() {
+fn an_iteration_ends_after_as_many_messages_as_the_limits_say() {
     let budgets = Budgets::new().with_messages(2);
     let free = Costs::default();
     let (simulation, order, _) = two_waiting(Transport::Tcp, budgets, free, [5, 3]);
@@ -69,7 +69,7 @@ fn a_turn_ends_after_as_many_messages_as_the_limits_say() {
 }
 
 #[test]
-fn a_turn_ends_when_its_time_is_over() {
+fn an_iteration_ends_when_its_time_is_over() {
     let budgets = Budgets::new().with_time(Duration::from_micros(300));
     let (simulation, order, _) = two_waiting(Transport::Tcp, budgets, COSTS, [5, 4]);
     simulation.run_for(Duration::from_secs(1));
@@ -329,7 +329,7 @@ impl Handler for Pauses {
 }
 
 #[test]
-fn a_pause_at_the_end_of_a_turn_is_only_a_pause() {
+fn a_pause_at_the_end_of_an_iteration_is_only_a_pause() {
     for costs in [Costs::default(), COSTS] {
         let simulation = Simulation::new(6);
         let budgets = Budgets::new().with_messages(2);

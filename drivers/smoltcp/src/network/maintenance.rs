@@ -4,7 +4,6 @@
 use super::Network;
 use crate::tcp::stream::Stream;
 use crate::udp::port::{NEIGHBOUR_TIMEOUT, Port};
-use core::time::Duration;
 use cubenet_core::{Handler, Instant, Limits};
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp;
@@ -105,16 +104,6 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
 
 /// The shortest time that a clock is set to, in microseconds.
 pub(super) fn shortest_timeout(limits: &Limits) -> u64 {
-    let timeouts = [
-        limits.connect_timeout(),
-        limits.frame_timeout(),
-        limits.first_message_timeout(),
-        limits.stream_idle_timeout(),
-        limits.datagram_idle_timeout(),
-        limits.write_stall_timeout(),
-        limits.drain_timeout(),
-        NEIGHBOUR_TIMEOUT,
-    ];
-    let shortest = timeouts.into_iter().fold(Duration::MAX, Duration::min);
+    let shortest = limits.shortest_timeout().min(NEIGHBOUR_TIMEOUT);
     Instant::ZERO.after(shortest).as_micros()
 }

@@ -160,18 +160,24 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
     /// connect, needs one.
     pub fn add_port(&mut self, parts: PortParts<'a, H>) -> Result<(), Error> {
         let place = self.ports.iter().position(Option::is_none);
-        let place = place.ok_or(Error::Memory("`ports` has no place left"))?;
+        let place = place.ok_or(Error::Memory {
+            problem: "`ports` has no place left",
+        })?;
         if !self.stack.has_room() {
-            return Err(Error::Memory("`sockets` has no place left"));
+            return Err(Error::Memory {
+                problem: "`sockets` has no place left",
+            });
         }
         if parts.peers.len() > MAX_PEERS {
-            return Err(Error::Memory("a port has 2,048 peers at most"));
+            return Err(Error::Memory {
+                problem: "a port has 2,048 peers at most",
+            });
         }
         let sockets = &mut self.stack.sockets;
         let port = Port::new(parts, place, sockets, &self.shared.limits, self.key);
-        let port = port.ok_or(Error::Memory(
-            "a port needs room for one peer, and for one datagram each way",
-        ))?;
+        let port = port.ok_or(Error::Memory {
+            problem: "a port needs room for one peer, and for one datagram each way",
+        })?;
         self.first_socket.get_or_insert(port.handle());
         self.ports[place] = Some(port);
         Ok(())
@@ -208,9 +214,9 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         if transport == Transport::Tcp {
             let mut places = self.listeners.places.iter_mut();
             let place = places.find(|place| place.is_none());
-            *place.ok_or(Error::Memory(
-                "`StreamMemory` has no place for another listener",
-            ))? = Some(Listening {
+            *place.ok_or(Error::Memory {
+                problem: "`StreamMemory` has no place for another listener",
+            })? = Some(Listening {
                 endpoint,
                 accepted,
                 generation,
@@ -239,7 +245,8 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
 
     /// Lets one address have this many accepted streams at once; a peer that has as many is
     /// refused. At first there is no limit, and one host can hold every stream: behind one address
-    /// there may be many.
+    /// there may be many. Unlike `AddressLimits`, this counts an IPv6 address by itself: the hosts of
+    /// a link share its prefix.
     pub fn set_streams_per_address(&mut self, limit: usize) {
         self.shared.streams_per_address = limit;
     }
@@ -263,7 +270,7 @@ impl<'a, D: Device, H: Handler> Network<'a, D, H> {
         self.shared.poll_again = true;
     }
 
-    /// Connects to `address` at `now`; the handler is told how it went. Messages can be sent at
+    /// Connects to `address` at `now`; `connected` or `connect_failed` says how it went. Messages can be sent at
     /// once, with [`Network::with`].
     ///
     /// A datagram connection takes the free port with room for the fewest peers. A stream that

@@ -27,9 +27,9 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
         self.close_all(true);
     }
 
-    /// Whether it was stopped, every connection has ended, and every stream's peer was told.
+    /// Whether it was stopped, every connection has ended, and every stream's peer has FIN or RST.
     pub fn is_stopped(&self) -> bool {
-        let told = |stream: &Stream<H>| {
+        let is_ended = |stream: &Stream<H>| {
             matches!(stream.stage, Stage::Free) || pool::is_delivered(stream, &self.stack.sockets)
         };
         let Some(stops_at) = self.stops_at.filter(|_| self.shared.open.total() == 0) else {
@@ -37,7 +37,7 @@ impl<D: Device, H: Handler> Network<'_, D, H> {
         };
         let mut ports = self.ports.iter().flatten();
         let all_left = ports.all(|port| port.is_drained(&self.stack.sockets));
-        self.streams.iter().all(told) && (all_left || self.shared.now >= stops_at)
+        self.streams.iter().all(is_ended) && (all_left || self.shared.now >= stops_at)
     }
 
     pub(super) fn stop_in_time(&mut self) {

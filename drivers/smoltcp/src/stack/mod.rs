@@ -153,7 +153,7 @@ impl<'a, D: Device> Stack<'a, D> {
             return false;
         };
         let (frame, len) = neighbours::missing(&self.interface, host);
-        // Without an address of its own the device cannot be told, and sends nothing either.
+        // Without an address of its own the device cannot be answered, and sends nothing either.
         let injected = len > 0 && self.ingress_of(now, None, Some(&frame[..len]));
         self.neighbours.look(&self.interface, now);
         injected

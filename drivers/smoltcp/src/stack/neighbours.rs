@@ -5,7 +5,7 @@
 //! others from being found, and silence every datagram port that has something for it. Here is
 //! what a driver can do about that:
 //!
-//! - A host that has not answered for [`ANSWER_TIMEOUT`] is taken for missing: smoltcp is told that it
+//! - A host that has not answered for [`ANSWER_TIMEOUT`] is taken for missing: the driver tells smoltcp that it
 //!   has our own hardware address, so that frames for it leave, and get lost in the first switch.
 //!   That is what others call a negative entry of the cache. It ends when the host asks for us or answers,
 //!   or after a minute.

@@ -20,7 +20,8 @@ pub(crate) struct PeerLink<'l, 's> {
 
 impl Link for PeerLink<'_, '_> {
     fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        // All peers of the port share its ring, so what waits there is no peer's own.
+        // What lies in the ring was handed over: all peers of the port share it, and it is sent
+        // whatever happens to this connection. Nothing else waits.
         let backlog = Backlog::fixed(0, self.socket.payload_send_capacity());
         self.half
             .admit(message.len(), backlog, self.context.limits)?;

@@ -13,8 +13,18 @@ pub struct PortParts<'a, H> {
     pub(crate) outgoing: DatagramRing<'a>,
 }
 
-/// Room for datagrams: one entry for each, and bytes for all together.
-pub type DatagramRing<'a> = (&'a mut [PacketMetadata], &'a mut [u8]);
+/// Room for datagrams.
+pub struct DatagramRing<'a> {
+    pub(crate) entries: &'a mut [PacketMetadata],
+    pub(crate) bytes: &'a mut [u8],
+}
+
+impl<'a> DatagramRing<'a> {
+    /// One of `entries` for each datagram, and `bytes` for all together.
+    pub const fn new(entries: &'a mut [PacketMetadata], bytes: &'a mut [u8]) -> Self {
+        DatagramRing { entries, bytes }
+    }
+}
 
 impl<'a, H> PortParts<'a, H> {
     /// As many peers as `peers` and `slots` are long; as many `heads` as peers are right.

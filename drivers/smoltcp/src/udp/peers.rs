@@ -23,7 +23,10 @@ impl<'a, H: Handler> Port<'a, H> {
         socket: &mut udp::Socket<'a>,
         shared: &mut Shared<'a>,
     ) {
-        let arrival = self.demux.handle_datagram(&remote, len, shared.now);
+        let has_room = shared.open.has_room(Transport::Udp, &shared.limits);
+        let arrival = self
+            .demux
+            .handle_datagram(&remote, len, has_room, shared.now);
         match arrival {
             // An answer would stay in the ring, before all others.
             Arrival::Admit | Arrival::Evict(_)
@@ -42,6 +45,7 @@ impl<'a, H: Handler> Port<'a, H> {
                     handler.error(link, too_long);
                 });
             }
+            Arrival::Refuse => shared.counts.refused = shared.counts.refused.wrapping_add(1),
             _ => {}
         }
         shared.counts.dropped = shared.counts.dropped.wrapping_add(1);
@@ -98,18 +102,8 @@ impl<'a, H: Handler> Port<'a, H> {
         let Role::Listening(accepted, _) = self.role else {
             return None;
         };
-        // A peer that is evicted from the table gives its place among all connections up, too.
-        let evicted = evicted.or_else(|| {
-            let evictable = self.demux.evictable(shared.now);
-            evictable.filter(|_| !shared.open.has_room(Transport::Udp, &shared.limits))
-        });
-        let serial = match evicted {
-            Some(_) => {
-                shared.open.add(Transport::Udp);
-                shared.serials.next()
-            }
-            None => shared.reserve(Transport::Udp)?,
-        };
+        shared.open.add(Transport::Udp);
+        let serial = shared.serials.next();
         // What the application is shown must know its slot: that of the evicted, or a new one.
         let inserted = match evicted {
             Some(_) => None,
@@ -201,6 +195,7 @@ impl<'a, H: Handler> Port<'a, H> {
                 continue;
             };
             let half = &mut self.peers[slot].half;
+            // What lies in the ring was handed over: nothing waits.
             if half.poll_action(0) == Action::SendFin {
                 self.close_pending = true;
                 if remote.send(socket, b"") {

@@ -24,7 +24,7 @@ pub(super) enum Role<'a, H> {
     Free = 1,
     /// A new address is a new peer, if the application accepts it.
     Listening(Accepted<'a, H>, u32),
-    /// One peer, to which this side connects; its handler has not been told.
+    /// One peer, to which this side connects; `connected` was not called yet.
     Connecting,
     /// No new peers: this side has connected, or its listener was closed.
     Connected,
@@ -64,18 +64,17 @@ impl<'a, H: Handler> Port<'a, H> {
         key: (u64, u64),
     ) -> Option<Self> {
         let room = parts.slots.len().min(parts.peers.len());
-        if room == 0 || parts.incoming.0.is_empty() || parts.outgoing.0.is_empty() {
+        if room == 0 || parts.incoming.entries.is_empty() || parts.outgoing.entries.is_empty() {
             return None;
         }
         let table = SliceTable::new(&mut parts.slots[..room], parts.heads)?;
         let limits = limits.clone();
         let max_peers = limits.max_peers().min(room);
         let limits = limits.with_max_peers(max_peers);
-        let (metadata_in, bytes_in) = parts.incoming;
-        let (metadata_out, bytes_out) = parts.outgoing;
+        let (incoming, outgoing) = (parts.incoming, parts.outgoing);
         let socket = udp::Socket::new(
-            udp::PacketBuffer::new(metadata_in, bytes_in),
-            udp::PacketBuffer::new(metadata_out, bytes_out),
+            udp::PacketBuffer::new(incoming.entries, incoming.bytes),
+            udp::PacketBuffer::new(outgoing.entries, outgoing.bytes),
         );
         Some(Port {
             demux: Demux::new(table, key, &limits),
@@ -146,7 +145,7 @@ impl<'a, H: Handler> Port<'a, H> {
         }
     }
 
-    /// Connects to `remote` from `port` of ours. The handler is told at the next poll.
+    /// Connects to `remote` from `port` of ours. `connected` comes at the next poll.
     pub(crate) fn connect(
         &mut self,
         remote: Remote,

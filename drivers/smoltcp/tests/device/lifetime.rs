@@ -21,7 +21,7 @@ fn a_network_stops_after_a_datagram_connection_has_expired() {
     with_each_family(|family| {
         let limits = limits().with_datagram_idle_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
-        world.call(Transport::Udp).unwrap();
+        world.connect(Transport::Udp).unwrap();
         world.pass(Duration::from_secs(2));
         assert_eq!(world.log.count("closed Timeout(Idle)"), 1);
         world.network.stop(Duration::from_secs(5), world.now);
@@ -34,7 +34,7 @@ fn a_network_stops_after_a_datagram_connection_has_expired() {
 fn a_device_that_stops_does_not_sleep_before_it_has_stopped() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
-        let id = world.call(Transport::Udp).unwrap();
+        let id = world.connect(Transport::Udp).unwrap();
         world.pass(MOMENT);
         // The device takes nothing, so that the close datagram cannot leave.
         world.wire().room = Some(0);
@@ -89,7 +89,7 @@ fn a_connect_that_failed_frees_its_stream_at_once() {
             for _ in 0..4 {
                 for host in [MISSING, LIVING] {
                     let there = (family.host(host), 9);
-                    world.call_to(Transport::Tcp, there).unwrap();
+                    world.connect_to(Transport::Tcp, there).unwrap();
                 }
             }
             world.pass(Duration::from_secs(2));
@@ -104,7 +104,7 @@ fn a_steady_exchange_over_a_slow_device_is_not_taken_for_stuck() {
         let mut world = start(family, limits()).unwrap();
         world.wire().living.insert(LIVING);
         let there = (family.host(LIVING), 9);
-        let id = world.call_to(Transport::Udp, there).unwrap();
+        let id = world.connect_to(Transport::Udp, there).unwrap();
         world.send(id, &[7; 64]).unwrap().unwrap();
         world.pass(MOMENT);
         world.wire().room = Some(0);
@@ -131,7 +131,7 @@ fn connections_end_as_soon_as_their_address_is_gone() {
         world.wire().living.insert(LIVING);
         for transport in [Transport::Tcp, Transport::Udp] {
             world.listen(transport);
-            let id = world.call(transport).unwrap();
+            let id = world.connect(transport).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(MOMENT);
         }
@@ -147,7 +147,7 @@ fn connections_end_as_soon_as_their_address_is_gone() {
         world.pass(Duration::from_secs(1));
         let own = family.own()[1];
         for transport in [Transport::Tcp, Transport::Udp] {
-            let id = world.call_to(transport, (own, 7)).unwrap();
+            let id = world.connect_to(transport, (own, 7)).unwrap();
             world.send(id, b"again").unwrap().unwrap();
         }
         world.pass(MOMENT);
@@ -224,13 +224,13 @@ fn a_client_is_not_refused_after_a_connect_has_taken_the_last_stream() {
         world.listen(Transport::Tcp);
         // So that the device knows where it is.
         let id = world
-            .call_to(Transport::Udp, (family.host(LIVING), 9))
+            .connect_to(Transport::Udp, (family.host(LIVING), 9))
             .unwrap();
         world.send(id, b"hello").unwrap().unwrap();
         world.pass(MOMENT);
         for _ in 0..8 {
             let there = (family.host(LIVING), 9);
-            world.call_to(Transport::Tcp, there).unwrap();
+            world.connect_to(Transport::Tcp, there).unwrap();
         }
         // It speaks before the network is polled again.
         world.receive_syn(LIVING, 1);
@@ -247,7 +247,7 @@ fn a_clock_that_was_set_back_stands_still() {
         let limits = limits().with_datagram_idle_timeout(Duration::from_mins(1));
         let mut world = start(family, limits).unwrap();
         world.now = Instant::from_micros(3_600_000_000);
-        world.call(Transport::Udp).unwrap();
+        world.connect(Transport::Udp).unwrap();
         world.pass(MOMENT);
         let set_back = Instant::from_micros(1_000_000);
         world.network.poll(set_back);
@@ -268,7 +268,7 @@ fn a_listener_of_another_network_is_not_closed() {
             let theirs = other.listen(transport);
             one.listen(transport);
             one.network.close_listener(theirs);
-            let id = one.call(transport).unwrap();
+            let id = one.connect(transport).unwrap();
             one.send(id, b"hello").unwrap().unwrap();
         }
         one.pass(MOMENT);
@@ -282,7 +282,7 @@ fn a_connect_fails_when_its_local_address_is_removed() {
         for transport in [Transport::Tcp, Transport::Udp] {
             let mut world = start(family, limits()).unwrap();
             let there = (family.host(LIVING), 9);
-            world.call_to(transport, there).unwrap();
+            world.connect_to(transport, there).unwrap();
             let interface = &mut world.network.stack().interface;
             interface.update_ip_addrs(|addresses| {
                 addresses.clear();
@@ -303,7 +303,7 @@ fn a_connect_with_a_clock_that_was_set_back_has_its_whole_timeout() {
         world.pass(MOMENT);
         let now = std::mem::replace(&mut world.now, Instant::from_micros(1_000_000));
         let there = (family.host(MISSING), 9);
-        world.call_to(Transport::Tcp, there).unwrap();
+        world.connect_to(Transport::Tcp, there).unwrap();
         world.now = now;
         world.pass(Duration::from_secs(9));
         assert_eq!(world.log.count("failed"), 0);

@@ -18,7 +18,7 @@ fn messages_of_every_length_go_round_the_rings() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Tcp);
-        let id = world.call(Transport::Tcp).unwrap();
+        let id = world.connect(Transport::Tcp).unwrap();
         for len in (0..RING - 2).chain([RING - 2]) {
             world.pass(MOMENT);
             assert_eq!(world.send(id, &vec![7; len]), Some(Ok(())));
@@ -37,7 +37,7 @@ fn a_stream_in_time_wait_lets_the_device_sleep() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Tcp);
-        let id = world.call(Transport::Tcp).unwrap();
+        let id = world.connect(Transport::Tcp).unwrap();
         world.pass(MOMENT);
         world
             .network
@@ -58,7 +58,7 @@ fn datagrams_that_keep_leaving_are_not_given_up() {
         let limits = limits().with_write_stall_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Udp);
-        let id = world.call(Transport::Udp).unwrap();
+        let id = world.connect(Transport::Udp).unwrap();
         for _ in 0..300 {
             assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
             world.pass(Duration::from_millis(10));
@@ -73,7 +73,7 @@ fn datagrams_sent_before_every_poll_are_not_given_up() {
     with_each_family(|family| {
         let limits = limits().with_write_stall_timeout(Duration::from_secs(1));
         let mut world = start(family, limits).unwrap();
-        let id = world.call(Transport::Udp).unwrap();
+        let id = world.connect(Transport::Udp).unwrap();
         for _ in 0..1_000 {
             assert_eq!(world.send(id, &[7; 50]), Some(Ok(())));
             world.network.poll(world.now);
@@ -87,7 +87,7 @@ fn datagrams_sent_before_every_poll_are_not_given_up() {
 fn a_port_that_was_freed_lets_the_device_sleep() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
-        let id = world.call(Transport::Udp).unwrap();
+        let id = world.connect(Transport::Udp).unwrap();
         let ask = |link: &mut dyn Link| {
             link.send(b"x").unwrap();
             link.abort();
@@ -109,7 +109,7 @@ fn open_connections_let_the_device_sleep() {
         let mut world = start(family, limits).unwrap();
         for transport in [Transport::Tcp, Transport::Udp] {
             world.listen(transport);
-            let id = world.call(transport).unwrap();
+            let id = world.connect(transport).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(MOMENT);
         }
@@ -131,7 +131,7 @@ fn a_port_with_little_memory_evicts_the_peer_that_is_idle_longest() {
         world.listen(Transport::Udp);
         // There is room for two peers; the first client goes without a word.
         for _ in 0..3 {
-            let id = world.call(Transport::Udp).unwrap();
+            let id = world.connect(Transport::Udp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(MOMENT);
             world
@@ -146,14 +146,14 @@ fn a_port_with_little_memory_evicts_the_peer_that_is_idle_longest() {
 }
 
 #[test]
-fn a_port_is_free_again_once_its_call_has_ended() {
+fn a_port_is_free_again_once_its_connection_has_ended() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Udp);
         for _ in 0..10 {
-            let first = world.call(Transport::Udp).unwrap();
-            let second = world.call(Transport::Udp).unwrap();
-            let none = world.call(Transport::Udp).unwrap_err();
+            let first = world.connect(Transport::Udp).unwrap();
+            let second = world.connect(Transport::Udp).unwrap();
+            let none = world.connect(Transport::Udp).unwrap_err();
             assert!(none.to_string().contains("add_port"), "{none}");
             for id in [first, second] {
                 world
@@ -172,7 +172,7 @@ fn after_full_there_is_a_writable() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Tcp);
-        let id = world.call(Transport::Tcp).unwrap();
+        let id = world.connect(Transport::Tcp).unwrap();
         // Before the answer, too.
         while world.send(id, &[7; 20]) == Some(Ok(())) {}
         world.pass(MOMENT);
@@ -189,7 +189,7 @@ fn it_stops_soon() {
         let mut world = start(family, limits()).unwrap();
         for transport in [Transport::Tcp, Transport::Udp] {
             world.listen(transport);
-            let id = world.call(transport).unwrap();
+            let id = world.connect(transport).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(MOMENT);
         }
@@ -197,7 +197,7 @@ fn it_stops_soon() {
         world.pass(MOMENT);
         assert!(world.network.is_stopped());
         assert_eq!(world.log.count("closed"), 4);
-        assert!(matches!(world.call(Transport::Tcp), Err(Error::Stopped)));
+        assert!(matches!(world.connect(Transport::Tcp), Err(Error::Stopped)));
     });
 }
 

@@ -21,12 +21,14 @@ fn a_connect_to_a_missing_host_does_not_keep_others_from_being_found() {
     with_each_family(|family| {
         let limits = limits().with_connect_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
-        world.call_to(Transport::Tcp, (family.host(99), 9)).unwrap();
+        world
+            .connect_to(Transport::Tcp, (family.host(99), 9))
+            .unwrap();
         world.pass(Duration::from_secs(5));
         for host in 100..120 {
             world.wire().living.insert(host);
             let id = world
-                .call_to(Transport::Tcp, (family.host(host), 9))
+                .connect_to(Transport::Tcp, (family.host(host), 9))
                 .unwrap();
             world.pass(Duration::from_millis(1_300));
             assert!(syns(&mut world, host) > 0, "{host}");
@@ -48,7 +50,7 @@ fn forged_syns_do_not_keep_hosts_from_being_found() {
             world.pass(MOMENT);
             world.wire().living.insert(host);
             let there = (family.host(host), 9);
-            let id = world.call_to(Transport::Udp, there).unwrap();
+            let id = world.connect_to(Transport::Udp, there).unwrap();
             assert_eq!(world.send(id, b"hello"), Some(Ok(())));
             world.pass(Duration::from_millis(1_300));
             assert_eq!(world.wire().datagrams(host), 1, "{host}");
@@ -67,8 +69,8 @@ fn a_host_that_was_missing_is_found_soon_after_it_has_come() {
             .with_datagram_idle_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
         let there = (family.host(LIVING), 9);
-        world.call_to(Transport::Tcp, there).unwrap();
-        let id = world.call_to(Transport::Udp, there).unwrap();
+        world.connect_to(Transport::Tcp, there).unwrap();
+        let id = world.connect_to(Transport::Udp, there).unwrap();
         for _ in 0..10 {
             assert_eq!(world.send(id, b"are you there?"), Some(Ok(())));
             world.pass(Duration::from_secs(1));
@@ -89,7 +91,7 @@ fn a_quiet_device_sends_no_arp_request() {
         let limits = limits().with_datagram_idle_timeout(Duration::from_mins(10));
         let mut world = start(family, limits).unwrap();
         let there = (family.host(LIVING), 9);
-        let id = world.call_to(Transport::Udp, there).unwrap();
+        let id = world.connect_to(Transport::Udp, there).unwrap();
         assert_eq!(world.send(id, b"are you there?"), Some(Ok(())));
         world.pass(Duration::from_secs(5));
         let asked = world.wire().asked.len();
@@ -152,7 +154,7 @@ fn a_datagram_from_where_no_way_leads_does_not_stop_the_others() {
             world.pass(MOMENT);
         }
         assert_eq!(world.network.counts().accepted, 10);
-        let refused = world.call_to(Transport::Udp, (family.far(), 9));
+        let refused = world.connect_to(Transport::Udp, (family.far(), 9));
         assert!(refused.unwrap_err().to_string().contains("no route"));
     });
 }
@@ -173,7 +175,7 @@ fn a_device_that_takes_a_frame_at_a_time_serves_all_connections() {
         let ids = [10, 11].map(|host| {
             world.wire().living.insert(host);
             let there = (family.host(host), 9);
-            let id = world.call_to(Transport::Udp, there).unwrap();
+            let id = world.connect_to(Transport::Udp, there).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             // smoltcp asks for one host a second.
             world.pass(Duration::from_secs(1));
@@ -198,7 +200,7 @@ fn streams_over_a_device_that_takes_a_frame_at_a_time_get_equal_shares() {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Tcp);
         let messages: [&[u8]; 3] = [&[0; 100], &[0; 101], &[0; 102]];
-        let ids = messages.map(|_| world.call(Transport::Tcp).unwrap());
+        let ids = messages.map(|_| world.connect(Transport::Tcp).unwrap());
         world.pass(MOMENT);
         for _ in 0..3_000 {
             for (id, message) in ids.into_iter().zip(messages) {
@@ -272,7 +274,7 @@ fn one_address_has_no_more_streams_than_it_may() {
         world.listen(Transport::Tcp);
         // The client and the listener are both this device.
         for _ in 0..4 {
-            let id = world.call(Transport::Tcp).unwrap();
+            let id = world.connect(Transport::Tcp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(MOMENT);
         }
@@ -288,7 +290,7 @@ fn a_peer_that_says_nothing_does_not_keep_a_stream() {
         let limits = limits().with_first_message_timeout(Duration::from_secs(5));
         let mut world = start(family, limits).unwrap();
         world.listen(Transport::Tcp);
-        world.call(Transport::Tcp).unwrap();
+        world.connect(Transport::Tcp).unwrap();
         world.pass(Duration::from_secs(7));
         assert_eq!(
             world.log.all("closed"),
@@ -303,7 +305,7 @@ fn a_device_that_loses_its_addresses_while_it_looks_for_a_host_sleeps() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         let there = (family.host(99), 9);
-        let id = world.call_to(Transport::Udp, there).unwrap();
+        let id = world.connect_to(Transport::Udp, there).unwrap();
         world.send(id, b"hello").unwrap().unwrap();
         world.pass(Duration::from_millis(100));
         let interface = &mut world.network.stack().interface;

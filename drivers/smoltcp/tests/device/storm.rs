@@ -85,10 +85,12 @@ impl Storm {
                     0 => {
                         let host = self.host();
                         let there = (self.world.family.host(host), 9);
-                        self.world.call_to(transport, there)
+                        self.world.connect_to(transport, there)
                     }
-                    1 => self.world.call_to(transport, (self.world.family.far(), 9)),
-                    _ => self.world.call(transport),
+                    1 => self
+                        .world
+                        .connect_to(transport, (self.world.family.far(), 9)),
+                    _ => self.world.connect(transport),
                 };
                 self.ids.extend(connected);
             }

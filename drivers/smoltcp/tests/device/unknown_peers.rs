@@ -12,7 +12,7 @@ fn a_peer_that_is_not_to_be_found_holds_the_others_up_for_a_moment_only() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Udp);
-        let id = world.call(Transport::Udp).unwrap();
+        let id = world.connect(Transport::Udp).unwrap();
         assert_eq!(world.send(id, b"hello"), Some(Ok(())));
         world.pass(MOMENT);
         assert_eq!(world.log.count("received 5"), 2);
@@ -50,7 +50,7 @@ fn streams_in_handshakes_with_missing_hosts_are_used_again() {
             // None is left that waits, but they make way for others after three seconds, though
             // they may take any time to be answered.
             world.pass(Duration::from_secs(4));
-            let id = world.call(Transport::Tcp).unwrap();
+            let id = world.connect(Transport::Tcp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(Duration::from_secs(2));
             assert_eq!(world.log.count("received 5"), 2);
@@ -139,9 +139,9 @@ fn a_listener_whose_pool_runs_dry_gets_what_another_can_spare() {
         let mut world = start(family, limits()).unwrap();
         world.listen_at(Transport::Tcp, 7);
         world.listen_at(Transport::Tcp, 8);
-        // Each call takes two of eight streams, and all come to one of two listeners.
+        // Each connect takes two of eight streams, and all come to one of two listeners.
         for _ in 0..3 {
-            let id = world.call(Transport::Tcp).unwrap();
+            let id = world.connect(Transport::Tcp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
             world.pass(MOMENT);
         }
@@ -156,7 +156,7 @@ fn a_peer_that_waits_for_room_gets_writable_even_if_another_takes_it_all() {
         let mut world = start(family, limits()).unwrap();
         world.listen(Transport::Udp);
         for _ in 0..2 {
-            let id = world.call(Transport::Udp).unwrap();
+            let id = world.connect(Transport::Udp).unwrap();
             world.send(id, b"hello").unwrap().unwrap();
         }
         world.pass(MOMENT);
@@ -180,7 +180,7 @@ fn a_stop_waits_for_datagrams_until_they_cannot_leave() {
     with_each_family(|family| {
         let mut world = start(family, limits()).unwrap();
         let id = world
-            .call_to(Transport::Udp, (family.host(SILENT), 99))
+            .connect_to(Transport::Udp, (family.host(SILENT), 99))
             .unwrap();
         world.send(id, b"hello").unwrap().unwrap();
         world.network.stop(Duration::from_secs(10), world.now);

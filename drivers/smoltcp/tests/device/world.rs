@@ -195,7 +195,7 @@ pub(crate) fn start_among(family: Family, limits: Limits, hosts: usize) -> Resul
     let mut network = Network::new(interface, device, memory, limits, (1, 2))?;
     // A port on which nothing could be received is refused, and takes no place.
     let deaf = leak(PortMemory::<Echo, 2, 0>::new()).lend(leak([0; 64]), leak([0; 64]));
-    assert!(matches!(network.add_port(deaf), Err(Error::Memory(_))));
+    assert!(matches!(network.add_port(deaf), Err(Error::Memory { .. })));
     for _ in 0..3 {
         let port = leak(PortMemory::<Echo, 2, 4>::new());
         let bytes = [(); 2].map(|()| leak(Bytes::<256>::new()).lend());
@@ -235,11 +235,11 @@ impl World {
         self.network.listen(transport, any, accepted)
     }
 
-    pub(crate) fn call(&mut self, transport: Transport) -> Result<ConnectionId, Error> {
-        self.call_to(transport, (self.family.own()[0], 7))
+    pub(crate) fn connect(&mut self, transport: Transport) -> Result<ConnectionId, Error> {
+        self.connect_to(transport, (self.family.own()[0], 7))
     }
 
-    pub(crate) fn call_to(
+    pub(crate) fn connect_to(
         &mut self,
         transport: Transport,
         there: impl Into<SocketAddr>,

@@ -10,7 +10,9 @@ use cubenet_core::{
 use cubenet_smoltcp::smoltcp::iface::{Interface, SocketStorage};
 use cubenet_smoltcp::smoltcp::phy::Device;
 use cubenet_smoltcp::smoltcp::socket::udp::PacketMetadata;
-use cubenet_smoltcp::{Error, Memory, Network, Peer, PortParts, Remote, Stream, StreamParts};
+use cubenet_smoltcp::{
+    DatagramRing, Error, Memory, Network, Peer, PortParts, Remote, Stream, StreamParts,
+};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -56,7 +58,7 @@ fn leak_with<T>(value: impl Fn() -> T, count: usize) -> &'static mut [T] {
 }
 
 fn port() -> PortParts<'static, Boxed> {
-    let ring = || (leak(PacketMetadata::EMPTY, DATAGRAMS), leak(0, BYTES));
+    let ring = || DatagramRing::new(leak(PacketMetadata::EMPTY, DATAGRAMS), leak(0, BYTES));
     PortParts::new(
         leak_with(|| Peer::EMPTY, PEERS),
         leak(cubenet_core::demux::Slot::<Remote>::FREE, PEERS),

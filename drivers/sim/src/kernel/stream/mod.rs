@@ -217,7 +217,7 @@ impl Kernel {
         Ok(accepted)
     }
 
-    /// Writes `parts`, as far as there is room. An owner whose bytes are not all taken is told when
+    /// Writes `parts`, as far as there is room. An owner whose bytes are not all taken gets a notice when
     /// there is room again.
     pub(crate) fn write(&mut self, key: Key, parts: &[&[u8]]) -> Result<usize, CloseReason> {
         let now = self.now;

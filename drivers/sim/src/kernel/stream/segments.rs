@@ -142,7 +142,7 @@ impl Kernel {
         }
     }
 
-    /// An owner that waits for room is told when there is some.
+    /// An owner that waits for room gets a notice when there is some.
     pub(super) fn tell_writable(&mut self, key: Key) {
         let Some(socket) = self.stream(key) else {
             return;
@@ -394,7 +394,7 @@ impl Kernel {
         }
     }
 
-    /// The connection is over; its owner is told.
+    /// The connection is over; its owner gets a notice.
     pub(super) fn fail(&mut self, key: Key, reason: CloseReason) {
         let Some(socket) = self.stream(key) else {
             return;

@@ -216,7 +216,7 @@ impl Outgoing {
         in_all.min((self.max_unsent as usize).saturating_sub(unsent))
     }
 
-    /// Whether a writer that waits is told that there is room: as on Linux, once a third of the
+    /// Whether a writer that waits gets the notice that there is room: as on Linux, once a third of the
     /// buffer is free and less than half of what may be unsent is.
     pub(super) fn is_writable(&self) -> bool {
         let unsent = self.unsent.len() as u64;
@@ -423,7 +423,7 @@ impl Incoming {
         self.advertised.max(self.expected + free)
     }
 
-    /// Whether the sender is told that reading has made room, before anything else arrives: as on
+    /// Whether the sender learns that reading has made room, before anything else arrives: as on
     /// Linux, if little was left and at least twice as much is now.
     pub(super) fn has_opened(&self) -> bool {
         let left = self.advertised.saturating_sub(self.expected);

@@ -50,7 +50,7 @@ struct Sensor {
     /// The server is not there, or is no more, and no connect has been planned.
     lost: bool,
     /// When to connect, and how long to wait after the next failure; `NEVER` while connecting.
-    call_at: Instant,
+    connect_at: Instant,
     backoff: Duration,
     connects: u32,
     /// The way of the signs of life.
@@ -63,7 +63,7 @@ static SENSOR: Mutex<RefCell<Sensor>> = Mutex::new(RefCell::new(Sensor {
     acknowledged: 0,
     server: None,
     lost: false,
-    call_at: Instant::ZERO,
+    connect_at: Instant::ZERO,
     backoff: BACKOFF.0,
     connects: 0,
     heartbeat: None,
@@ -87,11 +87,11 @@ impl Sensor {
     }
 
     /// Connects again, if the server is not there and it is time.
-    fn call_later(&mut self, now: Instant) {
+    fn connect_later(&mut self, now: Instant) {
         self.lost = false;
         self.server = None;
         self.sent = 0;
-        self.call_at = now.after(self.backoff);
+        self.connect_at = now.after(self.backoff);
         self.backoff = (2 * self.backoff).min(BACKOFF.1);
     }
 
@@ -232,9 +232,9 @@ fn measure() -> Result<(), Error> {
                 taken += 1;
             }
         }
-        if now >= with(|sensor| sensor.call_at) {
+        if now >= with(|sensor| sensor.connect_at) {
             with(|sensor| {
-                sensor.call_at = Instant::NEVER;
+                sensor.connect_at = Instant::NEVER;
                 sensor.connects += 1;
             });
             network.connect(Transport::Tcp, readings_to, Way::Readings, now)?;
@@ -256,10 +256,10 @@ fn measure() -> Result<(), Error> {
         }
         network.poll(clock.now());
         if with(|sensor| sensor.lost) {
-            with(|sensor| sensor.call_later(clock.now()));
+            with(|sensor| sensor.connect_later(clock.now()));
         }
         let at = network.poll_at(clock.now()).min(next_heartbeat);
-        let at = at.min(with(|sensor| sensor.call_at));
+        let at = at.min(with(|sensor| sensor.connect_at));
         let at = if taken < count {
             at.min(next_reading)
         } else {

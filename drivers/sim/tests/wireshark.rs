@@ -47,7 +47,7 @@ impl Handler for Nothing {
 
 /// What `tshark` says of these fields of the packets that a filter shows, one line each.
 fn tshark(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
-    let dissector = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cubenet.lua");
+    let dissector = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cubenet.lua");
     let mut command = Command::new("tshark");
     command
         .arg("-X")

@@ -3,8 +3,10 @@
 
 use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
+use crate::layer::Identity;
 use crate::send_error::SendError;
 use crate::transport::Transport;
+use alloc::sync::Arc;
 use core::net::SocketAddr;
 
 /// A handle of a connection, to keep, clone and use on any thread: what a driver's `Connection`
@@ -70,6 +72,12 @@ pub trait Handle: Clone + Send + Sync + 'static {
 
     /// The connection's number.
     fn id(&self) -> ConnectionId;
+
+    /// What the handshake of its layers has shown; `None` if it has no layers, or that is not
+    /// complete.
+    fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
 }
 
 /// Implements [`Handle`] for a driver's connection, whose own methods of the same names do it.
@@ -125,6 +133,10 @@ macro_rules! impl_handle {
             fn id(&self) -> $crate::ConnectionId {
                 <$connection>::id(self)
             }
+
+            fn identity(&self) -> Option<::std::sync::Arc<$crate::Identity>> {
+                <$connection>::identity(self)
+            }
         }
     };
 }
@@ -133,7 +145,7 @@ macro_rules! impl_handle {
 mod tests {
     use super::*;
     use crate::Handle;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use std::vec::Vec;
 
     /// A driver's connection that keeps which methods were called, in order.
@@ -207,6 +219,10 @@ mod tests {
         fn id(&self) -> ConnectionId {
             self.called("id", ConnectionId::from_u64(9))
         }
+
+        fn identity(&self) -> Option<Arc<Identity>> {
+            self.called("identity", None)
+        }
     }
 
     crate::impl_handle!(Connection);
@@ -228,12 +244,13 @@ mod tests {
         assert_eq!(handle.peer_addr().port(), 1);
         assert_eq!(handle.local_addr().port(), 2);
         assert_eq!(handle.id().as_u64(), 9);
+        assert_eq!(handle.identity(), None);
     }
 
     #[test]
     fn each_method_of_a_handle_is_the_connection_s_own() {
         let methods = "send send_frame close abort is_closed pause resume queued transport \
-                       peer_addr local_addr id";
+                       peer_addr local_addr id identity";
         let connection = Connection::default();
         call_all(&connection);
         assert_eq!(connection.0.lock().unwrap().join(" "), methods);

@@ -5,12 +5,14 @@ use crate::connection::CloseReason;
 use crate::connection_id::ConnectionId;
 #[cfg(feature = "alloc")]
 use crate::frame::Frame;
+#[cfg(feature = "alloc")]
+use crate::layer::Identity;
 use crate::message::Message;
 use crate::send_error::SendError;
 use crate::time::Instant;
 use crate::transport::Transport;
 #[cfg(feature = "alloc")]
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Arc};
 use core::fmt;
 use core::net::SocketAddr;
 
@@ -121,6 +123,12 @@ pub trait Link {
 
     /// The connection's number.
     fn id(&self) -> ConnectionId;
+
+    /// What the handshake of its layers has shown; `None` if it has no layers.
+    #[cfg(feature = "alloc")]
+    fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
 
     /// Bytes accepted by `send` that have not gone out yet, headers included.
     fn queued(&self) -> usize;

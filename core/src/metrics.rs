@@ -10,6 +10,8 @@ use core::fmt;
 pub struct Metrics {
     /// Connections open now, those that are connecting included.
     pub open: u64,
+    /// Of those, the connections whose layers are in their handshake.
+    pub handshaking: u64,
     /// Bytes accepted by `send` that wait to be sent now.
     pub queued_bytes: u64,
     /// Bytes of input held now: frames of which a part has arrived, and bytes that were read and
@@ -25,6 +27,8 @@ pub struct Metrics {
     pub refused: u64,
     /// Connections refused by `AddressLimits`; also counted in [`refused`](Metrics::refused).
     pub refused_by_address: u64,
+    /// Connections refused by `max_handshakes`; also counted in [`refused`](Metrics::refused).
+    pub refused_by_handshakes: u64,
     /// Times that `accept` failed for lack of descriptors or memory.
     pub accept_failed: u64,
     /// Messages received and handed to a handler.

@@ -4,11 +4,12 @@
 pub mod allocation;
 pub mod harness;
 mod late;
+pub mod layer;
 pub mod system;
 
 use cubenet_mio::{
-    CloseReason, ConnectError, Connection, Handler, Limits, Link, Message, Network, Transport,
-    TransportError,
+    CloseReason, ConnectError, ConnectOptions, Connection, Handler, Limits, Link, ListenOptions,
+    Message, Network, Transport, TransportError,
 };
 pub use late::{Late, late};
 use std::io::{Read, Write};
@@ -104,6 +105,17 @@ impl Default for Reports {
 impl Reports {
     /// Listens, on a port of the system's choice, with reporters.
     pub fn listen(&self, network: &Network, transport: Transport, act: Act) -> SocketAddr {
+        self.listen_with(ListenOptions::new(), network, transport, act)
+    }
+
+    /// The same with options.
+    pub fn listen_with(
+        &self,
+        options: ListenOptions,
+        network: &Network,
+        transport: Transport,
+        act: Act,
+    ) -> SocketAddr {
         let events = self.sender.clone();
         let accepted = move |connection: &Connection| {
             let _ = events.send(Event::Opened(connection.clone()));
@@ -112,13 +124,25 @@ impl Reports {
                 act,
             })
         };
-        let listener = network.listen(transport, "127.0.0.1:0", accepted);
+        let listener = network.listen_with(options, transport, "127.0.0.1:0", accepted);
         listener.expect("loopback can be listened on").local_addr()
     }
 
     /// Connects to `address` with a reporter.
     pub fn connect(
         &self,
+        network: &Network,
+        transport: Transport,
+        address: SocketAddr,
+        act: Act,
+    ) -> Connection {
+        self.connect_with(&ConnectOptions::new(), network, transport, address, act)
+    }
+
+    /// The same with options.
+    pub fn connect_with(
+        &self,
+        options: &ConnectOptions,
         network: &Network,
         transport: Transport,
         address: SocketAddr,
@@ -135,7 +159,7 @@ impl Reports {
                 None
             }
         };
-        let connection = network.connect(transport, address, late(connected));
+        let connection = network.connect_with(options, transport, address, late(connected));
         connection.expect("the connect can begin")
     }
 

@@ -67,6 +67,11 @@ impl Layered {
         self.pending.len()
     }
 
+    /// Forgets what waits for the handshake: the connection is over.
+    pub fn discard(&mut self) {
+        self.pending = Vec::new();
+    }
+
     /// Says once, when the handshake is complete, whether the connection is open now, so that
     /// `connected` or `accepted` is to be called; what was waiting is in `wire` then. `None` while
     /// the handshake goes on, and after it. A handshake that failed closes the connection.

@@ -5,7 +5,7 @@ use crate::tcp::shared::StreamShared;
 use crate::udp::socket::PeerShared;
 use crate::write_batch::WriteBatch;
 use crate::{tcp, udp};
-use cubenet_core::{CloseReason, ConnectionId, Frame, SendError, Transport};
+use cubenet_core::{CloseReason, ConnectionId, Frame, Identity, SendError, Transport};
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -204,6 +204,15 @@ impl Connection {
         match self.shared {
             Shared::Stream(_) => Transport::Tcp,
             Shared::Datagrams(_) => Transport::Udp,
+        }
+    }
+
+    /// What the handshake of its layers has shown. `None` if it has no layers, as long as their
+    /// handshake is not complete, and once the connection has ended.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        match &self.shared {
+            Shared::Stream(shared) => shared.upgrade()?.identity(),
+            Shared::Datagrams(_) => None,
         }
     }
 

@@ -49,6 +49,11 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// There are as many handshakes of layers as [`max_handshakes`](cubenet_core::Limits) allows.
+    TooManyHandshakes {
+        /// The limit.
+        limit: usize,
+    },
     /// This driver does not have the transport.
     Unsupported {
         /// The transport.
@@ -86,6 +91,10 @@ impl fmt::Display for Error {
                     "there are {limit} connections already; raise `max_connections`"
                 )
             }
+            Error::TooManyHandshakes { limit } => write!(
+                f,
+                "{limit} connections are in their handshake already; raise `max_handshakes`"
+            ),
             Error::Unsupported { transport } => {
                 write!(f, "this driver has no transport `{transport}`")
             }
@@ -109,7 +118,10 @@ impl std::error::Error for Error {
             | Error::Address { source, .. }
             | Error::Listen { source, .. }
             | Error::Connect { source, .. } => Some(source),
-            Error::TooManyConnections { .. } | Error::Unsupported { .. } | Error::Stopped => None,
+            Error::TooManyConnections { .. }
+            | Error::TooManyHandshakes { .. }
+            | Error::Unsupported { .. }
+            | Error::Stopped => None,
         }
     }
 }

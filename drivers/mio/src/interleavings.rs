@@ -111,8 +111,9 @@ impl Scene {
             stream,
             peer: address,
             home,
-            listening: Listening::new(Box::new(accept), None),
+            listening: Listening::new(Box::new(accept), None, None),
             permit,
+            handshake: None,
         };
         assert!(mailbox.post(Command::Accept(accepted)).is_ok());
         let mut worker = Worker::new(poll, mailbox, workers);

@@ -28,16 +28,9 @@ macro_rules! counters {
         }
 
         impl Totals {
-            pub(crate) fn snapshot(
-                &self,
-                open: usize,
-                queued_bytes: usize,
-                held_bytes: usize,
-            ) -> Metrics {
+            pub(crate) fn snapshot(&self, open: usize) -> Metrics {
                 let mut metrics = Metrics::default();
                 metrics.open = open as u64;
-                metrics.queued_bytes = queued_bytes as u64;
-                metrics.held_bytes = held_bytes as u64;
                 $(metrics.$name = self.$name.load(Relaxed);)*
                 metrics.closed_by = self.closed_by.map(|count| count.load(Relaxed));
                 metrics
@@ -53,6 +46,7 @@ counters! {
     connect_failed,
     refused,
     refused_by_address,
+    refused_by_handshakes,
     accept_failed,
     messages_in,
     messages_out,

@@ -2,10 +2,11 @@
 
 use crate::error::Error;
 use crate::network::listening::AdmitFn;
-use cubenet_core::Limits;
 use cubenet_core::demux::Admission;
+use cubenet_core::{Limits, MakeLayer};
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What a listener has of its own: limits, and a hook that sees datagrams from new peers before
 /// anything is built for them.
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 pub struct ListenOptions {
     pub(crate) limits: Option<Limits>,
     pub(crate) admit: Option<Box<AdmitFn>>,
+    pub(crate) layer: Option<Arc<dyn MakeLayer>>,
 }
 
 impl ListenOptions {
@@ -54,6 +56,17 @@ impl ListenOptions {
         self.admit = Some(Box::new(hook));
         self
     }
+
+    /// A layer between the socket and the messages of each connection, such as TLS. `accepted` is
+    /// called once its handshake is complete, and [`Connection::identity`] says what that has shown.
+    /// For streams only.
+    ///
+    /// [`Connection::identity`]: crate::Connection::identity
+    #[must_use]
+    pub fn layer(mut self, layer: impl MakeLayer + 'static) -> Self {
+        self.layer = Some(Arc::new(layer));
+        self
+    }
 }
 
 impl fmt::Debug for ListenOptions {
@@ -61,6 +74,7 @@ impl fmt::Debug for ListenOptions {
         f.debug_struct("ListenOptions")
             .field("limits", &self.limits)
             .field("admit", &self.admit.is_some())
+            .field("layer", &self.layer.is_some())
             .finish()
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::connection::Connection;
 use crate::user::UserValue;
-use cubenet_core::Handler;
 use cubenet_core::demux::Admission;
+use cubenet_core::{Ends, Handler, Layer, MakeLayer};
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,7 @@ pub(crate) type AdmitFn = dyn Fn(SocketAddr, &[u8]) -> Admission + Send + Sync;
 pub(crate) struct Listening {
     accept: UserValue<Box<AcceptFn>>,
     admit: Option<UserValue<Box<AdmitFn>>>,
+    layer: Option<Arc<dyn MakeLayer>>,
     gate: Mutex<Gate>,
     /// Told when the last call of `accept` has returned.
     returned: Condvar,
@@ -42,10 +43,15 @@ impl Drop for Running<'_> {
 }
 
 impl Listening {
-    pub(crate) fn new(accept: Box<AcceptFn>, admit: Option<Box<AdmitFn>>) -> Arc<Self> {
+    pub(crate) fn new(
+        accept: Box<AcceptFn>,
+        admit: Option<Box<AdmitFn>>,
+        layer: Option<Arc<dyn MakeLayer>>,
+    ) -> Arc<Self> {
         Arc::new(Listening {
             accept: UserValue::new(accept),
             admit: admit.map(UserValue::new),
+            layer,
             gate: Mutex::new(Gate {
                 open: true,
                 running: 0,
@@ -85,6 +91,16 @@ impl Listening {
             Some(_running) => admit(peer, datagram),
             None => Admission::Refuse,
         }
+    }
+
+    /// Whether its connections have a layer.
+    pub(crate) fn has_layer(&self) -> bool {
+        self.layer.is_some()
+    }
+
+    /// The layer of a connection that was accepted, if it is to have one.
+    pub(crate) fn make_layer(&self, ends: Ends) -> Option<Box<dyn Layer>> {
+        Some(self.layer.as_ref()?.make_layer(ends))
     }
 
     pub(crate) fn has_hook(&self) -> bool {

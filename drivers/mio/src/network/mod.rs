@@ -1,6 +1,7 @@
 //! The network: its threads, and what an application asks of it.
 
 pub(crate) mod builder;
+pub(crate) mod connect_options;
 pub(crate) mod endpoint;
 pub(crate) mod listen_options;
 pub(crate) mod listener;
@@ -15,13 +16,15 @@ use crate::conn::permit::Permit;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::log::debug;
+use crate::tcp::layers::{HandshakePermit, Layers};
 use crate::tcp::listener::StreamListener;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::acceptor::{AcceptorHandle, Order};
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
 use builder::Builder;
-use cubenet_core::{Handler, Metrics, SendHalf, Transport};
+use connect_options::ConnectOptions;
+use cubenet_core::{Ends, Handler, LimitError, MakeLayer, Metrics, SendHalf, Transport};
 use endpoint::ToEndpoint;
 use listen_options::{ListenOptions, limits_of_listener};
 use listener::{Listener, ListenerSocket};
@@ -165,7 +168,8 @@ impl Network {
         accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
     ) -> Result<Listener, Error> {
         let accept = move |connection: &Connection| Some(Box::new(accepted(connection)?) as _);
-        let listening = Listening::new(Box::new(accept), options.admit);
+        check_layers(options.layer.is_some(), transport)?;
+        let listening = Listening::new(Box::new(accept), options.admit, options.layer);
         let targets = match options.limits {
             None => self.inner.targets.clone(),
             Some(limits) => {
@@ -276,7 +280,25 @@ impl Network {
         address: impl ToEndpoint,
         handler: impl FnOnce(&Connection) -> H,
     ) -> Result<Connection, Error> {
+        self.connect_with(&ConnectOptions::new(), transport, address, handler)
+    }
+
+    /// Like [`Network::connect`], with a layer such as TLS. [`Handler::connected`] is called once the
+    /// handshake of the layer is complete; if it fails, [`Handler::connect_failed`] says why.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Network::connect`], [`Error::TooManyHandshakes`], and [`Error::Limits`] if a datagram
+    /// connection is to have a layer.
+    pub fn connect_with<H: Handler + Send + 'static>(
+        &self,
+        options: &ConnectOptions,
+        transport: Transport,
+        address: impl ToEndpoint,
+        handler: impl FnOnce(&Connection) -> H,
+    ) -> Result<Connection, Error> {
         self.check_running()?;
+        check_layers(options.layer.is_some(), transport)?;
         let endpoint = address.to_endpoint()?;
         let target = Target::least_loaded(&self.inner.targets);
         let permit = Permit::take(&target.home, transport, None).map_err(|_: NoRoom| {
@@ -285,8 +307,9 @@ impl Network {
         })?;
         let mut failed = None;
         for address in endpoint.addresses() {
+            let layer = self.begin_handshake(options)?;
             let begun = match transport {
-                Transport::Tcp => Begun::stream(&target.home, *address),
+                Transport::Tcp => Begun::stream(&target.home, *address, layer),
                 Transport::Udp => Begun::datagrams(&target.home, *address),
                 _ => return Err(Error::Unsupported { transport }),
             };
@@ -329,6 +352,23 @@ impl Network {
         self.inner.shared.metrics()
     }
 
+    /// The layer of a connect, if it is to have one, with the permit for its handshake.
+    fn begin_handshake<'o>(
+        &self,
+        options: &'o ConnectOptions,
+    ) -> Result<Option<(&'o dyn MakeLayer, HandshakePermit)>, Error> {
+        let Some(layer) = options.layer.as_deref() else {
+            return Ok(None);
+        };
+        let network = &self.inner.shared;
+        let limit = network.limits.max_handshakes();
+        let permit = HandshakePermit::take(network);
+        Ok(Some((
+            layer,
+            permit.ok_or(Error::TooManyHandshakes { limit })?,
+        )))
+    }
+
     fn check_running(&self) -> Result<(), Error> {
         if self.inner.stopping.load(SeqCst) {
             return Err(Error::Stopped);
@@ -362,11 +402,19 @@ enum Begun {
 }
 
 impl Begun {
-    fn stream(home: &Arc<Home>, address: SocketAddr) -> io::Result<Begun> {
+    fn stream(
+        home: &Arc<Home>,
+        address: SocketAddr,
+        layer: Option<(&dyn MakeLayer, HandshakePermit)>,
+    ) -> io::Result<Begun> {
         let network = home.network();
         let stream = network.options.connect_stream(address)?;
+        let local = canonical(stream.local_addr()?);
+        let layers = layer.map(|(layer, permit)| {
+            Layers::new(layer.make_layer(Ends::new(address, local)), permit, None)
+        });
         let half = SendHalf::connecting(network.now());
-        StreamShared::new(home, stream, address, half).map(Begun::Stream)
+        StreamShared::new(home, stream, address, half, layers).map(Begun::Stream)
     }
 
     /// The same over UDP, where there is nothing to wait for.
@@ -400,6 +448,15 @@ fn hand_over<H: Handler + Send + 'static>(
     target.mailbox.post(command).map_err(|_| Error::Stopped)?;
     std::mem::forget(token);
     Ok(connection)
+}
+
+/// That only streams have layers.
+fn check_layers(has_layers: bool, transport: Transport) -> Result<(), Error> {
+    if has_layers && transport != Transport::Tcp {
+        let problem = "only streams have layers: use `Transport::Tcp`";
+        return Err(Error::Limits(LimitError::new("layer", problem)));
+    }
+    Ok(())
 }
 
 /// The network stopped while it was asked for something.

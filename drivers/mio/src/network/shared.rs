@@ -22,6 +22,7 @@ pub(crate) struct NetworkShared {
     pub(crate) hash_key: (u64, u64),
     open_streams: AtomicUsize,
     open_datagrams: AtomicUsize,
+    handshakes: AtomicUsize,
     queued_total: AtomicUsize,
     held_total: AtomicUsize,
     /// `None` if nothing is limited.
@@ -36,6 +37,8 @@ pub(crate) enum NoRoom {
     Connections,
     /// Its peer's address has, or makes, too many.
     Address(AddressRefusal),
+    /// There are `max_handshakes`.
+    Handshakes,
 }
 
 impl NetworkShared {
@@ -55,6 +58,7 @@ impl NetworkShared {
             hash_key,
             open_streams: AtomicUsize::new(0),
             open_datagrams: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
             queued_total: AtomicUsize::new(0),
             held_total: AtomicUsize::new(0),
             addresses: limited.then(|| Mutex::new(AddressTable::new(addresses))),
@@ -64,8 +68,11 @@ impl NetworkShared {
 
     pub(crate) fn metrics(&self) -> Metrics {
         let open = self.open_streams.load(Relaxed) + self.open_datagrams.load(Relaxed);
-        self.totals
-            .snapshot(open, self.queued_total(), self.held_total())
+        let mut metrics = self.totals.snapshot(open);
+        metrics.handshaking = self.handshakes.load(Relaxed) as u64;
+        metrics.queued_bytes = self.queued_total() as u64;
+        metrics.held_bytes = self.held_total() as u64;
+        metrics
     }
 
     /// The time, as the core counts it: since the network started.
@@ -107,6 +114,17 @@ impl NetworkShared {
         debug_assert!(before > 0, "a connection was released twice");
     }
 
+    /// Counts a handshake that begins; `false` if it is one too many. To be
+    /// [ended](NetworkShared::end_handshake) in any case.
+    pub(crate) fn begin_handshake(&self) -> bool {
+        self.handshakes.fetch_add(1, Relaxed) < self.limits.max_handshakes()
+    }
+
+    pub(crate) fn end_handshake(&self) {
+        let before = self.handshakes.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "a handshake ended twice");
+    }
+
     /// Counts a connection that `peer` opens. To be [released](NetworkShared::release_address).
     pub(crate) fn reserve_address(&self, peer: IpAddr, transport: Transport) -> Result<(), NoRoom> {
         match self.addresses() {
@@ -135,6 +153,11 @@ impl NetworkShared {
             NoRoom::Address(refusal) => {
                 self.totals.refused_by_address.fetch_add(1, Relaxed);
                 warn_limited!(%peer, ?refusal, "connection refused: its address has, or opens, too many");
+            }
+            NoRoom::Handshakes => {
+                self.totals.refused_by_handshakes.fetch_add(1, Relaxed);
+                let limit = self.limits.max_handshakes();
+                warn_limited!(%peer, limit, "connection refused: too many are in their handshake");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Input that a stream holds: bytes that were read and not delivered, and a partial frame.
 
 use crate::conn::info::Conn;
+use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Holds, Stream};
 use crate::worker::budget::Budget;
 use crate::worker::resources::WorkerResources;
@@ -24,6 +25,9 @@ impl Stream {
         let input = input.unwrap_or_default();
         let left = self.deliver(&input, budget, resources);
         self.hold(token, input.slice(input.len() - left..), resources);
+        if left == 0 && self.is_layered {
+            self.layers_delivered(resources);
+        }
         left == 0
     }
 
@@ -35,7 +39,12 @@ impl Stream {
         undelivered: Bytes,
         resources: &mut WorkerResources,
     ) {
-        let bytes = self.recv.footprint() + undelivered.len();
+        let mut bytes = self.recv.footprint() + undelivered.len();
+        if self.is_layered {
+            bytes += StreamShared::with(&mut self.shared, |_, send| {
+                send.layers().map_or(0, |layers| layers.layered.held())
+            });
+        }
         if bytes > 0 {
             self.holds = if undelivered.is_empty() {
                 Holds::Partial

@@ -3,7 +3,9 @@
 use crate::conn::info::Conn;
 use crate::tcp::shared::StreamShared;
 use crate::write_batch::WriteBatch;
-use cubenet_core::{CloseReason, ConnectionId, Frame, Instant, Link, SendError, Transport};
+use cubenet_core::{
+    CloseReason, ConnectionId, Frame, Identity, Instant, Link, SendError, Transport,
+};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +51,10 @@ impl Link for StreamLink<'_> {
 
     fn id(&self) -> ConnectionId {
         self.shared.info().id
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        self.shared.identity()
     }
 
     fn queued(&self) -> usize {

@@ -1,18 +1,17 @@
 //! Connections over TCP.
 //!
-//! A layer between socket and messages, such as TLS or a PROXY header, has three seams, through
-//! which every byte passes once. No layer is built yet.
+//! A stream may have layers between its socket and its messages, such as TLS ([`layers`]). Every byte
+//! passes three seams, each once:
 //!
-//! - Before the decoder: `Stream::handle_bytes`, in [`read`]. Bytes are mutable there, to be
-//!   decrypted in place.
-//! - After the encoder: `SendState::transmit`, in [`send_state`]. A [`WriteBuf`](send_state::WriteBuf)
-//!   holds whole frames; records would be made of them here, so that a queue holds what goes on the
-//!   wire.
-//! - Below the queue: `write_some` and `SendState::flush`, in [`send_state`], which hand bytes to the
-//!   system which says how many it took.
+//! - Before the decoder: `Stream::handle_bytes`, in [`read`], gives what was read to the layers.
+//! - After the encoder: `SendState::transmit`, in [`send_state`], gives them whole frames, as many as
+//!   were gathered. What they make of it is queued, so a queue holds what goes on the wire.
+//! - Below the queue: `write_some` and `SendState::flush`, in [`send_state`], hand bytes to the system,
+//!   which says how many it took.
 
 pub(crate) mod conn;
 pub(crate) mod held;
+pub(crate) mod layers;
 pub(crate) mod link;
 pub(crate) mod listener;
 pub(crate) mod read;

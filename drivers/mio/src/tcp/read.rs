@@ -24,6 +24,11 @@ impl Stream {
         }
         let mut input = std::mem::take(&mut resources.input);
         while !self.recv.is_paused() {
+            if self.is_layered && self.state().is_handshaking() && resources.handshakes == 0 {
+                // Those of the others come first, and the messages of all.
+                resources.schedule(token, &mut self.scheduled);
+                break;
+            }
             if left == 0 || !budget.is_left() {
                 resources.schedule(token, &mut self.scheduled);
                 break;
@@ -37,9 +42,7 @@ impl Stream {
                 Ok(read) => {
                     left -= read;
                     let bytes = &mut input[..read];
-                    let undelivered = self.handle_bytes(bytes, &mut budget, resources);
-                    let rest = Bytes::copy_from_slice(&input[read - undelivered..read]);
-                    self.hold(token, rest, resources);
+                    let undelivered = self.handle_bytes(token, bytes, &mut budget, resources);
                     // It goes on in the run queue: see `follow_pause`.
                     if undelivered > 0 || self.state() == State::Closed {
                         break;
@@ -76,21 +79,82 @@ impl Stream {
     /// The peer's FIN was read.
     fn handle_fin(&mut self, resources: &WorkerResources) {
         let (recv, now) = (&self.recv, resources.now);
-        StreamShared::with(&mut self.shared, |_, send| {
-            connection::handle_fin(recv, &mut send.half, now);
+        StreamShared::with(&mut self.shared, |conn, send| {
+            let layered = send.change_layers(conn, |layered, half, _| {
+                layered.handle_fin(recv, half, now);
+            });
+            if layered.is_none() {
+                connection::handle_fin(recv, &mut send.half, now);
+            }
         });
     }
 
-    /// The seam before the decoder: what the socket gave passes here once, and a layer such as TLS
-    /// would decrypt it in place. A plain stream has no layer.
+    /// The seam before the decoder: what the socket gave passes here once, and through the layers,
+    /// if there are any. Returns how many bytes of the stream are left undelivered.
     #[inline]
     fn handle_bytes(
         &mut self,
+        token: usize,
         bytes: &mut [u8],
         budget: &mut Budget,
         resources: &mut WorkerResources,
     ) -> usize {
-        self.deliver(bytes, budget, resources)
+        if self.is_layered {
+            return self.handle_layered(token, bytes, budget, resources);
+        }
+        let undelivered = self.deliver(bytes, budget, resources);
+        let rest = Bytes::copy_from_slice(&bytes[bytes.len() - undelivered..]);
+        self.hold(token, rest, resources);
+        undelivered
+    }
+
+    /// The same for bytes of a stream that has layers.
+    fn handle_layered(
+        &mut self,
+        token: usize,
+        bytes: &mut [u8],
+        budget: &mut Budget,
+        resources: &mut WorkerResources,
+    ) -> usize {
+        let now = resources.now;
+        let mut stream = std::mem::take(&mut resources.stream);
+        stream.clear();
+        if self.state().is_handshaking() {
+            resources.handshakes = resources.handshakes.saturating_sub(1);
+        }
+        let recv = &mut self.recv;
+        let established = StreamShared::with(&mut self.shared, |conn, send| {
+            let established = send.change_layers(conn, |layered, half, wire| {
+                layered.handle_input(bytes, &mut stream, wire);
+                layered.poll_established(recv, half, now, wire)
+            })?;
+            if established.is_some() {
+                send.layers()?.established();
+            }
+            established
+        });
+        if established == Some(true) {
+            self.established(resources);
+        }
+        let undelivered = self.deliver(&stream, budget, resources);
+        let rest = Bytes::copy_from_slice(&stream[stream.len() - undelivered..]);
+        resources.keep_stream(stream);
+        self.hold(token, rest, resources);
+        if undelivered == 0 {
+            self.layers_delivered(resources);
+        }
+        undelivered
+    }
+
+    /// Everything that the layers have given was delivered: if they end or fail behind it, that is
+    /// due now.
+    pub(super) fn layers_delivered(&mut self, resources: &WorkerResources) {
+        let (recv, now) = (&self.recv, resources.now);
+        StreamShared::with(&mut self.shared, |conn, send| {
+            send.change_layers(conn, |layered, half, _| {
+                layered.handle_delivered(recv, half, now);
+            });
+        });
     }
 
     /// Decodes bytes and hands each message to the handler, then lets the replies

@@ -4,8 +4,11 @@
 use crate::conn::info::Conn;
 use crate::sys;
 use crate::tcp::conn::StreamConn;
+use crate::tcp::layers::{Layers, with_wire};
 use cubenet_core::frame::HEADER_LEN;
-use cubenet_core::{Action, Backlog, CloseReason, Frame, Instant, SendHalf, SendQueue, State};
+use cubenet_core::{
+    Action, Backlog, CloseReason, Frame, Instant, Layered, SendHalf, SendQueue, State,
+};
 use mio::net::TcpStream;
 use std::io::{self, IoSlice};
 
@@ -14,37 +17,86 @@ const MAX_SLICES: usize = 16;
 
 pub(crate) struct SendState {
     pub(crate) half: SendHalf,
-    /// What the system would not take yet. Allocated while there is something.
-    queue: Option<Box<SendQueue>>,
+    /// What only some connections have, some of the time. Allocated while there is any of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What a connection has if the system does not take everything, if it failed, or if it has layers.
+#[derive(Default)]
+struct Rare {
+    /// What the system would not take yet.
+    queue: SendQueue,
     /// The error that ended the connection, to be reported by its worker.
     error: Option<io::Error>,
+    layers: Option<Layers>,
 }
 
 impl SendState {
-    pub(super) fn new(half: SendHalf) -> Self {
-        SendState {
-            half,
-            queue: None,
-            error: None,
+    pub(super) fn new(half: SendHalf, layers: Option<Layers>) -> Self {
+        let rare = layers.map(|layers| {
+            Box::new(Rare {
+                layers: Some(layers),
+                ..Rare::default()
+            })
+        });
+        SendState { half, rare }
+    }
+
+    /// Bytes that wait: for the system, or for the handshake of the layers.
+    fn queued(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| {
+            let layers = rare.layers.as_ref();
+            rare.queue.len() + layers.map_or(0, |layers| layers.layered.pending())
+        })
+    }
+
+    /// Whether the system has not taken everything.
+    fn waits(&self) -> bool {
+        let rare = self.rare.as_ref();
+        rare.is_some_and(|rare| !rare.queue.is_empty())
+    }
+
+    /// Lets go of what there is nothing in any more.
+    fn trim(&mut self) {
+        let is_needed =
+            |rare: &Rare| !rare.queue.is_empty() || rare.error.is_some() || rare.layers.is_some();
+        if !self.rare.as_deref().is_some_and(is_needed) {
+            self.rare = None;
         }
     }
 
     /// What is to be done next. To be asked once everything that callbacks sent was handed over.
     pub(super) fn poll_action(&mut self) -> Action {
-        let queued = self.queue.as_ref().map_or(0, |queue| queue.len());
-        self.half.poll_action(queued)
+        self.half.poll_action(self.queued())
     }
 
     /// Hands framed bytes to the stream, and keeps what it does not take. Returns whether
     /// the worker must look at the connection: something waits that did not before, or it
     /// has closed.
     pub(crate) fn transmit(&mut self, conn: &StreamConn, buf: WriteBuf<'_>) -> bool {
-        let state = self.half.state();
-        if state == State::Closed {
+        if self.half.state() == State::Closed {
             return false;
         }
+        if let Some(rare) = &self.rare
+            && rare.layers.is_some()
+        {
+            return self.transmit_layered(conn, buf);
+        }
+        self.write(conn, buf)
+    }
+
+    /// The same for what is to be on the wire.
+    pub(super) fn write(&mut self, conn: &StreamConn, buf: WriteBuf<'_>) -> bool {
+        let state = self.half.state();
         let mut sent = 0;
-        let waited = self.queue.is_some();
+        let waited = self.waits();
+        if state == State::Closed {
+            // The last word of a layer: what the stream does not take of it is lost.
+            if !waited {
+                let _ = write_some(&conn.stream, buf);
+            }
+            return false;
+        }
         if !waited && state.is_connected() {
             match write_some(&conn.stream, buf) {
                 Ok(written) if written == buf.len() => return false,
@@ -61,9 +113,9 @@ impl SendState {
 
     fn keep(&mut self, conn: &StreamConn, buf: WriteBuf<'_>, sent: usize) {
         let network = conn.network();
-        let queue = self.queue.get_or_insert_default();
-        buf.queue_rest(queue, sent);
-        let queued = queue.len();
+        let rare = self.rare.get_or_insert_default();
+        buf.queue_rest(&mut rare.queue, sent);
+        let queued = self.queued();
         let total = network.add_queued(buf.len() - sent);
         conn.info().set_queued(queued);
         let backlog = Backlog::growing(queued, total);
@@ -73,9 +125,12 @@ impl SendState {
 
     /// Writes what waits, as far as the stream takes it.
     pub(super) fn flush(&mut self, conn: &StreamConn, now: Instant) {
-        let Some(queue) = &mut self.queue else {
+        let Some(Rare { queue, .. }) = self.rare.as_deref_mut() else {
             return;
         };
+        if queue.is_empty() {
+            return;
+        }
         let mut progress = 0;
         let outcome = loop {
             if queue.is_empty() {
@@ -99,10 +154,8 @@ impl SendState {
                 },
             }
         };
-        let queued = queue.len();
-        if queued == 0 {
-            self.queue = None;
-        }
+        self.trim();
+        let queued = self.queued();
         conn.network().sub_queued(progress);
         conn.info().set_queued(queued);
         match outcome {
@@ -113,9 +166,16 @@ impl SendState {
 
     /// Forgets what waits: the connection is over.
     pub(super) fn discard(&mut self, conn: &StreamConn) {
-        if let Some(queue) = self.queue.take() {
-            conn.network().sub_queued(queue.len());
+        let queued = self.queued();
+        if queued > 0 {
+            conn.network().sub_queued(queued);
             conn.info().set_queued(0);
+        }
+        if let Some(rare) = &mut self.rare {
+            rare.queue = SendQueue::new();
+            if let Some(layers) = &mut rare.layers {
+                layers.layered.discard();
+            }
         }
     }
 
@@ -123,12 +183,81 @@ impl SendState {
     /// being sent is lost, so it must not end in order.
     pub(super) fn fail(&mut self, error: io::Error) {
         self.half.abort(failure(&error));
-        self.error.get_or_insert(error);
+        let rare = self.rare.get_or_insert_default();
+        rare.error.get_or_insert(error);
     }
 
-    /// What the system said when the connection failed.
+    /// What the system said when the connection failed, or a layer.
     pub(super) fn take_error(&mut self) -> Option<io::Error> {
-        self.error.take()
+        let rare = self.rare.as_mut()?;
+        let error = rare.error.take();
+        error.or_else(|| rare.layers.as_ref()?.error())
+    }
+
+    /// The layers, if there are any.
+    pub(super) fn layers(&mut self) -> Option<&mut Layers> {
+        self.rare.as_mut()?.layers.as_mut()
+    }
+}
+
+/// What a stream with layers does besides. Whatever a layer has for the wire is written at once, so
+/// that it leaves in order.
+impl SendState {
+    /// Hands framed bytes to the layers, and what they make of it to the stream.
+    fn transmit_layered(&mut self, conn: &StreamConn, buf: WriteBuf<'_>) -> bool {
+        let pieces = buf.rest(0);
+        let waiting = self.change_layers(conn, |layered, half, wire| {
+            let before = layered.pending();
+            layered.handle_output(half, &pieces, wire);
+            layered.pending() - before
+        });
+        let waiting = waiting.unwrap_or_default();
+        if waiting > 0 {
+            // Until the handshake is complete.
+            let (queued, network) = (self.queued(), conn.network());
+            let total = network.add_queued(waiting);
+            conn.info().set_queued(queued);
+            let backlog = Backlog::growing(queued, total);
+            self.half
+                .handle_queued(false, backlog, network.now(), conn.limits());
+        }
+        self.half.state() == State::Closed || self.waits()
+    }
+
+    /// Changes the layers, if there are any, and writes what they have for the wire.
+    pub(super) fn change_layers<R>(
+        &mut self,
+        conn: &StreamConn,
+        change: impl FnOnce(&mut Layered, &mut SendHalf, &mut Vec<u8>) -> R,
+    ) -> Option<R> {
+        with_wire(|wire| {
+            let layers = self.rare.as_mut()?.layers.as_mut()?;
+            let pending = layers.layered.pending();
+            let changed = change(&mut layers.layered, &mut self.half, wire);
+            // What waited for the handshake is on the wire now, or dropped.
+            let gone = pending.saturating_sub(layers.layered.pending());
+            conn.network().sub_queued(gone);
+            if !wire.is_empty() {
+                self.write(conn, WriteBuf::Gathered(wire));
+            } else if gone > 0 {
+                conn.info().set_queued(self.queued());
+            }
+            Some(changed)
+        })
+    }
+
+    /// When a layer in its handshake takes too long.
+    pub(super) fn layered_timeout(&self) -> Instant {
+        let layers = self.rare.as_ref().and_then(|rare| rare.layers.as_ref());
+        layers.map_or(Instant::NEVER, |layers| {
+            layers.layered.poll_timeout(&self.half)
+        })
+    }
+
+    /// Ends this side's direction of the layers. Returns whether the FIN may follow: nothing waits.
+    pub(super) fn close_layers(&mut self, conn: &StreamConn) -> bool {
+        self.change_layers(conn, |layered, _, wire| layered.handle_close(wire));
+        !self.waits()
     }
 }
 

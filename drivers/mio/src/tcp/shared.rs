@@ -13,8 +13,9 @@ use crate::conn::key::ConnKey;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys;
 use crate::tcp::conn::StreamConn;
+use crate::tcp::layers::Layers;
 use crate::tcp::send_state::{SendState, WriteBuf};
-use cubenet_core::{Action, CloseReason, Frame, SendError, SendHalf, Transport};
+use cubenet_core::{Action, CloseReason, Frame, Identity, SendError, SendHalf, Transport};
 use mio::net::TcpStream;
 use std::io;
 use std::net::SocketAddr;
@@ -61,11 +62,12 @@ impl StreamShared {
         mut stream: TcpStream,
         peer: SocketAddr,
         half: SendHalf,
+        layers: Option<Layers>,
     ) -> io::Result<Arc<Self>> {
         let token = home.worker.register(&mut stream, sys::STREAM_INTEREST)?;
         let info = ConnInfo::new(peer, token, half.state());
         let conn = StreamConn::new(home, stream, info);
-        let send = Mutex::new(SendState::new(half));
+        let send = Mutex::new(SendState::new(half, layers));
         Ok(Arc::new(StreamShared { conn, send }))
     }
 
@@ -127,6 +129,16 @@ impl StreamShared {
     /// Asks the sending half itself, so that it remembers that it owes a `writable`.
     pub(crate) fn admit(&self, len: usize) -> Result<[u8; 2], SendError> {
         self.locked(|conn, send| send.half.admit(len, conn.backlog(), conn.limits()))
+    }
+
+    /// Whether it has layers.
+    pub(crate) fn is_layered(&self) -> bool {
+        self.lock().layers().is_some()
+    }
+
+    /// What the handshake of the layers has shown.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.lock().layers()?.identity.clone()
     }
 
     /// Delivers what was sent, then closes. The worker must look at it next.

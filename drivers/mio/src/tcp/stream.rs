@@ -9,11 +9,12 @@ use crate::tcp::link::StreamLink;
 use crate::tcp::send_state::failure;
 use crate::tcp::shared::StreamShared;
 use crate::user_callback::run_callback;
+use crate::worker::accept::accept;
 use crate::worker::mailbox::BoxedHandler;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::{
     Action, CloseReason, ConnectError, ConnectionId, Decoder, Growing, Handler, Instant, Link,
-    Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
+    Message, Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
 };
 use std::io;
 
@@ -56,6 +57,22 @@ pub(crate) struct Stream {
     pub(super) peer_ending: bool,
     /// The peer has sent urgent data: a short read does not mean that there is no more.
     pub(super) urgent: bool,
+    /// It has layers, under its lock.
+    pub(super) is_layered: bool,
+    /// The application did not want it, once its handshake was complete.
+    pub(super) was_refused: bool,
+}
+
+/// The handler of a connection that the application has not been asked about. It has no size.
+struct NotAsked;
+
+impl Handler for NotAsked {
+    fn received(&mut self, _link: &mut dyn Link, _message: Message<'_>) {
+        debug_assert!(
+            false,
+            "nothing is delivered before the handshake is complete"
+        );
+    }
 }
 
 impl Stream {
@@ -89,7 +106,29 @@ impl Stream {
             progressed: false,
             peer_ending: false,
             urgent: false,
+            is_layered: false,
+            was_refused: false,
         }
+    }
+
+    /// The same with layers, whose handshake comes first.
+    pub(crate) fn with_layers(mut self) -> Self {
+        self.is_layered = true;
+        self
+    }
+
+    /// A connection that was accepted, and about which the application is asked once the handshake
+    /// of its layers is complete.
+    pub(crate) fn handshaking(shared: Owned<StreamShared>, now: Instant) -> Self {
+        let mut stream = Stream::accepted(shared, Box::new(NotAsked), now).with_layers();
+        stream.begin_layers(now);
+        stream
+    }
+
+    fn begin_layers(&mut self, now: Instant) {
+        StreamShared::with(&mut self.shared, |conn, send| {
+            send.change_layers(conn, |layered, _, wire| layered.begin(now, wire));
+        });
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
@@ -165,18 +204,42 @@ impl Stream {
             self.abort(reason);
             return self.fail(error);
         }
+        if self.is_layered {
+            self.with_half(|half| half.handle_transport_connected(now));
+            self.begin_layers(now);
+            return self.flush(resources);
+        }
         let recv = &mut self.recv;
         let is_open = StreamShared::with(&mut self.shared, |_, send| {
             connection::handle_connected(recv, &mut send.half, now)
         });
         if is_open {
-            debug!(connection = %self.id(), peer = %self.shared.info().peer_addr(), "connected");
-            resources.tally.connected += 1;
-            self.call("connected", resources, |handler, link| {
-                handler.connected(link);
-            });
+            self.connected(resources);
         }
         self.flush(resources);
+    }
+
+    /// The peer has completed the handshake, that of the layers included.
+    fn connected(&mut self, resources: &mut WorkerResources) {
+        debug!(connection = %self.id(), peer = %self.shared.info().peer_addr(), "connected");
+        resources.tally.connected += 1;
+        self.call("connected", resources, |handler, link| {
+            handler.connected(link);
+        });
+    }
+
+    /// The handshake of the layers is complete: asks the application about a connection that was
+    /// accepted, and tells it of one that this side opened.
+    pub(super) fn established(&mut self, resources: &mut WorkerResources) {
+        let listening =
+            StreamShared::with(&mut self.shared, |_, send| send.layers()?.listening.take());
+        match listening {
+            None => self.connected(resources),
+            Some(listening) => match accept(&self.shared, &listening, resources) {
+                Some(handler) => self.handler = handler,
+                None => self.was_refused = true,
+            },
+        }
     }
 
     /// Runs a callback, and hands over what it has sent.
@@ -263,6 +326,7 @@ impl Stream {
         }
         let (recv, has_unread, now) = (&self.recv, self.scheduled, resources.now);
         StreamShared::with(&mut self.shared, |conn, send| {
+            send.change_layers(conn, |layered, half, _| layered.handle_timeout(half, now));
             connection::handle_timeout(recv, &mut send.half, has_unread, now, conn.limits());
         });
     }
@@ -286,7 +350,10 @@ impl Stream {
 
     /// Does what the connection has to do next. Returns whether it has closed.
     fn handle_action(&mut self) -> bool {
-        let action = StreamShared::with(&mut self.shared, |_, send| send.poll_action());
+        let action = StreamShared::with(&mut self.shared, |conn, send| match send.poll_action() {
+            Action::SendFin if !send.close_layers(conn) => Action::Wait,
+            action => action,
+        });
         match action {
             Action::Wait => false,
             Action::SendFin => match sys::shutdown(&self.shared.stream) {
@@ -311,7 +378,9 @@ impl Stream {
             return connection::recv_timeout(recv, state, has_unread, self.shared.limits());
         }
         StreamShared::with(&mut self.shared, |conn, send| {
-            connection::poll_timeout(recv, &send.half, has_unread, conn.limits())
+            let deadline = connection::poll_timeout(recv, &send.half, has_unread, conn.limits());
+            let layered = send.layered_timeout();
+            deadline.min(layered)
         })
     }
 
@@ -327,11 +396,20 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, token: usize, resources: &mut WorkerResources) {
         let id = self.id();
-        let (action, was_open, failed) = StreamShared::with(&mut self.shared, |conn, send| {
-            let action = send.poll_action();
-            send.discard(conn);
-            (action, send.half.was_open(), send.take_error())
-        });
+        let (action, was_open, failed, was_asked) =
+            StreamShared::with(&mut self.shared, |conn, send| {
+                let action = send.poll_action();
+                if let Action::Close(_) = action {
+                    // What the system does not take of it is lost.
+                    send.close_layers(conn);
+                }
+                send.discard(conn);
+                let was_open = send.half.was_open();
+                let was_asked = send
+                    .layers()
+                    .is_none_or(|layers| layers.listening.is_none());
+                (action, was_open, send.take_error(), was_asked)
+            });
         let (reason, reset) = match action {
             Action::Close(reason) => (reason, false),
             Action::Reset(reason) => (reason, true),
@@ -344,9 +422,16 @@ impl Stream {
             resources.let_go(token);
         }
         self.shared.release();
-        resources.closed(self.shared.info(), reason, failed.as_ref());
         if reset {
             self.shared.reset();
+        }
+        if self.was_refused {
+            return;
+        }
+        resources.closed(self.shared.info(), reason, failed.as_ref());
+        if !was_asked {
+            // There is no handler.
+            return;
         }
         let mut handler = self.handler;
         if was_open {

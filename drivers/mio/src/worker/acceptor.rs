@@ -3,8 +3,9 @@
 
 use crate::conn::permit::Permit;
 use crate::log::{debug, warn_limited};
-use crate::network::shared::NetworkShared;
+use crate::network::shared::{NetworkShared, NoRoom};
 use crate::sys;
+use crate::tcp::layers::HandshakePermit;
 use crate::tcp::listener::StreamListener;
 use crate::worker::mailbox::{Accepted, Command, Target};
 use crate::worker::thread::enter_network_thread;
@@ -175,7 +176,7 @@ impl Acceptor {
 impl Listener {
     /// Accepts within the budget of an iteration. Returns when to try again, if not at the next
     /// event.
-    fn accept_some(&self, network: &NetworkShared) -> Option<Instant> {
+    fn accept_some(&self, network: &Arc<NetworkShared>) -> Option<Instant> {
         let mut progress = false;
         for _ in 0..network.budgets.accepts() {
             let accepted = match &*self.shared.socket() {
@@ -187,8 +188,16 @@ impl Listener {
                 Ok((stream, peer)) => {
                     progress = true;
                     let Target { home, mailbox } = Target::least_loaded(&self.shared.targets);
-                    let permit = match Permit::take(home, Transport::Tcp, Some(peer.ip())) {
-                        Ok(permit) => permit,
+                    let listening = &self.shared.listening;
+                    let permits = Permit::take(home, Transport::Tcp, Some(peer.ip()));
+                    let permits = permits.and_then(|permit| {
+                        let handshake = listening
+                            .has_layer()
+                            .then(|| HandshakePermit::take(network).ok_or(NoRoom::Handshakes));
+                        Ok((permit, handshake.transpose()?))
+                    });
+                    let (permit, handshake) = match permits {
+                        Ok(permits) => permits,
                         Err(reason) => {
                             // The socket is closed first: a subscriber may take its time.
                             drop(stream);
@@ -200,8 +209,9 @@ impl Listener {
                         stream,
                         peer,
                         home: Arc::clone(home),
-                        listening: Arc::clone(&self.shared.listening),
+                        listening: Arc::clone(listening),
                         permit,
+                        handshake,
                     };
                     // A worker that has ended closes it.
                     let _ = mailbox.post(Command::Accept(accepted));

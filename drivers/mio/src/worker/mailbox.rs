@@ -4,6 +4,7 @@ use crate::conn::home::Home;
 use crate::conn::permit::Permit;
 use crate::network::listening::Listening;
 use crate::sync::{Mutex, MutexGuard};
+use crate::tcp::layers::HandshakePermit;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::handle::WorkerHandle;
@@ -36,6 +37,8 @@ pub(crate) struct Accepted {
     pub(crate) home: Arc<Home>,
     pub(crate) listening: Arc<Listening>,
     pub(crate) permit: Permit,
+    /// It is to have layers.
+    pub(crate) handshake: Option<HandshakePermit>,
 }
 
 /// The commands that wait for a worker.

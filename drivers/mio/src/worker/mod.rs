@@ -1,6 +1,7 @@
 //! A worker: a thread with a poll of its own, which runs the callbacks of the connections
 //! that were given to it for life.
 
+pub(crate) mod accept;
 pub(crate) mod acceptor;
 pub(crate) mod budget;
 pub(crate) mod handle;
@@ -13,19 +14,18 @@ pub(crate) mod wake;
 use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
-use crate::connection::Connection;
 use crate::log::{debug, warn_limited};
 use crate::sys;
 use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
 use crate::udp::peers::Peers;
 use crate::udp::socket::PeerShared;
-use crate::user_callback::run_callback;
+use crate::worker::accept::accept;
 use crate::worker::handle::{WAKER, WorkerHandle};
 use crate::worker::mailbox::{Accepted, BoxedHandler, Command, Mailbox};
-use crate::worker::resources::WorkerResources;
+use crate::worker::resources::{HANDSHAKES, WorkerResources};
 use crate::worker::thread::enter_network_thread;
-use cubenet_core::{Action, CloseReason, ConnectionId, Instant, SendHalf};
+use cubenet_core::{CloseReason, ConnectionId, Instant};
 use mio::event::Event;
 use mio::{Events, Poll};
 use std::collections::VecDeque;
@@ -123,6 +123,7 @@ impl Worker {
     /// Does what the events, the other threads and the clock ask for.
     pub(crate) fn iterate(&mut self, events: &Events) {
         self.resources.tick();
+        self.resources.handshakes = HANDSHAKES;
         for event in events {
             if event.token() != WAKER {
                 self.handle_event(event);
@@ -273,65 +274,41 @@ impl Worker {
         self.after_io(token);
     }
 
-    /// A stream that was accepted: the application decides whether it becomes a connection.
+    /// A stream that was accepted: the application decides whether it becomes a connection, once
+    /// the handshake of its layers is complete, if it has any.
     fn accept(&mut self, accepted: Accepted) {
-        let Accepted {
-            stream,
-            peer,
-            home,
-            listening,
-            permit,
-        } = accepted;
+        let peer = accepted.peer;
         let resources = &mut self.resources;
-        let shared = match resources.network.options.adopt_stream(&stream) {
-            Ok(()) => StreamShared::new(&home, stream, peer, SendHalf::accepted()),
-            Err(error) => Err(error),
-        };
-        let shared = match shared {
-            Ok(shared) => permit.attach(shared),
+        let (shared, listening) = match accepted.adopt(resources) {
+            Ok(adopted) => adopted,
             Err(error) => {
                 // Most often the peer is gone already.
-                drop(permit);
                 resources.tally.accept_failed += 1;
                 debug!(%peer, %error, "cannot take over a connection");
                 return;
             }
         };
-        let id = shared.info().id;
         let token = shared.key().token;
-        let connection = Connection::stream(&shared);
-        resources.batch.borrow_mut().begin(id.as_u64());
-        let handler = run_callback("accepted", id, &mut resources.tally, || {
-            listening.accept(&connection)
-        });
-        let mut batch = resources.batch.borrow_mut();
-        batch.end();
-        let Some(handler) = handler.flatten() else {
-            // It may have sent something that is not delivered now, or aborted by itself.
-            let gathered = batch.gathered();
-            batch.discard_frames();
-            drop(batch);
-            resources.tally.refused += 1;
-            if let Action::Reset(_) = shared.turn_away(gathered) {
-                shared.reset();
-            }
+        let now = resources.now;
+        let stream = if listening.has_layer() {
+            Stream::handshaking(shared, now)
+        } else if let Some(handler) = accept(&shared, &listening, resources) {
+            Stream::accepted(shared, handler, resources.now)
+        } else {
             // A handle that is used right now may keep the socket open a moment longer.
             drop(shared);
-            resources.handle.release_token(token);
-            return resources.tick();
+            return resources.handle.release_token(token);
         };
-        batch.flush_frames(&shared);
-        drop(batch);
-        resources.tick();
-        debug!(connection = %id, %peer, "accepted");
-        resources.tally.accepted += 1;
-        let stream = Stream::accepted(shared, handler, resources.now);
         self.adopt(token, Source::Stream(stream));
     }
 
     fn connect_stream(&mut self, shared: Arc<StreamShared>, permit: Permit, handler: BoxedHandler) {
         let token = shared.key().token;
-        let stream = Stream::connecting(permit.attach(shared), handler, self.resources.now);
+        let is_layered = shared.is_layered();
+        let mut stream = Stream::connecting(permit.attach(shared), handler, self.resources.now);
+        if is_layered {
+            stream = stream.with_layers();
+        }
         self.adopt(token, Source::Stream(stream));
     }
 

@@ -23,6 +23,10 @@ use std::sync::atomic::Ordering::Relaxed;
 /// frames are seldom cut by the end of a read and put together elsewhere.
 const INPUT: usize = 1 << 17;
 
+/// Steps of handshakes in one iteration. Each costs some 100 µs, and the messages of all other
+/// connections wait for it.
+pub(super) const HANDSHAKES: usize = 4;
+
 /// What the connections of a worker use in turn while one of them is served.
 pub(crate) struct WorkerResources {
     pub(crate) network: Arc<NetworkShared>,
@@ -32,6 +36,10 @@ pub(crate) struct WorkerResources {
     pub(crate) now: Instant,
     /// What streams are read into; every one in turn.
     pub(crate) input: Box<[u8]>,
+    /// What layers make of what streams are read into; every one in turn.
+    pub(crate) stream: Vec<u8>,
+    /// How many handshakes of layers may go on in this iteration.
+    pub(crate) handshakes: usize,
     /// What datagrams are read into; made for the first datagram socket.
     pub(crate) datagrams_in: Option<Box<ReceiveBatch>>,
     pub(crate) batch: Rc<RefCell<WriteBatch>>,
@@ -62,6 +70,8 @@ impl WorkerResources {
             handle,
             workers,
             input: vec![0; INPUT].into_boxed_slice(),
+            stream: Vec::new(),
+            handshakes: HANDSHAKES,
             datagrams_in: None,
             batch: WriteBatch::of_worker(Arc::clone(&network)),
             tally: Tally::default(),
@@ -77,6 +87,13 @@ impl WorkerResources {
     pub(crate) fn schedule(&mut self, token: usize, scheduled: &mut bool) {
         if !std::mem::replace(scheduled, true) {
             self.run_queue.push_back(token as u32);
+        }
+    }
+
+    /// Gives back the buffer of [`stream`](Self::stream).
+    pub(crate) fn keep_stream(&mut self, stream: Vec<u8>) {
+        if stream.capacity() <= 2 * INPUT {
+            self.stream = stream;
         }
     }
 
@@ -144,6 +161,8 @@ impl WorkerResources {
         let error = error.map(tracing::field::display);
         match reason {
             CloseReason::Protocol(_)
+            | CloseReason::Layer
+            | CloseReason::Handshake
             | CloseReason::Overflow
             | CloseReason::Io
             | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {

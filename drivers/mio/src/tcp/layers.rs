@@ -1,0 +1,82 @@
+//! The layers of a stream, such as TLS, as its sending side keeps them under its lock.
+
+use crate::network::listening::Listening;
+use crate::network::shared::NetworkShared;
+use cubenet_core::{Identity, Layer, Layered};
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+
+/// Memory that a thread keeps for what layers have made for the wire, from one use to the next.
+const KEPT: usize = 1 << 18;
+
+std::thread_local! {
+    static WIRE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Does `make` with an empty buffer for the wire, which the thread keeps.
+pub(super) fn with_wire<R>(make: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut wire = WIRE.try_with(Cell::take).unwrap_or_default();
+    wire.clear();
+    let made = make(&mut wire);
+    if wire.capacity() <= KEPT {
+        let _ = WIRE.try_with(|kept| kept.set(wire));
+    }
+    made
+}
+
+/// The layers of a stream.
+pub(crate) struct Layers {
+    pub(super) layered: Layered,
+    /// The listener that is to be asked once the handshake is complete, of an accepted stream.
+    pub(super) listening: Option<Arc<Listening>>,
+    /// It counts as one that is in its handshake.
+    permit: Option<HandshakePermit>,
+    /// What the handshake has shown.
+    pub(super) identity: Option<Arc<Identity>>,
+}
+
+impl Layers {
+    pub(crate) fn new(
+        layer: Box<dyn Layer>,
+        permit: HandshakePermit,
+        listening: Option<Arc<Listening>>,
+    ) -> Self {
+        Layers {
+            layered: Layered::new(layer),
+            listening,
+            permit: Some(permit),
+            identity: None,
+        }
+    }
+
+    /// The handshake is complete.
+    pub(super) fn established(&mut self) {
+        self.permit = None;
+        self.identity = Some(Arc::new(self.layered.identity()));
+    }
+
+    /// Why the layer failed, if it has.
+    pub(super) fn error(&self) -> Option<io::Error> {
+        let error = self.layered.error()?.clone();
+        Some(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+/// The permit to be in a handshake, which is given back when it is dropped.
+pub(crate) struct HandshakePermit(Arc<NetworkShared>);
+
+impl HandshakePermit {
+    /// A permit, if there is one left.
+    pub(crate) fn take(network: &Arc<NetworkShared>) -> Option<Self> {
+        let permit = HandshakePermit(Arc::clone(network));
+        // One too many is given back by the drop.
+        network.begin_handshake().then_some(permit)
+    }
+}
+
+impl Drop for HandshakePermit {
+    fn drop(&mut self) {
+        self.0.end_handshake();
+    }
+}

@@ -1,0 +1,83 @@
+//! How a stream that was accepted becomes a connection.
+
+use crate::address::canonical;
+use crate::conn::info::Conn;
+use crate::conn::permit::Owned;
+use crate::connection::Connection;
+use crate::log::debug;
+use crate::network::listening::Listening;
+use crate::tcp::layers::Layers;
+use crate::tcp::shared::StreamShared;
+use crate::user_callback::run_callback;
+use crate::worker::mailbox::{Accepted, BoxedHandler};
+use crate::worker::resources::WorkerResources;
+use cubenet_core::{Action, Ends, SendHalf};
+use std::io;
+use std::sync::Arc;
+
+impl Accepted {
+    /// Takes the stream over into a worker.
+    pub(super) fn adopt(
+        self,
+        resources: &WorkerResources,
+    ) -> io::Result<(Owned<StreamShared>, Arc<Listening>)> {
+        let Accepted {
+            stream,
+            peer,
+            home,
+            listening,
+            permit,
+            handshake,
+        } = self;
+        resources.network.options.adopt_stream(&stream)?;
+        let layers = match handshake {
+            Some(permit) => {
+                let ends = Ends::new(canonical(peer), canonical(stream.local_addr()?));
+                let layer = listening.make_layer(ends);
+                layer.map(|layer| Layers::new(layer, permit, Some(Arc::clone(&listening))))
+            }
+            None => None,
+        };
+        let half = match layers {
+            Some(_) => SendHalf::handshaking(resources.now),
+            None => SendHalf::accepted(),
+        };
+        let shared = StreamShared::new(&home, stream, peer, half, layers)?;
+        Ok((permit.attach(shared), listening))
+    }
+}
+
+/// Asks the application about a stream that was accepted. If it does not want it, that is closed and
+/// counted.
+pub(crate) fn accept(
+    shared: &Arc<StreamShared>,
+    listening: &Listening,
+    resources: &mut WorkerResources,
+) -> Option<BoxedHandler> {
+    let id = shared.info().id;
+    let connection = Connection::stream(shared);
+    resources.batch.borrow_mut().begin(id.as_u64());
+    let handler = run_callback("accepted", id, &mut resources.tally, || {
+        listening.accept(&connection)
+    });
+    let mut batch = resources.batch.borrow_mut();
+    batch.end();
+    let Some(handler) = handler.flatten() else {
+        // It may have sent something that is not delivered now, or aborted by itself.
+        let gathered = batch.gathered();
+        batch.discard_frames();
+        drop(batch);
+        resources.tally.refused += 1;
+        if let Action::Reset(_) = shared.turn_away(gathered) {
+            shared.reset();
+        }
+        resources.tick();
+        return None;
+    };
+    batch.flush_frames(shared);
+    drop(batch);
+    resources.tick();
+    debug!(connection = %id, peer = %shared.info().peer_addr(), "accepted");
+    resources.tally.accepted += 1;
+    Some(handler)
+}

@@ -79,6 +79,7 @@ impl Layer for Flip {
     }
 
     fn handle_input(&mut self, input: &mut [u8], stream: &mut Vec<u8>, wire: &mut Vec<u8>) {
+        assert!(!input.ends_with(b"panic"), "on purpose");
         self.held.extend_from_slice(input);
         let held = std::mem::take(&mut self.held);
         let mut rest = &held[..];
@@ -122,6 +123,10 @@ impl Layer for Flip {
 
     fn handle_close(&mut self, wire: &mut Vec<u8>) {
         wire.extend(end());
+    }
+
+    fn is_established(&self) -> bool {
+        self.greeted
     }
 
     fn state(&self) -> LayerState<'_> {

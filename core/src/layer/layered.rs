@@ -85,22 +85,21 @@ impl Layered {
         if !half.state().is_handshaking() {
             return None;
         }
-        match self.layer.state() {
-            LayerState::Handshaking => None,
-            LayerState::Open | LayerState::Ended => {
-                let is_open = connection::handle_connected(recv, half, now);
-                if !self.pending.is_empty() {
-                    let pending = core::mem::take(&mut self.pending);
-                    self.layer.handle_output(&[&pending], wire);
-                }
-                Some(is_open)
-            }
-            LayerState::Failed(_) => {
+        if !self.layer.is_established() {
+            if let LayerState::Failed(_) = self.layer.state() {
                 self.pending = Vec::new();
                 half.handle_layer_failure(now);
-                None
+            }
+            return None;
+        }
+        let is_open = connection::handle_connected(recv, half, now);
+        if !self.pending.is_empty() {
+            let pending = core::mem::take(&mut self.pending);
+            if !matches!(self.layer.state(), LayerState::Failed(_)) {
+                self.layer.handle_output(&[&pending], wire);
             }
         }
+        Some(is_open)
     }
 
     /// Everything in `stream` was delivered: if the layer has ended or failed behind it, that is due

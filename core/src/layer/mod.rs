@@ -31,6 +31,9 @@ use core::net::SocketAddr;
 /// Every method that has something to send appends it to `wire`; the driver sends that in order. No
 /// method fails: after an error the state is [`LayerState::Failed`], and what is in `wire` (such as
 /// an alert) is still sent.
+///
+/// A driver calls it on any of its threads, and may hold a lock of the connection while it does: a
+/// layer uses neither the connection nor anything that blocks.
 pub trait Layer: Send {
     /// The transport is connected, at `now`. Called once, first.
     fn begin(&mut self, now: Instant, wire: &mut Vec<u8>);
@@ -46,6 +49,9 @@ pub trait Layer: Send {
 
     /// This side ends its direction, behind everything that was sent.
     fn handle_close(&mut self, wire: &mut Vec<u8>);
+
+    /// Whether its handshake was completed, whatever has come after it.
+    fn is_established(&self) -> bool;
 
     /// How far it is.
     fn state(&self) -> LayerState<'_>;

@@ -83,6 +83,10 @@ impl<O: Layer, I: Layer> Layer for Stack<O, I> {
         self.outer.handle_close(wire);
     }
 
+    fn is_established(&self) -> bool {
+        self.outer.is_established() && self.inner.is_established()
+    }
+
     fn state(&self) -> LayerState<'_> {
         match (self.outer.state(), self.inner.state()) {
             (failed @ LayerState::Failed(_), _) => failed,

@@ -63,6 +63,10 @@ impl Layer for Flip {
         wire.push(b'.');
     }
 
+    fn is_established(&self) -> bool {
+        self.greeted
+    }
+
     fn state(&self) -> LayerState<'_> {
         match &self.error {
             Some(error) => LayerState::Failed(error),
@@ -164,6 +168,22 @@ fn a_handshake_that_fails_sends_the_alert_and_drops_what_waited() {
         half.close_reason(),
         Some(CloseReason::Timeout(crate::Timeout::Drain))
     );
+}
+
+#[test]
+fn what_came_before_a_failure_is_delivered_although_it_came_with_the_handshake() {
+    let (mut recv, mut half) = halves();
+    let mut layered = Flip::boxed(b'h');
+    let (mut stream, mut wire) = (Vec::new(), Vec::new());
+    layered.handle_output(&half, &[b"never"], &mut wire);
+    layered.handle_input(&mut b"hABC!".to_vec(), &mut stream, &mut wire);
+    let established = layered.poll_established(&mut recv, &mut half, second(1), &mut wire);
+    assert_eq!((established, layered.pending()), (Some(true), 0));
+    assert_eq!((&stream[..], &wire[..]), (&b"abc"[..], &b"?"[..]));
+    assert_eq!(half.state(), State::Open);
+    layered.handle_delivered(&recv, &mut half, second(1));
+    layered.handle_fin(&recv, &mut half, second(2));
+    assert_eq!(half.poll_action(0), Action::Close(CloseReason::Layer));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Streams with a layer between the socket and their messages.
 
 use cubenet_mio::{
-    CloseReason, ConnectOptions, Connection, Error, Handler, Limits, Link, ListenOptions, Message,
-    Network, Report, Timeout, Transport,
+    CloseReason, ConnectOptions, Connection, Ends, Error, Handler, Layer, Limits, Link,
+    ListenOptions, Message, Network, Report, Timeout, Transport,
 };
 use cubenet_tests::layer::{Flipped, end, record};
 use cubenet_tests::{
-    Event, RawClient, Reports, echo, eventually, framed, ignore, network, network_with, pattern,
+    Event, RawClient, Reports, echo, eventually, framed, ignore, network, network_with, one_worker,
+    pattern,
 };
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -291,4 +292,36 @@ fn only_streams_have_layers() {
     let options = ListenOptions::new().layer(HELLO);
     let listened = network.listen_with(options, Transport::Udp, "127.0.0.1:0", |_| Some(Ignores));
     assert!(listened.is_err());
+}
+
+#[test]
+fn a_layer_that_panics_ends_its_connection_and_no_other() {
+    let network = one_worker(Limits::new());
+    let (server, address) = listening(&network, echo);
+    let (client, other) = connecting(&network, address, HELLO);
+    client.opened();
+    server.opened();
+    let mut raw = RawClient::connect(address);
+    raw.write(b"panic");
+    raw.rest();
+    eventually("it has ended", || {
+        network.metrics().closed(CloseReason::Panicked) == 1
+    });
+    let mut raw = RawClient::connect(address);
+    raw.write(b"hello");
+    server.opened();
+    raw.write(b"panic");
+    raw.rest();
+    assert_eq!(server.closed(), CloseReason::Panicked);
+    other.send(b"still there").unwrap();
+    assert_eq!(client.received(), b"still there");
+    // A layer that panics as it is made.
+    let options = ListenOptions::new().layer(|_: Ends| -> Box<dyn Layer> { panic!("on purpose") });
+    let there = server.listen_with(options, &network, Transport::Tcp, echo);
+    RawClient::connect(there).rest();
+    assert_eq!(network.metrics().accept_failed, 1);
+    assert_eq!(
+        (network.metrics().handshaking, network.metrics().open),
+        (0, 2)
+    );
 }

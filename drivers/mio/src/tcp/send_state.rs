@@ -2,9 +2,11 @@
 //! and what the system would not take yet.
 
 use crate::conn::info::Conn;
+use crate::log::error_limited;
 use crate::sys;
 use crate::tcp::conn::StreamConn;
 use crate::tcp::layers::{Layers, with_wire};
+use crate::user::catch_panic;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
     Action, Backlog, CloseReason, Frame, Instant, Layered, SendHalf, SendQueue, State,
@@ -233,16 +235,23 @@ impl SendState {
         with_wire(|wire| {
             let layers = self.rare.as_mut()?.layers.as_mut()?;
             let pending = layers.layered.pending();
-            let changed = change(&mut layers.layered, &mut self.half, wire);
+            let half = &mut self.half;
+            let changed = catch_panic(|| change(&mut layers.layered, half, wire));
             // What waited for the handshake is on the wire now, or dropped.
             let gone = pending.saturating_sub(layers.layered.pending());
             conn.network().sub_queued(gone);
+            let changed = changed.map_err(|panic| {
+                let (connection, text) = (conn.info().id, panic.text());
+                error_limited!(%connection, panic = text, "a layer panicked; its connection is closed");
+                wire.clear();
+                self.half.abort(CloseReason::Panicked);
+            });
             if !wire.is_empty() {
                 self.write(conn, WriteBuf::Gathered(wire));
             } else if gone > 0 {
                 conn.info().set_queued(self.queued());
             }
-            Some(changed)
+            changed.ok()
         })
     }
 

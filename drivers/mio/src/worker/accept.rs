@@ -4,10 +4,11 @@ use crate::address::canonical;
 use crate::conn::info::Conn;
 use crate::conn::permit::Owned;
 use crate::connection::Connection;
-use crate::log::debug;
+use crate::log::{debug, error_limited};
 use crate::network::listening::Listening;
 use crate::tcp::layers::Layers;
 use crate::tcp::shared::StreamShared;
+use crate::user::catch_panic;
 use crate::user_callback::run_callback;
 use crate::worker::mailbox::{Accepted, BoxedHandler};
 use crate::worker::resources::WorkerResources;
@@ -33,7 +34,11 @@ impl Accepted {
         let layers = match handshake {
             Some(permit) => {
                 let ends = Ends::new(canonical(peer), canonical(stream.local_addr()?));
-                let layer = listening.make_layer(ends);
+                let layer = catch_panic(|| listening.make_layer(ends)).map_err(|panic| {
+                    let text = panic.text();
+                    error_limited!(%peer, panic = text, "a layer panicked as it was made");
+                    io::Error::other("the layer could not be made")
+                })?;
                 layer.map(|layer| Layers::new(layer, permit, Some(Arc::clone(&listening))))
             }
             None => None,

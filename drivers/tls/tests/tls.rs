@@ -1,0 +1,414 @@
+//! TLS on the mio driver, with both ends ours.
+
+mod support;
+
+use cubenet_mio::{
+    CloseReason, ConnectOptions, Connection, Limits, ListenOptions, Network, Report, Timeout,
+    Transport,
+};
+use cubenet_tests::{
+    Act, Event, RawClient, Reports, echo, eventually, framed, ignore, network, network_with,
+    pattern,
+};
+use cubenet_tls::{
+    CertificateFiles, Client, ClientConfig, ClientHello, Server, ServerConfig,
+    client_config_with_ca, server_config,
+};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Authority, Issued};
+
+const NAME: &str = "game.example";
+
+fn listening(network: &Network, server: Server, act: Act) -> (Reports, SocketAddr) {
+    let reports = Reports::default();
+    let options = ListenOptions::new().layer(server);
+    let address = reports.listen_with(options, network, Transport::Tcp, act);
+    (reports, address)
+}
+
+fn connecting(network: &Network, address: SocketAddr, client: Client) -> (Reports, Connection) {
+    let reports = Reports::default();
+    let options = ConnectOptions::new().layer(client);
+    let connection = reports.connect_with(&options, network, Transport::Tcp, address, ignore);
+    (reports, connection)
+}
+
+fn failed(client: &Reports) -> (CloseReason, String) {
+    match client.next() {
+        Event::Failed(error) => (error.reason(), Report::new(&error).to_string()),
+        other => panic!("instead of a failure: {other:?}"),
+    }
+}
+
+fn server(issued: &Issued) -> Server {
+    Server::new(server_config(&issued.certificate, &issued.key).unwrap())
+}
+
+fn client(authority: &Authority) -> Client {
+    Client::new(client_config_with_ca(authority.ca()).unwrap(), NAME).unwrap()
+}
+
+fn roots(authority: &Authority) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(authority.ca()).unwrap())
+        .unwrap();
+    roots
+}
+
+fn with_versions(
+    authority: &Authority,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Client {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots(authority))
+        .with_no_client_auth();
+    Client::new(Arc::new(config), NAME).unwrap()
+}
+
+#[test]
+fn messages_of_every_size_pass_both_ways_over_both_versions() {
+    let authority = Authority::new();
+    let network = network();
+    let (server, address) = listening(&network, server(&authority.issue(NAME)), echo);
+    for (version, called) in [
+        (&rustls::version::TLS13, "TLS 1.3"),
+        (&rustls::version::TLS12, "TLS 1.2"),
+    ] {
+        let client = with_versions(&authority, &[version]);
+        let (client, connection) = connecting(&network, address, client);
+        let sizes = [0, 1, 2, 255, 16_382, 16_383, 16_384, 65_534, 65_535];
+        for size in sizes {
+            connection.send(pattern(size)).unwrap();
+        }
+        let identity = client.opened().identity().unwrap();
+        assert_eq!(identity.protocol(), Some(called));
+        assert_eq!(identity.certificates().len(), 1);
+        let identity = server.opened().identity().unwrap();
+        assert_eq!(identity.protocol(), Some(called));
+        assert_eq!(identity.server_name(), Some(NAME));
+        assert!(identity.cipher().unwrap().starts_with("TLS"));
+        assert!(identity.certificates().is_empty());
+        for size in sizes {
+            assert_eq!(client.received(), pattern(size));
+        }
+        for number in 0_u32..5_000 {
+            connection.send(number.to_be_bytes()).unwrap();
+        }
+        for number in 0_u32..5_000 {
+            assert_eq!(client.received(), number.to_be_bytes());
+        }
+        connection.close();
+        assert_eq!(client.closed(), CloseReason::Local);
+        assert_eq!(server.closed_at_last(), CloseReason::Peer);
+        while !matches!(server.next(), Event::Dropped) {}
+    }
+    let metrics = network.metrics();
+    assert_eq!((metrics.queued_bytes, metrics.held_bytes), (0, 0));
+    assert_eq!((metrics.open, metrics.handshaking), (0, 0));
+}
+
+#[test]
+fn a_client_says_what_is_wrong_with_the_certificate_and_the_server_what_the_client_said() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let network = network();
+    let cases = [
+        (
+            authority.issue_expired(NAME),
+            "the certificate of the peer has expired",
+        ),
+        (
+            authority.issue("other.example"),
+            "the certificate of the peer is for another name",
+        ),
+        (
+            other.issue(NAME),
+            "the certificate of the peer is from an authority that is not trusted",
+        ),
+    ];
+    for (nth, (issued, says)) in cases.iter().enumerate() {
+        let (server, address) = listening(&network, server(issued), ignore);
+        let (client, _connection) = connecting(&network, address, client(&authority));
+        let (reason, report) = failed(&client);
+        assert_eq!(reason, CloseReason::Handshake);
+        assert!(report.ends_with(says), "{report}");
+        eventually("the server has closed it, too", || {
+            network.metrics().closed(CloseReason::Handshake) == 2 * (nth as u64 + 1)
+        });
+        assert!(server.next_within(Duration::from_millis(20)).is_none());
+    }
+}
+
+#[test]
+fn two_sides_without_a_version_in_common_say_so() {
+    let authority = Authority::new();
+    let network = network();
+    let issued = authority.issue(NAME);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = vec![CertificateDer::from_pem_file(&issued.certificate).unwrap()];
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(&issued.key).unwrap())
+        .unwrap();
+    let (_server, address) = listening(&network, Server::new(Arc::new(config)), ignore);
+    let client = with_versions(&authority, &[&rustls::version::TLS12]);
+    let (client, _connection) = connecting(&network, address, client);
+    let (reason, report) = failed(&client);
+    assert_eq!(reason, CloseReason::Handshake);
+    assert!(report.ends_with("no version of TLS in common"), "{report}");
+}
+
+#[test]
+fn each_side_can_require_a_certificate_and_see_it() {
+    let authority = Authority::new();
+    let network = network();
+    let issued = authority.issue(NAME);
+    let provider = || Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&authority)), provider());
+    let chain = |issued: &Issued| vec![CertificateDer::from_pem_file(&issued.certificate).unwrap()];
+    let key = |issued: &Issued| PrivateKeyDer::from_pem_file(&issued.key).unwrap();
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain(&issued), key(&issued))
+        .unwrap();
+    let (server, address) = listening(&network, Server::new(Arc::new(config)), echo);
+    let player = authority.issue("player");
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots(&authority))
+        .with_client_auth_cert(chain(&player), key(&player))
+        .unwrap();
+    let known = Client::new(Arc::new(config), NAME).unwrap();
+    let (known, connection) = connecting(&network, address, known);
+    connection.send(b"it is me").unwrap();
+    known.opened();
+    assert_eq!(known.received(), b"it is me");
+    let identity = server.opened().identity().unwrap();
+    assert_eq!(identity.certificates(), [chain(&player)[0].to_vec()]);
+    // One without is refused. In TLS 1.3 the client is through before it learns of that.
+    let (unknown, _connection) = connecting(&network, address, client(&authority));
+    eventually("the server has refused it", || {
+        network.metrics().closed(CloseReason::Handshake) == 1
+    });
+    match unknown.next() {
+        Event::Opened(_) => {
+            let reason = unknown.closed();
+            assert!(
+                matches!(reason, CloseReason::Layer | CloseReason::Truncated),
+                "{reason:?}"
+            );
+        }
+        Event::Failed(error) => assert_eq!(error.reason(), CloseReason::Handshake),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_source_serves_two_names_by_what_the_client_asks_for_and_refuses_a_third() {
+    let authority = Authority::new();
+    let network = network();
+    let configs = [NAME, "lobby.example"].map(|name| {
+        let issued = authority.issue(name);
+        (
+            name,
+            server_config(&issued.certificate, &issued.key).unwrap(),
+        )
+    });
+    let source = move |hello: &ClientHello<'_>| {
+        let mut configs = configs.iter();
+        let (_, config) = configs.find(|(name, _)| hello.server_name() == Some(name))?;
+        Some(Arc::clone(config))
+    };
+    let (server, address) = listening(&network, Server::with_source(source), ignore);
+    let config = client_config_with_ca(authority.ca()).unwrap();
+    for name in [NAME, "lobby.example"] {
+        let client = Client::new(Arc::clone(&config), name).unwrap();
+        let (client, _connection) = connecting(&network, address, client);
+        client.opened();
+        let identity = server.opened().identity().unwrap();
+        assert_eq!(identity.server_name(), Some(name));
+    }
+    let third = Client::new(config, "third.example").unwrap();
+    let (third, _connection) = connecting(&network, address, third);
+    let (reason, report) = failed(&third);
+    assert_eq!(reason, CloseReason::Handshake);
+    let says = "the peer does not serve the name that we asked for";
+    assert!(report.ends_with(says), "{report}");
+}
+
+#[test]
+fn certificates_are_renewed_for_new_connections_and_bad_files_change_nothing() {
+    let authority = Authority::new();
+    let network = network();
+    let issued = authority.issue(NAME);
+    let files = CertificateFiles::load(&issued.certificate, &issued.key).unwrap();
+    let (_server, address) = listening(&network, Server::with_source(files.clone()), echo);
+    let shown = || {
+        let (client, connection) = connecting(&network, address, client(&authority));
+        let identity = client.opened().identity().unwrap();
+        (identity.certificates().to_vec(), connection, client)
+    };
+    let (before, connection, client) = shown();
+    authority.issue(NAME);
+    assert_eq!(shown().0, before, "not before it is asked for");
+    files.reload().unwrap();
+    assert_ne!(shown().0, before);
+    connection.send(b"still there").unwrap();
+    assert_eq!(client.received(), b"still there");
+    let renewed = shown().0;
+    std::fs::write(&issued.certificate, "nothing").unwrap();
+    let error = Report::new(&files.reload().unwrap_err()).to_string();
+    assert!(error.contains("it has no certificate (PEM)"), "{error}");
+    assert!(error.contains("game.example.pem"), "{error}");
+    assert_eq!(shown().0, renewed);
+}
+
+#[test]
+fn protocols_are_agreed_on_by_alpn() {
+    let authority = Authority::new();
+    let network = network();
+    let issued = authority.issue(NAME);
+    let speaks = |protocols: &[&str]| -> Vec<Vec<u8>> {
+        protocols
+            .iter()
+            .map(|one| one.as_bytes().to_vec())
+            .collect()
+    };
+    let served = speaks(&["game/2", "game/1"]);
+    let change = move |mut config: ServerConfig| {
+        config.alpn_protocols.clone_from(&served);
+        config
+    };
+    let files = CertificateFiles::load_with(&issued.certificate, &issued.key, change).unwrap();
+    let (server, address) = listening(&network, Server::with_source(files), ignore);
+    let speaking = |protocols| {
+        let config = client_config_with_ca(authority.ca()).unwrap();
+        let mut config = Arc::unwrap_or_clone(config);
+        config.alpn_protocols = speaks(protocols);
+        connecting(
+            &network,
+            address,
+            Client::new(Arc::new(config), NAME).unwrap(),
+        )
+    };
+    let (client, _connection) = speaking(&["game/1"]);
+    assert_eq!(
+        client.opened().identity().unwrap().alpn(),
+        Some(&b"game/1"[..])
+    );
+    let identity = server.opened().identity().unwrap();
+    assert_eq!(identity.alpn(), Some(&b"game/1"[..]));
+    let (client, _connection) = speaking(&["chat"]);
+    let (reason, report) = failed(&client);
+    assert_eq!(reason, CloseReason::Handshake);
+    assert!(report.ends_with("(ALPN) in common"), "{report}");
+}
+
+#[test]
+fn a_stream_that_ends_without_close_notify_is_truncated() {
+    let authority = Authority::new();
+    let network = network();
+    let (server, address) = listening(&network, server(&authority.issue(NAME)), ignore);
+    // A client of rustls' own, over a socket of the test's.
+    let config = client_config_with_ca(authority.ca()).unwrap();
+    let name = NAME.try_into().unwrap();
+    let mut tls = rustls::ClientConnection::new(config, name).unwrap();
+    let mut raw = RawClient::connect(address);
+    {
+        use std::io::Write;
+        let mut stream = rustls::Stream::new(&mut tls, &mut raw.stream);
+        stream.write_all(&framed(b"the last")).unwrap();
+        stream.flush().unwrap();
+    }
+    raw.stream.shutdown(Shutdown::Write).unwrap();
+    server.opened();
+    assert_eq!(server.received(), b"the last");
+    assert_eq!(server.closed(), CloseReason::Truncated);
+}
+
+#[test]
+fn peers_that_do_not_speak_tls_are_closed_and_counted() {
+    let authority = Authority::new();
+    let limits = Limits::new().with_handshake_timeout(Duration::from_millis(300));
+    let network = network_with(limits);
+    let (server, address) = listening(&network, server(&authority.issue(NAME)), ignore);
+    for garbage in [framed(b"a plain message"), vec![0xff; 100], vec![0; 70_000]] {
+        let mut raw = RawClient::connect(address);
+        raw.write(&garbage);
+        // An alert, and the end.
+        let (answer, _) = raw.rest();
+        assert!(answer.len() < 10, "{answer:?}");
+    }
+    eventually("they are counted", || {
+        network.metrics().closed(CloseReason::Handshake) == 3
+    });
+    let mut slow = RawClient::connect(address);
+    slow.write(&[22, 3, 1]);
+    slow.rest();
+    let late = CloseReason::Timeout(Timeout::Handshake);
+    eventually("it is counted", || network.metrics().closed(late) == 1);
+    assert!(server.next_within(Duration::from_millis(20)).is_none());
+    let metrics = network.metrics();
+    assert_eq!((metrics.handshaking, metrics.held_bytes), (0, 0));
+}
+
+#[test]
+fn a_record_that_is_damaged_on_the_way_closes_the_connection() {
+    use std::io::Write;
+    let authority = Authority::new();
+    let network = network();
+    let (server, address) = listening(&network, server(&authority.issue(NAME)), ignore);
+    let config = client_config_with_ca(authority.ca()).unwrap();
+    let mut tls = rustls::ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+    let mut raw = RawClient::connect(address);
+    let mut stream = rustls::Stream::new(&mut tls, &mut raw.stream);
+    stream.write_all(&framed(b"whole")).unwrap();
+    stream.flush().unwrap();
+    let mut wire = Vec::new();
+    tls.writer().write_all(&framed(b"damaged")).unwrap();
+    while tls.wants_write() {
+        tls.write_tls(&mut wire).unwrap();
+    }
+    let last = wire.len() - 1;
+    wire[last] ^= 1;
+    raw.write(&wire);
+    server.opened();
+    assert_eq!(server.received(), b"whole");
+    // Tickets, and the alert.
+    raw.rest();
+    drop(raw);
+    assert_eq!(server.closed(), CloseReason::Layer);
+}
+
+#[test]
+fn configurations_that_cannot_work_say_what_is_wrong() {
+    let authority = Authority::new();
+    let issued = authority.issue(NAME);
+    let other = authority.issue("other.example");
+    let nowhere = authority.folder().join("nowhere.pem");
+    let error = |error: cubenet_tls::Error| Report::new(&error).to_string();
+    let missing = error(server_config(&nowhere, &issued.key).unwrap_err());
+    assert!(missing.contains("nowhere.pem"), "{missing}");
+    let no_key = error(server_config(&issued.certificate, authority.ca()).unwrap_err());
+    assert!(no_key.contains("it has no private key (PEM)"), "{no_key}");
+    let mixed = error(server_config(&issued.certificate, &other.key).unwrap_err());
+    assert!(!mixed.is_empty());
+    let config = client_config_with_ca(authority.ca()).unwrap();
+    let name = error(Client::new(config, "no name").unwrap_err());
+    assert!(name.contains("\"no name\" is no server name"), "{name}");
+}

@@ -74,7 +74,7 @@ fn run<T: Table<u16>>(mut demux: Demux<u16, T>, mut model: Model, steps: &[Step]
                 admitted,
             } => {
                 let peer = u16::from(peer);
-                let arrival = demux.handle_datagram(&peer, len.into(), true, now);
+                let arrival = demux.handle_datagram(&peer, len.into(), || true, now);
                 let answer = model.handle_datagram(peer, len.into(), true, now);
                 assert_eq!(Model::answer(arrival, |slot| demux.peer(slot)), answer);
                 arrived(&mut demux, &mut model, peer, arrival, admitted, now);

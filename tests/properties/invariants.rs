@@ -229,7 +229,7 @@ proptest! {
         }
         let mut demux = Demux::new(GrowingTable::new(), (3, 4), &limits);
         for peer in peers {
-            if demux.handle_datagram(&peer, 1, true, Instant::ZERO) == Arrival::Admit {
+            if demux.handle_datagram(&peer, 1, || true, Instant::ZERO) == Arrival::Admit {
                 prop_assert!(demux.insert(peer, Instant::ZERO).is_some());
             }
             prop_assert!(demux.len() <= limits.max_peers());
@@ -396,7 +396,7 @@ fn demux_events(operations: &[(u16, u8, u64)]) -> Vec<Arrival> {
             }
         } else {
             let len = [0, 1, 200, 201][usize::from(*operation) % 4];
-            let arrival = demux.handle_datagram(peer, len, true, now);
+            let arrival = demux.handle_datagram(peer, len, || true, now);
             arrivals.push(arrival);
             let known = model.get_mut(peer).map(|(slot, last)| {
                 *last = now;

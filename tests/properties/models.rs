@@ -309,7 +309,7 @@ impl<T: NewTable> StateMachineTest for DemuxTest<T> {
         let now = test.now;
         match operation {
             Operation::Datagram(peer, len, admitted) => {
-                let arrival = test.demux.handle_datagram(&peer, len, true, now);
+                let arrival = test.demux.handle_datagram(&peer, len, || true, now);
                 let answer = Peers::answer(arrival, |slot| test.demux.peer(slot));
                 assert_eq!(Some(answer), model.answer);
                 match answer {

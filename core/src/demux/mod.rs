@@ -52,10 +52,10 @@ pub enum Arrival {
 /// use cubenet_core::{Instant, Limits};
 /// let mut demux = Demux::new(FixedTable::<u16, 8, 8>::new(), (1, 2), &Limits::default());
 /// let now = Instant::ZERO;
-/// assert_eq!(demux.handle_datagram(&7, 10, true, now), Arrival::Admit);
+/// assert_eq!(demux.handle_datagram(&7, 10, || true, now), Arrival::Admit);
 /// let slot = demux.insert(7, now).unwrap();
-/// assert_eq!(demux.handle_datagram(&7, 10, true, now), Arrival::Deliver(slot));
-/// assert_eq!(demux.handle_datagram(&7, 0, true, now), Arrival::Close(slot));
+/// assert_eq!(demux.handle_datagram(&7, 10, || true, now), Arrival::Deliver(slot));
+/// assert_eq!(demux.handle_datagram(&7, 0, || true, now), Arrival::Close(slot));
 /// demux.remove(slot);
 /// assert!(demux.is_empty());
 /// ```
@@ -118,12 +118,14 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     /// A datagram of `len` bytes came from `peer` at `now`: says what to do with it. What it
-    /// says of a new peer is [`Demux::newcomer`] of one that no hook recognises.
+    /// says of a new peer is [`Demux::newcomer`] of one that no hook recognises; `has_room` is asked
+    /// only about one.
+    #[inline]
     pub fn handle_datagram(
         &mut self,
         peer: &P,
         len: usize,
-        has_room: bool,
+        has_room: impl FnOnce() -> bool,
         now: Instant,
     ) -> Arrival {
         let known = self.find(peer);
@@ -135,7 +137,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
             Some(slot) if len == 0 && self.empty_closes => Arrival::Close(slot as usize),
             _ if len == 0 => Arrival::Ignore,
             Some(slot) => Arrival::Deliver(slot as usize),
-            None => self.newcomer(false, has_room, now),
+            None => self.newcomer(false, has_room(), now),
         }
     }
 

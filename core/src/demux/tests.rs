@@ -29,7 +29,7 @@ fn filled(policy: FullPolicy) -> Small {
 fn an_empty_datagram_of_an_unknown_peer_builds_nothing() {
     let mut demux = small(FullPolicy::Refuse);
     assert_eq!(
-        demux.handle_datagram(&1, 0, true, second(0)),
+        demux.handle_datagram(&1, 0, || true, second(0)),
         Arrival::Ignore
     );
     assert!(demux.is_empty());
@@ -39,10 +39,10 @@ fn an_empty_datagram_of_an_unknown_peer_builds_nothing() {
 fn a_datagram_over_the_limit_makes_no_peer_and_is_reported_to_a_known_one() {
     let mut demux = small(FullPolicy::Refuse);
     let long = Limits::default().max_datagram() + 1;
-    let arrival = demux.handle_datagram(&1, long, true, second(0));
+    let arrival = demux.handle_datagram(&1, long, || true, second(0));
     assert_eq!(arrival, Arrival::TooLong(None));
     let slot = demux.insert(1, second(0));
-    let arrival = demux.handle_datagram(&1, long, true, second(0));
+    let arrival = demux.handle_datagram(&1, long, || true, second(0));
     assert_eq!(arrival, Arrival::TooLong(slot));
 }
 
@@ -50,12 +50,12 @@ fn a_datagram_over_the_limit_makes_no_peer_and_is_reported_to_a_known_one() {
 fn a_full_table_refuses_new_peers_and_serves_the_others() {
     let mut demux = filled(FullPolicy::Refuse);
     assert_eq!(
-        demux.handle_datagram(&9, 1, true, second(59)),
+        demux.handle_datagram(&9, 1, || true, second(59)),
         Arrival::Refuse
     );
     assert_eq!(demux.insert(9, second(59)), None);
     assert!(matches!(
-        demux.handle_datagram(&2, 1, true, second(59)),
+        demux.handle_datagram(&2, 1, || true, second(59)),
         Arrival::Deliver(_)
     ));
 }
@@ -92,12 +92,12 @@ fn a_table_in_lent_memory_has_as_much_room_as_that() {
 #[test]
 fn a_full_table_can_evict_the_peer_that_is_idle_longest() {
     let mut demux = filled(FullPolicy::EvictIdleFor(Duration::from_secs(10)));
-    demux.handle_datagram(&1, 1, true, second(5));
+    demux.handle_datagram(&1, 1, || true, second(5));
     assert_eq!(
-        demux.handle_datagram(&9, 1, true, second(11)),
+        demux.handle_datagram(&9, 1, || true, second(11)),
         Arrival::Refuse
     );
-    let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, true, second(12)) else {
+    let Arrival::Evict(slot) = demux.handle_datagram(&9, 1, || true, second(12)) else {
         panic!("no peer is evicted");
     };
     assert_eq!(demux.peer(slot), Some(2));
@@ -111,10 +111,10 @@ fn a_table_with_fewer_slots_than_peers_allowed_makes_way_too() {
         demux.insert(peer, second(u64::from(peer))).unwrap();
     }
     assert_eq!(
-        demux.handle_datagram(&9, 1, true, second(10)),
+        demux.handle_datagram(&9, 1, || true, second(10)),
         Arrival::Refuse
     );
-    let arrival = demux.handle_datagram(&9, 1, true, second(11));
+    let arrival = demux.handle_datagram(&9, 1, || true, second(11));
     assert!(matches!(arrival, Arrival::Evict(_)), "{arrival:?}");
 }
 
@@ -139,12 +139,12 @@ fn a_driver_without_room_can_evict_a_peer_before_the_table_is_full() {
     assert_eq!(full, Arrival::Refuse, "there is no peer to evict");
     let slot = demux.insert(1, second(1)).unwrap();
     assert_eq!(
-        demux.handle_datagram(&9, 1, true, second(11)),
+        demux.handle_datagram(&9, 1, || true, second(11)),
         Arrival::Admit
     );
-    let early = demux.handle_datagram(&9, 1, false, second(10));
+    let early = demux.handle_datagram(&9, 1, || false, second(10));
     assert_eq!(early, Arrival::Refuse);
-    let evicts = demux.handle_datagram(&9, 1, false, second(11));
+    let evicts = demux.handle_datagram(&9, 1, || false, second(11));
     assert_eq!(evicts, Arrival::Evict(slot));
 }
 
@@ -158,10 +158,10 @@ fn a_new_peer_takes_the_slot_of_the_peer_it_replaces() {
     assert_eq!(demux.len(), 3);
     assert_eq!(demux.peer(slot), Some(9));
     assert_eq!(
-        demux.handle_datagram(&2, 0, true, second(4)),
+        demux.handle_datagram(&2, 0, || true, second(4)),
         Arrival::Ignore
     );
-    let arrival = demux.handle_datagram(&9, 1, true, second(5));
+    let arrival = demux.handle_datagram(&9, 1, || true, second(5));
     assert_eq!(arrival, Arrival::Deliver(slot));
     // It is the newest, whatever the age of the other was.
     for (peer, due) in [(1, 61), (3, 63), (9, 65)] {
@@ -177,13 +177,13 @@ fn reserved_places_are_for_peers_that_are_recognised() {
     let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
     for peer in 1..=2 {
         assert_eq!(
-            demux.handle_datagram(&peer, 1, true, second(0)),
+            demux.handle_datagram(&peer, 1, || true, second(0)),
             Arrival::Admit
         );
         demux.insert(peer, second(0)).unwrap();
     }
     assert_eq!(
-        demux.handle_datagram(&3, 1, true, second(0)),
+        demux.handle_datagram(&3, 1, || true, second(0)),
         Arrival::Refuse
     );
     assert_eq!(demux.newcomer(true, true, second(0)), Arrival::Admit);
@@ -197,7 +197,7 @@ fn an_empty_datagram_closes_only_if_it_is_to() {
     let mut demux = Demux::new(FixedTable::<u16, 4, 4>::new(), (1, 2), &limits);
     let slot = demux.insert(1, second(0)).unwrap();
     assert_eq!(
-        demux.handle_datagram(&1, 0, true, second(0)),
+        demux.handle_datagram(&1, 0, || true, second(0)),
         Arrival::Ignore
     );
     assert_eq!(demux.peer(slot), Some(1));
@@ -221,7 +221,7 @@ fn a_peer_is_not_idle_while_the_driver_is_busy_with_it() {
 #[test]
 fn peers_expire_in_the_order_in_which_they_last_sent() {
     let mut demux = filled(FullPolicy::Refuse);
-    demux.handle_datagram(&1, 1, true, second(10));
+    demux.handle_datagram(&1, 1, || true, second(10));
     for (peer, due) in [(2, 62), (3, 63), (1, 70)] {
         assert_eq!(demux.poll_timeout(), second(due));
         assert_eq!(demux.handle_timeout(second(due - 1)), None);
@@ -260,7 +260,7 @@ fn a_growing_table_has_as_many_heads_as_peers_and_gives_its_memory_back() {
     let used = demux.table.heads().iter().filter(|head| **head != NIL);
     assert!(used.count() > 500);
     for (peer, slot) in slots.iter().enumerate() {
-        let arrival = demux.handle_datagram(&(peer as u16), 1, true, second(0));
+        let arrival = demux.handle_datagram(&(peer as u16), 1, || true, second(0));
         assert_eq!(arrival, Arrival::Deliver(*slot));
     }
     for slot in slots {
@@ -290,7 +290,7 @@ fn a_fixed_table_keeps_its_heads_for_any_number_of_peers() {
     }
     for (peer, slot) in slots.iter().enumerate() {
         let known = demux.peer(*slot).is_some();
-        let arrival = demux.handle_datagram(&(peer as u16), 1, true, second(0));
+        let arrival = demux.handle_datagram(&(peer as u16), 1, || true, second(0));
         assert_eq!(known, arrival == Arrival::Deliver(*slot));
     }
 }

@@ -4,8 +4,9 @@ use crate::address::canonical;
 use crate::conn::info::Conn;
 use crate::conn::permit::Permit;
 use crate::connection::Connection;
-use crate::log::{debug, error_limited};
+use crate::log::{debug, error_limited, warn_limited};
 use crate::network::listening::Listening;
+use crate::network::shared::NoRoom;
 use crate::sys::Datagram;
 use crate::udp::peers::{Peer, Peers};
 use crate::udp::socket::PeerShared;
@@ -13,13 +14,53 @@ use crate::user::catch_panic;
 use crate::user_callback::run_callback;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::demux::Admission;
-use cubenet_core::{CloseReason, Transport};
+use cubenet_core::{Arrival, CloseReason, Transport};
 use std::sync::Arc;
 
 impl Peers {
+    /// A datagram of a new peer arrived, and the demultiplexer says what to do with one that no hook
+    /// recognises.
+    #[cold]
+    pub(super) fn newcomer(
+        &mut self,
+        datagram: &Datagram<'_>,
+        mut arrival: Arrival,
+        resources: &mut WorkerResources,
+    ) {
+        let from = datagram.from;
+        let mut recognised = false;
+        if let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook()) {
+            match Peers::ask_hook(listening, datagram, resources) {
+                Admission::Admit => {}
+                Admission::Recognise => {
+                    recognised = true;
+                    let has_room = resources.network.has_room(Transport::Udp);
+                    arrival = self.demux.newcomer(true, has_room, resources.now);
+                }
+                _ => {
+                    resources.tally.dropped_not_admitted += 1;
+                    return;
+                }
+            }
+        }
+        match arrival {
+            Arrival::Admit => self.admit(datagram, recognised, None, resources),
+            Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), resources),
+            _ => {
+                resources.tally.dropped_table_full += 1;
+                if resources.network.has_room(Transport::Udp) {
+                    resources.tally.refused += 1;
+                    warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
+                } else {
+                    resources.network.refused(from, NoRoom::Connections);
+                }
+            }
+        }
+    }
+
     /// Asks the application about a new peer, and delivers its first datagram. `evicted` has
     /// to make way for it, once the application wants it.
-    pub(super) fn admit(
+    fn admit(
         &mut self,
         datagram: &Datagram<'_>,
         recognised: bool,
@@ -93,7 +134,7 @@ impl Peers {
 
     /// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics
     /// refuses.
-    pub(super) fn ask_hook(
+    fn ask_hook(
         listening: &Listening,
         datagram: &Datagram<'_>,
         resources: &mut WorkerResources,

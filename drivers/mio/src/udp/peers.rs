@@ -6,7 +6,6 @@ use crate::conn::key::ConnKey;
 use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
 use crate::network::listening::Listening;
-use crate::network::shared::NoRoom;
 use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::udp::link::PeerLink;
 use crate::udp::socket::{DatagramSocket, PeerShared};
@@ -15,7 +14,7 @@ use crate::worker::budget::Budget;
 use crate::worker::mailbox::BoxedHandler;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::connection::datagram::reports_errors;
-use cubenet_core::demux::{Admission, GrowingTable};
+use cubenet_core::demux::GrowingTable;
 use cubenet_core::{
     Action, Arrival, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
     Message, Reading, State, Timeout, Transport, TransportError,
@@ -239,38 +238,16 @@ impl Peers {
     fn datagram(&mut self, datagram: &Datagram<'_>, resources: &mut WorkerResources) {
         let from = datagram.from;
         let len = datagram.bytes.len();
-        let has_room = resources.network.has_room(Transport::Udp);
-        let now = resources.now;
-        let mut arrival = self.demux.handle_datagram(&from, len, has_room, now);
-        let mut recognised = false;
-        if let Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse = arrival
-            && let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook())
+        let network = &resources.network;
+        let has_room = || network.has_room(Transport::Udp);
+        match self
+            .demux
+            .handle_datagram(&from, len, has_room, resources.now)
         {
-            match Peers::ask_hook(listening, datagram, resources) {
-                Admission::Admit => {}
-                Admission::Recognise => {
-                    recognised = true;
-                    arrival = self.demux.newcomer(true, has_room, resources.now);
-                }
-                _ => {
-                    resources.tally.dropped_not_admitted += 1;
-                    return;
-                }
-            }
-        }
-        match arrival {
             Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, resources),
             Arrival::Close(slot) => self.peer_closed(slot, resources),
-            Arrival::Admit => self.admit(datagram, recognised, None, resources),
-            Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), resources),
-            Arrival::Refuse => {
-                resources.tally.dropped_table_full += 1;
-                if has_room {
-                    resources.tally.refused += 1;
-                    warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
-                } else {
-                    resources.network.refused(from, NoRoom::Connections);
-                }
+            arrival @ (Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse) => {
+                self.newcomer(datagram, arrival, resources);
             }
             Arrival::TooLong(slot) => {
                 resources.tally.dropped_too_long += 1;

@@ -48,7 +48,7 @@ impl World {
     ) -> Option<Box<Call>> {
         let (peers, kernel, network, _) = self.peers(socket)?;
         let len = arrived.bytes.len();
-        let has_room = network.open.has_room(Transport::Udp, &network.limits);
+        let has_room = || network.open.has_room(Transport::Udp, &network.limits);
         let (from, now) = (&arrived.from, kernel.now);
         match peers.demux.handle_datagram(from, len, has_room, now) {
             Arrival::Deliver(slot) => {

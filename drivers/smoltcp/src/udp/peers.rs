@@ -23,7 +23,7 @@ impl<'a, H: Handler> Port<'a, H> {
         socket: &mut udp::Socket<'a>,
         shared: &mut Shared<'a>,
     ) {
-        let has_room = shared.open.has_room(Transport::Udp, &shared.limits);
+        let has_room = || shared.open.has_room(Transport::Udp, &shared.limits);
         let arrival = self
             .demux
             .handle_datagram(&remote, len, has_room, shared.now);

@@ -73,7 +73,18 @@ impl Authority {
             .push(ExtendedKeyUsagePurpose::ClientAuth);
         change(&mut params);
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        self.sign(file, &params, &key)
+    }
+
+    /// A certificate for this name and this key (PEM).
+    #[allow(dead_code, reason = "not every test that includes this needs it")]
+    pub(crate) fn issue_for(&self, file: &str, name: &str, key: &str) -> Issued {
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        self.sign(file, &params, &KeyPair::from_pem(key).unwrap())
+    }
+
+    fn sign(&self, file: &str, params: &CertificateParams, key: &KeyPair) -> Issued {
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         let issued = Issued {
             certificate: self.folder.join(format!("{file}.pem")),
             key: self.folder.join(format!("{file}.key")),
@@ -84,6 +95,7 @@ impl Authority {
     }
 
     /// A certificate that was good for one year.
+    #[allow(dead_code, reason = "not every test that includes this needs it")]
     pub(crate) fn issue_expired(&self, name: &str) -> Issued {
         self.issue_with("expired", name, &rcgen::PKCS_ECDSA_P256_SHA256, |params| {
             params.not_before = date_time_ymd(2001, 1, 1);

@@ -26,7 +26,7 @@
 //! | what an application implements and is handed | [`handler`] |
 //! | the wire format of a stream | [`frame`], [`decode`], [`ring`] |
 //! | what a driver does with a connection, and in which order | [`connection`] |
-//! | how a stream connection opens and closes | [`connection::lifecycle`] |
+//! | how a stream connection opens and closes, and why | [`connection::lifecycle`], [`connection::close_reason`] |
 //! | its sending and its receiving half | [`connection::send`], [`connection::receive`] |
 //! | input held in memory, and when a connection is closed for it | [`connection::held`] |
 //! | the life of a datagram connection | [`connection::datagram`] |

@@ -9,7 +9,7 @@ pub mod system;
 
 use cubenet_mio::{
     CloseReason, ConnectError, ConnectOptions, Connection, Handler, Limits, Link, ListenOptions,
-    Message, Network, Transport, TransportError,
+    MakeLayer, Message, Network, Report, Transport, TransportError,
 };
 pub use late::{Late, late};
 use std::io::{Read, Write};
@@ -187,6 +187,38 @@ impl Reports {
     /// The next event, if there is one in this time.
     pub fn next_within(&self, patience: Duration) -> Option<Event> {
         self.receiver.recv_timeout(patience).ok()
+    }
+
+    /// Listens for streams with a layer.
+    pub fn listen_layered(
+        network: &Network,
+        layer: impl MakeLayer + 'static,
+        act: Act,
+    ) -> (Reports, SocketAddr) {
+        let reports = Reports::default();
+        let options = ListenOptions::new().layer(layer);
+        let address = reports.listen_with(options, network, Transport::Tcp, act);
+        (reports, address)
+    }
+
+    /// Connects with a layer.
+    pub fn connect_layered(
+        network: &Network,
+        address: SocketAddr,
+        layer: impl MakeLayer + 'static,
+    ) -> (Reports, Connection) {
+        let reports = Reports::default();
+        let options = ConnectOptions::new().layer(layer);
+        let connection = reports.connect_with(&options, network, Transport::Tcp, address, ignore);
+        (reports, connection)
+    }
+
+    /// The next event, which is a connect that failed: why, and everything that is said of it.
+    pub fn failed(&self) -> (CloseReason, String) {
+        match self.next() {
+            Event::Failed(error) => (error.reason(), Report::new(&error).to_string()),
+            other => panic!("instead of a failure: {other:?}"),
+        }
     }
 
     /// The next event, which opens a connection.

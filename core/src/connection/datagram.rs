@@ -14,7 +14,8 @@
 //! A peer that has closed is sent nothing more: it would take a datagram for a new connection.
 //! The idle timeout of peers is the demultiplexer's ([`Demux`](crate::Demux)).
 
-use super::lifecycle::{CloseReason, State, Timeout};
+use super::close_reason::{CloseReason, Timeout};
+use super::lifecycle::State;
 use super::{Action, Backlog, Reading, reading};
 use crate::limits::Limits;
 use crate::send_error::SendError;

@@ -20,15 +20,17 @@
 //!
 //! What a driver does with the bytes it reads follows from [`reading`].
 
+pub mod close_reason;
 pub mod datagram;
 pub mod held;
 pub mod lifecycle;
 pub mod receive;
 pub mod send;
 
+pub use close_reason::{ByReason, CloseReason, Timeout};
 pub use datagram::DatagramHalf;
 pub use held::HeldInput;
-pub use lifecycle::{ByReason, CloseReason, Lifecycle, State, Timeout};
+pub use lifecycle::{Lifecycle, State};
 pub use receive::{Framing, RecvHalf};
 pub use send::SendHalf;
 

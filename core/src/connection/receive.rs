@@ -4,7 +4,7 @@
 //! a buffer, [`RingDecoder`] for a driver whose stream already lies in a ring. Both find the same
 //! messages, the same errors and the same moments.
 
-use super::lifecycle::{CloseReason, Timeout};
+use super::close_reason::{CloseReason, Timeout};
 use crate::decode::Decoder;
 use crate::frame::FrameError;
 use crate::limits::Limits;

@@ -10,10 +10,12 @@
 //!  socket ◄── Layer::handle_output ◄── SendHalf ◄── the application
 //! ```
 
+mod connect_options;
 mod identity;
 mod layered;
 mod stack;
 
+pub use connect_options::ConnectOptions;
 pub use identity::Identity;
 pub use layered::Layered;
 pub use stack::Stack;

@@ -75,7 +75,9 @@ mod write_batch;
 pub use connection::Connection;
 pub use cubenet_core::address::{AddressLimits, Prefix, PrefixError};
 pub use cubenet_core::demux::Admission;
-pub use cubenet_core::layer::{Ends, Identity, Layer, LayerError, LayerState, MakeLayer, Stack};
+pub use cubenet_core::layer::{
+    ConnectOptions, Ends, Identity, Layer, LayerError, LayerState, MakeLayer, Stack,
+};
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
     Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, Report, SendError,
@@ -84,7 +86,6 @@ pub use cubenet_core::{
 pub use error::Error;
 pub use network::Network;
 pub use network::builder::Builder;
-pub use network::connect_options::ConnectOptions;
 pub use network::endpoint::{Endpoint, ToEndpoint};
 pub use network::listen_options::ListenOptions;
 pub use network::listener::Listener;

@@ -4,7 +4,7 @@
 //! or a borrow of the library's is held, and a panic in it ends here.
 
 use std::any::Any;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs `code`. A panic in it ends here.
@@ -48,6 +48,12 @@ impl<T> Deref for UserValue<T> {
 
     fn deref(&self) -> &T {
         self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<T> DerefMut for UserValue<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("it is there until it is dropped")
     }
 }
 

@@ -7,8 +7,8 @@ use rustls::CommonState;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-    WriteTraffic,
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
+    UnbufferedStatus, WriteTraffic,
 };
 
 /// The connection of a client or of a server.
@@ -20,29 +20,27 @@ pub(crate) trait Side {
     fn common(&self) -> &CommonState;
 }
 
-impl Side for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
+macro_rules! side {
+    ($connection:ty, $data:ty) => {
+        impl Side for $connection {
+            type Data = $data;
 
-    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
-    }
+            fn process<'c, 'i>(
+                &'c mut self,
+                bytes: &'i mut [u8],
+            ) -> UnbufferedStatus<'c, 'i, $data> {
+                self.process_tls_records(bytes)
+            }
 
-    fn common(&self) -> &CommonState {
-        self
-    }
+            fn common(&self) -> &CommonState {
+                self
+            }
+        }
+    };
 }
 
-impl Side for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-
-    fn process<'c, 'i>(&'c mut self, bytes: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(bytes)
-    }
-
-    fn common(&self) -> &CommonState {
-        self
-    }
-}
+side!(UnbufferedClientConnection, ClientConnectionData);
+side!(UnbufferedServerConnection, ServerConnectionData);
 
 /// What a record needs beside what it carries, at most: its header, its content type, the
 /// authentication tag, and in TLS 1.2 the nonce.
@@ -119,13 +117,7 @@ impl<S: Side> Tls<S> {
                         }
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(wire, 0, |room| match data.encode(room) {
-                        Ok(written) => Ok(written),
-                        Err(EncodeError::InsufficientSize(size)) => Err(Some(size)),
-                        Err(EncodeError::AlreadyEncoded) => Err(None),
-                    });
-                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, wire),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => self.has_ended = true,
                 Ok(ConnectionState::ReadEarlyData(_)) => {
@@ -167,13 +159,7 @@ impl<S: Side> Tls<S> {
                     }
                     return;
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(wire, 0, |room| match data.encode(room) {
-                        Ok(written) => Ok(written),
-                        Err(EncodeError::InsufficientSize(size)) => Err(Some(size)),
-                        Err(EncodeError::AlreadyEncoded) => Err(None),
-                    });
-                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, wire),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => self.has_ended = true,
                 Ok(_) => return,
@@ -250,6 +236,15 @@ impl<S: Side> Tls<S> {
             identity.set_certificates(certificates.collect());
         }
     }
+}
+
+/// Appends what rustls has to say by itself.
+fn encode<D>(mut data: EncodeTlsData<'_, D>, wire: &mut Vec<u8>) {
+    append(wire, 0, |room| match data.encode(room) {
+        Ok(written) => Ok(written),
+        Err(EncodeError::InsufficientSize(size)) => Err(Some(size)),
+        Err(EncodeError::AlreadyEncoded) => Err(None),
+    });
 }
 
 /// The same as [`append`], for what encrypts.

@@ -17,7 +17,7 @@ pub(crate) type AdmitFn = dyn Fn(SocketAddr, &[u8]) -> Admission + Send + Sync;
 pub(crate) struct Listening {
     accept: UserValue<Box<AcceptFn>>,
     admit: Option<UserValue<Box<AdmitFn>>>,
-    layer: Option<Arc<dyn MakeLayer>>,
+    layer: Option<UserValue<Arc<dyn MakeLayer>>>,
     gate: Mutex<Gate>,
     /// Told when the last call of `accept` has returned.
     returned: Condvar,
@@ -51,7 +51,7 @@ impl Listening {
         Arc::new(Listening {
             accept: UserValue::new(accept),
             admit: admit.map(UserValue::new),
-            layer,
+            layer: layer.map(UserValue::new),
             gate: Mutex::new(Gate {
                 open: true,
                 running: 0,

@@ -1,7 +1,6 @@
 //! The network: its threads, and what an application asks of it.
 
 pub(crate) mod builder;
-pub(crate) mod connect_options;
 pub(crate) mod endpoint;
 pub(crate) mod listen_options;
 pub(crate) mod listener;
@@ -23,7 +22,7 @@ use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::acceptor::{AcceptorHandle, Order};
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
 use builder::Builder;
-use connect_options::ConnectOptions;
+use cubenet_core::layer::ConnectOptions;
 use cubenet_core::{Ends, Handler, LimitError, MakeLayer, Metrics, SendHalf, Transport};
 use endpoint::ToEndpoint;
 use listen_options::{ListenOptions, limits_of_listener};
@@ -298,7 +297,7 @@ impl Network {
         handler: impl FnOnce(&Connection) -> H,
     ) -> Result<Connection, Error> {
         self.check_running()?;
-        check_layers(options.layer.is_some(), transport)?;
+        check_layers(options.maker().is_some(), transport)?;
         let endpoint = address.to_endpoint()?;
         let target = Target::least_loaded(&self.inner.targets);
         let permit = Permit::take(&target.home, transport, None).map_err(|_: NoRoom| {
@@ -357,7 +356,7 @@ impl Network {
         &self,
         options: &'o ConnectOptions,
     ) -> Result<Option<(&'o dyn MakeLayer, HandshakePermit)>, Error> {
-        let Some(layer) = options.layer.as_deref() else {
+        let Some(layer) = options.maker() else {
             return Ok(None);
         };
         let network = &self.inner.shared;
@@ -411,7 +410,7 @@ impl Begun {
         let stream = network.options.connect_stream(address)?;
         let local = canonical(stream.local_addr()?);
         let layers = layer.map(|(layer, permit)| {
-            Layers::new(layer.make_layer(Ends::new(address, local)), permit, None)
+            Layers::new(layer.make_layer(Ends::new(address, local)), permit)
         });
         let half = SendHalf::connecting(network.now());
         StreamShared::new(home, stream, address, half, layers).map(Begun::Stream)

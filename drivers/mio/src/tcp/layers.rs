@@ -1,7 +1,7 @@
 //! The layers of a stream, such as TLS, as its sending side keeps them under its lock.
 
-use crate::network::listening::Listening;
 use crate::network::shared::NetworkShared;
+use crate::user::UserValue;
 use cubenet_core::{Identity, Layer, Layered};
 use std::cell::Cell;
 use std::io;
@@ -27,9 +27,7 @@ pub(super) fn with_wire<R>(make: impl FnOnce(&mut Vec<u8>) -> R) -> R {
 
 /// The layers of a stream.
 pub(crate) struct Layers {
-    pub(super) layered: Layered,
-    /// The listener that is to be asked once the handshake is complete, of an accepted stream.
-    pub(super) listening: Option<Arc<Listening>>,
+    pub(super) layered: UserValue<Layered>,
     /// It counts as one that is in its handshake.
     permit: Option<HandshakePermit>,
     /// What the handshake has shown.
@@ -37,14 +35,9 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    pub(crate) fn new(
-        layer: Box<dyn Layer>,
-        permit: HandshakePermit,
-        listening: Option<Arc<Listening>>,
-    ) -> Self {
+    pub(crate) fn new(layer: Box<dyn Layer>, permit: HandshakePermit) -> Self {
         Layers {
-            layered: Layered::new(layer),
-            listening,
+            layered: UserValue::new(Layered::new(layer)),
             permit: Some(permit),
             identity: None,
         }
@@ -54,6 +47,12 @@ impl Layers {
     pub(super) fn established(&mut self) {
         self.permit = None;
         self.identity = Some(Arc::new(self.layered.identity()));
+    }
+
+    /// The connection is over.
+    pub(super) fn discard(&mut self) {
+        self.permit = None;
+        self.layered.discard();
     }
 
     /// Why the layer failed, if it has.

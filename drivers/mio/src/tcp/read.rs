@@ -134,7 +134,7 @@ impl Stream {
             established
         });
         if established == Some(true) {
-            self.established(resources);
+            self.established(token, resources);
         }
         let undelivered = self.deliver(&stream, budget, resources);
         let rest = Bytes::copy_from_slice(&stream[stream.len() - undelivered..]);

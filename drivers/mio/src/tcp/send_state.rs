@@ -176,7 +176,7 @@ impl SendState {
         if let Some(rare) = &mut self.rare {
             rare.queue = SendQueue::new();
             if let Some(layers) = &mut rare.layers {
-                layers.layered.discard();
+                layers.discard();
             }
         }
     }

@@ -230,10 +230,8 @@ impl Stream {
 
     /// The handshake of the layers is complete: asks the application about a connection that was
     /// accepted, and tells it of one that this side opened.
-    pub(super) fn established(&mut self, resources: &mut WorkerResources) {
-        let listening =
-            StreamShared::with(&mut self.shared, |_, send| send.layers()?.listening.take());
-        match listening {
+    pub(super) fn established(&mut self, token: usize, resources: &mut WorkerResources) {
+        match resources.unasked.remove(&token) {
             None => self.connected(resources),
             Some(listening) => match accept(&self.shared, &listening, resources) {
                 Some(handler) => self.handler = handler,
@@ -396,20 +394,15 @@ impl Stream {
     /// and with it the socket.
     pub(crate) fn finish(mut self, token: usize, resources: &mut WorkerResources) {
         let id = self.id();
-        let (action, was_open, failed, was_asked) =
-            StreamShared::with(&mut self.shared, |conn, send| {
-                let action = send.poll_action();
-                if let Action::Close(_) = action {
-                    // What the system does not take of it is lost.
-                    send.close_layers(conn);
-                }
-                send.discard(conn);
-                let was_open = send.half.was_open();
-                let was_asked = send
-                    .layers()
-                    .is_none_or(|layers| layers.listening.is_none());
-                (action, was_open, send.take_error(), was_asked)
-            });
+        let (action, was_open, failed) = StreamShared::with(&mut self.shared, |conn, send| {
+            let action = send.poll_action();
+            if let Action::Close(_) = action {
+                // What the system does not take of it is lost.
+                send.close_layers(conn);
+            }
+            send.discard(conn);
+            (action, send.half.was_open(), send.take_error())
+        });
         let (reason, reset) = match action {
             Action::Close(reason) => (reason, false),
             Action::Reset(reason) => (reason, true),
@@ -429,7 +422,7 @@ impl Stream {
             return;
         }
         resources.closed(self.shared.info(), reason, failed.as_ref());
-        if !was_asked {
+        if self.is_layered && resources.unasked.remove(&token).is_some() {
             // There is no handler.
             return;
         }

@@ -39,7 +39,7 @@ impl Accepted {
                     error_limited!(%peer, panic = text, "a layer panicked as it was made");
                     io::Error::other("the layer could not be made")
                 })?;
-                layer.map(|layer| Layers::new(layer, permit, Some(Arc::clone(&listening))))
+                layer.map(|layer| Layers::new(layer, permit))
             }
             None => None,
         };

@@ -291,6 +291,7 @@ impl Worker {
         let token = shared.key().token;
         let now = resources.now;
         let stream = if listening.has_layer() {
+            resources.unasked.insert(token as usize, listening);
             Stream::handshaking(shared, now)
         } else if let Some(handler) = accept(&shared, &listening, resources) {
             Stream::accepted(shared, handler, resources.now)

@@ -3,6 +3,7 @@
 use crate::conn::info::ConnInfo;
 use crate::log::{debug, warn_limited};
 use crate::metrics::Tally;
+use crate::network::listening::Listening;
 use crate::network::shared::NetworkShared;
 use crate::sys::ReceiveBatch;
 use crate::worker::handle::WorkerHandle;
@@ -38,6 +39,9 @@ pub(crate) struct WorkerResources {
     pub(crate) input: Box<[u8]>,
     /// What layers make of what streams are read into; every one in turn.
     pub(crate) stream: Vec<u8>,
+    /// The listeners that are to be asked about streams once the handshake of their layers is
+    /// complete, by the tokens of those.
+    pub(crate) unasked: HashMap<usize, Arc<Listening>>,
     /// How many handshakes of layers may go on in this iteration.
     pub(crate) handshakes: usize,
     /// What datagrams are read into; made for the first datagram socket.
@@ -71,6 +75,7 @@ impl WorkerResources {
             workers,
             input: vec![0; INPUT].into_boxed_slice(),
             stream: Vec::new(),
+            unasked: HashMap::new(),
             handshakes: HANDSHAKES,
             datagrams_in: None,
             batch: WriteBatch::of_worker(Arc::clone(&network)),

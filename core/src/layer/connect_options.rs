@@ -1,13 +1,13 @@
-//! What the application may say about one connect.
+//! What an application may say about one connect.
 
-use cubenet_core::MakeLayer;
-use std::fmt;
-use std::sync::Arc;
+use super::MakeLayer;
+use alloc::sync::Arc;
+use core::fmt;
 
 /// What a connect has of its own: a layer, such as TLS.
 #[derive(Clone, Default)]
 pub struct ConnectOptions {
-    pub(crate) layer: Option<Arc<dyn MakeLayer>>,
+    layer: Option<Arc<dyn MakeLayer>>,
 }
 
 impl ConnectOptions {
@@ -22,12 +22,18 @@ impl ConnectOptions {
         self.layer = Some(Arc::new(layer));
         self
     }
+
+    /// For a driver: what makes the layer, if there is to be one.
+    pub fn maker(&self) -> Option<&dyn MakeLayer> {
+        self.layer.as_deref()
+    }
 }
 
 impl fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layer = self.layer.is_some();
         f.debug_struct("ConnectOptions")
-            .field("layer", &self.layer.is_some())
+            .field("layer", &layer)
             .finish()
     }
 }

@@ -81,10 +81,11 @@ pub trait Handle: Clone + Send + Sync + 'static {
 }
 
 /// Implements [`Handle`] for a driver's connection, whose own methods of the same names do it.
-/// For drivers: they have these as methods, so that an application need not import the trait.
+/// For drivers: they have these as methods, so that an application need not import the trait. Methods
+/// that have a default body there, for drivers that can do better, follow in braces.
 #[macro_export]
 macro_rules! impl_handle {
-    ($connection:ty) => {
+    ($connection:ty $(, { $($method:item)* })?) => {
         impl $crate::Handle for $connection {
             fn send(&self, message: &[u8]) -> Result<(), $crate::SendError> {
                 <$connection>::send(self, message)
@@ -134,9 +135,7 @@ macro_rules! impl_handle {
                 <$connection>::id(self)
             }
 
-            fn identity(&self) -> Option<::std::sync::Arc<$crate::Identity>> {
-                <$connection>::identity(self)
-            }
+            $($($method)*)?
         }
     };
 }
@@ -225,7 +224,11 @@ mod tests {
         }
     }
 
-    crate::impl_handle!(Connection);
+    crate::impl_handle!(Connection, {
+        fn identity(&self) -> Option<Arc<Identity>> {
+            Connection::identity(self)
+        }
+    });
 
     /// Calls every method through the trait.
     fn call_all(handle: &impl Handle) {

@@ -242,7 +242,11 @@ fn gathering_datagrams(shared: &PeerShared) -> Option<Rc<RefCell<WriteBatch>>> {
     WriteBatch::gathering_for(shared.socket.id)
 }
 
-cubenet_core::impl_handle!(Connection);
+cubenet_core::impl_handle!(Connection, {
+    fn identity(&self) -> Option<Arc<Identity>> {
+        Connection::identity(self)
+    }
+});
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -54,6 +54,11 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// A connection of this transport cannot have a layer: only streams can.
+    NoLayers {
+        /// The transport.
+        transport: Transport,
+    },
     /// This driver does not have the transport.
     Unsupported {
         /// The transport.
@@ -95,6 +100,10 @@ impl fmt::Display for Error {
                 f,
                 "{limit} connections are in their handshake already; raise `max_handshakes`"
             ),
+            Error::NoLayers { transport } => write!(
+                f,
+                "a layer needs a stream, and `{transport}` has none: use `Transport::Tcp`"
+            ),
             Error::Unsupported { transport } => {
                 write!(f, "this driver has no transport `{transport}`")
             }
@@ -120,6 +129,7 @@ impl std::error::Error for Error {
             | Error::Connect { source, .. } => Some(source),
             Error::TooManyConnections { .. }
             | Error::TooManyHandshakes { .. }
+            | Error::NoLayers { .. }
             | Error::Unsupported { .. }
             | Error::Stopped => None,
         }

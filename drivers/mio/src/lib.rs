@@ -41,9 +41,14 @@
 //! [`close`](Connection::close) delivers what was sent, then closes; [`abort`](Connection::abort)
 //! does not. Each connection's handler gets [`closed`](Handler::closed) once, with a
 //! [`CloseReason`], and is then dropped; that of a connect that was never open gets
-//! [`connect_failed`](Handler::connect_failed) instead. [`Network::stop`] closes everything, waits for that, and ends
-//! the threads; what is not delivered by its deadline is lost. Dropping the last clone of the
-//! [`Network`] stops it without waiting.
+//! [`connect_failed`](Handler::connect_failed) instead. [`Network::stop`] closes everything, waits
+//! for that, and ends the threads; what is not delivered by its deadline is lost. Dropping the last
+//! clone of the [`Network`] stops it without waiting.
+//!
+//! # Layers
+//!
+//! [`ListenOptions::layer`] and [`ConnectOptions::layer`] put a layer such as TLS (`cubenet-tls`)
+//! between the socket and the messages of a stream.
 //!
 //! # Limits
 //!

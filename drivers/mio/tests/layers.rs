@@ -276,10 +276,15 @@ fn only_streams_have_layers() {
     let options = ConnectOptions::new().layer(HELLO);
     let error = network.connect_with(&options, Transport::Udp, "127.0.0.1:9", |_| Ignores);
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("only streams have layers"), "{error}");
+    assert!(error.contains("a layer needs a stream"), "{error}");
     let options = ListenOptions::new().layer(HELLO);
     let listened = network.listen_with(options, Transport::Udp, "127.0.0.1:0", |_| Some(Ignores));
-    assert!(listened.is_err());
+    assert!(matches!(
+        listened,
+        Err(Error::NoLayers {
+            transport: Transport::Udp
+        })
+    ));
 }
 
 #[test]

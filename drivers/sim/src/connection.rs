@@ -2,10 +2,10 @@
 
 use crate::conn_info::ConnInfo;
 use crate::shared::Shared;
-use cubenet_core::{ConnectionId, Frame, Identity, SendError, Transport};
+use cubenet_core::{ConnectionId, Frame, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 /// A handle of a connection, to keep, clone and use between the steps of a simulation or in
 /// any callback. No call blocks.
@@ -93,11 +93,6 @@ impl Connection {
     /// What carries it.
     pub fn transport(&self) -> Transport {
         self.info.transport
-    }
-
-    /// What the handshake of its layers has shown: `None`, since the simulator carries no layers yet.
-    pub fn identity(&self) -> Option<Arc<Identity>> {
-        None
     }
 
     /// The peer's address.

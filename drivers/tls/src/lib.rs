@@ -46,7 +46,9 @@
 //!
 //! What rustls can be configured to, a [`ServerConfig`] or [`ClientConfig`] says: versions, cipher
 //! suites, client certificates, session tickets, ALPN. They are the only types of rustls in this
-//! interface, with [`CryptoProvider`]. The functions here make the common ones.
+//! interface, with [`CryptoProvider`]. The functions here make the common ones. What the application
+//! puts into one, such as a verifier of certificates, runs under a lock of the connection: it must
+//! neither block nor use that connection.
 //!
 //! A [`ConfigSource`] is asked for the configuration of each connection, with the server name (SNI)
 //! and the protocols (ALPN) that the client asks for. So one listener can serve several names, and a

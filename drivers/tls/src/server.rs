@@ -28,7 +28,8 @@ impl<'h> ClientHello<'h> {
     }
 }
 
-/// Says which configuration a connection gets. Called on the driver's threads, so it must not block.
+/// Says which configuration a connection gets. Called on the driver's threads, so it must not block,
+/// and with a lock of that connection held, of which the application has no handle yet.
 pub trait ConfigSource: Send + Sync {
     /// The configuration for a client that asks for this; `None` refuses it, with the alert
     /// `unrecognized_name`.

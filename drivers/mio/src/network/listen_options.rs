@@ -6,7 +6,6 @@ use cubenet_core::demux::Admission;
 use cubenet_core::{Limits, MakeLayer};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// What a listener has of its own: limits, and a hook that sees datagrams from new peers before
 /// anything is built for them.
@@ -24,7 +23,7 @@ use std::sync::Arc;
 pub struct ListenOptions {
     pub(crate) limits: Option<Limits>,
     pub(crate) admit: Option<Box<AdmitFn>>,
-    pub(crate) layer: Option<Arc<dyn MakeLayer>>,
+    pub(crate) layer: Option<Box<dyn MakeLayer>>,
 }
 
 impl ListenOptions {
@@ -64,7 +63,7 @@ impl ListenOptions {
     /// [`Connection::identity`]: crate::Connection::identity
     #[must_use]
     pub fn layer(mut self, layer: impl MakeLayer + 'static) -> Self {
-        self.layer = Some(Arc::new(layer));
+        self.layer = Some(Box::new(layer));
         self
     }
 }

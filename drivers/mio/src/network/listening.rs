@@ -17,7 +17,7 @@ pub(crate) type AdmitFn = dyn Fn(SocketAddr, &[u8]) -> Admission + Send + Sync;
 pub(crate) struct Listening {
     accept: UserValue<Box<AcceptFn>>,
     admit: Option<UserValue<Box<AdmitFn>>>,
-    layer: Option<UserValue<Arc<dyn MakeLayer>>>,
+    layer: Option<UserValue<Box<dyn MakeLayer>>>,
     gate: Mutex<Gate>,
     /// Told when the last call of `accept` has returned.
     returned: Condvar,
@@ -46,7 +46,7 @@ impl Listening {
     pub(crate) fn new(
         accept: Box<AcceptFn>,
         admit: Option<Box<AdmitFn>>,
-        layer: Option<Arc<dyn MakeLayer>>,
+        layer: Option<Box<dyn MakeLayer>>,
     ) -> Arc<Self> {
         Arc::new(Listening {
             accept: UserValue::new(accept),

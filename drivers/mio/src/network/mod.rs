@@ -23,7 +23,7 @@ use crate::worker::acceptor::{AcceptorHandle, Order};
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
 use builder::Builder;
 use cubenet_core::layer::ConnectOptions;
-use cubenet_core::{Ends, Handler, LimitError, MakeLayer, Metrics, SendHalf, Transport};
+use cubenet_core::{Ends, Handler, MakeLayer, Metrics, SendHalf, Transport};
 use endpoint::ToEndpoint;
 use listen_options::{ListenOptions, limits_of_listener};
 use listener::{Listener, ListenerSocket};
@@ -287,8 +287,8 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// Those of [`Network::connect`], [`Error::TooManyHandshakes`], and [`Error::Limits`] if a datagram
-    /// connection is to have a layer.
+    /// Those of [`Network::connect`], [`Error::TooManyHandshakes`], and [`Error::NoLayers`] if a
+    /// datagram connection is to have a layer.
     pub fn connect_with<H: Handler + Send + 'static>(
         &self,
         options: &ConnectOptions,
@@ -452,8 +452,7 @@ fn hand_over<H: Handler + Send + 'static>(
 /// That only streams have layers.
 fn check_layers(has_layers: bool, transport: Transport) -> Result<(), Error> {
     if has_layers && transport != Transport::Tcp {
-        let problem = "only streams have layers: use `Transport::Tcp`";
-        return Err(Error::Limits(LimitError::new("layer", problem)));
+        return Err(Error::NoLayers { transport });
     }
     Ok(())
 }

@@ -232,6 +232,8 @@ impl SendState {
         conn: &StreamConn,
         change: impl FnOnce(&mut Layered, &mut SendHalf, &mut Vec<u8>) -> R,
     ) -> Option<R> {
+        // A stream without layers pays this test.
+        self.layers()?;
         with_wire(|wire| {
             let layers = self.rare.as_mut()?.layers.as_mut()?;
             let pending = layers.layered.pending();

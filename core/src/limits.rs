@@ -79,8 +79,8 @@ crate::settings! {
     empty_datagram_closes, with_empty_datagram_closes: bool = true;
 
     /// Connections whose layers are in their handshake at the same time, of all listeners and
-    /// connects together. A connection over it is refused. Default 10,000: a handshake holds some
-    /// kilobytes, and peers that begin one and never go on are gone after
+    /// connects together. A connection over it is refused. Default 10,000: as many as arrive in a
+    /// burst; peers that begin one and never go on are gone after
     /// [`handshake_timeout`](Limits::handshake_timeout).
     max_handshakes, with_max_handshakes: usize = 10_000;
 

@@ -96,3 +96,8 @@ pub use server::{ClientHello, ConfigSource, Server};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The same for the page of the book.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/src/layers.md")]
+struct Page;

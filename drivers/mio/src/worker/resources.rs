@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering::Relaxed;
 /// frames are seldom cut by the end of a read and put together elsewhere.
 const INPUT: usize = 1 << 17;
 
-/// Steps of handshakes in one iteration. Each costs some 100 µs, and the messages of all other
-/// connections wait for it.
+/// Steps of handshakes in one iteration. Each costs as much as many messages, and the messages of all
+/// other connections wait for it.
 pub(super) const HANDSHAKES: usize = 4;
 
 /// What the connections of a worker use in turn while one of them is served.

@@ -146,6 +146,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     /// [reserved](Limits::reserved_peers) places. `has_room` says whether there is room among all
     /// connections; if not, a peer can still take the place of another, which gives up its place
     /// among all connections, too.
+    #[cold]
     pub fn newcomer(&self, recognised: bool, has_room: bool, now: Instant) -> Arrival {
         let kept = if recognised { 0 } else { self.reserved_peers };
         if has_room && self.len < self.max_peers.saturating_sub(kept) {

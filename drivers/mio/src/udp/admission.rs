@@ -21,6 +21,7 @@ impl Peers {
     /// A datagram of a new peer arrived, and the demultiplexer says what to do with one that no hook
     /// recognises.
     #[cold]
+    #[inline(never)]
     pub(super) fn newcomer(
         &mut self,
         datagram: &Datagram<'_>,

@@ -189,7 +189,7 @@ impl fmt::Display for Row {
 }
 
 /// A connection as the table has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
     /// Its state.
     pub state: State,
@@ -279,6 +279,9 @@ pub const VIOLATION: FrameError = FrameError::TooLong {
 };
 
 impl End {
+    /// All of them.
+    pub const ALL: [End; 3] = [End::Peer, End::Truncated, End::Protocol];
+
     /// The same as an input.
     pub fn input(self) -> Input {
         match self {
@@ -307,6 +310,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// All of them.
+    pub const ALL: [Failure; 6] = [
+        Failure::Local,
+        Failure::Reset,
+        Failure::Refused,
+        Failure::Overflow,
+        Failure::Idle,
+        Failure::Io,
+    ];
+
     /// The same as a reason.
     pub fn reason(self) -> CloseReason {
         match self {

@@ -188,6 +188,7 @@ fn drip(harness: &dyn Harness) {
     let scene = Scene::with(harness, frame_limits());
     let (address, server) = scene.listen(Tcp, ignore);
     let raw = harness.raw_connect(address);
+    scene.until("it is there", || server.handles().len() == 1);
     let since = harness.now();
     raw.write(b"\x10\0");
     for _ in 0..4 {

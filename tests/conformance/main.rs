@@ -21,12 +21,14 @@ type Behaviour = (&'static str, fn(&dyn Harness));
 /// A part of the suite: its title, its behaviours.
 type Part = (&'static str, &'static [Behaviour]);
 
+const DATAGRAMS: &str = "Datagrams";
+
 const PARTS: [Part; 6] = [
     ("Messages of a stream", messages::BEHAVIOURS),
     ("How a stream ends", closing::BEHAVIOURS),
     ("Backpressure and pauses", flow::BEHAVIOURS),
     ("Limits and clocks of a stream", limits::BEHAVIOURS),
-    ("Datagrams", datagrams::BEHAVIOURS),
+    (DATAGRAMS, datagrams::BEHAVIOURS),
     ("Listeners, handles and networks", networks::BEHAVIOURS),
 ];
 
@@ -38,6 +40,8 @@ struct Driver {
     without: &'static [(&'static str, &'static [&'static str])],
     /// Whether what it needs is there; says so if not.
     needs: fn() -> bool,
+    /// Its streams have TLS over them. Datagrams have not, so it has no column for these.
+    has_tls: bool,
 }
 
 const UNWINDING: (&str, &[&str]) = (
@@ -61,42 +65,62 @@ const ONE_FRAME: (&str, &[&str]) = (
     &["a datagram of 65,507 bytes passes"],
 );
 
-const DRIVERS: [Driver; 6] = [
+const DRIVERS: [Driver; 8] = [
     Driver {
         name: "mio",
         world: || Box::new(mio::Harness::new()),
         without: &[],
         needs: || true,
+        has_tls: false,
     },
     Driver {
         name: "sim",
         world: || Box::new(sim::Harness::new()),
         without: &[],
         needs: || true,
+        has_tls: false,
     },
     Driver {
         name: "sim, interleaved",
         world: || Box::new(sim::Harness::interleaved()),
         without: &[],
         needs: || true,
+        has_tls: false,
+    },
+    Driver {
+        name: "mio, TLS",
+        world: || Box::new(mio::Harness::secured()),
+        without: &[],
+        needs: || true,
+        has_tls: true,
+    },
+    Driver {
+        name: "sim, TLS",
+        world: || Box::new(sim::Harness::secured()),
+        without: &[],
+        needs: || true,
+        has_tls: true,
     },
     Driver {
         name: "smoltcp",
         world: || Box::new(smoltcp::Harness::new()),
         without: &[UNWINDING, OVERFLOW, UNREACHABLE],
         needs: || true,
+        has_tls: false,
     },
     Driver {
         name: "smoltcp, the kernel connects",
         world: || device_and_kernel(Device::Listens),
         without: &[UNWINDING, OVERFLOW, ONE_FRAME],
         needs: have_taps,
+        has_tls: false,
     },
     Driver {
         name: "smoltcp connects to the kernel",
         world: || device_and_kernel(Device::Connects),
         without: &[UNREACHABLE, ONE_FRAME],
         needs: have_taps,
+        has_tls: false,
     },
 ];
 
@@ -130,6 +154,11 @@ fn cannot_be_shown(driver: &Driver, behaviour: &str) -> Option<&'static str> {
 }
 
 impl Driver {
+    /// Whether it has a column for a part.
+    fn shows(&self, part: &str) -> bool {
+        !(self.has_tls && part == DATAGRAMS)
+    }
+
     /// Which of the reasons is why it cannot do this, if it cannot.
     fn lacks(&self, behaviour: &str) -> Option<usize> {
         let mut without = self.without.iter();
@@ -144,7 +173,7 @@ fn main() -> ExitCode {
         if !(driver.needs)() {
             continue;
         }
-        for (part, behaviours) in PARTS {
+        for (part, behaviours) in PARTS.into_iter().filter(|(part, _)| driver.shows(part)) {
             for (behaviour, test) in behaviours {
                 if driver.lacks(behaviour).is_some() {
                     continue;
@@ -205,16 +234,17 @@ fn table() -> String {
         lacking += behaviours.len();
     }
     for (part, behaviours) in PARTS {
-        let names: Vec<_> = DRIVERS.iter().map(|driver| driver.name).collect();
+        let shown: Vec<_> = DRIVERS.iter().filter(|of| of.shows(part)).collect();
+        let names: Vec<_> = shown.iter().map(|driver| driver.name).collect();
         let _ = write!(
             text,
             "\n## {part}\n\n| behaviour | {} |\n",
             names.join(" | ")
         );
-        let _ = writeln!(text, "| --- |{}", " :-: |".repeat(DRIVERS.len()));
+        let _ = writeln!(text, "| --- |{}", " :-: |".repeat(shown.len()));
         for (behaviour, _) in behaviours {
             let _ = write!(text, "| {behaviour} |");
-            for driver in &DRIVERS {
+            for driver in &shown {
                 let lacks = driver.lacks(behaviour).map(|nth| driver.without[nth].0);
                 lacking -= usize::from(lacks.is_some());
                 let mark = lacks.map_or_else(

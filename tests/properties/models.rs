@@ -139,7 +139,7 @@ fn every_row_of_the_table_is_reached_and_followed() {
     let mut reached = [false; TABLE.len()];
     while let Some((model, lifecycle)) = waiting.pop() {
         for &input in &inputs {
-            let (mut model, mut lifecycle) = (model, lifecycle.clone());
+            let (mut model, mut lifecycle) = (model, lifecycle);
             let before = model.state;
             reached[model.handle(input)] = true;
             assert_eq!(lifecycle.handle(input), before != model.state);

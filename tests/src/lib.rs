@@ -6,6 +6,7 @@ pub mod harness;
 mod late;
 pub mod layer;
 pub mod system;
+pub mod tls;
 
 use cubenet_mio::{
     CloseReason, ConnectError, ConnectOptions, Connection, Handler, Limits, Link, ListenOptions,

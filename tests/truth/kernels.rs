@@ -2,7 +2,7 @@
 
 use crate::{Path, World, limits};
 use cubenet_core::Transport;
-use cubenet_tests::harness::{Accept, Connected, Connection, Listener, Net};
+use cubenet_tests::harness::{Accept, Connected, Connection, Driven, Listener, Net};
 use cubenet_tests::system::ip;
 use cubenet_tests::system::tap::{Pump, Tap, enter};
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ type Job = Box<dyn FnOnce(&mut Kept) + Send>;
 
 #[derive(Default)]
 struct Kept {
-    network: Option<cubenet_mio::Network>,
+    network: Option<Driven<cubenet_mio::Network>>,
     listeners: Vec<Box<dyn Listener>>,
 }
 
@@ -84,13 +84,14 @@ impl Drop for Namespace {
     }
 }
 
-fn network(buffer: Option<usize>) -> cubenet_mio::Network {
+fn network(buffer: Option<usize>) -> Driven<cubenet_mio::Network> {
     let builder = cubenet_mio::Network::builder().workers(1);
     let mut builder = builder.limits(limits());
     if let Some(bytes) = buffer {
         builder = builder.stream_buffer(bytes);
     }
-    builder.start().expect("a network")
+    let network = builder.start().expect("a network");
+    Driven::new(network, (SERVER, 0).into())
 }
 
 /// One direction of the relay.

@@ -3,7 +3,7 @@
 use crate::{Path, World, limits};
 use cubenet_core::Transport;
 use cubenet_sim::{Conditions, Network, Simulation};
-use cubenet_tests::harness::{Accept, Connected, Connection, Net};
+use cubenet_tests::harness::{Accept, Connected, Connection, Driven, Net};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 3, 2));
 
 pub(crate) struct Simulated {
     simulation: Simulation,
-    server: Network,
-    client: Network,
+    server: Driven<Network>,
+    client: Driven<Network>,
 }
 
 impl Simulated {
@@ -31,7 +31,8 @@ impl Simulated {
             if let Some(bytes) = buffer {
                 builder = builder.stream_buffer(bytes);
             }
-            builder.start().expect("the host is free")
+            let network = builder.start().expect("the host is free");
+            Driven::new(network, (host, 0).into())
         });
         Simulated {
             simulation,

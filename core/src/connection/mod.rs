@@ -75,6 +75,16 @@ impl Backlog {
         }
     }
 
+    /// The same, but for bytes that a layer has added to what was admitted: a connection is not
+    /// given up because of these.
+    #[must_use]
+    pub const fn without_overhead(self, bytes: usize) -> Self {
+        Backlog {
+            total: self.total.saturating_sub(bytes),
+            ..self
+        }
+    }
+
     /// Whether `size` bytes more may wait, which fit an empty buffer.
     #[inline]
     fn admit(self, size: usize, limits: &Limits) -> Result<(), SendError> {

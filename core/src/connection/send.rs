@@ -119,7 +119,8 @@ impl SendHalf {
     ///
     /// One message is admitted whenever the connection's own queue is empty, so
     /// [`Limits::max_queued_total`] can be exceeded here. It is enforced by closing this
-    /// connection as [`CloseReason::Overflow`].
+    /// connection as [`CloseReason::Overflow`]. What a layer has added to the message is not counted
+    /// for that: see [`Backlog::without_overhead`].
     pub fn handle_queued(
         &mut self,
         progress: bool,

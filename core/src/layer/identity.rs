@@ -15,6 +15,8 @@ pub struct Identity {
     protocol: Option<&'static str>,
     cipher: Option<String>,
     certificates: Vec<Vec<u8>>,
+    unique_id: Option<Vec<u8>>,
+    checksum: Option<u32>,
 }
 
 /// A getter and a setter of an optional part.
@@ -63,6 +65,16 @@ impl Identity {
     part!(
         /// The cipher suite, by its name in the registry of IANA.
         cipher, set_cipher, String, |value| value.as_deref(), &str
+    );
+
+    part!(
+        /// What the proxy calls the connection by (PROXY protocol, `PP2_TYPE_UNIQUE_ID`).
+        unique_id, set_unique_id, Vec<u8>, |value| value.as_deref(), &[u8]
+    );
+
+    part!(
+        /// The CRC-32C that the proxy's header came with (`PP2_TYPE_CRC32C`), which was right.
+        checksum, set_checksum, u32, |value| *value, u32
     );
 
     /// The certificates that the peer has shown and that were verified, in DER, its own first. Empty

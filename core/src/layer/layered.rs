@@ -12,7 +12,8 @@ use core::fmt;
 /// A driver, after each call, sends what was appended to `wire` before anything that it sends later.
 ///
 /// 1. The transport is connected: [`SendHalf::handle_transport_connected`] (or
-///    [`SendHalf::handshaking`] from the beginning), then [`Layered::begin`].
+///    [`SendHalf::handshaking`] from the beginning), then [`Layered::begin`]; if that says that the
+///    connection is open, `connected` or `accepted`.
 /// 2. Bytes have arrived: [`Layered::handle_input`]; then [`Layered::poll_established`], and if
 ///    that says so, `connected` or `accepted`; then what is in `stream` is decoded and delivered; and
 ///    once nothing of it is left, [`Layered::handle_delivered`].
@@ -25,6 +26,8 @@ pub struct Layered {
     layer: Box<dyn Layer>,
     /// Framed bytes that wait for the handshake.
     pending: Vec<u8>,
+    /// Framed bytes that the layer was given since [`Layered::overhead`] was asked.
+    given: usize,
     /// This side's direction has ended.
     is_closed: bool,
 }
@@ -35,13 +38,25 @@ impl Layered {
         Layered {
             layer,
             pending: Vec::new(),
+            given: 0,
             is_closed: false,
         }
     }
 
-    /// The transport is connected, at `now`.
-    pub fn begin(&mut self, now: Instant, wire: &mut Vec<u8>) {
+    /// The transport is connected, at `now`. Answers as [`Layered::poll_established`] does: a layer
+    /// may have nothing to wait for. One that cannot even begin closes the connection at once.
+    pub fn begin<D: Framing>(
+        &mut self,
+        recv: &mut RecvHalf<D>,
+        half: &mut SendHalf,
+        now: Instant,
+        wire: &mut Vec<u8>,
+    ) -> Option<bool> {
         self.layer.begin(now, wire);
+        if let LayerState::Failed(_) = self.layer.state() {
+            half.abort(CloseReason::Handshake);
+        }
+        self.poll_established(recv, half, now, wire)
     }
 
     /// Bytes have arrived; see [`Layer::handle_input`].
@@ -58,8 +73,19 @@ impl Layered {
                 self.pending.extend_from_slice(piece);
             }
         } else if !self.is_closed {
-            self.layer.handle_output(stream, wire);
+            self.output(stream, wire);
         }
+    }
+
+    fn output(&mut self, stream: &[&[u8]], wire: &mut Vec<u8>) {
+        self.given += stream.iter().map(|piece| piece.len()).sum::<usize>();
+        self.layer.handle_output(stream, wire);
+    }
+
+    /// How many of the `wire` bytes that were made since this was asked last the layer has added by
+    /// itself. They are [not counted](crate::Backlog::without_overhead) where they do not fit.
+    pub fn overhead(&mut self, wire: usize) -> usize {
+        wire.saturating_sub(core::mem::take(&mut self.given))
     }
 
     /// Framed bytes that wait for the handshake. They count as queued.
@@ -96,7 +122,7 @@ impl Layered {
         if !self.pending.is_empty() {
             let pending = core::mem::take(&mut self.pending);
             if !matches!(self.layer.state(), LayerState::Failed(_)) {
-                self.layer.handle_output(&[&pending], wire);
+                self.output(&[&pending], wire);
             }
         }
         Some(is_open)
@@ -180,6 +206,6 @@ impl fmt::Debug for Layered {
             .field("state", &self.layer.state())
             .field("pending", &self.pending.len())
             .field("is_closed", &self.is_closed)
-            .finish()
+            .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,7 @@ mod stack;
 pub use connect_options::ConnectOptions;
 pub use identity::Identity;
 pub use layered::Layered;
-pub use stack::Stack;
+pub use stack::{MakeStack, Stack};
 
 use crate::time::Instant;
 use alloc::boxed::Box;
@@ -79,6 +79,49 @@ pub trait Layer: Send {
     }
 }
 
+/// Hands every method on.
+impl<L: Layer + ?Sized> Layer for Box<L> {
+    fn begin(&mut self, now: Instant, wire: &mut Vec<u8>) {
+        (**self).begin(now, wire);
+    }
+
+    fn handle_input(&mut self, input: &mut [u8], stream: &mut Vec<u8>, wire: &mut Vec<u8>) {
+        (**self).handle_input(input, stream, wire);
+    }
+
+    fn handle_output(&mut self, stream: &[&[u8]], wire: &mut Vec<u8>) {
+        (**self).handle_output(stream, wire);
+    }
+
+    fn handle_close(&mut self, wire: &mut Vec<u8>) {
+        (**self).handle_close(wire);
+    }
+
+    fn is_established(&self) -> bool {
+        (**self).is_established()
+    }
+
+    fn state(&self) -> LayerState<'_> {
+        (**self).state()
+    }
+
+    fn held(&self) -> usize {
+        (**self).held()
+    }
+
+    fn poll_timeout(&self) -> Instant {
+        (**self).poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        (**self).handle_timeout(now);
+    }
+
+    fn identify(&self, identity: &mut Identity) {
+        (**self).identify(identity);
+    }
+}
+
 /// How far a layer is. Exhaustive on purpose: a driver has to do something about each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerState<'a> {
@@ -136,6 +179,15 @@ impl Ends {
 pub trait MakeLayer: Send + Sync {
     /// The layer of one connection.
     fn make_layer(&self, ends: Ends) -> Box<dyn Layer>;
+
+    /// A layer on the other: that of `self` next to the wire, and that of `inner` behind it, next to
+    /// the stream. For instance the PROXY protocol, and then TLS.
+    fn then<I: MakeLayer>(self, inner: I) -> MakeStack<Self, I>
+    where
+        Self: Sized,
+    {
+        MakeStack { outer: self, inner }
+    }
 }
 
 impl<F: Fn(Ends) -> Box<dyn Layer> + Send + Sync> MakeLayer for F {

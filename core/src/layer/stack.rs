@@ -1,7 +1,8 @@
 //! Two layers, one on the other.
 
-use super::{Identity, Layer, LayerState};
+use super::{Ends, Identity, Layer, LayerState, MakeLayer};
 use crate::time::Instant;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// Two layers as one: `outer` is next to the wire, `inner` next to the stream. The handshake of
@@ -29,7 +30,7 @@ impl<O: Layer, I: Layer> Stack<O, I> {
 
     /// Begins the inner layer once the outer one is through.
     fn begin_inner(&mut self, wire: &mut Vec<u8>) {
-        if self.outer.state() == LayerState::Handshaking {
+        if !matches!(self.outer.state(), LayerState::Open | LayerState::Ended) {
             return;
         }
         if let Some(now) = self.begins.take() {
@@ -44,6 +45,20 @@ impl<O: Layer, I: Layer> Stack<O, I> {
         if !sent.is_empty() {
             self.outer.handle_output(&[sent], wire);
         }
+    }
+}
+
+/// Makes a [`Stack`] of what two others make; see [`MakeLayer::then`].
+#[derive(Clone, Copy, Debug)]
+pub struct MakeStack<O, I> {
+    pub(super) outer: O,
+    pub(super) inner: I,
+}
+
+impl<O: MakeLayer, I: MakeLayer> MakeLayer for MakeStack<O, I> {
+    fn make_layer(&self, ends: Ends) -> Box<dyn Layer> {
+        let outer = self.outer.make_layer(ends);
+        Box::new(Stack::new(outer, self.inner.make_layer(ends)))
     }
 }
 

@@ -112,7 +112,8 @@ fn what_is_sent_in_the_handshake_follows_it() {
     let (mut recv, mut half) = halves();
     let mut layered = Flip::boxed(b'h');
     let (mut stream, mut wire) = (Vec::new(), Vec::new());
-    layered.begin(second(0), &mut wire);
+    let begun = layered.begin(&mut recv, &mut half, second(0), &mut wire);
+    assert_eq!(begun, None);
     layered.handle_output(&half, &[b"ab", b"c"], &mut wire);
     assert_eq!((&wire[..], layered.pending()), (&b"h"[..], 3));
     let established = layered.poll_established(&mut recv, &mut half, second(1), &mut wire);
@@ -219,12 +220,12 @@ fn a_layer_has_a_clock_of_its_own_until_it_is_open() {
     let (mut recv, mut half) = halves();
     let mut layered = Flip::boxed(b'h');
     let mut wire = Vec::new();
-    layered.begin(second(0), &mut wire);
+    layered.begin(&mut recv, &mut half, second(0), &mut wire);
     assert_eq!(layered.poll_timeout(&half), second(1));
     layered.handle_timeout(&mut half, second(0));
     assert_eq!(half.state(), State::Handshaking);
     let mut late = (Flip::boxed(b'h'), SendHalf::handshaking(second(0)));
-    late.0.begin(second(0), &mut wire);
+    late.0.begin(&mut recv, &mut late.1, second(0), &mut wire);
     late.0.handle_timeout(&mut late.1, second(1));
     assert_eq!(late.1.state(), State::Draining);
     layered.handle_input(&mut b"h".to_vec(), &mut Vec::new(), &mut wire);
@@ -232,6 +233,65 @@ fn a_layer_has_a_clock_of_its_own_until_it_is_open() {
     assert_eq!(layered.poll_timeout(&half), Instant::NEVER);
     layered.handle_timeout(&mut half, second(5));
     assert_eq!(half.state(), State::Open);
+}
+
+/// A layer that is through, or has failed, as it begins.
+struct AtOnce(Option<LayerError>);
+
+impl Layer for AtOnce {
+    fn begin(&mut self, _now: Instant, wire: &mut Vec<u8>) {
+        wire.extend(b"hello");
+    }
+
+    fn handle_input(&mut self, input: &mut [u8], stream: &mut Vec<u8>, _wire: &mut Vec<u8>) {
+        stream.extend_from_slice(input);
+    }
+
+    fn handle_output(&mut self, stream: &[&[u8]], wire: &mut Vec<u8>) {
+        wire.extend(stream.concat());
+    }
+
+    fn handle_close(&mut self, _wire: &mut Vec<u8>) {}
+
+    fn is_established(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn state(&self) -> LayerState<'_> {
+        self.0.as_ref().map_or(LayerState::Open, LayerState::Failed)
+    }
+}
+
+#[test]
+fn a_layer_may_be_through_as_it_begins_or_fail() {
+    let (mut recv, mut half) = halves();
+    let mut layered = Layered::new(Box::new(AtOnce(None)));
+    let mut wire = Vec::new();
+    layered.handle_output(&half, &[b"early"], &mut wire);
+    let begun = layered.begin(&mut recv, &mut half, second(0), &mut wire);
+    assert_eq!(begun, Some(true));
+    assert_eq!((&wire[..], half.state()), (&b"helloearly"[..], State::Open));
+    assert_eq!(layered.overhead(wire.len()), 5);
+    assert_eq!(layered.overhead(0), 0);
+    let (mut recv, mut half) = halves();
+    let mut layered = Layered::new(Box::new(AtOnce(Some(LayerError::new("no")))));
+    let begun = layered.begin(&mut recv, &mut half, second(0), &mut wire);
+    assert_eq!(begun, None);
+    let reason = CloseReason::Handshake;
+    assert_eq!(half.poll_action(0), Action::Reset(reason));
+}
+
+#[test]
+fn two_that_make_layers_make_a_stack() {
+    let make = |letter| move |_: Ends| -> Box<dyn Layer> { Box::new(Flip::new(letter)) };
+    let nowhere = "0.0.0.0:0".parse().unwrap();
+    let mut stack = make(b'o')
+        .then(make(b'i'))
+        .make_layer(Ends::new(nowhere, nowhere));
+    let (mut stream, mut wire) = (Vec::new(), Vec::new());
+    stack.begin(second(0), &mut wire);
+    stack.handle_input(&mut b"oIx".to_vec(), &mut stream, &mut wire);
+    assert_eq!((&wire[..], &stream[..]), (&b"oI"[..], &b"x"[..]));
 }
 
 #[test]
@@ -309,6 +369,6 @@ fn a_closure_makes_layers() {
     let layered = Layered::new(make.make_layer(ends));
     assert_eq!(
         std::format!("{layered:?}"),
-        "Layered { state: Handshaking, pending: 0, is_closed: false }"
+        "Layered { state: Handshaking, pending: 0, is_closed: false, .. }"
     );
 }

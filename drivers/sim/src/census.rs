@@ -88,6 +88,17 @@ impl Simulation {
                     "{held} bytes of held input are counted, {there} are there"
                 ));
             }
+            let streams = world.owners.iter().filter_map(|owner| match owner {
+                Owner::Stream(stream) if stream.network.0 as usize == number => Some(stream),
+                _ => None,
+            });
+            let there = streams.filter(|stream| stream.is_handshaking()).count();
+            if there != network.handshaking {
+                let counted = network.handshaking;
+                return Err(format!(
+                    "{counted} handshakes are counted, {there} are there"
+                ));
+            }
             let limits = &network.limits;
             for transport in [Transport::Tcp, Transport::Udp] {
                 let open = network.open.of(transport);
@@ -101,7 +112,14 @@ impl Simulation {
                     "{held} bytes of held input are over the limit in all"
                 ));
             }
-            if network.queued_bytes > limits.max_queued_total() {
+            // What layers add comes after the limit was looked at.
+            let added: usize = (world.owners.iter())
+                .map(|owner| match owner {
+                    Owner::Stream(stream) => stream.added_by_layers(limits.max_queued()),
+                    _ => 0,
+                })
+                .sum();
+            if network.queued_bytes > limits.max_queued_total() + added {
                 let queued = network.queued_bytes;
                 return Err(format!("{queued} queued bytes are over the limit in all"));
             }
@@ -111,7 +129,7 @@ impl Simulation {
                 let limit = world.networks[stream.network.0 as usize]
                     .limits
                     .max_queued();
-                if stream.queued() > limit {
+                if stream.queued() > limit + stream.added_by_layers(limit) {
                     let (id, queued) = (stream.id, stream.queued());
                     return Err(format!("{queued} bytes on {id} are over the limit"));
                 }

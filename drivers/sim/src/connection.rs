@@ -2,10 +2,10 @@
 
 use crate::conn_info::ConnInfo;
 use crate::shared::Shared;
-use cubenet_core::{ConnectionId, Frame, SendError, Transport};
+use cubenet_core::{ConnectionId, Frame, Identity, SendError, Transport};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 /// A handle of a connection, to keep, clone and use between the steps of a simulation or in
 /// any callback. No call blocks.
@@ -109,9 +109,20 @@ impl Connection {
     pub fn id(&self) -> ConnectionId {
         self.info.key.id
     }
+
+    /// What the layers of the connection, such as TLS, have learned in their handshake. `None` before
+    /// it is complete, once the connection has closed, and without layers.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        let shared = self.shared.upgrade()?;
+        shared.at_point().identity(self.info.key)
+    }
 }
 
-cubenet_core::impl_handle!(Connection);
+cubenet_core::impl_handle!(Connection, {
+    fn identity(&self) -> Option<Arc<Identity>> {
+        Connection::identity(self)
+    }
+});
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

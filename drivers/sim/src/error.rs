@@ -49,6 +49,16 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// There are as many handshakes of layers as [`max_handshakes`](cubenet_core::Limits) allows.
+    TooManyHandshakes {
+        /// The limit.
+        limit: usize,
+    },
+    /// A connection of this transport cannot have a layer: only streams can.
+    NoLayers {
+        /// The transport.
+        transport: Transport,
+    },
     /// The range of ports for outgoing connections is empty, or begins at 0.
     NoPorts,
     /// No router that translates addresses is there; [`Simulation::nat`](crate::Simulation::nat)
@@ -118,6 +128,14 @@ impl fmt::Display for Error {
             Error::TooManyConnections { limit } => write!(
                 f,
                 "there are {limit} connections already; raise `max_connections`"
+            ),
+            Error::TooManyHandshakes { limit } => write!(
+                f,
+                "{limit} connections are in their handshake already; raise `max_handshakes`"
+            ),
+            Error::NoLayers { transport } => write!(
+                f,
+                "a layer needs a stream, and `{transport}` has none: use `Transport::Tcp`"
             ),
             Error::NoPorts => {
                 f.write_str("`ephemeral_ports` must hold at least one port, and not port 0")

@@ -11,7 +11,8 @@ use crate::network_state::NetworkId;
 use crate::trace::Record;
 use bytes::Bytes;
 use cubenet_core::{
-    CloseReason, Decoder, FrameError, Growing, Handler, Instant, RecvHalf, TransportError,
+    CloseReason, Decoder, FrameError, Growing, Handler, Identity, Instant, LayerError, RecvHalf,
+    TransportError,
 };
 use std::sync::Arc;
 
@@ -95,6 +96,8 @@ pub(crate) struct Call {
     pub(crate) network: NetworkId,
     pub(crate) handler: Option<BoxedHandler>,
     pub(crate) callback: Callback,
+    /// What the handshake of its layers has shown, if it has any.
+    pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) now: Instant,
 }
 
@@ -103,7 +106,8 @@ pub(crate) enum Callback {
     /// Returns the handler.
     Accepted(Arc<AcceptFn>),
     Connected,
-    ConnectFailed(CloseReason),
+    /// With what a layer said, if one failed.
+    ConnectFailed(CloseReason, Option<LayerError>),
     /// Messages that are decoded from these bytes of a stream; `None` once that is done.
     ReceivedBytes(Option<Input>),
     /// One datagram.
@@ -135,7 +139,7 @@ impl Callback {
             Callback::ReceivedBytes(_) | Callback::ReceivedDatagram(_) => Record::Received,
             Callback::Writable => Record::Writable,
             Callback::Error(_) => Record::Error,
-            Callback::Closed(_) | Callback::ConnectFailed(_) => Record::Closed,
+            Callback::Closed(_) | Callback::ConnectFailed(..) => Record::Closed,
         }
     }
 }

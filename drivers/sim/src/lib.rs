@@ -153,6 +153,8 @@
 //!   application's own, [interleave](Builder::interleave) as the seed chooses, so that races and
 //!   deadlocks of handlers show.
 //! - *Schedules*: [`Simulation::at`] has anything done when its time comes.
+//! - *Layers* such as TLS ([`ListenOptions::layer`], [`ConnectOptions::layer`]) see every fault that
+//!   a stream sees.
 //! - *Peers of plain bytes* ([`RawStream`], [`RawDatagrams`]) send what no driver would.
 //!
 //! # What makes a run repeat
@@ -191,6 +193,9 @@ pub use census::Census;
 pub use conditions::{Bursts, Conditions, FaultError, Faults};
 pub use connection::Connection;
 pub use costs::Costs;
+pub use cubenet_core::layer::{
+    ConnectOptions, Ends, Identity, Layer, LayerError, LayerState, MakeLayer, Stack,
+};
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
     Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, Report, SendError,
@@ -201,6 +206,7 @@ pub use kernel::Traffic;
 pub use network::Network;
 pub use network::address::ToAddress;
 pub use network::builder::Builder as NetworkBuilder;
+pub use network::listen_options::ListenOptions;
 pub use network::listener::Listener;
 pub use raw::{RawDatagrams, RawEnd, RawListener, RawStream};
 pub use simulation::{Builder, Simulation, Thread};

@@ -2,12 +2,14 @@
 
 use crate::conn_info::ConnInfo;
 use crate::shared::Shared;
-use cubenet_core::{ConnectionId, Frame, Instant, Link, Reading, SendError, Transport};
+use cubenet_core::{ConnectionId, Frame, Identity, Instant, Link, Reading, SendError, Transport};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 pub(crate) struct CallbackLink<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) info: ConnInfo,
+    pub(crate) identity: &'a Option<Arc<Identity>>,
     pub(crate) now: Instant,
 }
 
@@ -69,6 +71,10 @@ impl Link for CallbackLink<'_> {
 
     fn resume(&mut self) {
         self.shared.at_point().set_paused(self.info.key, false);
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.clone()
     }
 
     fn now(&self) -> Instant {

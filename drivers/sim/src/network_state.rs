@@ -17,6 +17,8 @@ pub(crate) struct NetworkState {
     pub(crate) budgets: Budgets,
     pub(crate) metrics: Metrics,
     pub(crate) open: OpenConnections,
+    /// Connections whose layers are in their handshake now.
+    pub(crate) handshaking: usize,
     /// Bytes that wait to be sent now.
     pub(crate) queued_bytes: usize,
     /// Bytes of input held now.
@@ -49,6 +51,7 @@ impl NetworkState {
     pub(crate) fn crash(&mut self) {
         self.crashed = true;
         self.open = OpenConnections::default();
+        self.handshaking = 0;
         self.queued_bytes = 0;
         self.held_bytes = 0;
         for worker in &mut self.workers {
@@ -59,6 +62,11 @@ impl NetworkState {
     /// Makes room for a connection; `false` if its transport has none.
     pub(crate) fn reserve(&mut self, transport: Transport) -> bool {
         self.open.try_add(transport, &self.limits)
+    }
+
+    /// Whether there is room for the handshake of another layer.
+    pub(crate) fn may_handshake(&self) -> bool {
+        self.handshaking < self.limits.max_handshakes()
     }
 
     /// Counts a connection that has closed.

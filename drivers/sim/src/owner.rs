@@ -7,7 +7,7 @@ use crate::network_state::NetworkId;
 use crate::peers::state::{Peer, Peers};
 use crate::raw::socket::Raw;
 use crate::stream::state::Stream;
-use cubenet_core::{Budgets, Instant};
+use cubenet_core::{Budgets, Instant, MakeLayer};
 use std::sync::Arc;
 
 /// What a socket belongs to.
@@ -22,6 +22,8 @@ pub(crate) enum Owner {
 pub(crate) struct Listener {
     pub(crate) network: NetworkId,
     pub(crate) accept: Arc<AcceptFn>,
+    /// Makes the layer of each connection, if they are to have one.
+    pub(crate) layer: Option<Arc<dyn MakeLayer>>,
     /// No connection is accepted before: an attempt failed.
     pub(crate) retry_at: Instant,
 }

@@ -61,6 +61,7 @@ fn make(shared: &Arc<Shared>, call: &mut Call) {
     let link = &mut CallbackLink {
         shared,
         info: call.info,
+        identity: &call.identity,
         now: call.now,
     };
     if let Callback::Accepted(accept) = &call.callback {
@@ -84,17 +85,21 @@ fn make(shared: &Arc<Shared>, call: &mut Call) {
         Callback::Writable => handler.writable(link),
         Callback::Error(error) => handler.error(link, *error),
         Callback::Closed(reason) => handler.closed(link, *reason),
-        Callback::ConnectFailed(reason) => {
+        Callback::ConnectFailed(reason, failed) => {
             let ConnInfo {
                 key,
                 transport,
                 peer_addr,
                 ..
             } = call.info;
-            handler.connect_failed(ConnectError::new(key.id, transport, peer_addr, *reason));
+            let mut error = ConnectError::new(key.id, transport, peer_addr, *reason);
+            if let Some(failed) = failed.take() {
+                error = error.with_source(failed);
+            }
+            handler.connect_failed(error);
         }
     }
-    if let Callback::Closed(_) | Callback::ConnectFailed(_) = call.callback {
+    if let Callback::Closed(_) | Callback::ConnectFailed(..) = call.callback {
         call.handler = None;
     }
 }

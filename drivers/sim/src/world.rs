@@ -10,9 +10,12 @@ use crate::peers::state::Peers;
 use crate::stream::state::Stream;
 use crate::timers::Timers;
 use crate::trace::Record;
-use cubenet_core::{CloseReason, ConnectionId, Frame, Instant, Reading, SendError, State};
+use cubenet_core::{
+    CloseReason, ConnectionId, Frame, Identity, Instant, Reading, SendError, State,
+};
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long after a failed `accept` it is tried again.
@@ -241,6 +244,7 @@ impl World {
             network,
             handler,
             callback,
+            identity: None,
             now,
         })
     }
@@ -260,7 +264,7 @@ impl World {
             self.drop_later(panic);
         }
         match (&call.callback, self.owners.get(call.info.key.socket)) {
-            (Callback::Closed(_) | Callback::ConnectFailed(_), _) => {}
+            (Callback::Closed(_) | Callback::ConnectFailed(..), _) => {}
             (_, Some(Owner::Peers(_))) => self.peer_returned(&mut call, panicked, job),
             _ => self.stream_returned(&mut call, panicked, job),
         }
@@ -403,6 +407,14 @@ impl World {
             Some(Conn::Stream(stream)) => (stream.send.state(), stream.reading(), stream.queued()),
             Some(Conn::Peer(peer)) => (peer.half.state(), peer.half.reading(), peer.queued),
             None => (State::Closed, Reading::Discard, 0),
+        }
+    }
+
+    /// What the handshake of a connection's layers has shown.
+    pub(crate) fn identity(&mut self, key: ConnKey) -> Option<Arc<Identity>> {
+        match self.owners.connection(key)? {
+            Conn::Stream(stream) => stream.identity(),
+            Conn::Peer(_) => None,
         }
     }
 

@@ -1,8 +1,9 @@
 //! The mio driver over loopback, or an address of the kernel's elsewhere, in real time.
 
-use super::{BlackHole, LONGEST, driver};
+use super::{BlackHole, Driven, LONGEST, driver};
 use crate::system::is_under_way;
-use cubenet_core::{Limits, Transport};
+use crate::tls::Tls;
+use cubenet_core::Limits;
 use socket2::{Domain, SockRef, Socket, Type};
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub struct Harness {
     origin: Instant,
     address: IpAddr,
+    tls: Option<Tls>,
     /// Raw streams that connected, to go on while time passes.
     raw_streams: RefCell<Vec<Weak<RawStream>>>,
 }
@@ -30,8 +32,17 @@ impl Harness {
         Harness {
             origin: Instant::now(),
             address,
+            tls: None,
             raw_streams: RefCell::default(),
         }
+    }
+
+    /// On loopback, with TLS over every stream.
+    pub fn secured() -> super::tls::Harness<Self> {
+        let tls = Tls::new();
+        let mut harness = Harness::new();
+        harness.tls = Some(tls.clone());
+        super::tls::Harness::new(harness, tls)
     }
 
     fn go_on(&self) {
@@ -42,42 +53,6 @@ impl Harness {
 
     fn any_port(&self) -> SocketAddr {
         SocketAddr::new(self.address, 0)
-    }
-}
-
-/// A network that listens at this address if it is not given another.
-struct At(cubenet_mio::Network, IpAddr);
-
-impl super::Net for At {
-    fn listen(
-        &self,
-        transport: Transport,
-        address: Option<SocketAddr>,
-        accept: super::Accept,
-    ) -> Result<Box<dyn super::Listener>, String> {
-        let address = address.unwrap_or(SocketAddr::new(self.1, 0));
-        super::Net::listen(&self.0, transport, Some(address), accept)
-    }
-
-    fn connect(
-        &self,
-        transport: Transport,
-        address: SocketAddr,
-        connected: super::Connected,
-    ) -> Result<Arc<dyn super::Connection>, String> {
-        super::Net::connect(&self.0, transport, address, connected)
-    }
-
-    fn stop(&self, deadline: Duration) {
-        super::Net::stop(&self.0, deadline);
-    }
-
-    fn open(&self) -> usize {
-        super::Net::open(&self.0)
-    }
-
-    fn queued(&self) -> usize {
-        super::Net::queued(&self.0)
     }
 }
 
@@ -95,7 +70,11 @@ impl super::Harness for Harness {
     fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
         let network = crate::try_network_with(limits);
         let network = network.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
-        Ok(Box::new(At(network, self.address)))
+        Ok(Box::new(Driven {
+            network,
+            any_address: self.any_port(),
+            tls: self.tls.clone(),
+        }))
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {
@@ -171,7 +150,7 @@ impl super::Harness for Harness {
     }
 }
 
-driver!(cubenet_mio, _network, loopback());
+driver!(cubenet_mio);
 
 /// Whether there is nothing to be had now, or no answer has come yet.
 fn is_waiting(error: &std::io::Error) -> bool {

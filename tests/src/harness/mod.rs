@@ -4,8 +4,10 @@
 pub mod mio;
 pub mod sim;
 pub mod smoltcp;
+pub mod tls;
 
 use crate::PATIENCE;
+use crate::tls::Tls;
 use cubenet_core::{
     CloseReason, ConnectionId, Frame, Handle, Handler, Limits, Link, Message, SendError, Transport,
     TransportError,
@@ -159,22 +161,49 @@ impl<H: Handle> Connection for H {
     }
 }
 
+/// A driver's network, and how it listens and connects.
+pub struct Driven<N> {
+    network: N,
+    /// Where it listens if it is not told.
+    any_address: SocketAddr,
+    /// What lies over its streams, if anything does.
+    tls: Option<Tls>,
+}
+
+impl<N> Driven<N> {
+    /// One without TLS. `any_address` is where it listens if it is not told.
+    pub fn new(network: N, any_address: SocketAddr) -> Self {
+        Driven {
+            network,
+            any_address,
+            tls: None,
+        }
+    }
+
+    fn tls_for(&self, transport: Transport) -> Option<&Tls> {
+        self.tls.as_ref().filter(|_| transport == Transport::Tcp)
+    }
+}
+
 /// The drivers offer the same verbs of networks and listeners on types of their own; this hands them
 /// on.
 macro_rules! driver {
-    ($driver:ident, $network:ident, $any_address:expr) => {
-        impl $crate::harness::Net for $driver::Network {
+    ($driver:ident) => {
+        impl $crate::harness::Net for $crate::harness::Driven<$driver::Network> {
             fn listen(
                 &self,
                 transport: cubenet_core::Transport,
                 address: Option<std::net::SocketAddr>,
                 accept: $crate::harness::Accept,
             ) -> Result<Box<dyn $crate::harness::Listener>, String> {
-                let $network = self;
-                let address = address.unwrap_or_else(|| $any_address);
+                let address = address.unwrap_or(self.any_address);
+                let mut options = $driver::ListenOptions::new();
+                if let Some(tls) = self.tls_for(transport) {
+                    options = options.layer(tls.server.clone());
+                }
                 let accepted =
                     move |connection: &$driver::Connection| accept(Arc::new(connection.clone()));
-                let listener = $driver::Network::listen(self, transport, address, accepted);
+                let listener = (self.network).listen_with(options, transport, address, accepted);
                 listener
                     .map(|listener| Box::new(listener) as _)
                     .map_err(|error| cubenet_core::Report::new(&error).to_string())
@@ -193,22 +222,26 @@ macro_rules! driver {
                     })
                 };
                 let handler = $crate::late(connected);
-                let connection = $driver::Network::connect(self, transport, address, handler);
+                let mut options = $driver::ConnectOptions::new();
+                if let Some(tls) = self.tls_for(transport) {
+                    options = options.layer(tls.client.clone());
+                }
+                let connection = (self.network).connect_with(&options, transport, address, handler);
                 connection
                     .map(|connection| Arc::new(connection) as _)
                     .map_err(|error| cubenet_core::Report::new(&error).to_string())
             }
 
             fn stop(&self, deadline: std::time::Duration) {
-                $driver::Network::stop(self, deadline);
+                self.network.stop(deadline);
             }
 
             fn open(&self) -> usize {
-                self.metrics().open as usize
+                self.network.metrics().open as usize
             }
 
             fn queued(&self) -> usize {
-                self.metrics().queued_bytes as usize
+                self.network.metrics().queued_bytes as usize
             }
         }
 

@@ -1,6 +1,7 @@
 //! The simulator: every network on a host of its own, and time that jumps.
 
-use super::{BlackHole, LONGEST, driver};
+use super::{BlackHole, Driven, LONGEST, driver};
+use crate::tls::Tls;
 use cubenet_core::Limits;
 use cubenet_sim::Simulation;
 use std::cell::{Cell, RefCell};
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub struct Harness {
     simulation: Simulation,
     hosts: Cell<u32>,
+    tls: Option<Tls>,
 }
 
 impl Harness {
@@ -20,6 +22,7 @@ impl Harness {
         Harness {
             simulation: Simulation::new(1),
             hosts: Cell::new(0),
+            tls: None,
         }
     }
 
@@ -29,7 +32,16 @@ impl Harness {
         Harness {
             simulation: simulation.build().expect("a rate"),
             hosts: Cell::new(0),
+            tls: None,
         }
+    }
+
+    /// One without faults, with TLS over every stream.
+    pub fn secured() -> super::tls::Harness<Self> {
+        let tls = Tls::seeded(1);
+        let mut harness = Harness::new();
+        harness.tls = Some(tls.clone());
+        super::tls::Harness::new(harness, tls)
     }
 
     fn host(&self) -> IpAddr {
@@ -47,12 +59,16 @@ impl Default for Harness {
 
 impl super::Harness for Harness {
     fn try_start(&self, limits: Limits) -> Result<Box<dyn super::Net>, String> {
-        let builder = self.simulation.network(self.host());
+        let host = self.host();
+        let builder = self.simulation.network(host);
         let builder = builder.threads(3).stream_buffer(16 << 10);
         let network = builder.limits(limits).start();
-        Ok(Box::new(network.map_err(|error| {
-            cubenet_core::Report::new(&error).to_string()
-        })?))
+        let network = network.map_err(|error| cubenet_core::Report::new(&error).to_string())?;
+        Ok(Box::new(Driven {
+            network,
+            any_address: (host, 0).into(),
+            tls: self.tls.clone(),
+        }))
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {
@@ -107,7 +123,7 @@ impl super::Harness for Harness {
     }
 }
 
-driver!(cubenet_sim, network, (network.address(), 0).into());
+driver!(cubenet_sim);
 
 struct RawStream {
     stream: cubenet_sim::RawStream,

@@ -43,9 +43,13 @@ impl Layers {
         }
     }
 
+    /// The handshake is over, one way or the other.
+    pub(super) fn end_handshake(&mut self) {
+        self.permit = None;
+    }
+
     /// The handshake is complete.
     pub(super) fn established(&mut self) {
-        self.permit = None;
         self.identity = Some(Arc::new(self.layered.identity()));
     }
 

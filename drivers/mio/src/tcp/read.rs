@@ -122,21 +122,15 @@ impl Stream {
         if self.state().is_handshaking() {
             resources.handshakes = resources.handshakes.saturating_sub(1);
         }
-        let recv = &mut self.recv;
-        let established = StreamShared::with(&mut self.shared, |conn, send| {
-            let established = send.change_layers(conn, |layered, half, wire| {
-                layered.handle_input(bytes, &mut stream, wire);
-                layered.poll_established(recv, half, now, wire)
-            })?;
-            if established.is_some() {
-                send.layers()?.established();
-            }
-            established
+        self.change_handshake(token, resources, |layered, recv, half, wire| {
+            layered.handle_input(bytes, &mut stream, wire);
+            layered.poll_established(recv, half, now, wire)
         });
-        if established == Some(true) {
-            self.established(token, resources);
-        }
-        let undelivered = self.deliver(&stream, budget, resources);
+        // None of the stream is no sign of life: an empty record counts no more than half of one.
+        let undelivered = match stream.len() {
+            0 => 0,
+            _ => self.deliver(&stream, budget, resources),
+        };
         let rest = Bytes::copy_from_slice(&stream[stream.len() - undelivered..]);
         resources.keep_stream(stream);
         self.hold(token, rest, resources);
@@ -228,6 +222,7 @@ impl Stream {
         let was_held = self.holds == Holds::Undelivered;
         if was_held {
             self.hold(token, Bytes::new(), resources);
+            self.layers_delivered(resources);
         }
         if self.recv.end_pause() || was_held {
             resources.schedule(token, &mut self.scheduled);

@@ -84,11 +84,11 @@ impl SendState {
         {
             return self.transmit_layered(conn, buf);
         }
-        self.write(conn, buf)
+        self.write(conn, buf, 0)
     }
 
-    /// The same for what is to be on the wire.
-    pub(super) fn write(&mut self, conn: &StreamConn, buf: WriteBuf<'_>) -> bool {
+    /// The same for what is to be on the wire, of which layers have added `overhead` bytes.
+    fn write(&mut self, conn: &StreamConn, buf: WriteBuf<'_>, overhead: usize) -> bool {
         let state = self.half.state();
         let mut sent = 0;
         let waited = self.waits();
@@ -109,18 +109,18 @@ impl SendState {
                 }
             }
         }
-        self.keep(conn, buf, sent);
+        self.keep(conn, buf, sent, overhead);
         !waited || self.half.state() == State::Closed
     }
 
-    fn keep(&mut self, conn: &StreamConn, buf: WriteBuf<'_>, sent: usize) {
+    fn keep(&mut self, conn: &StreamConn, buf: WriteBuf<'_>, sent: usize, overhead: usize) {
         let network = conn.network();
         let rare = self.rare.get_or_insert_default();
         buf.queue_rest(&mut rare.queue, sent);
         let queued = self.queued();
         let total = network.add_queued(buf.len() - sent);
         conn.info().set_queued(queued);
-        let backlog = Backlog::growing(queued, total);
+        let backlog = Backlog::growing(queued, total).without_overhead(overhead);
         self.half
             .handle_queued(sent > 0, backlog, network.now(), conn.limits());
     }
@@ -241,6 +241,11 @@ impl SendState {
             let changed = catch_panic(|| change(&mut layers.layered, half, wire));
             // What waited for the handshake is on the wire now, or dropped.
             let gone = pending.saturating_sub(layers.layered.pending());
+            let overhead = layers.layered.overhead(wire.len());
+            let state = self.half.state();
+            if !state.is_connecting() && !state.is_handshaking() {
+                layers.end_handshake();
+            }
             conn.network().sub_queued(gone);
             let changed = changed.map_err(|panic| {
                 let (connection, text) = (conn.info().id, panic.text());
@@ -249,7 +254,7 @@ impl SendState {
                 self.half.abort(CloseReason::Panicked);
             });
             if !wire.is_empty() {
-                self.write(conn, WriteBuf::Gathered(wire));
+                self.write(conn, WriteBuf::Gathered(wire), overhead);
             } else if gone > 0 {
                 conn.info().set_queued(self.queued());
             }

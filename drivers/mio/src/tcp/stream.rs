@@ -13,8 +13,8 @@ use crate::worker::accept::accept;
 use crate::worker::mailbox::BoxedHandler;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::{
-    Action, CloseReason, ConnectError, ConnectionId, Decoder, Growing, Handler, Instant, Link,
-    Message, Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
+    Action, CloseReason, ConnectError, ConnectionId, Decoder, Growing, Handler, Instant, Layered,
+    Link, Message, Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
 };
 use std::io;
 
@@ -120,15 +120,42 @@ impl Stream {
     /// A connection that was accepted, and about which the application is asked once the handshake
     /// of its layers is complete.
     pub(crate) fn handshaking(shared: Owned<StreamShared>, now: Instant) -> Self {
-        let mut stream = Stream::accepted(shared, Box::new(NotAsked), now).with_layers();
-        stream.begin_layers(now);
-        stream
+        Stream::accepted(shared, Box::new(NotAsked), now).with_layers()
     }
 
-    fn begin_layers(&mut self, now: Instant) {
-        StreamShared::with(&mut self.shared, |conn, send| {
-            send.change_layers(conn, |layered, _, wire| layered.begin(now, wire));
+    /// The transport is connected: the layers begin.
+    pub(crate) fn begin_layers(&mut self, token: usize, resources: &mut WorkerResources) {
+        let now = resources.now;
+        self.change_handshake(token, resources, |layered, recv, half, wire| {
+            layered.begin(recv, half, now, wire)
         });
+    }
+
+    /// Changes the layers in a way that may complete their handshake.
+    pub(super) fn change_handshake(
+        &mut self,
+        token: usize,
+        resources: &mut WorkerResources,
+        change: impl FnOnce(
+            &mut Layered,
+            &mut RecvHalf<Decoder<Growing>>,
+            &mut SendHalf,
+            &mut Vec<u8>,
+        ) -> Option<bool>,
+    ) {
+        let recv = &mut self.recv;
+        let established = StreamShared::with(&mut self.shared, |conn, send| {
+            let established = send.change_layers(conn, |layered, half, wire| {
+                change(layered, recv, half, wire)
+            })?;
+            if established.is_some() {
+                send.layers()?.established();
+            }
+            established
+        });
+        if established == Some(true) {
+            self.established(token, resources);
+        }
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
@@ -166,7 +193,7 @@ impl Stream {
     ) {
         self.peer_ending |= readiness.ending;
         self.urgent |= readiness.urgent;
-        self.try_establish(resources);
+        self.try_establish(token, resources);
         if !self.state().is_connected() {
             return;
         }
@@ -183,7 +210,7 @@ impl Stream {
     }
 
     /// If the peer has yet to answer: whether it has, and how.
-    fn try_establish(&mut self, resources: &mut WorkerResources) {
+    fn try_establish(&mut self, token: usize, resources: &mut WorkerResources) {
         if !self.state().is_connecting() {
             return;
         }
@@ -206,7 +233,7 @@ impl Stream {
         }
         if self.is_layered {
             self.with_half(|half| half.handle_transport_connected(now));
-            self.begin_layers(now);
+            self.begin_layers(token, resources);
             return self.flush(resources);
         }
         let recv = &mut self.recv;
@@ -230,7 +257,7 @@ impl Stream {
 
     /// The handshake of the layers is complete: asks the application about a connection that was
     /// accepted, and tells it of one that this side opened.
-    pub(super) fn established(&mut self, token: usize, resources: &mut WorkerResources) {
+    fn established(&mut self, token: usize, resources: &mut WorkerResources) {
         match resources.unasked.remove(&token) {
             None => self.connected(resources),
             Some(listening) => match accept(&self.shared, &listening, resources) {
@@ -315,7 +342,7 @@ impl Stream {
     /// Closes it if it took too long over something. What the kernel has for it counts
     /// first: this thread may have been held up by the callback of another connection.
     pub(crate) fn handle_timeout(&mut self, token: usize, resources: &mut WorkerResources) {
-        self.try_establish(resources);
+        self.try_establish(token, resources);
         if self.state().is_connected() {
             self.flush(resources);
             if !self.scheduled {

@@ -292,7 +292,9 @@ impl Worker {
         let now = resources.now;
         let stream = if listening.has_layer() {
             resources.unasked.insert(token as usize, listening);
-            Stream::handshaking(shared, now)
+            let mut stream = Stream::handshaking(shared, now);
+            stream.begin_layers(token as usize, resources);
+            stream
         } else if let Some(handler) = accept(&shared, &listening, resources) {
             Stream::accepted(shared, handler, resources.now)
         } else {

@@ -6,7 +6,11 @@ mod weather;
 
 use clap::Parser;
 use comfy_table::{Table, presets};
-use cubenet_sim::{Connection, Error, Limits, Network, SendError, Simulation, Transport};
+use cubenet_sim::{
+    ConnectOptions, Connection, Error, Limits, ListenOptions, Network, SendError, Simulation,
+    Transport,
+};
+use cubenet_tests::tls::Tls;
 use indicatif::{ProgressBar, ProgressStyle};
 use ledger::{Client, Ledger, Server};
 use std::collections::BTreeMap;
@@ -34,6 +38,9 @@ struct Options {
     /// unless the run is small.
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
+    /// TLS over every stream, without chance of its own.
+    #[arg(long)]
+    tls: bool,
 }
 
 pub(crate) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -65,8 +72,10 @@ fn main() -> ExitCode {
     }
     println!("this run again:");
     println!(
-        "cargo run --release --example storm -- --seed {seed} --connections {} --minutes {}",
-        options.connections, options.minutes
+        "cargo run --release --example storm -- --seed {seed} --connections {} --minutes {}{}",
+        options.connections,
+        options.minutes,
+        if options.tls { " --tls" } else { "" },
     );
     ExitCode::FAILURE
 }
@@ -83,6 +92,7 @@ struct Storm {
     ledger: Ledger,
     networks: Vec<Network>,
     server: Network,
+    tls: Option<Tls>,
     connects: Vec<Option<Connect>>,
     refused: BTreeMap<String, u64>,
 }
@@ -112,9 +122,14 @@ impl Storm {
         let ledger = Ledger::default();
         let limits = limits(options.connections);
         let server = simulation.network(SERVER).limits(limits.clone()).start()?;
+        let tls = options.tls.then(|| Tls::seeded(seed));
         for transport in [Transport::Tcp, Transport::Udp] {
             let ledger = ledger.clone();
-            server.listen(transport, (SERVER, PORT), move |connection| {
+            let mut options = ListenOptions::new();
+            if let Some(tls) = tls.as_ref().filter(|_| transport == Transport::Tcp) {
+                options = options.layer(tls.server.clone());
+            }
+            server.listen_with(options, transport, (SERVER, PORT), move |connection| {
                 Some(Server::new(
                     transport,
                     connection.peer_addr(),
@@ -130,6 +145,7 @@ impl Storm {
             ledger,
             networks,
             server,
+            tls,
             connects: (0..options.connections).map(|_| None).collect(),
             refused: BTreeMap::new(),
         })
@@ -231,7 +247,12 @@ impl Storm {
         let number = self.ledger.connect(transport);
         let ledger = self.ledger.clone();
         let handler = |_: &Connection| Client::new(number, transport, ledger);
-        let connecting = self.networks[host].connect(transport, (SERVER, PORT), handler);
+        let mut options = ConnectOptions::new();
+        if let Some(tls) = self.tls.as_ref().filter(|_| transport == Transport::Tcp) {
+            options = options.layer(tls.client.clone());
+        }
+        let network = &self.networks[host];
+        let connecting = network.connect_with(&options, transport, (SERVER, PORT), handler);
         match connecting {
             Ok(connection) => {
                 self.ledger

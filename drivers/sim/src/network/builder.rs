@@ -191,6 +191,7 @@ impl Builder {
             budgets: self.budgets,
             metrics: Metrics::default(),
             open: OpenConnections::default(),
+            handshaking: 0,
             queued_bytes: 0,
             held_bytes: 0,
             busy: Duration::ZERO,

@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod builder;
+pub(crate) mod listen_options;
 pub(crate) mod listener;
 
 use crate::conn_info::{ConnInfo, ConnKey};
@@ -15,7 +16,9 @@ use crate::shared::Shared;
 use crate::stream::state::Stream;
 use crate::world::World;
 use address::ToAddress;
-use cubenet_core::{Handler, Link, Message, Metrics, Transport};
+use cubenet_core::layer::ConnectOptions;
+use cubenet_core::{Ends, Handler, Link, Message, Metrics, Transport};
+use listen_options::ListenOptions;
 use listener::Listener;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -48,7 +51,19 @@ impl Network {
         address: impl ToAddress,
         accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
     ) -> Result<Listener, Error> {
+        self.listen_with(ListenOptions::new(), transport, address, accepted)
+    }
+
+    /// Like [`Network::listen`], with a layer such as TLS.
+    pub fn listen_with<H: Handler + Send + 'static>(
+        &self,
+        options: ListenOptions,
+        transport: Transport,
+        address: impl ToAddress,
+        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
+    ) -> Result<Listener, Error> {
         check_transport(transport)?;
+        check_layers(options.layer.is_some(), transport)?;
         let address = address.to_address()?;
         let shared = self.shared()?;
         let for_connections = self.shared.clone();
@@ -73,6 +88,7 @@ impl Network {
             Owner::Listener(owner::Listener {
                 network: id,
                 accept,
+                layer: options.layer,
                 retry_at: cubenet_core::Instant::ZERO,
             })
         } else {
@@ -101,20 +117,53 @@ impl Network {
         address: impl ToAddress,
         handler: impl FnOnce(&Connection) -> H,
     ) -> Result<Connection, Error> {
+        self.connect_with(&ConnectOptions::new(), transport, address, handler)
+    }
+
+    /// Like [`Network::connect`], with a layer such as TLS. [`Handler::connected`] is called once the
+    /// handshake of the layer is complete; if it fails, [`Handler::connect_failed`] says why. The
+    /// layer runs under the lock of the simulation, so it must not use that.
+    pub fn connect_with<H: Handler + Send + 'static>(
+        &self,
+        options: &ConnectOptions,
+        transport: Transport,
+        address: impl ToAddress,
+        handler: impl FnOnce(&Connection) -> H,
+    ) -> Result<Connection, Error> {
         check_transport(transport)?;
+        let has_layer = options.maker().is_some();
+        check_layers(has_layer, transport)?;
         let address = address.to_address()?;
         let shared = self.shared()?;
-        let info = self.begin_connect(&mut *self.running(&shared)?, transport, address)?;
+        let info = {
+            let world = &mut *self.running(&shared)?;
+            self.check_handshakes(world, has_layer)?;
+            self.begin_connect(world, transport, address)?
+        };
         // The application's code runs without the lock, and the connection waits for its handler.
         let mut unmade = Unmade {
             shared: &shared,
             info,
             handler: None,
         };
+        if let Some(maker) = options.maker() {
+            let layer = maker.make_layer(Ends::new(info.peer_addr, info.local_addr));
+            shared.lock().give_layer(info.key.socket, layer);
+        }
         let connection = Connection::new(self.shared.clone(), info);
         unmade.handler = Some(Box::new(handler(&connection)));
         drop(unmade);
         Ok(connection)
+    }
+
+    /// Whether another handshake may begin.
+    fn check_handshakes(&self, world: &mut World, has_layer: bool) -> Result<(), Error> {
+        let network = world.network(self.id);
+        if has_layer && !network.may_handshake() {
+            let limit = network.limits.max_handshakes();
+            return Err(Error::TooManyHandshakes { limit });
+        }
+        Ok(())
     }
 
     /// Makes the connection and its socket.
@@ -218,6 +267,7 @@ impl Network {
         let network = world.network(self.id);
         let mut metrics = network.metrics.clone();
         metrics.open = network.open.total() as u64;
+        metrics.handshaking = network.handshaking as u64;
         metrics.queued_bytes = network.queued_bytes as u64;
         metrics.held_bytes = network.held_bytes as u64;
         metrics
@@ -261,6 +311,14 @@ fn check_transport(transport: Transport) -> Result<(), Error> {
         Transport::Tcp | Transport::Udp => Ok(()),
         _ => Err(Error::Unsupported { transport }),
     }
+}
+
+/// That only streams have layers.
+fn check_layers(has_layers: bool, transport: Transport) -> Result<(), Error> {
+    if has_layers && transport != Transport::Tcp {
+        return Err(Error::NoLayers { transport });
+    }
+    Ok(())
 }
 
 /// A connection whose handler is being made. When this is dropped it gets the handler; if there is

@@ -10,20 +10,26 @@ use cubenet_core::{Action, CloseReason, ConnectionId, Transport};
 impl World {
     /// Does what the core says is next, after anything has happened.
     pub(crate) fn advance_stream(&mut self, socket: Key) -> Option<Box<Call>> {
-        let (stream, kernel, ..) = self.stream(socket)?;
+        let (stream, kernel, network, _) = self.stream(socket)?;
         if stream.follow_reading(socket, kernel) {
+            stream.layers_delivered(socket, kernel, network);
             self.count_held(socket, false);
         }
         let (stream, kernel, network, timers) = self.stream(socket)?;
         match stream.send.poll_action(stream.queued()) {
             Action::Wait => {}
+            Action::SendFin if !stream.close_layers(socket, kernel, network) => {}
             Action::SendFin => {
                 kernel.shutdown(socket);
                 stream.send.handle_fin_sent();
                 kernel.notify(socket, Notice::Readable);
             }
             // A callback that runs must return first; its job advances the stream again.
-            Action::Close(_) | Action::Reset(_) if stream.handler.is_none() => return None,
+            Action::Close(_) | Action::Reset(_)
+                if stream.handler.is_none() && !stream.is_unasked() =>
+            {
+                return None;
+            }
             Action::Close(reason) => return self.close_stream(socket, reason, false),
             Action::Reset(reason) => return self.close_stream(socket, reason, true),
         }
@@ -34,7 +40,12 @@ impl World {
 
     /// A stream has closed: its socket goes, and `closed` or `connect_failed` is due.
     fn close_stream(&mut self, socket: Key, reason: CloseReason, reset: bool) -> Option<Box<Call>> {
-        let id = self.owners.stream(socket)?.id;
+        let (stream, kernel, network, _) = self.stream(socket)?;
+        if !reset {
+            // What the socket does not take of it is lost.
+            stream.close_layers(socket, kernel, network);
+        }
+        let id = stream.id;
         let info = self.stream_info(socket, id);
         let Owner::Stream(mut stream) = self.owners.remove(socket)? else {
             return None;
@@ -43,24 +54,39 @@ impl World {
         network.queued_bytes -= stream.queued();
         network.held_bytes -= stream.held.bytes();
         network.count_closed(Transport::Tcp, reason);
+        let (identity, mut layers) = (stream.identity(), stream.layers.take());
+        let failed = layers.as_mut().and_then(|layers| {
+            layers.end_handshake(network);
+            layers.error()
+        });
+        let handler = stream.handler.take();
         let callback = if stream.send.was_open() {
             Callback::Closed(reason)
         } else {
-            network.metrics.connect_failed += 1;
-            Callback::ConnectFailed(reason)
+            // One that the application was not asked about has no handler.
+            network.metrics.connect_failed += u64::from(handler.is_some());
+            Callback::ConnectFailed(reason, failed)
         };
         self.kernel.close(socket, reset);
-        let handler = stream.handler.take()?;
-        Some(self.call(info, stream.network, Some(handler), callback))
+        if layers.is_some() {
+            // It is the application's.
+            self.drop_later(layers);
+        }
+        let mut call = self.call(info, stream.network, Some(handler?), callback);
+        call.identity = identity;
+        Some(call)
     }
 
     /// A callback of a stream, which is without its handler while that runs.
     pub(super) fn call_stream(&mut self, socket: Key, callback: Callback) -> Option<Box<Call>> {
         let stream = self.owners.stream(socket)?;
         let (id, network) = (stream.id, stream.network);
+        let identity = stream.identity();
         let handler = stream.handler.take()?;
         let info = self.stream_info(socket, id);
-        Some(self.call(info, network, Some(handler), callback))
+        let mut call = self.call(info, network, Some(handler), callback);
+        call.identity = identity;
+        Some(call)
     }
 
     /// A callback of a stream has returned.

@@ -5,8 +5,8 @@ use crate::kernel::{Key, Notice, Read};
 use crate::network_state::NetworkId;
 use crate::world::World;
 use bytes::Bytes;
+use cubenet_core::connection::HeldInput;
 use cubenet_core::connection::held::holds_too_much;
-use cubenet_core::connection::{self, HeldInput};
 use cubenet_core::{CloseReason, Instant, Reading, State};
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
     /// The socket failed. What had arrived before is delivered first, unless the stream is paused.
     fn stream_failed(&mut self, socket: Key, job: &mut Job) -> Option<Box<Call>> {
         let (stream, kernel, ..) = self.stream(socket)?;
-        if !stream.send.state().is_connecting() && !stream.wants_pause {
+        if !stream.send.state().is_connecting() && stream.reading() != Reading::Hold {
             return self.read_stream(socket, job);
         }
         if let Some(reason) = kernel.failure(socket) {
@@ -60,14 +60,22 @@ impl World {
             return None;
         };
         job.push(Task::Read(socket));
-        let is_open = self.owners.stream(socket)?.send.state() == State::Open;
-        is_open.then(|| self.deliver(socket, bytes))?
+        if let Some(call) = self.established(socket, &bytes, job) {
+            return Some(call);
+        }
+        let (stream, kernel, network, _) = self.stream(socket)?;
+        if stream.send.state() == State::Open && !bytes.is_empty() {
+            return self.deliver(socket, bytes);
+        }
+        stream.layers_delivered(socket, kernel, network);
+        self.count_held(socket, false);
+        None
     }
 
-    /// Input of a stream: what was read before, or what the kernel has. `None` if there is none, or
-    /// it may not be read now.
+    /// Input of a stream: what was read before, or what the kernel has, as the layers make it; none,
+    /// if these keep it. `None` if there is none, or it may not be read now.
     fn take_input(&mut self, socket: Key) -> Option<Bytes> {
-        let (stream, kernel, ..) = self.stream(socket)?;
+        let (stream, kernel, network, _) = self.stream(socket)?;
         stream.has_unread = false;
         let state = stream.send.state();
         let has_handler = stream.handler.is_some();
@@ -92,14 +100,10 @@ impl World {
             Read::Bytes(bytes) => {
                 let left = &mut kernel.iteration.bytes;
                 *left = left.saturating_sub(bytes.len());
-                return Some(bytes);
+                return Some(stream.read_layered(socket, bytes, kernel, network));
             }
             Read::Nothing => {}
-            Read::End => {
-                if let Some(recv) = &stream.recv {
-                    connection::handle_fin(recv, &mut stream.send, kernel.now);
-                }
-            }
+            Read::End => stream.handle_fin(socket, kernel, network),
             Read::Failed(reason) => stream.send.abort(reason),
         }
         None
@@ -131,7 +135,7 @@ impl World {
         metrics.messages_in += input.messages;
         metrics.bytes_in += input.volume;
         self.kernel.iteration.messages -= input.messages as usize;
-        let Some(stream) = self.owners.stream(socket) else {
+        let Some((stream, kernel, network, _)) = self.stream(socket) else {
             return;
         };
         if let Some(error) = input.violation {
@@ -145,6 +149,9 @@ impl World {
                 stream.has_unread = input.messages == input.budget;
                 stream.undelivered = Some(Box::new(input.bytes));
             }
+        }
+        if stream.undelivered.is_none() {
+            stream.layers_delivered(socket, kernel, network);
         }
         // A reply may have closed it.
         job.push(Task::AdvanceStream(socket));
@@ -196,7 +203,7 @@ impl World {
     /// Closes a stream that has taken too long over something.
     pub(crate) fn expire_stream(&mut self, socket: Key, job: &mut Job) {
         if let Some((stream, kernel, network, _)) = self.stream(socket) {
-            stream.handle_timeout(kernel.now, &network.limits);
+            stream.handle_timeout(socket, kernel, network);
             job.push(Task::AdvanceStream(socket));
         }
     }

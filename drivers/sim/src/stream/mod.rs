@@ -2,5 +2,6 @@
 
 mod advance;
 mod io;
+pub(crate) mod layers;
 mod open;
 pub(crate) mod state;

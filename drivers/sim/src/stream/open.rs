@@ -1,11 +1,14 @@
 //! How a stream opens: it is accepted from a listener, or the peer answers its SYN.
 
+use super::layers::{Layers, make_layer};
 use super::state::Stream;
-use crate::job::{BoxedHandler, Call, Callback, Job, Task};
+use crate::job::{AcceptFn, BoxedHandler, Call, Callback, Job, Task};
 use crate::kernel::{Key, Notice};
+use crate::network_state::NetworkId;
 use crate::owner::Owner;
-use crate::world::{ACCEPT_RETRY, World};
-use cubenet_core::{Action, Transport, connection};
+use crate::world::{ACCEPT_RETRY, NOWHERE, World};
+use bytes::Bytes;
+use cubenet_core::{Action, Ends, MakeLayer, Transport, connection};
 use std::sync::Arc;
 
 impl World {
@@ -17,6 +20,7 @@ impl World {
             return None;
         }
         let (id, accept) = (listener.network, Arc::clone(&listener.accept));
+        let layer = listener.layer.clone();
         let network = &mut self.networks[id.0 as usize];
         let Ok(accepted) = self.kernel.accept(socket) else {
             network.metrics.accept_failed += 1;
@@ -34,11 +38,50 @@ impl World {
             return None;
         }
         let limits = Arc::clone(&network.limits);
+        if let Some(layer) = layer {
+            self.begin_handshake(accepted, id, &*layer, accept);
+            return self.established(accepted, &Bytes::new(), job);
+        }
         let stream = Stream::accepted(self.next_id(), id, &limits, now);
         let info = self.stream_info(accepted, stream.id);
         self.owners
             .insert(accepted, Owner::Stream(Box::new(stream)));
         Some(self.call(info, id, None, Callback::Accepted(accept)))
+    }
+
+    /// A stream was accepted whose layers come first.
+    fn begin_handshake(
+        &mut self,
+        accepted: Key,
+        id: NetworkId,
+        layer: &dyn MakeLayer,
+        accept: Arc<AcceptFn>,
+    ) {
+        let network = &mut self.networks[id.0 as usize];
+        let limits = Arc::clone(&network.limits);
+        let (local_addr, peer_addr) = self.kernel.ends(accepted).unwrap_or(NOWHERE);
+        let layer = if network.may_handshake() {
+            let layer = make_layer(layer, Ends::new(peer_addr, local_addr));
+            network.metrics.accept_failed += u64::from(layer.is_none());
+            layer
+        } else {
+            network.metrics.refused += 1;
+            network.metrics.refused_by_handshakes += 1;
+            None
+        };
+        let Some(layer) = layer else {
+            network.open.remove(Transport::Tcp);
+            return self.kernel.close(accepted, false);
+        };
+        let layers = Layers::new(layer, Some(accept), network);
+        let now = self.kernel.now;
+        let stream = Stream::handshaking(self.next_id(), id, &limits, now, layers);
+        let owner = Owner::Stream(Box::new(stream));
+        self.owners.insert(accepted, owner);
+        if let Some((stream, kernel, network, _)) = self.stream(accepted) {
+            stream.begin_layers(accepted, kernel, network);
+            kernel.notify(accepted, Notice::Readable);
+        }
     }
 
     /// The application has decided about an accepted stream.
@@ -52,12 +95,17 @@ impl World {
         }
         network.metrics.refused += 1;
         // Unless its host crashed meanwhile.
-        if let Some(Owner::Stream(mut stream)) = self.owners.remove(socket) {
+        if let Some((stream, kernel, network, _)) = self.stream(socket) {
             network.open.remove(Transport::Tcp);
-            let queued = stream.queued();
-            network.queued_bytes -= queued;
-            let reset = matches!(stream.send.turn_away(queued), Action::Reset(_));
-            self.kernel.close(socket, reset);
+            let reset = matches!(stream.send.turn_away(stream.queued()), Action::Reset(_));
+            if !reset {
+                stream.close_layers(socket, kernel, network);
+            }
+            network.queued_bytes -= stream.queued();
+            network.held_bytes -= stream.held.bytes();
+            kernel.close(socket, reset);
+            let owner = self.owners.remove(socket);
+            self.drop_later(owner);
         }
     }
 
@@ -80,6 +128,14 @@ impl World {
         let stream = self.owners.stream(socket)?;
         if !stream.send.state().is_connecting() || stream.handler.is_none() {
             return None;
+        }
+        if stream.layers.is_some() {
+            let (stream, kernel, network, _) = self.stream(socket)?;
+            stream.send.handle_transport_connected(kernel.now);
+            stream.begin_layers(socket, kernel, network);
+            job.push(Task::Read(socket));
+            job.push(Task::Flush(socket));
+            return self.established(socket, &Bytes::new(), job);
         }
         let is_open = match &mut stream.recv {
             Some(recv) => connection::handle_connected(recv, &mut stream.send, self.kernel.now),

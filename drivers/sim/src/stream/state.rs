@@ -1,5 +1,6 @@
 //! What there is of a stream connection, and what it does with its socket.
 
+use super::layers::Layers;
 use crate::job::{BoxedHandler, StreamRecvHalf};
 use crate::kernel::{Kernel, Key, Notice};
 use crate::network_state::{NetworkId, NetworkState};
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use cubenet_core::connection::HeldInput;
 use cubenet_core::{
     ConnectionId, Decoder, Frame, Growing, Instant, Limits, Reading, RecvHalf, SendError, SendHalf,
-    SendQueue, connection,
+    SendQueue, State, connection,
 };
 
 pub(crate) struct Stream {
@@ -20,6 +21,8 @@ pub(crate) struct Stream {
     pub(crate) handler: Option<BoxedHandler>,
     /// Bytes that the socket would not take yet. Allocated while there are any.
     queue: Option<Box<SendQueue>>,
+    /// What lies between the socket and the framing, if anything does.
+    pub(crate) layers: Option<Box<Layers>>,
     /// What the application asked for last: `pause` or `resume`.
     pub(crate) wants_pause: bool,
     /// Input waits for the next iteration.
@@ -32,6 +35,16 @@ pub(crate) struct Stream {
     pub(crate) armed: Instant,
 }
 
+/// Bytes for the wire.
+#[derive(Clone, Copy)]
+pub(super) struct Outgoing<'a> {
+    pub(super) parts: [&'a [u8]; 2],
+    /// The frame whose bytes these are.
+    pub(super) frame: Option<&'a Frame>,
+    /// How many of them layers have added.
+    pub(super) overhead: usize,
+}
+
 impl Stream {
     fn new(id: ConnectionId, network: NetworkId, (send, recv): (SendHalf, StreamRecvHalf)) -> Self {
         Stream {
@@ -41,6 +54,7 @@ impl Stream {
             recv: Some(recv),
             handler: None,
             queue: None,
+            layers: None,
             wants_pause: false,
             has_unread: false,
             undelivered: None,
@@ -60,6 +74,21 @@ impl Stream {
         Stream::new(id, network, halves)
     }
 
+    /// A stream that was accepted, and whose layers come first.
+    pub(crate) fn handshaking(
+        id: ConnectionId,
+        network: NetworkId,
+        limits: &Limits,
+        now: Instant,
+        layers: Layers,
+    ) -> Self {
+        Stream {
+            send: SendHalf::handshaking(now),
+            layers: Some(Box::new(layers)),
+            ..Stream::accepted(id, network, limits, now)
+        }
+    }
+
     pub(crate) fn connecting(
         id: ConnectionId,
         network: NetworkId,
@@ -71,13 +100,17 @@ impl Stream {
         Stream::new(id, network, (SendHalf::connecting(now), recv))
     }
 
+    /// Bytes that wait: for the socket, or for the handshake of the layers.
     pub(crate) fn queued(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.len())
+        let pending = self.layers.as_ref().map_or(0, |layers| layers.pending());
+        self.queue.as_ref().map_or(0, |queue| queue.len()) + pending
     }
 
-    /// Bytes of memory held for a partial frame; 0 while a callback decodes.
+    /// Bytes of memory held for a partial frame, 0 while a callback decodes, and for partial records
+    /// of the layers.
     pub(crate) fn footprint(&self) -> usize {
-        self.recv.as_ref().map_or(0, RecvHalf::footprint)
+        let of_layers = self.layers.as_ref().map_or(0, |layers| layers.held());
+        self.recv.as_ref().map_or(0, RecvHalf::footprint) + of_layers
     }
 
     /// What is done with the peer's bytes.
@@ -100,17 +133,52 @@ impl Stream {
         let header = self.send.admit(len, backlog, limits)?;
         network.metrics.messages_out += 1;
         network.metrics.bytes_out += len as u64;
-        let size = header.len() + len;
+        let parts = [&header[..], message];
+        if self.layers.is_some() {
+            self.write_layered(socket, parts, kernel, network);
+        } else {
+            let message = Outgoing {
+                parts,
+                frame,
+                overhead: 0,
+            };
+            self.write(socket, message, kernel, network);
+        }
+        Ok(())
+    }
+
+    /// Writes bytes for the wire. What the socket does not take is queued.
+    pub(super) fn write(
+        &mut self,
+        socket: Key,
+        outgoing: Outgoing<'_>,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) {
+        let Outgoing {
+            parts,
+            frame,
+            overhead,
+        } = outgoing;
+        let size = parts[0].len() + parts[1].len();
+        let state = self.send.state();
         let waited = self.queue.is_some();
         let mut sent = 0;
-        if !waited && self.send.state().is_connected() {
-            match kernel.write(socket, &[&header, message]) {
-                Ok(written) if written == size => return Ok(()),
+        if state == State::Closed {
+            // The last word of a layer: what the socket does not take of it is lost.
+            if !waited {
+                let _ = kernel.write(socket, &parts);
+            }
+            return;
+        }
+        if !waited && state.is_connected() {
+            match kernel.write(socket, &parts) {
+                Ok(written) if written == size => return,
                 Ok(written) => sent = written,
                 Err(reason) => {
                     self.send.abort(reason);
                     kernel.notify(socket, Notice::Writable);
-                    return Ok(());
+                    return;
                 }
             }
         }
@@ -118,17 +186,17 @@ impl Stream {
         if let Some(frame) = frame {
             queue.push_frame(frame, sent);
         } else {
-            queue.push(&header[sent.min(header.len())..]);
-            queue.push(&message[sent.saturating_sub(header.len())..]);
+            let of_first = sent.min(parts[0].len());
+            queue.push(&parts[0][of_first..]);
+            queue.push(&parts[1][sent - of_first..]);
         }
         network.queued_bytes += size - sent;
-        let queued = queue.len();
-        let backlog = network.backlog(queued);
+        let backlog = network.backlog(self.queued());
+        let backlog = backlog.without_overhead(overhead);
         self.send
             .handle_queued(sent > 0, backlog, kernel.now, &network.limits);
         // The clock of the queue has to be set.
         kernel.notify(socket, Notice::Writable);
-        Ok(())
     }
 
     /// Writes what is queued, as far as the socket takes it.
@@ -153,10 +221,10 @@ impl Stream {
                 Err(reason) => break Err(reason),
             }
         };
-        let queued = queue.len();
-        if queued == 0 {
+        if queue.is_empty() {
             self.queue = None;
         }
+        let queued = self.queued();
         network.queued_bytes -= progress;
         match outcome {
             Ok(()) => self.send.handle_written(progress > 0, queued, kernel.now),
@@ -164,14 +232,47 @@ impl Stream {
         }
     }
 
-    pub(super) fn poll_timeout(&self, limits: &Limits) -> Instant {
-        match &self.recv {
-            Some(recv) => connection::poll_timeout(recv, &self.send, self.has_unread, limits),
-            None => self.send.poll_timeout(limits),
+    /// The peer's FIN was read.
+    pub(super) fn handle_fin(
+        &mut self,
+        socket: Key,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) {
+        let Some(recv) = self.recv.take() else {
+            return;
+        };
+        let now = kernel.now;
+        let layered = self.change_layers(socket, kernel, network, |layered, half, _| {
+            layered.handle_fin(&recv, half, now);
+        });
+        if layered.is_none() {
+            connection::handle_fin(&recv, &mut self.send, now);
         }
+        self.recv = Some(recv);
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant, limits: &Limits) {
+    pub(super) fn poll_timeout(&self, limits: &Limits) -> Instant {
+        let deadline = match &self.recv {
+            Some(recv) => connection::poll_timeout(recv, &self.send, self.has_unread, limits),
+            None => self.send.poll_timeout(limits),
+        };
+        let layers = self.layers.as_ref();
+        let of_layers = layers.map_or(Instant::NEVER, |layers| layers.poll_timeout(&self.send));
+        deadline.min(of_layers)
+    }
+
+    pub(super) fn handle_timeout(
+        &mut self,
+        socket: Key,
+        kernel: &mut Kernel,
+        network: &mut NetworkState,
+    ) {
+        let now = kernel.now;
+        self.change_layers(socket, kernel, network, |layered, half, _| {
+            layered.handle_timeout(half, now);
+        });
+        let limits = &network.limits;
         match &self.recv {
             Some(recv) => {
                 connection::handle_timeout(recv, &mut self.send, self.has_unread, now, limits);

@@ -3,6 +3,7 @@
 mod capture;
 mod faults;
 mod kernels;
+mod layers;
 mod lifetime;
 mod workers;
 

@@ -2,11 +2,14 @@
 //! provider of cryptography without chance.
 
 use cubenet_tls::{Client, ClientConfig, CryptoProvider, Server, ServerConfig};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::RootCertStore;
 use rustls::crypto::{ActiveKeyExchange, GetRandomFailed, SecureRandom, SharedSecret};
 use rustls::crypto::{SupportedKxGroup, ring};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::pki_types::{PrivatePkcs8KeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, NamedGroup, PeerMisbehaved};
 use std::sync::{Arc, Mutex};
@@ -49,15 +52,16 @@ impl Tls {
     }
 
     fn with(provider: Arc<CryptoProvider>, time: Arc<dyn TimeProvider>) -> Self {
-        let (authority, certificate, key) = certificate();
+        let (authority, certificate, key) = issue();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let mut roots = RootCertStore::empty();
-        roots.add(authority).expect("an authority");
+        roots.add(authority.der().clone()).expect("an authority");
         let versions = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time))
             .with_safe_default_protocol_versions();
         let server = versions
             .expect("the provider has suites of both versions")
             .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
+            .with_single_cert(vec![certificate.der().clone()], key.into())
             .expect("a certificate with its key");
         let versions = ClientConfig::builder_with_details(provider, time)
             .with_safe_default_protocol_versions();
@@ -79,11 +83,7 @@ impl Default for Tls {
 }
 
 /// An authority, and a certificate that it has issued with its key; always the same.
-fn certificate() -> (
-    CertificateDer<'static>,
-    CertificateDer<'static>,
-    PrivateKeyDer<'static>,
-) {
+fn issue() -> (Certificate, Certificate, KeyPair) {
     let mut of_authority = CertificateParams::new(Vec::new()).expect("no name");
     of_authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     of_authority.key_usages.push(KeyUsagePurpose::KeyCertSign);
@@ -93,19 +93,23 @@ fn certificate() -> (
         .push(DnType::CommonName, name);
     let authority_key = key([1; 32]);
     let authority = of_authority.self_signed(&authority_key);
-    let authority = authority.expect("it can be signed");
     let issuer = Issuer::new(of_authority, authority_key);
     let mut params = CertificateParams::new(vec![NAME.to_owned()]).expect("a name");
     let usages = &mut params.extended_key_usages;
     usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     let key = key([2; 32]);
-    let certificate = params.signed_by(&key, &issuer).expect("it can be signed");
-    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let certificate = params.signed_by(&key, &issuer);
     (
-        authority.der().clone(),
-        certificate.der().clone(),
-        key.into(),
+        authority.expect("it can be signed"),
+        certificate.expect("it can be signed"),
+        key,
     )
+}
+
+/// The certificate and its key, as other programs read them (PEM).
+pub fn certificate_pem() -> String {
+    let (_, certificate, key) = issue();
+    certificate.pem() + &key.serialize_pem()
 }
 
 /// The Ed25519 key of this seed.

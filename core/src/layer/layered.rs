@@ -143,11 +143,12 @@ impl Layered {
         }
     }
 
-    /// The peer's transport has ended its direction. Without an end of the layer before it, which
-    /// cannot be forged on the way, the stream is truncated.
+    /// The peer's transport has ended its direction. If the layer [has](Layer::has_end) an end, which
+    /// cannot be forged on the way, and that has not come before, the stream is truncated.
     pub fn handle_fin<D: Framing>(&self, recv: &RecvHalf<D>, half: &mut SendHalf, now: Instant) {
         match self.layer.state() {
             LayerState::Ended => connection::handle_fin(recv, half, now),
+            LayerState::Open if !self.layer.has_end() => connection::handle_fin(recv, half, now),
             _ => half.handle_fin(CloseReason::Truncated, now),
         }
     }

@@ -52,6 +52,12 @@ pub trait Layer: Send {
     /// This side ends its direction, behind everything that was sent.
     fn handle_close(&mut self, wire: &mut Vec<u8>);
 
+    /// Whether it has an end of its own, such as `close_notify` of TLS, without which the stream is
+    /// truncated. Without one the FIN of the transport is the end.
+    fn has_end(&self) -> bool {
+        true
+    }
+
     /// Whether its handshake was completed, whatever has come after it.
     fn is_established(&self) -> bool;
 
@@ -95,6 +101,10 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
 
     fn handle_close(&mut self, wire: &mut Vec<u8>) {
         (**self).handle_close(wire);
+    }
+
+    fn has_end(&self) -> bool {
+        (**self).has_end()
     }
 
     fn is_established(&self) -> bool {

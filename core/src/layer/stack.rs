@@ -98,6 +98,10 @@ impl<O: Layer, I: Layer> Layer for Stack<O, I> {
         self.outer.handle_close(wire);
     }
 
+    fn has_end(&self) -> bool {
+        self.outer.has_end() || self.inner.has_end()
+    }
+
     fn is_established(&self) -> bool {
         self.outer.is_established() && self.inner.is_established()
     }
@@ -106,7 +110,9 @@ impl<O: Layer, I: Layer> Layer for Stack<O, I> {
         match (self.outer.state(), self.inner.state()) {
             (failed @ LayerState::Failed(_), _) => failed,
             (LayerState::Handshaking, _) => LayerState::Handshaking,
-            // Behind an outer end nothing follows; whether the inner one has ended in order, it says.
+            // Behind an outer end nothing follows; whether the inner one has ended in order, it says,
+            // if it can.
+            (LayerState::Ended, LayerState::Open) if !self.inner.has_end() => LayerState::Ended,
             (_, inner) => inner,
         }
     }

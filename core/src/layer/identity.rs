@@ -15,6 +15,7 @@ pub struct Identity {
     protocol: Option<&'static str>,
     cipher: Option<String>,
     certificates: Vec<Vec<u8>>,
+    is_resumed: bool,
     unique_id: Option<Vec<u8>>,
     checksum: Option<u32>,
 }
@@ -81,6 +82,17 @@ impl Identity {
     /// if it has shown none.
     pub fn certificates(&self) -> &[Vec<u8>] {
         &self.certificates
+    }
+
+    /// Whether the handshake went on with a session of before, so that certificates were not shown
+    /// again; [`certificates`](Self::certificates) has those of then.
+    pub const fn is_resumed(&self) -> bool {
+        self.is_resumed
+    }
+
+    /// For a layer: sets [`is_resumed`](Self::is_resumed).
+    pub fn set_resumed(&mut self, is_resumed: bool) {
+        self.is_resumed = is_resumed;
     }
 
     /// For a layer: sets [`certificates`](Self::certificates).

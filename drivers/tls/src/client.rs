@@ -5,9 +5,9 @@ use crate::files;
 use crate::layer::Tls;
 use crate::provider::provider;
 use cubenet_core::{Ends, Identity, Instant, Layer, LayerError, LayerState, MakeLayer};
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{UnbufferedClientConnection, WantsClientCert};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -109,10 +109,23 @@ pub fn client_config() -> Result<Arc<ClientConfig>, Error> {
 
 /// A configuration that trusts the authorities in a file (PEM), and shows no certificate.
 pub fn client_config_with_ca(path: impl AsRef<Path>) -> Result<Arc<ClientConfig>, Error> {
-    let roots: RootCertStore = files::roots(path.as_ref())?;
-    let config = ClientConfig::builder_with_provider(provider()?)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    Ok(Arc::new(trusting(path.as_ref())?.with_no_client_auth()))
+}
+
+/// A configuration that trusts the authorities in the file `ca`, and shows the certificate in these
+/// files (PEM) to a server that asks for one.
+pub fn client_config_with_certificate(
+    ca: impl AsRef<Path>,
+    certificate: impl AsRef<Path>,
+    key: impl AsRef<Path>,
+) -> Result<Arc<ClientConfig>, Error> {
+    let (chain, key) = files::identity(certificate.as_ref(), key.as_ref())?;
+    let config = trusting(ca.as_ref())?.with_client_auth_cert(chain, key)?;
     Ok(Arc::new(config))
+}
+
+fn trusting(ca: &Path) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+    Ok(ClientConfig::builder_with_provider(provider()?)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(files::roots(ca)?))
 }

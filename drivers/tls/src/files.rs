@@ -5,6 +5,7 @@ use crate::provider::provider;
 use crate::server::{ClientHello, ConfigSource};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::fmt;
 use std::io;
@@ -17,14 +18,39 @@ pub fn server_config(
     certificate: impl AsRef<Path>,
     key: impl AsRef<Path>,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let chain = certificates(certificate.as_ref())?;
-    let key_der = PrivateKeyDer::from_pem_file(&key)
-        .map_err(|error| file_error(key.as_ref(), error, "it has no private key (PEM)"))?;
-    let config = ServerConfig::builder_with_provider(provider()?)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key_der)?;
+    let config = read(certificate.as_ref(), key.as_ref(), None)?;
     Ok(Arc::new(config))
+}
+
+fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerConfig, Error> {
+    let provider = provider()?;
+    let (chain, key) = identity(certificate, key)?;
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let config = match client_ca {
+        None => config.with_no_client_auth(),
+        Some(path) => {
+            let authorities = Arc::new(roots(path)?);
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(authorities, provider).build();
+            let verifier = verifier.map_err(|error| Error::Config {
+                problem: error.to_string(),
+            })?;
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    Ok(config.with_single_cert(chain, key)?)
+}
+
+/// The certificate chain and the private key in these files.
+pub(crate) fn identity(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+    let chain = certificates(certificate)?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| file_error(key, error, "it has no private key (PEM)"))?;
+    Ok((chain, key))
 }
 
 /// A configuration that is read from files, and read again when the application says so. Clones are
@@ -33,35 +59,69 @@ pub fn server_config(
 pub struct CertificateFiles(Arc<Files>);
 
 struct Files {
-    certificate: PathBuf,
-    key: PathBuf,
-    change: Box<Change>,
+    paths: CertificateFilesBuilder,
     config: RwLock<Arc<ServerConfig>>,
 }
 
-type Change = dyn Fn(ServerConfig) -> ServerConfig + Send + Sync;
+/// Which files, and what is made of them; [`CertificateFiles::builder`] begins one.
+pub struct CertificateFilesBuilder {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    change: Option<Box<Change>>,
+}
+
+type Change = dyn Fn(&mut ServerConfig) + Send + Sync;
+
+impl CertificateFilesBuilder {
+    /// Clients must show a certificate of one of the authorities in this file (PEM).
+    #[must_use]
+    pub fn client_ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.client_ca = Some(path.into());
+        self
+    }
+
+    /// Changes the configuration that is made of the files, each time they are read: for instance
+    /// protocols (ALPN), or [`TicketKeys`](crate::TicketKeys).
+    #[must_use]
+    pub fn change(mut self, change: impl Fn(&mut ServerConfig) + Send + Sync + 'static) -> Self {
+        self.change = Some(Box::new(change));
+        self
+    }
+
+    /// Reads the files.
+    pub fn load(self) -> Result<CertificateFiles, Error> {
+        let config = RwLock::new(self.read()?);
+        let paths = self;
+        Ok(CertificateFiles(Arc::new(Files { paths, config })))
+    }
+
+    fn read(&self) -> Result<Arc<ServerConfig>, Error> {
+        let mut config = read(&self.certificate, &self.key, self.client_ca.as_deref())?;
+        if let Some(change) = &self.change {
+            change(&mut config);
+        }
+        Ok(Arc::new(config))
+    }
+}
 
 impl CertificateFiles {
     /// The certificate chain and the private key in these files (PEM).
     pub fn load(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Result<Self, Error> {
-        CertificateFiles::load_with(certificate, key, |config| config)
+        CertificateFiles::builder(certificate, key).load()
     }
 
-    /// The same, with changes to the configuration that is made of them, such as protocols (ALPN).
-    /// They are made again at each [`reload`](CertificateFiles::reload).
-    pub fn load_with(
+    /// The same, with more to say.
+    pub fn builder(
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
-        change: impl Fn(ServerConfig) -> ServerConfig + Send + Sync + 'static,
-    ) -> Result<Self, Error> {
-        let (certificate, key) = (certificate.into(), key.into());
-        let config = read(&certificate, &key, &change)?;
-        Ok(CertificateFiles(Arc::new(Files {
-            certificate,
-            key,
-            change: Box::new(change),
-            config: RwLock::new(config),
-        })))
+    ) -> CertificateFilesBuilder {
+        CertificateFilesBuilder {
+            certificate: certificate.into(),
+            key: key.into(),
+            client_ca: None,
+            change: None,
+        }
     }
 
     /// Reads the files again. Connections that begin from now on get what is in them; those that are
@@ -69,20 +129,14 @@ impl CertificateFiles {
     ///
     /// Blocks while it reads: not to be called in a callback.
     pub fn reload(&self) -> Result<(), Error> {
-        let files = &self.0;
-        let config = read(&files.certificate, &files.key, &files.change)?;
-        *files.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let config = self.0.paths.read()?;
+        *self
+            .0
+            .config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
-}
-
-fn read(
-    certificate: &Path,
-    key: &Path,
-    change: &impl Fn(ServerConfig) -> ServerConfig,
-) -> Result<Arc<ServerConfig>, Error> {
-    let config = server_config(certificate, key)?;
-    Ok(Arc::new(change(Arc::unwrap_or_clone(config))))
 }
 
 impl ConfigSource for CertificateFiles {
@@ -94,9 +148,16 @@ impl ConfigSource for CertificateFiles {
 
 impl fmt::Debug for CertificateFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.paths.fmt(f)
+    }
+}
+
+impl fmt::Debug for CertificateFilesBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CertificateFiles")
-            .field("certificate", &self.0.certificate)
-            .field("key", &self.0.key)
+            .field("certificate", &self.certificate)
+            .field("key", &self.key)
+            .field("client_ca", &self.client_ca)
             .finish_non_exhaustive()
     }
 }

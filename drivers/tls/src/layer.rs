@@ -3,13 +3,13 @@
 
 use crate::error::layer_error;
 use cubenet_core::{Identity, LayerError, LayerState};
-use rustls::CommonState;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
     UnbufferedStatus, WriteTraffic,
 };
+use rustls::{CommonState, HandshakeKind};
 
 /// The connection of a client or of a server.
 pub(crate) trait Side {
@@ -223,6 +223,7 @@ impl<S: Side> Tls<S> {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
             _ => "TLS",
         });
+        identity.set_resumed(common.handshake_kind() == Some(HandshakeKind::Resumed));
         if let Some(suite) = common.negotiated_cipher_suite()
             && let Some(name) = suite.suite().as_str()
         {

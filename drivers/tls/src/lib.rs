@@ -54,6 +54,13 @@
 //! and the protocols (ALPN) that the client asks for. So one listener can serve several names, and a
 //! certificate can be renewed without a restart.
 //!
+//! # Session tickets
+//!
+//! A client that comes back can show a ticket and save the exchange of certificates. Without more a
+//! process remembers the sessions of its own 256 last clients. [`TicketKeys`] seals sessions into the
+//! tickets instead, under keys of the application's, so that they are good at every process that has
+//! the keys, and after a restart. What is saved is small beside the key exchange, which stays.
+//!
 //! # What ends a connection
 //!
 //! - `close` sends `close_notify` behind everything that was sent. A peer that ends its stream without
@@ -82,15 +89,17 @@ mod files;
 mod layer;
 mod provider;
 mod server;
+mod tickets;
 
 #[cfg(feature = "platform")]
 pub use client::client_config;
-pub use client::{Client, client_config_with_ca};
+pub use client::{Client, client_config_with_ca, client_config_with_certificate};
 pub use error::Error;
-pub use files::{CertificateFiles, server_config};
+pub use files::{CertificateFiles, CertificateFilesBuilder, server_config};
 pub use rustls::crypto::CryptoProvider;
 pub use rustls::{ClientConfig, ServerConfig};
 pub use server::{ClientHello, ConfigSource, Server};
+pub use tickets::TicketKeys;
 
 /// The code in the README is compiled with the tests.
 #[cfg(doctest)]

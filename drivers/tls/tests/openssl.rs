@@ -39,11 +39,9 @@ fn openssl(arguments: &[&str]) -> Running {
 /// Connects OpenSSL to an echo server, has a message sent back, and returns what the server saw.
 fn echoed(authority: &Authority, certificate: &support::Issued, arguments: &[&str]) -> String {
     let network = network();
-    let change = |mut config: ServerConfig| {
-        config.alpn_protocols = vec![b"game/1".to_vec()];
-        config
-    };
-    let files = CertificateFiles::load_with(&certificate.certificate, &certificate.key, change);
+    let change = |config: &mut ServerConfig| config.alpn_protocols = vec![b"game/1".to_vec()];
+    let files = CertificateFiles::builder(&certificate.certificate, &certificate.key);
+    let files = files.change(change).load();
     let server = Reports::default();
     let options = ListenOptions::new().layer(Server::with_source(files.unwrap()));
     let address = server.listen_with(options, &network, Transport::Tcp, echo);

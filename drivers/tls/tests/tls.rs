@@ -7,13 +7,12 @@ use cubenet_tests::{
     Event, RawClient, Reports, echo, eventually, framed, ignore, network, network_with, pattern,
 };
 use cubenet_tls::{
-    CertificateFiles, Client, ClientConfig, ClientHello, Server, ServerConfig,
-    client_config_with_ca, server_config,
+    CertificateFiles, Client, ClientConfig, ClientHello, Server, ServerConfig, TicketKeys,
+    client_config_with_ca, client_config_with_certificate, server_config,
 };
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::pem::PemObject;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,32 +149,19 @@ fn each_side_can_require_a_certificate_and_see_it() {
     let authority = Authority::new();
     let network = network();
     let issued = authority.issue(NAME);
-    let provider = || Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&authority)), provider());
-    let chain = |issued: &Issued| vec![CertificateDer::from_pem_file(&issued.certificate).unwrap()];
-    let key = |issued: &Issued| PrivateKeyDer::from_pem_file(&issued.key).unwrap();
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier.build().unwrap())
-        .with_single_cert(chain(&issued), key(&issued))
-        .unwrap();
-    let (server, address) = Reports::listen_layered(&network, Server::new(Arc::new(config)), echo);
+    let files = CertificateFiles::builder(&issued.certificate, &issued.key);
+    let files = files.client_ca(authority.ca()).load().unwrap();
+    let (server, address) = Reports::listen_layered(&network, Server::with_source(files), echo);
     let player = authority.issue("player");
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots(&authority))
-        .with_client_auth_cert(chain(&player), key(&player))
-        .unwrap();
-    let known = Client::new(Arc::new(config), NAME).unwrap();
+    let config = client_config_with_certificate(authority.ca(), &player.certificate, &player.key);
+    let known = Client::new(config.unwrap(), NAME).unwrap();
     let (known, connection) = Reports::connect_layered(&network, address, known);
     connection.send(b"it is me").unwrap();
     known.opened();
     assert_eq!(known.received(), b"it is me");
     let identity = server.opened().identity().unwrap();
-    assert_eq!(identity.certificates(), [chain(&player)[0].to_vec()]);
+    let shown = CertificateDer::from_pem_file(&player.certificate).unwrap();
+    assert_eq!(identity.certificates(), [shown.to_vec()]);
     // One without is refused. In TLS 1.3 the client is through before it learns of that.
     let (unknown, _connection) = Reports::connect_layered(&network, address, client(&authority));
     eventually("the server has refused it", || {
@@ -267,11 +253,9 @@ fn protocols_are_agreed_on_by_alpn() {
             .collect()
     };
     let served = speaks(&["game/2", "game/1"]);
-    let change = move |mut config: ServerConfig| {
-        config.alpn_protocols.clone_from(&served);
-        config
-    };
-    let files = CertificateFiles::load_with(&issued.certificate, &issued.key, change).unwrap();
+    let change = move |config: &mut ServerConfig| config.alpn_protocols.clone_from(&served);
+    let files = CertificateFiles::builder(&issued.certificate, &issued.key).change(change);
+    let files = files.load().unwrap();
     let (server, address) = Reports::listen_layered(&network, Server::with_source(files), ignore);
     let speaking = |protocols| {
         let config = client_config_with_ca(authority.ca()).unwrap();
@@ -294,6 +278,68 @@ fn protocols_are_agreed_on_by_alpn() {
     let (reason, report) = client.failed();
     assert_eq!(reason, CloseReason::Handshake);
     assert!(report.ends_with("(ALPN) in common"), "{report}");
+}
+
+/// A server of a process of its own, as far as sessions go.
+fn sealing(issued: &Issued, keys: &TicketKeys) -> Server {
+    let keys = keys.clone();
+    let files = CertificateFiles::builder(&issued.certificate, &issued.key);
+    let files = files.change(move |config| keys.seal_sessions(config));
+    Server::with_source(files.load().unwrap())
+}
+
+#[test]
+fn a_session_goes_on_wherever_its_ticket_can_be_opened() {
+    let authority = Authority::new();
+    let network = network();
+    let issued = authority.issue(NAME);
+    let keys = TicketKeys::new([[1; 32]]).unwrap();
+    let others = TicketKeys::new([[1; 32], [9; 32]]).unwrap();
+    let (one, first) = Reports::listen_layered(&network, sealing(&issued, &keys), echo);
+    let (another, second) = Reports::listen_layered(&network, sealing(&issued, &others), echo);
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        keys.rotate([[1; 32]]).unwrap();
+        let client = with_versions(&authority, &[version]);
+        let resumed = |server: &Reports, address| {
+            let (client, connection) = Reports::connect_layered(&network, address, client.clone());
+            // Its answer comes behind the tickets.
+            connection.send(b"ticket, please").unwrap();
+            let here = client.opened().identity().unwrap();
+            assert_eq!(client.received(), b"ticket, please");
+            let there = server.opened().identity().unwrap();
+            assert_eq!(server.received(), b"ticket, please");
+            connection.close();
+            assert_eq!(server.closed(), CloseReason::Peer);
+            assert_eq!(here.is_resumed(), there.is_resumed());
+            assert_eq!(here.certificates().len(), 1);
+            here.is_resumed()
+        };
+        assert!(!resumed(&one, first), "{version:?}: it is new");
+        assert!(resumed(&one, first), "{version:?}: it has come back");
+        assert!(resumed(&another, second), "{version:?}: to another process");
+        // The key that sealed its ticket, behind a new one.
+        keys.rotate([[2; 32], [1; 32]]).unwrap();
+        assert!(resumed(&one, first), "{version:?}: the old key opens");
+        assert!(resumed(&one, first), "{version:?}: the new one does, too");
+        keys.rotate([[3; 32]]).unwrap();
+        assert!(!resumed(&one, first), "{version:?}: its key is gone");
+    }
+}
+
+#[test]
+fn keys_of_tickets_are_one_to_eight() {
+    for count in [0, 9] {
+        let error = TicketKeys::new(vec![[0; 32]; count]).unwrap_err();
+        assert!(error.to_string().contains("1 to 8"), "{error}");
+    }
+    let keys = TicketKeys::new([[7; 32]; 8]).unwrap();
+    assert!(keys.rotate([]).is_err());
+    assert!(
+        !format!("{keys:?}").contains('7'),
+        "nothing of them is shown"
+    );
+    let long = Duration::from_secs(8 * 24 * 60 * 60);
+    assert!(TicketKeys::with_lifetime([[0; 32]], long).is_err());
 }
 
 #[test]

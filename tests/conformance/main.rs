@@ -150,7 +150,7 @@ const WITHOUT_UNDER_WINE: [(&str, &[&str]); 2] = [
 fn cannot_be_shown(driver: &Driver, behaviour: &str) -> Option<&'static str> {
     let mut without = WITHOUT_UNDER_WINE.iter();
     let (reason, _) = without.find(|(_, behaviours)| behaviours.contains(&behaviour))?;
-    (is_wine() && driver.name == "mio").then_some(reason)
+    (is_wine() && driver.name.starts_with("mio")).then_some(reason)
 }
 
 impl Driver {

@@ -2,6 +2,7 @@
 //! and counts of what the process holds.
 
 pub mod allocation;
+pub mod authority;
 pub mod harness;
 mod late;
 pub mod layer;

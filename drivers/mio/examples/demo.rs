@@ -6,7 +6,10 @@
 mod support;
 
 use clap::Parser;
-use cubenet_mio::{Error, Handler, Link, Message, Network, Report, Transport};
+use cubenet_mio::{
+    ConnectOptions, Handler, Link, ListenOptions, Message, Network, Report, Transport,
+};
+use std::error::Error;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -22,10 +25,10 @@ impl Handler for Echo {
     }
 }
 
-fn serve() -> Result<(Network, [cubenet_mio::Listener; 2]), Error> {
+fn serve(tcp: ListenOptions) -> Result<(Network, [cubenet_mio::Listener; 2]), cubenet_mio::Error> {
     let network = Network::builder().start()?;
-    let tcp = network.listen(Transport::Tcp, "127.0.0.1:0", |_connection| Some(Echo))?;
-    let udp = network.listen(Transport::Udp, "127.0.0.1:0", |_connection| Some(Echo))?;
+    let tcp = network.listen_with(tcp, Transport::Tcp, "127.0.0.1:0", |_| Some(Echo))?;
+    let udp = network.listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))?;
     Ok((network, [tcp, udp]))
 }
 
@@ -48,6 +51,9 @@ struct Options {
     /// How long, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// TLS over TCP, with a certificate that is made for this.
+    #[arg(long)]
+    tls: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,27 +75,35 @@ fn main() -> ExitCode {
         Ok(true) => support::print::ended(ExitCode::SUCCESS),
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            complain!("{}", Report::new(&error));
+            complain!("{}", Report::new(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(options: &Options) -> Result<bool, Error> {
+fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let end = system::End::watch();
     let [tcp, udp] = bounded(options);
-    let (server, listeners) = serve()?;
+    let (mut of_server, mut of_client) = (ListenOptions::new(), ConnectOptions::new());
+    if options.tls {
+        let (server, client) = support::tls::of_our_own()?;
+        of_server = of_server.layer(server);
+        of_client = of_client.layer(client);
+    }
+    let (server, listeners) = serve(of_server)?;
     let clients = Network::builder().start()?;
     let memory_before = system::resident_bytes();
     complain!("connecting {tcp} TCP and {udp} UDP clients ...");
     let mut loads = Vec::new();
-    for (listener, connections) in listeners.iter().zip([tcp, udp]) {
+    let each = [(tcp, of_client), (udp, ConnectOptions::new())];
+    for (listener, (connections, options_of_connect)) in listeners.iter().zip(each) {
         let plan = Plan {
             transport: listener.transport(),
             address: listener.local_addr(),
             connections,
             window: options.window,
             size: options.size,
+            options: options_of_connect,
         };
         if connections > 0 {
             loads.push(Load::connect(&clients, &plan, &end)?);

@@ -6,11 +6,12 @@
 mod support;
 
 use clap::{Parser, ValueEnum};
-use cubenet_mio::{Error, Network, Report, Transport};
+use cubenet_mio::{Connection, ListenOptions, Network, Report, Transport};
+use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{echo::Echo, kept::OnHeap, system};
+use support::{echo::Echo, kept::OnHeap, system, tls::ServerOptions};
 
 /// Sends every message back to where it came from.
 #[derive(Parser)]
@@ -24,6 +25,8 @@ struct Options {
     /// Threads that serve; by default as many as there are processors.
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    tls: ServerOptions,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -39,14 +42,16 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => support::print::ended(ExitCode::SUCCESS),
         Err(error) => {
-            complain!("{}", Report::new(&error));
+            complain!("{}", Report::new(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(options: &Options) -> Result<(), Error> {
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let end = system::End::watch();
+    let offered = options.tls.load(&[])?;
+    offered.reload_on_hangup(&end);
     let mut builder = Network::builder();
     if let Some(workers) = options.workers {
         builder = builder.workers(workers);
@@ -54,9 +59,9 @@ fn run(options: &Options) -> Result<(), Error> {
     let network = builder.start()?;
     for (transport, choice) in [(Transport::Tcp, Choice::Tcp), (Transport::Udp, Choice::Udp)] {
         if options.transport == choice || options.transport == Choice::Both {
-            let listener = network.listen(transport, options.listen, |_connection| {
-                Some(Echo::<OnHeap>::default())
-            })?;
+            let of_listener = offered.layers(ListenOptions::new(), transport);
+            let accepted = |_: &Connection| Some(Echo::<OnHeap>::default());
+            let listener = network.listen_with(of_listener, transport, options.listen, accepted)?;
             say!("listening on {transport} {}", listener.local_addr());
         }
     }

@@ -6,11 +6,13 @@
 mod support;
 
 use clap::{Parser, ValueEnum};
-use cubenet_mio::{Error, Limits, Network, Report, Transport};
+use cubenet_mio::{Limits, Network, Report, Transport};
+use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use support::load::{Load, Outcome, Plan};
+use support::tls::ClientOptions;
 use support::{report, system};
 
 /// Keeps a window of messages on their way on each connection and verifies each answer.
@@ -39,6 +41,8 @@ struct Options {
     /// Threads that make the load.
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    #[command(flatten)]
+    tls: ClientOptions,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -66,6 +70,10 @@ fn main() -> ExitCode {
         complain!("--connections can be {allowed} at most: that many descriptors are allowed");
         return ExitCode::from(2);
     }
+    if options.tls.have_tls() && matches!(options.transport, Choice::Udp) {
+        complain!("TLS is over TCP: --server-name needs --transport tcp");
+        return ExitCode::from(2);
+    }
     match run(&options) {
         Ok(outcome) => {
             if options.json {
@@ -76,13 +84,13 @@ fn main() -> ExitCode {
             support::print::ended(ExitCode::from(u8::from(!outcome.is_good())))
         }
         Err(error) => {
-            complain!("{}", Report::new(&error));
+            complain!("{}", Report::new(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(options: &Options) -> Result<Outcome, Error> {
+fn run(options: &Options) -> Result<Outcome, Box<dyn Error>> {
     let plan = Plan {
         transport: match options.transport {
             Choice::Tcp => Transport::Tcp,
@@ -92,6 +100,7 @@ fn run(options: &Options) -> Result<Outcome, Error> {
         connections: options.connections,
         window: options.window,
         size: options.size,
+        options: options.tls.load()?,
     };
     let network = Network::builder().workers(options.workers).start()?;
     let end = system::End::watch();

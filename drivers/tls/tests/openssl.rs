@@ -1,14 +1,12 @@
 //! TLS with OpenSSL at the other end, which connects and which is connected to.
 
-mod support;
-
 use cubenet_mio::{CloseReason, ConnectOptions, ListenOptions, Transport};
+use cubenet_tests::authority::{Authority, Issued};
 use cubenet_tests::{Reports, echo, framed, have, ignore, network};
 use cubenet_tls::{CertificateFiles, Client, Server, ServerConfig, client_config_with_ca};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use support::Authority;
 
 const NAME: &str = "game.example";
 
@@ -37,7 +35,7 @@ fn openssl(arguments: &[&str]) -> Running {
 }
 
 /// Connects OpenSSL to an echo server, has a message sent back, and returns what the server saw.
-fn echoed(authority: &Authority, certificate: &support::Issued, arguments: &[&str]) -> String {
+fn echoed(authority: &Authority, certificate: &Issued, arguments: &[&str]) -> String {
     let network = network();
     let change = |config: &mut ServerConfig| config.alpn_protocols = vec![b"game/1".to_vec()];
     let files = CertificateFiles::builder(&certificate.certificate, &certificate.key);

@@ -1,8 +1,7 @@
 //! TLS on the mio driver, with both ends ours.
 
-mod support;
-
 use cubenet_mio::{CloseReason, Limits, Report, Timeout};
+use cubenet_tests::authority::{Authority, Issued};
 use cubenet_tests::{
     Event, RawClient, Reports, echo, eventually, framed, ignore, network, network_with, pattern,
 };
@@ -11,12 +10,11 @@ use cubenet_tls::{
     client_config_with_ca, client_config_with_certificate, server_config,
 };
 use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Authority, Issued};
 
 const NAME: &str = "game.example";
 

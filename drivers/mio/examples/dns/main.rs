@@ -13,16 +13,17 @@ mod zone;
 
 use clap::Parser;
 use cubenet_mio::{
-    Error, FullPolicy, Handler, Limits, Link, ListenOptions, Message, Network, Report, SendError,
+    FullPolicy, Handler, Limits, Link, ListenOptions, Message, Network, Report, SendError,
     Transport,
 };
 use domain::base::Name;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use support::system;
+use support::{system, tls::ServerOptions};
 use zone::Zone;
 
 /// Serves the zone in a master file (RFC 1035, section 5) on UDP and TCP.
@@ -40,6 +41,9 @@ struct Options {
     /// Threads that serve; by default as many as there are processors.
     #[arg(long)]
     workers: Option<usize>,
+    /// With TLS the server speaks DNS over TLS (RFC 7858), and plain DNS over UDP.
+    #[command(flatten)]
+    tls: ServerOptions,
 }
 
 /// One peer of the server.
@@ -85,14 +89,16 @@ fn main() -> ExitCode {
     match run(&options, &zone) {
         Ok(()) => support::print::ended(ExitCode::SUCCESS),
         Err(error) => {
-            complain!("{}", Report::new(&error));
+            complain!("{}", Report::new(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
+fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Box<dyn Error>> {
     let end = system::End::watch();
+    let offered = options.tls.load(&["dot"])?;
+    offered.reload_on_hangup(&end);
     let mut builder = Network::builder();
     if let Some(workers) = options.workers {
         builder = builder.workers(workers);
@@ -105,7 +111,7 @@ fn run(options: &Options, zone: &Arc<Zone>) -> Result<(), Error> {
         let limits = Limits::new()
             .with_full_policy(FullPolicy::EvictIdleFor(Duration::ZERO))
             .with_datagram_idle_timeout(Duration::from_secs(5));
-        let of_listener = ListenOptions::new().limits(limits);
+        let of_listener = offered.layers(ListenOptions::new().limits(limits), transport);
         let listener =
             network.listen_with(of_listener, transport, options.listen, move |connection| {
                 Some(Dns {

@@ -3,8 +3,8 @@
 
 use super::system::End;
 use cubenet_mio::{
-    CloseReason, ConnectError, Connection, Error, Handler, Link, Message, Network, SendError,
-    Transport, TransportError,
+    CloseReason, ConnectError, ConnectOptions, Connection, Error, Handler, Link, Message, Network,
+    Report, SendError, Transport, TransportError,
 };
 use hdrhistogram::Histogram;
 use std::cell::OnceCell;
@@ -32,6 +32,8 @@ pub struct Plan {
     pub window: usize,
     /// Bytes of a message.
     pub size: usize,
+    /// Such as TLS.
+    pub options: ConnectOptions,
 }
 
 /// A load under way: its connections and what they counted.
@@ -128,7 +130,8 @@ impl Load {
                 state: Arc::clone(&state),
                 counts: Arc::clone(&counts),
             };
-            let connection = network.connect(plan.transport, plan.address, |_| client)?;
+            let connection =
+                network.connect_with(&plan.options, plan.transport, plan.address, |_| client)?;
             clients.push((connection, state));
             while counts.finished_connects() + CONNECTS_AT_ONCE < clients.len() && !end.is_asked() {
                 sleep(Duration::from_millis(1));
@@ -327,7 +330,7 @@ impl Handler for Client {
 
     fn connect_failed(&mut self, error: ConnectError) {
         if self.counts.failed_connects.fetch_add(1, Relaxed) == 0 {
-            complain!("{error}");
+            complain!("{}", Report::new(&error));
         }
     }
 

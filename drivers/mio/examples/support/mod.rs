@@ -11,3 +11,4 @@ pub mod kept;
 pub mod load;
 pub mod report;
 pub mod system;
+pub mod tls;

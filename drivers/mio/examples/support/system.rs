@@ -22,51 +22,86 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * 4096)
 }
 
-/// Whether the process has been asked to end: SIGINT, SIGTERM, Ctrl-C.
+/// Whether the process has been asked to end: SIGINT, SIGTERM, Ctrl-C; or SIGHUP, if that is to do
+/// nothing else.
 #[derive(Clone)]
-pub struct End(Arc<(Mutex<bool>, Condvar)>);
+pub struct End(Arc<Signals>);
+
+#[derive(Default)]
+struct Signals {
+    asked: Mutex<bool>,
+    changed: Condvar,
+    /// What SIGHUP is to do.
+    hangup: Mutex<Option<Box<dyn Fn() + Send>>>,
+}
 
 impl End {
     /// Listens to that from now on, instead of ending at once. A second request ends it at once.
     pub fn watch() -> Self {
         let end = End(Arc::default());
-        let asked = end.clone();
-        let handler = move || {
-            let (flag, changed) = &*asked.0;
-            if std::mem::replace(&mut *lock(flag), true) {
-                // What a shell says of a process that was interrupted.
-                std::process::exit(130);
-            }
-            changed.notify_all();
-        };
-        if let Err(error) = ctrlc::set_handler(handler) {
+        if let Err(error) = end.listen() {
             complain!("cannot wait for signals: {error}");
         }
         end
     }
 
+    #[cfg(unix)]
+    fn listen(&self) -> std::io::Result<()> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+        let end = self.clone();
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                match &*lock(&end.0.hangup) {
+                    Some(does) if signal == SIGHUP => does(),
+                    _ => end.ask(),
+                }
+            }
+        });
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn listen(&self) -> Result<(), ctrlc::Error> {
+        let end = self.clone();
+        ctrlc::set_handler(move || end.ask())
+    }
+
+    fn ask(&self) {
+        if std::mem::replace(&mut *lock(&self.0.asked), true) {
+            // What a shell says of a process that was interrupted.
+            std::process::exit(130);
+        }
+        self.0.changed.notify_all();
+    }
+
+    /// From now on SIGHUP does this. There is no such thing on Windows.
+    pub fn on_hangup(&self, does: impl Fn() + Send + 'static) {
+        *lock(&self.0.hangup) = Some(Box::new(does));
+    }
+
     /// Whether the end was asked for.
     pub fn is_asked(&self) -> bool {
-        *lock(&self.0.0)
+        *lock(&self.0.asked)
     }
 
     /// Waits until the end is asked for.
     pub fn wait(&self) {
-        let (flag, changed) = &*self.0;
-        let asked = changed.wait_while(lock(flag), |asked| !*asked);
+        let Signals { asked, changed, .. } = &*self.0;
+        let asked = changed.wait_while(lock(asked), |asked| !*asked);
         drop(asked.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits so long, or until the end is asked for.
     pub fn wait_for(&self, time: Duration) {
-        let (flag, changed) = &*self.0;
-        let asked = changed.wait_timeout_while(lock(flag), time, |asked| !*asked);
+        let Signals { asked, changed, .. } = &*self.0;
+        let asked = changed.wait_timeout_while(lock(asked), time, |asked| !*asked);
         drop(asked.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-fn lock(flag: &Mutex<bool>) -> MutexGuard<'_, bool> {
-    flag.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes the library's events to stderr, as `RUST_LOG` asks; warnings, if it does not, or asks

@@ -1,5 +1,5 @@
 //! Real clients and servers of the same wire format, each as a process of its own, over
-//! loopback: Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver`, `dig` and `dnsperf`.
+//! loopback: Erlang's `{packet, 2}`, Twisted's `Int16StringReceiver`, `dig` and `dnsperf`; and over TLS.
 //!
 //! A tool that is absent is said to be, and its test passes; with `CUBENET_REQUIRE_TOOLS`
 //! set it fails.
@@ -8,6 +8,8 @@
 mod examples;
 mod process;
 mod server;
+#[cfg(unix)]
+mod tls;
 
 use crate::process::{Server, echo_server, example, text};
 use cubenet_core::{Decoder, Growing};

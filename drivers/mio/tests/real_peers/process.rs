@@ -35,11 +35,16 @@ impl Server {
             .unwrap_or_else(|_| panic!("no address: {line}"))
     }
 
+    /// Sends it this signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        let mut kill = Command::new("kill");
+        assert!(kill.args(["-s", name, &pid]).status().unwrap().success());
+    }
+
     /// Ends it as a user would, and returns what it printed.
     pub(crate) fn interrupt(mut self) -> Vec<String> {
-        let pid = self.process.id().to_string();
-        let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(killed.success());
+        self.signal("INT");
         let rest: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
         assert!(
             self.process.wait().unwrap().success(),

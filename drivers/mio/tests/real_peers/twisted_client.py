@@ -1,5 +1,7 @@
 """Twisted's Int16StringReceiver as a client: twisted_client.py PORT
 
+Over TLS: twisted_client.py AUTHORITY NAME PORT
+
 Sends messages of every awkward size to an echo server, in bulk and byte by byte.
 """
 
@@ -48,7 +50,14 @@ def fail(what):
         reactor.stop()
 
 
-point = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", int(sys.argv[1]))
+point = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", int(sys.argv[-1]))
+if len(sys.argv) > 2:
+    from twisted.internet import ssl
+
+    with open(sys.argv[1], encoding="ascii") as authority:
+        trusted = ssl.trustRootFromCertificates([ssl.Certificate.loadPEM(authority.read())])
+    options = ssl.optionsForClientTLS(sys.argv[2], trustRoot=trusted)
+    point = endpoints.wrapClientTLS(options, point)
 endpoints.connectProtocol(point, Client()).addErrback(fail)
 reactor.callLater(30, fail, "it took too long")
 reactor.run()

@@ -1,5 +1,7 @@
 """Twisted's Int16StringReceiver as an echo server, on a port that it prints.
 
+Over TLS: twisted_server.py CERTIFICATE KEY
+
 Ends with its input. A message `drip` makes it answer byte by byte from then on.
 """
 
@@ -45,7 +47,12 @@ def listening(port):
 
 
 factory = protocol.Factory.forProtocol(Echo)
-endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+if len(sys.argv) > 2:
+    certificate, key = sys.argv[1:]
+    description = f"ssl:0:interface=127.0.0.1:certKey={certificate}:privateKey={key}"
+    endpoint = endpoints.serverFromString(reactor, description)
+else:
+    endpoint = endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
 endpoint.listen(factory).addCallback(listening)
 stdio.StandardIO(UntilInputEnds())
 reactor.run()

@@ -1,7 +1,7 @@
 //! The layers of a stream, such as TLS, as its sending side keeps them under its lock.
 
 use crate::network::shared::NetworkShared;
-use crate::user::UserValue;
+use crate::user::{UserValue, catch_panic};
 use cubenet_core::{Identity, Layer, Layered};
 use std::cell::Cell;
 use std::io;
@@ -30,8 +30,8 @@ pub(crate) struct Layers {
     pub(super) layered: UserValue<Layered>,
     /// It counts as one that is in its handshake.
     permit: Option<HandshakePermit>,
-    /// What the handshake has shown.
-    pub(super) identity: Option<Arc<Identity>>,
+    /// The handshake is complete.
+    pub(super) is_established: bool,
 }
 
 impl Layers {
@@ -39,7 +39,7 @@ impl Layers {
         Layers {
             layered: UserValue::new(Layered::new(layer)),
             permit: Some(permit),
-            identity: None,
+            is_established: false,
         }
     }
 
@@ -48,9 +48,13 @@ impl Layers {
         self.permit = None;
     }
 
-    /// The handshake is complete.
-    pub(super) fn established(&mut self) {
-        self.identity = Some(Arc::new(self.layered.identity()));
+    /// What the handshake has shown, once it is complete. Made anew each time: most connections are
+    /// asked once, and it would take more memory than the rest.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        if !self.is_established {
+            return None;
+        }
+        catch_panic(|| self.layered.identity()).ok()
     }
 
     /// The connection is over.

@@ -138,7 +138,8 @@ impl StreamShared {
 
     /// What the handshake of the layers has shown.
     pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
-        self.lock().layers()?.identity.clone()
+        let identity = self.lock().layers()?.identity();
+        identity.map(Arc::new)
     }
 
     /// Delivers what was sent, then closes. The worker must look at it next.

@@ -149,7 +149,7 @@ impl Stream {
                 change(layered, recv, half, wire)
             })?;
             if established.is_some() {
-                send.layers()?.established();
+                send.layers()?.is_established = true;
             }
             established
         });

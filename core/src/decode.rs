@@ -66,6 +66,14 @@ impl<S: Storage> Decoder<S> {
         matches!(self.state, State::HalfHeader(_) | State::Payload { .. })
     }
 
+    /// The length that the frame declares which has begun and not ended, if its header has arrived.
+    pub const fn declared(&self) -> Option<usize> {
+        match self.state {
+            State::Payload { declared } => Some(declared as usize),
+            _ => None,
+        }
+    }
+
     /// Bytes of memory held for a partial frame, besides the decoder itself.
     pub fn footprint(&self) -> usize {
         self.storage.footprint()

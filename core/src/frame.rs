@@ -43,6 +43,22 @@ pub fn declared(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError>
     Ok(Some(usize::from(declared)))
 }
 
+/// What a peer seems to speak whose first frame would be of this length, if that is another protocol that
+/// is often sent to the wrong port: for a log.
+pub const fn looks_like(declared: usize) -> Option<&'static str> {
+    if declared > MAX_PAYLOAD {
+        return None;
+    }
+    // What would be its header is how these begin.
+    match &(declared as u16).to_be_bytes() {
+        b"\x16\x03" => Some("TLS"),
+        b"PR" | b"\r\n" => Some("the PROXY protocol"),
+        b"GE" | b"PO" | b"HE" => Some("HTTP"),
+        b"SS" => Some("SSH"),
+        _ => None,
+    }
+}
+
 /// How a peer can break the framing. The connection it happens on is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -118,6 +134,18 @@ impl fmt::Debug for Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_protocols_are_known_by_how_they_begin() {
+        let begins = |bytes: &[u8]| looks_like(declared(bytes, MAX_PAYLOAD).unwrap().unwrap());
+        assert_eq!(begins(b"\x16\x03\x01\x02\0"), Some("TLS"));
+        assert_eq!(begins(b"PROXY UNKNOWN\r\n"), Some("the PROXY protocol"));
+        assert_eq!(begins(b"\r\n\r\n\0"), Some("the PROXY protocol"));
+        assert_eq!(begins(b"HEAD / HTTP/1.0"), Some("HTTP"));
+        assert_eq!(begins(b"SSH-2.0-"), Some("SSH"));
+        assert_eq!(begins(b"\0\x05hello"), None);
+        assert_eq!(looks_like(0x1_1603), None);
+    }
 
     #[test]
     fn a_header_is_big_endian_and_counts_the_payload_alone() {

@@ -1,4 +1,4 @@
-//! What is checked of the core under any input. Each module is one property with a function
+//! What is checked of the core, and of layers, under any input. Each module is one property with a function
 //! `check(data: &[u8])` that panics if the bytes `data`, read as the module says, break it.
 //!
 //! The targets in `fuzz_targets/` hand these functions to libFuzzer; the tests replay the
@@ -7,9 +7,11 @@
 pub mod decode;
 pub mod demux;
 pub mod encode_decode;
+pub mod layer;
 pub mod lifecycle;
 pub mod model;
 pub mod pair;
+pub mod proxy;
 pub mod traffic;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -18,12 +20,14 @@ use arbitrary::{Arbitrary, Unstructured};
 pub type Check = fn(&[u8]);
 
 /// Every check, by the name of its target and of its corpus.
-pub const CHECKS: [(&str, Check); 6] = [
+pub const CHECKS: [(&str, Check); 8] = [
     ("decode", decode::check),
     ("encode_decode", encode_decode::check),
     ("lifecycle", lifecycle::check),
     ("demux", demux::check),
+    ("layer", layer::check),
     ("pair", pair::check),
+    ("proxy", proxy::check),
     ("traffic", traffic::check),
 ];
 

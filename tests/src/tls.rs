@@ -7,9 +7,11 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::RootCertStore;
+use rustls::client::Resumption;
 use rustls::crypto::{ActiveKeyExchange, GetRandomFailed, SecureRandom, SharedSecret};
 use rustls::crypto::{SupportedKxGroup, ring};
 use rustls::pki_types::{PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::TimeProvider;
 use rustls::{Error, NamedGroup, PeerMisbehaved};
 use std::sync::{Arc, Mutex};
@@ -26,20 +28,35 @@ pub struct Tls {
     pub server: Server,
     /// For connects.
     pub client: Client,
+    random: Option<&'static Seeded>,
 }
 
 impl Tls {
     /// As applications have it.
     pub fn new() -> Self {
         let provider = Arc::new(ring::default_provider());
-        Tls::with(
-            provider,
-            Arc::new(rustls::time_provider::DefaultTimeProvider),
-        )
+        let time = Arc::new(rustls::time_provider::DefaultTimeProvider);
+        Tls::with(provider, time, true)
     }
 
     /// Without chance: the same `seed`, the same bytes on the wire. Not secure.
     pub fn seeded(seed: u64) -> Self {
+        Tls::without_chance(seed, true)
+    }
+
+    /// The same, with no sessions that go on: a handshake does not depend on those before it.
+    pub fn forgetful(seed: u64) -> Self {
+        Tls::without_chance(seed, false)
+    }
+
+    /// From here on it is as if it were made with this seed.
+    pub fn reseed(&self, seed: u64) {
+        if let Some(Seeded(state)) = self.random {
+            *state.lock().expect("no thread panicked with it") = seed;
+        }
+    }
+
+    fn without_chance(seed: u64, remembers: bool) -> Self {
         // What the provider refers to has to live as long as the program. It is small.
         let random: &'static Seeded = Box::leak(Box::new(Seeded(Mutex::new(seed))));
         let group: &'static SeededGroup = Box::leak(Box::new(SeededGroup(random)));
@@ -48,30 +65,39 @@ impl Tls {
             secure_random: random,
             ..ring::default_provider()
         };
-        Tls::with(Arc::new(provider), Arc::new(OneMoment))
+        Tls {
+            random: Some(random),
+            ..Tls::with(Arc::new(provider), Arc::new(OneMoment), remembers)
+        }
     }
 
-    fn with(provider: Arc<CryptoProvider>, time: Arc<dyn TimeProvider>) -> Self {
+    fn with(provider: Arc<CryptoProvider>, time: Arc<dyn TimeProvider>, remembers: bool) -> Self {
         let (authority, certificate, key) = issue();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).expect("an authority");
         let versions = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time))
             .with_safe_default_protocol_versions();
-        let server = versions
+        let mut server = versions
             .expect("the provider has suites of both versions")
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key.into())
             .expect("a certificate with its key");
         let versions = ClientConfig::builder_with_details(provider, time)
             .with_safe_default_protocol_versions();
-        let client = versions
+        let mut client = versions
             .expect("the provider has suites of both versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        if !remembers {
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            server.send_tls13_tickets = 0;
+            client.resumption = Resumption::disabled();
+        }
         Tls {
             server: Server::new(Arc::new(server)),
             client: Client::new(Arc::new(client), NAME).expect("a name"),
+            random: None,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::close_reason::{CloseReason, Timeout};
 use crate::decode::Decoder;
-use crate::frame::FrameError;
+use crate::frame::{FrameError, looks_like};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::ring::{RingDecoder, RingFront};
@@ -186,6 +186,22 @@ impl<S: Storage> RecvHalf<Decoder<S>> {
     pub fn handle_delivered(&mut self, now: Instant) {
         self.last_input = now;
         self.decoder.release();
+    }
+
+    /// What the peer seems to speak instead, if its last frame began as another protocol does and the
+    /// connection closed for this reason in the middle of it: for a log.
+    pub const fn looks_like(&self, reason: CloseReason) -> Option<&'static str> {
+        let declared = match reason {
+            CloseReason::Protocol(FrameError::TooLong { declared, .. }) => Some(declared as usize),
+            CloseReason::Truncated | CloseReason::Reset | CloseReason::Timeout(_) => {
+                self.decoder.declared()
+            }
+            _ => None,
+        };
+        match declared {
+            Some(declared) => looks_like(declared),
+            None => None,
+        }
     }
 
     /// Bytes of memory held for a partial frame, besides the half itself.

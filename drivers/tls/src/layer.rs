@@ -55,6 +55,8 @@ pub(crate) struct Tls<S> {
     /// it in place, and knows where in it that is.
     held: Vec<u8>,
     is_open: bool,
+    /// This side has said that it ends.
+    is_closed: bool,
     has_ended: bool,
     error: Option<LayerError>,
 }
@@ -65,6 +67,7 @@ impl<S: Side> Tls<S> {
             side,
             held: Vec::new(),
             is_open: false,
+            is_closed: false,
             has_ended: false,
             error: None,
         }
@@ -81,7 +84,9 @@ impl<S: Side> Tls<S> {
         stream: &mut Vec<u8>,
         wire: &mut Vec<u8>,
     ) {
-        if self.error.is_some() || self.has_ended {
+        // Behind its own end nothing is received; and rustls, which takes `close_notify` for an alert,
+        // panics (with the assertions of debug builds) if it then has another to send.
+        if self.error.is_some() || self.has_ended || self.is_closed {
             return;
         }
         if self.held.is_empty() {
@@ -197,6 +202,8 @@ impl<S: Side> Tls<S> {
                 traffic.queue_close_notify(room)
             })
         });
+        self.is_closed = true;
+        self.held = Vec::new();
     }
 
     pub(crate) fn is_established(&self) -> bool {

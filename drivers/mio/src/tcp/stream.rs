@@ -3,7 +3,7 @@
 
 use crate::conn::info::Conn;
 use crate::conn::permit::Owned;
-use crate::log::debug;
+use crate::log::{debug, warn_limited};
 use crate::sys;
 use crate::tcp::link::StreamLink;
 use crate::tcp::send_state::failure;
@@ -449,6 +449,12 @@ impl Stream {
             return;
         }
         resources.closed(self.shared.info(), reason, failed.as_ref());
+        if !self.is_layered
+            && let Some(spoken) = self.recv.looks_like(reason)
+        {
+            let peer = self.shared.info().peer_addr();
+            warn_limited!(connection = %id, %peer, "the peer seems to speak {spoken}: this port is plain");
+        }
         if self.is_layered && resources.unasked.remove(&token).is_some() {
             // There is no handler.
             return;

@@ -110,3 +110,32 @@ fn an_interrupted_example_prints_what_it_has_seen() {
     }
     echo.interrupt();
 }
+
+#[test]
+fn whoever_speaks_another_protocol_to_a_plain_port_is_named_in_the_log() {
+    let mut echo = example("echo");
+    echo.args(["--listen", "127.0.0.1:0", "--transport", "tcp"]);
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut server = Server::start(echo.stderr(writer));
+    // Its copy of the end that is written to.
+    drop(echo);
+    let address = server.address();
+    let hello = [&[0x16, 3, 1, 2, 0, 1][..], &[0; 100]].concat();
+    for begins in [&hello[..], b"GET / HTTP/1.1\r\n\r\n", b"PROXY UNKNOWN\r\n"] {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(begins).expect("it is taken");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("it is open");
+        let _ = stream.read_to_end(&mut Vec::new());
+        // What is said of the same is bounded.
+        std::thread::sleep(Duration::from_millis(1_100));
+    }
+    server.interrupt();
+    let mut log = String::new();
+    reader.read_to_string(&mut log).expect("it has ended");
+    for spoken in ["TLS", "HTTP", "the PROXY protocol"] {
+        let line = format!("the peer seems to speak {spoken}: this port is plain");
+        assert!(log.contains(&line), "{log}");
+    }
+}

@@ -318,3 +318,64 @@ fn a_layer_that_panics_ends_its_connection_and_no_other() {
         (0, 2)
     );
 }
+
+/// A connection whose handshake the test completes when it likes: it has sent `early`.
+fn held_up(network: &Network) -> (Reports, Connection, RawClient) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (client, connection) = Reports::connect_layered(network, address, HELLO);
+    connection.send(b"early").unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let mut peer = RawClient { stream };
+    assert_eq!(peer.some(), b"hello");
+    (client, connection, peer)
+}
+
+#[test]
+fn a_handshake_that_is_completed_after_a_close_only_delivers_what_was_sent() {
+    let network = network();
+    let (client, connection, mut peer) = held_up(&network);
+    connection.close();
+    assert!(client.next_within(Duration::from_millis(50)).is_none());
+    peer.write(b"hello");
+    assert_eq!(peer.rest().0, [record(&framed(b"early")), end()].concat());
+    drop(peer);
+    // It was never open.
+    let (reason, _) = client.failed();
+    assert_eq!(reason, CloseReason::Local);
+    eventually("nothing is left", || {
+        let metrics = network.metrics();
+        (metrics.open, metrics.handshaking, metrics.queued_bytes) == (0, 0, 0)
+    });
+}
+
+#[test]
+fn a_handshake_that_is_completed_after_its_timeout_changes_nothing() {
+    let limits = Limits::new().with_handshake_timeout(Duration::from_millis(100));
+    let network = network_with(limits);
+    let (client, _connection, mut peer) = held_up(&network);
+    let (reason, _) = client.failed();
+    assert_eq!(reason, CloseReason::Timeout(Timeout::Handshake));
+    // Its socket may be gone already.
+    let _ = std::io::Write::write_all(&mut peer.stream, b"hello");
+    assert_eq!(peer.rest().0, b"");
+    client.nothing();
+    let metrics = network.metrics();
+    assert_eq!((metrics.open, metrics.handshaking), (0, 0));
+    assert_eq!((metrics.queued_bytes, metrics.connected), (0, 0));
+}
+
+#[test]
+fn a_handshake_that_is_completed_during_a_stop_delivers_what_was_sent() {
+    let network = network();
+    let (client, connection, mut peer) = held_up(&network);
+    let stops = network.clone();
+    let stopping = std::thread::spawn(move || stops.stop(Duration::from_secs(20)));
+    eventually("it closes", || connection.is_closed());
+    peer.write(b"hello");
+    assert_eq!(peer.rest().0, [record(&framed(b"early")), end()].concat());
+    drop(peer);
+    stopping.join().unwrap();
+    let (reason, _) = client.failed();
+    assert_eq!(reason, CloseReason::Local);
+}

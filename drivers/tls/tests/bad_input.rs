@@ -1,12 +1,16 @@
 //! What someone may send who does not mean well, or goes slowly, over TLS.
 
+use chacha20poly1305::ChaCha20Poly1305;
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use cubenet_mio::{CloseReason, Limits, Network, Timeout};
 use cubenet_tests::authority::{Authority, Issued};
 use cubenet_tests::{
     RawClient, Reports, echo, eventually, framed, ignore, network, network_with, pattern,
 };
 use cubenet_tls::{CertificateFiles, Client, Server, client_config_with_ca, server_config};
-use rustls::ClientConnection;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConnection, ConnectionTrafficSecrets};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -363,4 +367,118 @@ fn client_hello(name: &[u8]) -> Vec<u8> {
     .concat();
     let message = [&[1, 0][..], &with_len(&body)].concat();
     [&[22, 3, 1][..], &with_len(&message)].concat()
+}
+
+/// Records of TLS 1.3 as no implementation makes them: whatever they carry, under the keys of a
+/// connection.
+struct Forger {
+    cipher: ChaCha20Poly1305,
+    iv: [u8; 12],
+    number: u64,
+    raw: RawClient,
+}
+
+impl Forger {
+    /// Takes over the sending side of a connection that is open.
+    fn new(authority: &Authority, address: SocketAddr) -> Self {
+        let suite = rustls::crypto::ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
+        let provider = rustls::crypto::CryptoProvider {
+            cipher_suites: vec![suite],
+            ..rustls::crypto::ring::default_provider()
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = CertificateDer::from_pem_file(authority.ca()).unwrap();
+        roots.add(ca).unwrap();
+        let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.enable_secret_extraction = true;
+        let tls = ClientConnection::new(config.into(), NAME.try_into().unwrap()).unwrap();
+        let raw = RawClient::connect(address);
+        let mut wire = Wire { tls, raw };
+        wire.round_trip(b"hello");
+        let Wire { tls, raw } = wire;
+        let (number, secrets) = tls.dangerous_extract_secrets().unwrap().tx;
+        let ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } = secrets else {
+            panic!("the suite was agreed on");
+        };
+        Forger {
+            cipher: ChaCha20Poly1305::new_from_slice(key.as_ref()).unwrap(),
+            iv: iv.as_ref().try_into().unwrap(),
+            number,
+            raw,
+        }
+    }
+
+    /// A record with this, and so many zeros behind it.
+    fn record(&mut self, payload: &[u8], padding: usize) -> Vec<u8> {
+        let mut nonce = self.iv;
+        for (byte, of_number) in nonce[4..].iter_mut().zip(self.number.to_be_bytes()) {
+            *byte ^= of_number;
+        }
+        self.number += 1;
+        // What it carries, its kind, and the padding; and a tag of 16 bytes.
+        let inner = [payload, &[23], &vec![0; padding]].concat();
+        let len = (inner.len() + 16) as u16;
+        let header = [&[23, 3, 3][..], &len.to_be_bytes()].concat();
+        let sealed = Payload {
+            msg: &inner,
+            aad: &header,
+        };
+        let sealed = self.cipher.encrypt(&nonce.into(), sealed).unwrap();
+        [header, sealed].concat()
+    }
+}
+
+#[test]
+fn records_may_be_empty_or_padded() {
+    let authority = Authority::new();
+    let network = network();
+    let (server, address) = echoing(&network, &authority);
+    let mut forger = Forger::new(&authority, address);
+    greeted(&server);
+    let mut sent = Vec::new();
+    for byte in framed(b"in pieces") {
+        sent.extend(forger.record(b"", 0));
+        sent.extend(forger.record(&[byte], 100));
+        sent.extend(forger.record(b"", 5_000));
+    }
+    forger.raw.write(&sent);
+    assert_eq!(server.received(), b"in pieces");
+    // So many in a row, the last of before included, and no more.
+    for (row, passes) in [(31, true), (32, true), (33, false)] {
+        let empty: Vec<_> = (0..row).flat_map(|_| forger.record(b"", 0)).collect();
+        let behind = forger.record(&framed(b"behind"), 0);
+        forger.raw.write(&[empty, behind].concat());
+        if passes {
+            assert_eq!(server.received(), b"behind");
+        }
+    }
+    forger.raw.rest();
+    drop(forger);
+    assert_eq!(server.closed(), CloseReason::Layer);
+}
+
+#[test]
+fn empty_records_keep_no_connection_alive() {
+    let authority = Authority::new();
+    let limits = Limits::new().with_stream_idle_timeout(Duration::from_millis(500));
+    let network = network_with(limits);
+    let (server, address) = echoing(&network, &authority);
+    let mut forger = Forger::new(&authority, address);
+    greeted(&server);
+    let began = Instant::now();
+    while network
+        .metrics()
+        .closed(CloseReason::Timeout(Timeout::Idle))
+        == 0
+    {
+        assert!(began.elapsed() < cubenet_tests::PATIENCE);
+        let empty = forger.record(b"", 0);
+        let _ = forger.raw.stream.write_all(&empty);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(server.closed(), CloseReason::Timeout(Timeout::Idle));
 }

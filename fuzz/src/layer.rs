@@ -1,7 +1,7 @@
-//! Two ends of TLS, and someone on the wire between them who delivers in any pieces, flips bytes, drops,
-//! repeats and inserts some, while either side sends and closes.
+//! Two ends of TLS, and an attacker on the wire between them, which delivers in any pieces, flips bytes,
+//! drops, repeats and inserts some, while either side sends and closes.
 //!
-//! Whatever he does, what a side receives is the beginning of what the other has sent. As long as he
+//! In any case what a side receives is the beginning of what the other has sent. As long as the attacker
 //! only delivers, a side that has not closed itself receives all of it, and ends if and only if the
 //! other has closed.
 

@@ -15,8 +15,9 @@ use cubenet_mio::{
 };
 pub use late::{Late, late};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -402,6 +403,19 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A port of loopback for a program that cannot be given a socket. It is below those that the system
+/// gives to others, and no other test of this process gets the same.
+pub fn unused_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let own = (std::process::id() % 1_000) as u16 * 10;
+        let port = 20_000 + (own + NEXT.fetch_add(1, Relaxed)) % 10_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use rustls::crypto::{SupportedKxGroup, ring};
 use rustls::pki_types::{PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::time_provider::TimeProvider;
-use rustls::{Error, NamedGroup, PeerMisbehaved};
+use rustls::{Connection, Error, NamedGroup, PeerMisbehaved};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -28,6 +28,7 @@ pub struct Tls {
     pub server: Server,
     /// For connects.
     pub client: Client,
+    configs: (Arc<ServerConfig>, Arc<ClientConfig>),
     random: Option<&'static Seeded>,
 }
 
@@ -47,6 +48,19 @@ impl Tls {
     /// The same, with no sessions that go on: a handshake does not depend on those before it.
     pub fn forgetful(seed: u64) -> Self {
         Tls::without_chance(seed, false)
+    }
+
+    /// A server's side of one connection, of rustls itself.
+    pub fn raw_server(&self) -> Connection {
+        let side = rustls::ServerConnection::new(Arc::clone(&self.configs.0));
+        side.expect("the configuration fits").into()
+    }
+
+    /// A client's side of one connection, of rustls itself.
+    pub fn raw_client(&self) -> Connection {
+        let name = NAME.try_into().expect("a name");
+        let side = rustls::ClientConnection::new(Arc::clone(&self.configs.1), name);
+        side.expect("the configuration fits").into()
     }
 
     /// From here on it is as if it were made with this seed.
@@ -94,9 +108,11 @@ impl Tls {
             server.send_tls13_tickets = 0;
             client.resumption = Resumption::disabled();
         }
+        let configs = (Arc::new(server), Arc::new(client));
         Tls {
-            server: Server::new(Arc::new(server)),
-            client: Client::new(Arc::new(client), NAME).expect("a name"),
+            server: Server::new(Arc::clone(&configs.0)),
+            client: Client::new(Arc::clone(&configs.1), NAME).expect("a name"),
+            configs,
             random: None,
         }
     }

@@ -188,8 +188,9 @@ impl<S: Storage> RecvHalf<Decoder<S>> {
         self.decoder.release();
     }
 
-    /// What the peer seems to speak instead, if its last frame began as another protocol does and the
-    /// connection closed for this reason in the middle of it: for a log.
+    /// What the peer seems to speak instead, if the frame that has begun did so as another protocol does
+    /// and the connection closed for this reason in the middle of it: for a log, about a connection of
+    /// which no message has come.
     pub const fn looks_like(&self, reason: CloseReason) -> Option<&'static str> {
         let declared = match reason {
             CloseReason::Protocol(FrameError::TooLong { declared, .. }) => Some(declared as usize),

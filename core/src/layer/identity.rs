@@ -30,8 +30,8 @@ macro_rules! part {
         }
 
         #[doc = concat!("For a layer: sets [`", stringify!($get), "`](Self::", stringify!($get), ").")]
-        pub fn $set(&mut self, value: $type) {
-            self.$get = Some(value);
+        pub fn $set(&mut self, value: impl Into<Option<$type>>) {
+            self.$get = value.into();
         }
     };
 }

@@ -180,6 +180,7 @@ impl Layered {
         if half.state().is_handshaking() {
             self.layer.handle_timeout(now);
             if let LayerState::Failed(_) = self.layer.state() {
+                self.pending = Vec::new();
                 half.handle_layer_failure(now);
             }
         }

@@ -5,6 +5,7 @@ use crate::storage::Growing;
 use crate::{CloseReason, Limits};
 use alloc::boxed::Box;
 use alloc::vec;
+use std::borrow::ToOwned;
 use std::string::ToString;
 use std::time::Duration;
 
@@ -345,10 +346,10 @@ fn an_identity_has_what_the_layers_have_shown() {
     let client = ([192, 0, 2, 1], 4).into();
     identity.set_client_addr(client);
     identity.set_server_addr(client);
-    identity.set_server_name("a.example".into());
+    identity.set_server_name("a.example".to_owned());
     identity.set_alpn(b"game".to_vec());
     identity.set_protocol("TLS 1.3");
-    identity.set_cipher("TLS13_AES_128_GCM_SHA256".into());
+    identity.set_cipher("TLS13_AES_128_GCM_SHA256".to_owned());
     identity.set_certificates(vec![vec![1]]);
     assert_eq!(identity.client_addr(), Some(client));
     assert_eq!(identity.server_addr(), Some(client));

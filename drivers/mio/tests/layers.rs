@@ -379,3 +379,60 @@ fn a_handshake_that_is_completed_during_a_stop_delivers_what_was_sent() {
     let (reason, _) = client.failed();
     assert_eq!(reason, CloseReason::Local);
 }
+
+#[test]
+fn what_waited_for_the_handshake_makes_room_when_it_leaves() {
+    let limits = Limits::new()
+        .with_max_message(1_000)
+        .with_max_datagram(1_000);
+    let limits = limits.with_max_queued(3_000).with_low_watermark(1_000);
+    let network = network_with(limits);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (client, connection) = Reports::connect_layered(&network, address, HELLO);
+    while connection.send(pattern(1_000)).is_ok() {}
+    assert!(connection.queued() > 2_000);
+    let (stream, _) = listener.accept().unwrap();
+    let mut peer = RawClient { stream };
+    peer.write(b"hello");
+    client.opened();
+    assert!(matches!(client.next(), Event::Writable));
+    eventually("it has left", || connection.queued() == 0);
+    assert_eq!(network.metrics().queued_bytes, 0);
+    connection.send(b"again").unwrap();
+    drop(peer);
+}
+
+#[test]
+fn a_layer_that_gives_up_does_so_at_once_though_something_waits() {
+    let network = network();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = listener.local_addr().unwrap();
+    let impatient = HELLO.with_patience(Duration::from_millis(100));
+    let (client, connection) = Reports::connect_layered(&network, there, impatient);
+    connection.send(b"never").unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let mut peer = RawClient { stream };
+    // Its greeting, and an end in order.
+    assert_eq!(peer.rest(), (b"hello".to_vec(), true));
+    drop(peer);
+    assert_eq!(client.failed().0, CloseReason::Handshake);
+    eventually("nothing is left", || network.metrics().queued_bytes == 0);
+}
+
+#[test]
+fn an_end_or_an_error_right_behind_the_handshake_is_noticed() {
+    let network = network();
+    for (behind, reason) in [
+        (end(), CloseReason::Peer),
+        (0xffff_u16.to_be_bytes().to_vec(), CloseReason::Layer),
+    ] {
+        let (server, address) = listening(&network, ignore);
+        let mut peer = RawClient::connect(address);
+        peer.write(&[&b"hello"[..], &behind].concat());
+        server.opened();
+        peer.rest();
+        drop(peer);
+        assert_eq!(server.closed(), reason);
+    }
+}

@@ -1,10 +1,13 @@
 //! The layer of a listener behind a proxy.
 
-use crate::header::{LONGEST_VERSION_1, VERSION_1, checksum, may_begin_with};
+use crate::header::{
+    LONGEST_FIELD, LONGEST_ID, LONGEST_VERSION_1, VERSION_1, checksum, may_begin_with,
+};
 use cubenet_core::address::Prefix;
 use cubenet_core::{Ends, Identity, Instant, Layer, LayerError, LayerState, MakeLayer};
 use proxy_header::{Error, ParseConfig, ProxyHeader, Tlv};
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,9 +18,9 @@ use std::time::Duration;
 /// What it says is in the connection's [`Identity`]: [`client_addr`](Identity::client_addr),
 /// [`server_addr`](Identity::server_addr), and from version 2 [`server_name`](Identity::server_name),
 /// [`alpn`](Identity::alpn), [`unique_id`](Identity::unique_id) and [`checksum`](Identity::checksum).
-/// A proxy that connects for itself, for instance to see whether the server is well (`LOCAL`,
-/// `UNKNOWN`), has no client's address. A layer behind it, such as TLS, has the last word on what both
-/// know.
+/// IPv4 addresses that are sent as IPv6 are IPv4 here. A proxy that connects for itself, for instance to
+/// see whether the server is well (`LOCAL`, `UNKNOWN`), and one whose client has no IP address, give no
+/// `client_addr`. TLS behind it has the last word on the server's name and the protocol.
 #[derive(Clone, Debug)]
 pub struct AcceptProxy {
     trusted: Arc<[Prefix]>,
@@ -78,7 +81,7 @@ struct Accepting {
     /// What has arrived of the header.
     held: Vec<u8>,
     /// What it says.
-    header: Option<Box<Identity>>,
+    header: Option<Box<Header>>,
     error: Option<LayerError>,
 }
 
@@ -97,10 +100,10 @@ impl Layer for Accepting {
         self.held.extend_from_slice(input);
         match read(&self.held) {
             Ok(None) => {}
-            Ok(Some((identity, len))) => {
+            Ok(Some((header, len))) => {
                 stream.extend_from_slice(&self.held[len..]);
                 self.held = Vec::new();
-                self.header = Some(Box::new(identity));
+                self.header = Some(Box::new(header));
             }
             Err(problem) => {
                 self.held = Vec::new();
@@ -149,15 +152,50 @@ impl Layer for Accepting {
     }
 
     fn identify(&self, identity: &mut Identity) {
-        if let Some(header) = &self.header {
-            identity.clone_from(header);
-        }
+        let Some(header) = &self.header else {
+            return;
+        };
+        identity.set_client_addr(header.client_addr);
+        identity.set_server_addr(header.server_addr);
+        identity.set_server_name(header.server_name.clone());
+        identity.set_alpn(header.alpn.clone());
+        identity.set_unique_id(header.unique_id.clone());
+        identity.set_checksum(header.checksum);
+    }
+}
+
+/// What a header says.
+#[derive(Default)]
+struct Header {
+    client_addr: Option<SocketAddr>,
+    server_addr: Option<SocketAddr>,
+    server_name: Option<String>,
+    alpn: Option<Vec<u8>>,
+    unique_id: Option<Vec<u8>>,
+    checksum: Option<u32>,
+}
+
+/// An address as the rest of the library has it: IPv4, if it is that in the clothes of IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// That a field is no longer than it may be.
+fn bounded<T: AsRef<[u8]>>(field: T, limit: usize) -> Result<T, String> {
+    match field.as_ref().len() {
+        len if len > limit => Err(format!(
+            "a field of the PROXY header has {len} bytes, and may have {limit}"
+        )),
+        _ => Ok(field),
     }
 }
 
 /// Reads the header that these bytes begin with, and says how long it is. `None` if more of it is to
 /// come.
-fn read(bytes: &[u8]) -> Result<Option<(Identity, usize)>, String> {
+fn read(bytes: &[u8]) -> Result<Option<(Header, usize)>, String> {
     if !may_begin_with(bytes) {
         let mut problem = "the peer begins with something else than a PROXY header: ".to_owned();
         for byte in bytes.iter().take(8) {
@@ -176,24 +214,27 @@ fn read(bytes: &[u8]) -> Result<Option<(Identity, usize)>, String> {
     if is_version_1 && len > LONGEST_VERSION_1 {
         return Err("the PROXY header is longer than version 1 allows".to_owned());
     }
-    let mut identity = Identity::default();
+    let mut said = Header::default();
     if let Some(addresses) = header.proxied_address() {
-        identity.set_client_addr(addresses.source);
-        identity.set_server_addr(addresses.destination);
+        said.client_addr = Some(canonical(addresses.source));
+        said.server_addr = Some(canonical(addresses.destination));
     }
     for field in header.tlvs() {
         match field.map_err(|_| "a field of the PROXY header is malformed".to_owned())? {
-            Tlv::Authority(name) => identity.set_server_name(name.into_owned()),
-            Tlv::Alpn(alpn) => identity.set_alpn(alpn.into_owned()),
-            Tlv::UniqueId(id) => identity.set_unique_id(id.into_owned()),
+            Tlv::Authority(name) => {
+                bounded(name.as_bytes(), LONGEST_FIELD)?;
+                said.server_name = Some(name.into_owned());
+            }
+            Tlv::Alpn(alpn) => said.alpn = Some(bounded(alpn.into_owned(), LONGEST_FIELD)?),
+            Tlv::UniqueId(id) => said.unique_id = Some(bounded(id.into_owned(), LONGEST_ID)?),
             Tlv::Crc32c(sent) => {
                 if checksum(&bytes[..len]) != Some(sent) {
                     return Err("the checksum of the PROXY header is wrong".to_owned());
                 }
-                identity.set_checksum(sent);
+                said.checksum = Some(sent);
             }
             _ => {}
         }
     }
-    Ok(Some((identity, len)))
+    Ok(Some((said, len)))
 }

@@ -8,6 +8,10 @@ pub(crate) const VERSION_1: &[u8] = b"PROXY ";
 pub(crate) const VERSION_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest header of version 1, in bytes.
 pub(crate) const LONGEST_VERSION_1: usize = 107;
+/// The longest name and protocol that are sent or taken, in bytes.
+pub(crate) const LONGEST_FIELD: usize = 255;
+/// The longest id of a connection, by the protocol.
+pub(crate) const LONGEST_ID: usize = 128;
 /// What comes before the addresses of version 2: its beginning, a command, a family, a length.
 const FIXED: usize = 16;
 /// The type of the field with the checksum.

@@ -33,9 +33,9 @@
 //! The header comes first, before TLS: `AcceptProxy::new(prefixes).then(server)`, with
 //! [`MakeLayer::then`](cubenet_core::MakeLayer::then).
 //!
-//! # Whom to believe
+//! # Which proxies are trusted
 //!
-//! Whoever can reach the listener can claim to be any client. So headers are only accepted from the
+//! Any peer that reaches the listener can claim to be any client. So headers are only accepted from the
 //! prefixes that the application names; a connection from elsewhere is reset before anything of it is
 //! read, and [counted](AcceptProxy::untrusted). A proxy must send the header on every connection; one
 //! without it is closed with [`Handshake`](cubenet_core::CloseReason::Handshake).

@@ -1,13 +1,10 @@
 //! The layer of a connect that goes to a server behind the protocol.
 
-use crate::header::checksum;
+use crate::header::{LONGEST_FIELD, LONGEST_ID, checksum};
 use cubenet_core::{Ends, Instant, Layer, LayerState, MakeLayer};
 use proxy_header::{ProxiedAddress, ProxyHeader, Tlv};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-
-/// The longest field that is sent, in bytes.
-const LONGEST_FIELD: usize = 255;
 
 /// For a connect in the name of a client, to be given to `ConnectOptions::layer`: sends a header of the
 /// PROXY protocol, and then what the application sends. The connection is open at once; nothing is
@@ -66,9 +63,9 @@ impl SendProxy {
 
     /// With what this side calls the connection by, up to 128 bytes.
     pub fn unique_id(self, id: &[u8]) -> Result<Self, FieldError> {
-        let len = id.len();
-        if len > 128 {
-            return Err(FieldError { len, limit: 128 });
+        let (len, limit) = (id.len(), LONGEST_ID);
+        if len > limit {
+            return Err(FieldError { len, limit });
         }
         self.field(Tlv::UniqueId(id.to_vec().into()), len)
     }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::provider::provider;
 use crate::server::{ClientHello, ConfigSource};
+use crate::tickets::TicketKeys;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -68,6 +69,7 @@ pub struct CertificateFilesBuilder {
     certificate: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
+    tickets: Option<TicketKeys>,
     change: Option<Box<Change>>,
 }
 
@@ -81,8 +83,16 @@ impl CertificateFilesBuilder {
         self
     }
 
+    /// Seals sessions into tickets with these keys. A ticket is good wherever the keys are, and the
+    /// file of [`client_ca`](Self::client_ca) has the same authorities.
+    #[must_use]
+    pub fn tickets(mut self, keys: TicketKeys) -> Self {
+        self.tickets = Some(keys);
+        self
+    }
+
     /// Changes the configuration that is made of the files, each time they are read: for instance
-    /// protocols (ALPN), or [`TicketKeys`](crate::TicketKeys).
+    /// protocols (ALPN).
     #[must_use]
     pub fn change(mut self, change: impl Fn(&mut ServerConfig) + Send + Sync + 'static) -> Self {
         self.change = Some(Box::new(change));
@@ -98,6 +108,16 @@ impl CertificateFilesBuilder {
 
     fn read(&self) -> Result<Arc<ServerConfig>, Error> {
         let mut config = read(&self.certificate, &self.key, self.client_ca.as_deref())?;
+        if let Some(keys) = &self.tickets {
+            let mut scope = Vec::new();
+            if let Some(path) = &self.client_ca {
+                scope.push(1);
+                for authority in certificates(path)? {
+                    scope.extend_from_slice(&authority);
+                }
+            }
+            keys.seal_sessions(&mut config, scope);
+        }
         if let Some(change) = &self.change {
             change(&mut config);
         }
@@ -120,6 +140,7 @@ impl CertificateFiles {
             certificate: certificate.into(),
             key: key.into(),
             client_ca: None,
+            tickets: None,
             change: None,
         }
     }

@@ -231,14 +231,11 @@ impl<S: Side> Tls<S> {
             _ => "TLS",
         });
         identity.set_resumed(common.handshake_kind() == Some(HandshakeKind::Resumed));
-        if let Some(suite) = common.negotiated_cipher_suite()
-            && let Some(name) = suite.suite().as_str()
-        {
-            identity.set_cipher(name.to_owned());
-        }
-        if let Some(alpn) = common.alpn_protocol() {
-            identity.set_alpn(alpn.to_vec());
-        }
+        // What this has not agreed on was not agreed on, whatever a layer before it has said.
+        let suite = common.negotiated_cipher_suite();
+        let suite = suite.and_then(|suite| suite.suite().as_str());
+        identity.set_cipher(suite.map(str::to_owned));
+        identity.set_alpn(common.alpn_protocol().map(<[u8]>::to_vec));
         if let Some(certificates) = common.peer_certificates() {
             let certificates = certificates.iter().map(|one| one.to_vec());
             identity.set_certificates(certificates.collect());

@@ -207,9 +207,7 @@ impl Layer for ServerLayer {
     }
 
     fn identify(&self, identity: &mut Identity) {
-        if let Some(name) = &self.server_name {
-            identity.set_server_name(name.to_string());
-        }
+        identity.set_server_name(self.server_name.as_deref().map(str::to_owned));
         if let Stage::Tls(tls) = &self.stage {
             tls.identify(identity);
         }

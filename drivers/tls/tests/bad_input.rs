@@ -92,9 +92,9 @@ fn a_handshake_may_come_byte_by_byte_and_may_not_take_for_ever() {
     }
     slow.round_trip(b"hello");
     greeted(&server);
+    let began = Instant::now();
     let mut slower = Wire::new(&authority, address);
     let hello = slower.unsent();
-    let began = Instant::now();
     let mut sent = hello.chunks(1);
     let late = CloseReason::Timeout(Timeout::Handshake);
     while network.metrics().closed(late) == 0 {
@@ -103,7 +103,7 @@ fn a_handshake_may_come_byte_by_byte_and_may_not_take_for_ever() {
         let _ = sent.next().map(|byte| slower.raw.stream.write_all(byte));
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert!(began.elapsed() >= Duration::from_millis(1_990));
 }
 
 #[test]
@@ -478,7 +478,8 @@ fn empty_records_keep_no_connection_alive() {
         assert!(began.elapsed() < cubenet_tests::PATIENCE);
         let empty = forger.record(b"", 0);
         let _ = forger.raw.stream.write_all(&empty);
-        std::thread::sleep(Duration::from_millis(20));
+        // Fewer than may come in a row, however late it is closed.
+        std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(server.closed(), CloseReason::Timeout(Timeout::Idle));
 }

@@ -2,10 +2,10 @@
 
 use cubenet_mio::{CloseReason, ConnectOptions, ListenOptions, Transport};
 use cubenet_tests::authority::{Authority, Issued};
-use cubenet_tests::{Reports, echo, framed, have, ignore, network};
+use cubenet_tests::{Reports, echo, framed, have, ignore, network, unused_port};
 use cubenet_tls::{CertificateFiles, Client, Server, ServerConfig, client_config_with_ca};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 const NAME: &str = "game.example";
@@ -108,10 +108,7 @@ fn we_connect_to_openssl() {
     }
     let authority = Authority::new();
     let issued = authority.issue(NAME);
-    // A port that was free a moment ago.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = SocketAddr::from(([127, 0, 0, 1], unused_port()));
     for version in ["-tls1_3", "-tls1_2"] {
         let to = address.to_string();
         // Sends back each line reversed.

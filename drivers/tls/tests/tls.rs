@@ -280,9 +280,7 @@ fn protocols_are_agreed_on_by_alpn() {
 
 /// A server of a process of its own, as far as sessions go.
 fn sealing(issued: &Issued, keys: &TicketKeys) -> Server {
-    let keys = keys.clone();
-    let files = CertificateFiles::builder(&issued.certificate, &issued.key);
-    let files = files.change(move |config| keys.seal_sessions(config));
+    let files = CertificateFiles::builder(&issued.certificate, &issued.key).tickets(keys.clone());
     Server::with_source(files.load().unwrap())
 }
 
@@ -322,6 +320,47 @@ fn a_session_goes_on_wherever_its_ticket_can_be_opened() {
         keys.rotate([[3; 32]]).unwrap();
         assert!(!resumed(&one, first), "{version:?}: its key is gone");
     }
+}
+
+#[test]
+fn a_session_does_not_get_around_the_certificate_of_the_client() {
+    let authority = Authority::new();
+    let others = Authority::new();
+    let network = network();
+    let issued = authority.issue(NAME);
+    let keys = TicketKeys::new([[1; 32]]).unwrap();
+    let (_lax, lax) = Reports::listen_layered(&network, sealing(&issued, &keys), echo);
+    let ca = authority.folder().join("clients.pem");
+    std::fs::copy(authority.ca(), &ca).unwrap();
+    let files = CertificateFiles::builder(&issued.certificate, &issued.key);
+    let files = files.client_ca(&ca).tickets(keys).load().unwrap();
+    let strict = Server::with_source(files.clone());
+    let (_strict, strict) = Reports::listen_layered(&network, strict, echo);
+    let outcome = |address, client: &Client| {
+        let (client, connection) = Reports::connect_layered(&network, address, client.clone());
+        connection.send(b"ticket, please").unwrap();
+        let Event::Opened(connection) = client.next() else {
+            return None;
+        };
+        let is_resumed = connection.identity().unwrap().is_resumed();
+        let answered = matches!(client.next(), Event::Received(_));
+        connection.close();
+        answered.then_some(is_resumed)
+    };
+    // From where no certificate is asked for.
+    let nobody = client(&authority);
+    assert_eq!(outcome(lax, &nobody), Some(false));
+    assert_eq!(outcome(lax, &nobody), Some(true));
+    assert_eq!(outcome(strict, &nobody), None);
+    // From the time of another authority.
+    let player = authority.issue("player");
+    let config = client_config_with_certificate(authority.ca(), &player.certificate, &player.key);
+    let player = Client::new(config.unwrap(), NAME).unwrap();
+    assert_eq!(outcome(strict, &player), Some(false));
+    assert_eq!(outcome(strict, &player), Some(true));
+    std::fs::copy(others.ca(), &ca).unwrap();
+    files.reload().unwrap();
+    assert_eq!(outcome(strict, &player), None);
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 use super::{BlackHole, Net, RawDatagrams};
 use crate::tls::Tls;
-use cubenet_core::{Ends, Instant, Layer, LayerState, Limits, MakeLayer};
+use cubenet_core::Limits;
+use rustls::Connection;
 use std::cell::{Cell, RefCell};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -42,9 +44,8 @@ impl<H: super::Harness> super::Harness for Harness<H> {
     }
 
     fn raw_connect(&self, to: SocketAddr) -> Box<dyn super::RawStream> {
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let layer = self.tls.client.make_layer(Ends::new(to, nowhere));
-        let stream = Rc::new(RawStream::new(self.inner.raw_connect(to), layer));
+        let tls = self.tls.raw_client();
+        let stream = Rc::new(RawStream::new(self.inner.raw_connect(to), tls));
         self.raw_streams.borrow_mut().push(Rc::downgrade(&stream));
         Box::new(stream)
     }
@@ -90,13 +91,15 @@ impl<H: super::Harness> super::Harness for Harness<H> {
     }
 }
 
-/// A raw stream with TLS over it.
+/// A raw stream with TLS over it, of rustls' own: unlike our layer it still receives when it has ended.
 struct RawStream {
     inner: Box<dyn super::RawStream>,
-    layer: RefCell<Box<dyn Layer>>,
-    /// How much of what has arrived the layer has seen.
+    tls: RefCell<Connection>,
+    /// How much of what has arrived TLS has seen.
     seen: Cell<usize>,
     received: RefCell<Vec<u8>>,
+    /// The other side has ended in order.
+    has_ended: Cell<bool>,
     /// What waits for the handshake.
     unwritten: RefCell<Vec<u8>>,
     /// This direction is to end behind that.
@@ -106,49 +109,54 @@ struct RawStream {
 }
 
 impl RawStream {
-    fn new(inner: Box<dyn super::RawStream>, mut layer: Box<dyn Layer>) -> Self {
-        let mut wire = Vec::new();
-        layer.begin(Instant::ZERO, &mut wire);
-        inner.write(&wire);
-        RawStream {
+    fn new(inner: Box<dyn super::RawStream>, mut tls: Connection) -> Self {
+        tls.set_buffer_limit(None);
+        let stream = RawStream {
             inner,
-            layer: RefCell::new(layer),
+            tls: RefCell::new(tls),
             seen: Cell::new(0),
             received: RefCell::default(),
+            has_ended: Cell::new(false),
             unwritten: RefCell::default(),
             to_end: Cell::new(false),
             to_stop: Cell::new(false),
-        }
+        };
+        stream.go_on();
+        stream
     }
 
     fn go_on(&self) {
-        let mut layer = self.layer.borrow_mut();
-        let mut wire = Vec::new();
+        let mut tls = self.tls.borrow_mut();
         let arrived = self.inner.received();
-        let mut new = arrived[self.seen.replace(arrived.len())..].to_vec();
-        if !new.is_empty() {
-            layer.handle_input(&mut new, &mut self.received.borrow_mut(), &mut wire);
+        let mut new = &arrived[self.seen.replace(arrived.len())..];
+        while !new.is_empty() && tls.read_tls(&mut new).is_ok_and(|read| read > 0) {
+            // What is wrong with it, the other side is told.
+            if let Ok(state) = tls.process_new_packets() {
+                self.has_ended.set(state.peer_has_closed());
+            }
+            let _ = tls.reader().read_to_end(&mut self.received.borrow_mut());
         }
-        if let LayerState::Open | LayerState::Ended = layer.state() {
+        let mut ends = false;
+        if !tls.is_handshaking() {
             let unwritten = self.unwritten.take();
-            if !unwritten.is_empty() {
-                layer.handle_output(&[&unwritten], &mut wire);
-            }
-            let ends = self.to_end.take();
+            tls.writer().write_all(&unwritten).expect("without bound");
+            ends = self.to_end.take();
             if ends {
-                layer.handle_close(&mut wire);
-            }
-            if !wire.is_empty() {
-                self.inner.write(&wire);
-            }
-            if ends {
-                self.inner.shutdown();
+                tls.send_close_notify();
             }
             if self.to_stop.take() {
                 self.inner.stop_reading();
             }
-        } else if !wire.is_empty() {
+        }
+        let mut wire = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut wire).expect("memory takes it");
+        }
+        if !wire.is_empty() {
             self.inner.write(&wire);
+        }
+        if ends {
+            self.inner.shutdown();
         }
     }
 }
@@ -194,7 +202,7 @@ impl super::RawStream for Rc<RawStream> {
         let in_order = self.inner.ended_in_order()?;
         // What has arrived by now comes before the end.
         self.go_on();
-        Some(in_order && self.layer.borrow().state() == LayerState::Ended)
+        Some(in_order && self.has_ended.get())
     }
 }
 
@@ -210,11 +218,9 @@ impl super::RawListener for RawListener {
 
     fn accept(&self) -> Option<Box<dyn super::RawStream>> {
         let stream = self.inner.accept()?;
-        let local_addr = self.inner.local_addr();
-        let layer = self
-            .tls
-            .server
-            .make_layer(Ends::new(local_addr, local_addr));
-        Some(Box::new(Rc::new(RawStream::new(stream, layer))))
+        Some(Box::new(Rc::new(RawStream::new(
+            stream,
+            self.tls.raw_server(),
+        ))))
     }
 }

@@ -129,14 +129,13 @@ pub fn of_our_own() -> Result<(Server, Client), Box<dyn std::error::Error>> {
     let name = "localhost";
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed([name.to_owned()])?;
-    let folder = std::env::temp_dir().join(format!("cubenet-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let [certificate, key] = ["cert.pem", "key.pem"].map(|file| folder.join(file));
+    // A folder that no other user can read.
+    let folder = tempfile::tempdir()?;
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|file| folder.path().join(file));
     std::fs::write(&certificate, cert.pem())?;
     std::fs::write(&key, signing_key.serialize_pem())?;
     let files = CertificateFiles::load(&certificate, key);
     let config = client_config_with_ca(&certificate);
-    std::fs::remove_dir_all(folder)?;
     let client = Client::new(config?, name)?;
     Ok((Server::with_source(files?), client))
 }

@@ -114,10 +114,13 @@ impl NetworkShared {
         debug_assert!(before > 0, "a connection was released twice");
     }
 
-    /// Counts a handshake that begins; `false` if it is one too many. To be
-    /// [ended](NetworkShared::end_handshake) in any case.
+    /// Counts a handshake that begins, to be [ended](NetworkShared::end_handshake); `false` if it would
+    /// be one too many.
     pub(crate) fn begin_handshake(&self) -> bool {
-        self.handshakes.fetch_add(1, Relaxed) < self.limits.max_handshakes()
+        let limit = self.limits.max_handshakes();
+        let one_more = |count| (count < limit).then_some(count + 1);
+        let counted = self.handshakes.fetch_update(Relaxed, Relaxed, one_more);
+        counted.is_ok()
     }
 
     pub(crate) fn end_handshake(&self) {

@@ -32,6 +32,8 @@ pub(crate) struct Layers {
     permit: Option<HandshakePermit>,
     /// The handshake is complete.
     pub(super) is_established: bool,
+    /// What it panicked with.
+    pub(super) panicked: Option<io::Error>,
 }
 
 impl Layers {
@@ -40,6 +42,7 @@ impl Layers {
             layered: UserValue::new(Layered::new(layer)),
             permit: Some(permit),
             is_established: false,
+            panicked: None,
         }
     }
 
@@ -64,7 +67,10 @@ impl Layers {
     }
 
     /// Why the layer failed, if it has.
-    pub(super) fn error(&self) -> Option<io::Error> {
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
+        if let Some(panicked) = self.panicked.take() {
+            return Some(panicked);
+        }
         let error = self.layered.error()?.clone();
         Some(io::Error::new(io::ErrorKind::InvalidData, error))
     }
@@ -76,9 +82,8 @@ pub(crate) struct HandshakePermit(Arc<NetworkShared>);
 impl HandshakePermit {
     /// A permit, if there is one left.
     pub(crate) fn take(network: &Arc<NetworkShared>) -> Option<Self> {
-        let permit = HandshakePermit(Arc::clone(network));
-        // One too many is given back by the drop.
-        network.begin_handshake().then_some(permit)
+        let begins = network.begin_handshake();
+        begins.then(|| HandshakePermit(Arc::clone(network)))
     }
 }
 

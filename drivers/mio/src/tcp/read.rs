@@ -192,6 +192,7 @@ impl Stream {
             }
             Ok::<(), FrameError>(())
         });
+        self.has_received |= messages > 0;
         resources.tally.messages_in += messages;
         resources.tally.bytes_in += bytes;
         self.after_callbacks(done.is_some(), resources);

@@ -2,7 +2,6 @@
 //! and what the system would not take yet.
 
 use crate::conn::info::Conn;
-use crate::log::error_limited;
 use crate::sys;
 use crate::tcp::conn::StreamConn;
 use crate::tcp::layers::{Layers, with_wire};
@@ -193,7 +192,7 @@ impl SendState {
     pub(super) fn take_error(&mut self) -> Option<io::Error> {
         let rare = self.rare.as_mut()?;
         let error = rare.error.take();
-        error.or_else(|| rare.layers.as_ref()?.error())
+        error.or_else(|| rare.layers.as_mut()?.take_error())
     }
 
     /// The layers, if there are any.
@@ -248,14 +247,16 @@ impl SendState {
             }
             conn.network().sub_queued(gone);
             let changed = changed.map_err(|panic| {
-                let (connection, text) = (conn.info().id, panic.text());
-                error_limited!(%connection, panic = text, "a layer panicked; its connection is closed");
+                // Its worker reports it, without the lock.
+                let problem = format!("a layer panicked: {}", panic.text());
+                layers.panicked = Some(io::Error::other(problem));
                 wire.clear();
                 self.half.abort(CloseReason::Panicked);
             });
             if !wire.is_empty() {
                 self.write(conn, WriteBuf::Gathered(wire), overhead);
-            } else if gone > 0 {
+            }
+            if gone > 0 {
                 conn.info().set_queued(self.queued());
             }
             changed.ok()

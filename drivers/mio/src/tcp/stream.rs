@@ -59,6 +59,8 @@ pub(crate) struct Stream {
     pub(super) urgent: bool,
     /// It has layers, under its lock.
     pub(super) is_layered: bool,
+    /// A message has come.
+    pub(super) has_received: bool,
     /// The application did not want it, once its handshake was complete.
     pub(super) was_refused: bool,
 }
@@ -107,6 +109,7 @@ impl Stream {
             peer_ending: false,
             urgent: false,
             is_layered: false,
+            has_received: false,
             was_refused: false,
         }
     }
@@ -155,6 +158,8 @@ impl Stream {
         });
         if established == Some(true) {
             self.established(token, resources);
+            // What waited for the handshake has made room.
+            self.flush(resources);
         }
     }
 
@@ -377,6 +382,8 @@ impl Stream {
     fn handle_action(&mut self) -> bool {
         let action = StreamShared::with(&mut self.shared, |conn, send| match send.poll_action() {
             Action::SendFin if !send.close_layers(conn) => Action::Wait,
+            // A layer may have panicked over it.
+            Action::SendFin => send.poll_action(),
             action => action,
         });
         match action {
@@ -450,6 +457,7 @@ impl Stream {
         }
         resources.closed(self.shared.info(), reason, failed.as_ref());
         if !self.is_layered
+            && !self.has_received
             && let Some(spoken) = self.recv.looks_like(reason)
         {
             let peer = self.shared.info().peer_addr();

@@ -1,7 +1,7 @@
 //! What the connections of a worker use in turn: buffers, timers, counters, the run queue.
 
 use crate::conn::info::ConnInfo;
-use crate::log::{debug, warn_limited};
+use crate::log::{debug, error_limited, warn_limited};
 use crate::metrics::Tally;
 use crate::network::listening::Listening;
 use crate::network::shared::NetworkShared;
@@ -165,6 +165,11 @@ impl WorkerResources {
         let (id, peer) = (info.id, info.peer_addr());
         let error = error.map(tracing::field::display);
         match reason {
+            // Of a layer; a callback's panic was told of when it came.
+            CloseReason::Panicked if error.is_some() => {
+                self.tally.panics += 1;
+                error_limited!(connection = %id, %peer, error, "closed with a panic");
+            }
             CloseReason::Protocol(_)
             | CloseReason::Layer
             | CloseReason::Handshake

@@ -112,7 +112,7 @@ fn an_interrupted_example_prints_what_it_has_seen() {
 }
 
 #[test]
-fn whoever_speaks_another_protocol_to_a_plain_port_is_named_in_the_log() {
+fn another_protocol_on_a_plain_port_is_named_in_the_log() {
     let mut echo = example("echo");
     echo.args(["--listen", "127.0.0.1:0", "--transport", "tcp"]);
     let (mut reader, writer) = std::io::pipe().expect("a pipe");

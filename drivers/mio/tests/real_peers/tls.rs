@@ -8,7 +8,7 @@ use cubenet_tests::authority::{Authority, Issued};
 use cubenet_tests::{Reports, framed, have, ignore, pattern};
 use cubenet_tls::{Client, client_config_with_ca, client_config_with_certificate};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -272,9 +272,7 @@ fn we_connect_to_gnutls() {
     }
     let authority = Authority::new();
     let issued = authority.issue(NAME);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = SocketAddr::from(([127, 0, 0, 1], cubenet_tests::unused_port()));
     let mut server = Command::new("gnutls-serv");
     server.args(["--echo", "--quiet", "-p", &address.port().to_string()]);
     server.arg("--x509certfile").arg(&issued.certificate);

@@ -16,9 +16,17 @@ impl World {
             self.count_held(socket, false);
         }
         let (stream, kernel, network, timers) = self.stream(socket)?;
-        match stream.send.poll_action(stream.queued()) {
+        let mut action = stream.send.poll_action(stream.queued());
+        if action == Action::SendFin {
+            action = if stream.close_layers(socket, kernel, network) {
+                // A layer may have panicked over it.
+                stream.send.poll_action(stream.queued())
+            } else {
+                Action::Wait
+            };
+        }
+        match action {
             Action::Wait => {}
-            Action::SendFin if !stream.close_layers(socket, kernel, network) => {}
             Action::SendFin => {
                 kernel.shutdown(socket);
                 stream.send.handle_fin_sent();

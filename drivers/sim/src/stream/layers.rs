@@ -192,7 +192,8 @@ impl Stream {
         });
         self.recv = Some(recv);
         if let (Some(is_open), Some(layers)) = (established.flatten(), &mut self.layers) {
-            layers.identity = Some(Arc::new(layers.layered.identity()));
+            let identity = catch_unwind(AssertUnwindSafe(|| layers.layered.identity()));
+            layers.identity = identity.ok().map(Arc::new);
             layers.has_opened = is_open;
         }
     }
@@ -276,8 +277,11 @@ impl World {
         }
         let (id, network) = (stream.id, stream.network);
         let accept = layers.accept.take();
-        stream.undelivered = (!bytes.is_empty()).then(|| Box::new(bytes.clone()));
+        // None, too: the layers may have ended or failed behind that.
+        stream.undelivered = Some(Box::new(bytes.clone()));
         job.push(Task::AdvanceStream(socket));
+        // What waited for the handshake has made room.
+        job.push(Task::Flush(socket));
         self.count_held(socket, false);
         match accept {
             None => self.call_stream(socket, Callback::Connected),

@@ -124,7 +124,7 @@ fn what_the_handshake_has_shown_is_known_from_the_first_callback_to_the_last() {
 }
 
 #[test]
-fn a_handshake_that_fails_says_why_and_nobody_is_asked() {
+fn a_handshake_that_fails_says_why_and_the_application_is_not_asked() {
     let simulation = Simulation::new(1);
     let (server, network, there) = layered(&simulation, &Limits::new(), HELLO);
     let (_, here) = connect(&network, Flipped::new(b"howdy"));
@@ -227,6 +227,40 @@ fn a_fin_without_the_end_of_the_layer_truncates() {
 }
 
 #[test]
+fn an_end_or_an_error_right_behind_the_handshake_is_noticed() {
+    for (behind, reason) in [(end(), "Peer"), (vec![0xff, 0xff], "Layer")] {
+        let simulation = Simulation::new(1);
+        let (_server, _, there) = layered(&simulation, &Limits::new(), HELLO);
+        let peer = raw(&simulation);
+        peer.write(&[&b"hello"[..], &behind].concat());
+        simulation.run_for(Duration::from_secs(1));
+        peer.close();
+        simulation.run_for(Duration::from_secs(1));
+        let closed = format!("closed, flipped, {reason}");
+        assert_eq!(there.all(), ["accepted, flipped", &closed]);
+    }
+}
+
+#[test]
+fn a_layer_that_gives_up_does_so_at_once_though_something_waits() {
+    let simulation = Simulation::new(1);
+    let (_server, network, _) = layered(&simulation, &Limits::new(), HELLO);
+    let mute = simulation.raw_listen("10.0.0.1:7001").unwrap();
+    let impatient = HELLO.with_patience(Duration::from_millis(100));
+    let (connection, here) = connect_to(&network, mute.local_addr(), impatient);
+    connection.send(b"never").unwrap();
+    simulation.run_for(Duration::from_millis(90));
+    let peer = mute.accepted().pop().unwrap();
+    simulation.run_for(Duration::from_millis(60));
+    assert_eq!(peer.end(), Some(RawEnd::Orderly));
+    peer.close();
+    simulation.run_for(Duration::from_millis(50));
+    let told = here.all();
+    assert!(told[0].ends_with("the peer does not greet"), "{told:?}");
+    nothing_is_left(&simulation, &network);
+}
+
+#[test]
 fn a_layer_that_panics_ends_only_its_connection() {
     let simulation = Simulation::new(1);
     let (server, network, _) = layered(&simulation, &Limits::new(), HELLO);
@@ -280,7 +314,7 @@ fn a_handshake_ends_with_its_network_or_its_host() {
         }
         simulation.run_for(Duration::from_secs(2));
         assert!(server.is_stopped() && network.is_stopped());
-        assert!(there.all().is_empty(), "nobody was asked");
+        assert!(there.all().is_empty(), "the application was not asked");
         assert_eq!(here.all().len(), usize::from(!crash), "{:?}", here.all());
         nothing_is_left(&simulation, &server);
         nothing_is_left(&simulation, &network);

@@ -17,7 +17,7 @@ use std::time::Duration;
 static ALLOCATOR: Counting = Counting;
 
 const THREADS: u64 = 4;
-/// How often each thread does that. Wine needs 20 s for a round.
+/// How often each thread does that. Under Wine twelve rounds take minutes, and three take seconds.
 fn rounds() -> usize {
     if is_wine() { 3 } else { 12 }
 }

@@ -1,4 +1,4 @@
-//! What someone may send who does not mean well, or goes slowly, over TLS.
+//! What a peer over TLS may send that attacks, breaks the protocol or goes slowly.
 
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};

@@ -351,10 +351,10 @@ fn a_session_does_not_get_around_the_certificate_of_the_client() {
         answered.then_some(is_resumed)
     };
     // From where no certificate is asked for.
-    let nobody = client(&authority);
-    assert_eq!(outcome(lax, &nobody), Some(false));
-    assert_eq!(outcome(lax, &nobody), Some(true));
-    assert_eq!(outcome(strict, &nobody), None);
+    let without = client(&authority);
+    assert_eq!(outcome(lax, &without), Some(false));
+    assert_eq!(outcome(lax, &without), Some(true));
+    assert_eq!(outcome(strict, &without), None);
     // From the time of another authority.
     let player = authority.issue("player");
     let config = client_config_with_certificate(authority.ca(), &player.certificate, &player.key);

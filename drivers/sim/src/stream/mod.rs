@@ -2,6 +2,7 @@
 
 mod advance;
 mod io;
+mod layered;
 pub(crate) mod layers;
 mod open;
 pub(crate) mod state;

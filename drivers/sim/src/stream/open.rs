@@ -8,7 +8,7 @@ use crate::network_state::NetworkId;
 use crate::owner::Owner;
 use crate::world::{ACCEPT_RETRY, NOWHERE, World};
 use bytes::Bytes;
-use cubenet_core::{Action, Ends, MakeLayer, Transport, connection};
+use cubenet_core::{Action, Ends, Layer, MakeLayer, Transport, connection};
 use std::sync::Arc;
 
 impl World {
@@ -146,5 +146,45 @@ impl World {
         }
         job.push(Task::Flush(socket));
         is_open.then(|| self.call_stream(socket, Callback::Connected))?
+    }
+
+    /// The application has made the layer of a stream that connects.
+    pub(crate) fn give_layer(&mut self, socket: Key, layer: Box<dyn Layer>) {
+        match self.stream(socket) {
+            Some((stream, _, network, _)) => {
+                stream.layers = Some(Box::new(Layers::new(layer, None, network)));
+            }
+            None => self.drop_later(layer),
+        }
+    }
+
+    /// If the handshake of the layers has just been completed: keeps what came behind it, and asks
+    /// the application about a stream that was accepted, or tells it of one that was connected.
+    pub(super) fn established(
+        &mut self,
+        socket: Key,
+        bytes: &Bytes,
+        job: &mut Job,
+    ) -> Option<Box<Call>> {
+        let stream = self.owners.stream(socket)?;
+        let layers = stream.layers.as_mut()?;
+        if !layers.poll_opened() {
+            return None;
+        }
+        let (id, network) = (stream.id, stream.network);
+        let accept = layers.accept.take();
+        // None, too: the layers may have ended or failed behind that.
+        stream.undelivered = Some(Box::new(bytes.clone()));
+        job.push(Task::AdvanceStream(socket));
+        // What waited for the handshake has made room.
+        job.push(Task::Flush(socket));
+        self.count_held(socket, false);
+        match accept {
+            None => self.call_stream(socket, Callback::Connected),
+            Some(accept) => {
+                let info = self.stream_info(socket, id);
+                Some(self.call(info, network, None, Callback::Accepted(accept)))
+            }
+        }
     }
 }

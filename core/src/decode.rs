@@ -7,6 +7,7 @@
 use crate::frame::{FrameError, HEADER_LEN};
 use crate::message::Message;
 use crate::storage::Storage;
+use core::ops::ControlFlow;
 
 /// Cuts a stream of bytes into messages, however the stream was cut into pieces.
 ///
@@ -91,15 +92,37 @@ impl<S: Storage> Decoder<S> {
         input: &mut &'i [u8],
     ) -> Result<Option<Message<'s>>, FrameError> {
         // Nearly all messages: between two frames, and the next lies whole in the input.
-        if let (State::Boundary, [first, second, after @ ..]) = (self.state, *input) {
-            let declared = u16::from_be_bytes([*first, *second]);
-            let payload = after.split_at_checked(usize::from(declared));
-            if let (true, Some((payload, rest))) = (declared <= self.limit, payload) {
-                *input = rest;
-                return Ok(Some(Message::lent(payload)));
-            }
+        if let State::Boundary = self.state
+            && let Some((payload, rest)) = split_frame(input, self.limit)
+        {
+            *input = rest;
+            return Ok(Some(Message::lent(payload)));
         }
         self.decode_cut(input)
+    }
+
+    /// Takes whole messages off the front of `input` and gives each to `deliver`, with what is left
+    /// behind it, until `deliver` breaks off or the next is not whole.
+    #[inline]
+    pub(crate) fn decode_whole<'i>(
+        &self,
+        input: &mut &'i [u8],
+        mut deliver: impl FnMut(&'i [u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if !matches!(self.state, State::Boundary) {
+            return ControlFlow::Continue(());
+        }
+        // In registers, in the loop that every message passes.
+        let (mut left, limit) = (*input, self.limit);
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue()
+            && let Some((payload, rest)) = split_frame(left, limit)
+        {
+            left = rest;
+            flow = deliver(payload, rest);
+        }
+        *input = left;
+        flow
     }
 
     /// Gives back the memory of the message that was handed out last.
@@ -111,6 +134,7 @@ impl<S: Storage> Decoder<S> {
     }
 
     /// The same for a frame that is cut, or was, or is too long.
+    #[inline(never)]
     fn decode_cut<'s, 'i: 's>(
         &'s mut self,
         input: &mut &'i [u8],
@@ -173,6 +197,20 @@ impl<S: Storage> Decoder<S> {
         }
         Ok(Some(declared))
     }
+}
+
+/// The payload of the frame at the front of `bytes`, and what is behind it; `None` if it is not whole,
+/// or longer than `limit`.
+#[inline]
+fn split_frame(bytes: &[u8], limit: u16) -> Option<(&[u8], &[u8])> {
+    let [first, second, after @ ..] = bytes else {
+        return None;
+    };
+    let declared = u16::from_be_bytes([*first, *second]);
+    if declared > limit {
+        return None;
+    }
+    after.split_at_checked(usize::from(declared))
 }
 
 #[cfg(test)]

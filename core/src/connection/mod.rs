@@ -96,6 +96,16 @@ impl Backlog {
         Ok(())
     }
 
+    /// Bytes that may follow in messages of any size without another question. One message may be
+    /// accepted that exceeds it; see [`send::admit`].
+    #[inline]
+    pub fn room(self, limits: &Limits) -> usize {
+        let own = limits.max_queued().saturating_sub(self.own);
+        let all = limits.max_queued_total().saturating_sub(self.total);
+        let capacity = self.capacity.saturating_sub(self.own);
+        own.min(all).min(capacity)
+    }
+
     /// Whether a sender that was refused for lack of room may go on.
     #[inline]
     fn has_room(self, limits: &Limits) -> bool {

@@ -12,6 +12,7 @@ use crate::message::Message;
 use crate::ring::{RingDecoder, RingFront};
 use crate::storage::Storage;
 use crate::time::Instant;
+use core::ops::ControlFlow;
 use core::time::Duration;
 
 /// A decoder that knows whether a frame has begun: [`Decoder`] or [`RingDecoder`].
@@ -180,6 +181,49 @@ impl<S: Storage> RecvHalf<Decoder<S>> {
         Ok(message)
     }
 
+    /// Takes all messages off the front of what arrived at `now` and gives each to `deliver`, with
+    /// whether it is the last, until `deliver` breaks off or more is needed. The same as
+    /// [`RecvHalf::handle_input`] again and again, at a lower cost for each message.
+    ///
+    /// ```
+    /// use core::ops::ControlFlow;
+    /// use cubenet_core::{Decoder, Fixed, Instant, RecvHalf};
+    /// let decoder = Decoder::new(Fixed::<16>::new(), 16);
+    /// let mut half = RecvHalf::connecting(decoder, Instant::ZERO);
+    /// let mut input = &b"\0\x01a\0\x01b\0\x05c"[..];
+    /// let mut messages = Vec::new();
+    /// half.handle_inputs(&mut input, Instant::ZERO, |message, _is_last| {
+    ///     messages.push(message.to_vec());
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert_eq!(messages, [b"a", b"b"]);
+    /// assert!(input.is_empty(), "what there is of the third is kept");
+    /// # Ok::<(), cubenet_core::FrameError>(())
+    /// ```
+    #[inline]
+    pub fn handle_inputs(
+        &mut self,
+        input: &mut &[u8],
+        now: Instant,
+        mut deliver: impl FnMut(Message<'_>, bool) -> ControlFlow<()>,
+    ) -> Result<(), FrameError> {
+        self.handle_bytes(now);
+        loop {
+            let flow = self.decoder.decode_whole(input, |payload, rest| {
+                deliver(Message::lent(payload), rest.is_empty())
+            });
+            if flow.is_break() {
+                return Ok(());
+            }
+            let Some(message) = self.handle_input(input, now)? else {
+                return Ok(());
+            };
+            if deliver(message, input.is_empty()).is_break() {
+                return Ok(());
+            }
+        }
+    }
+
     /// The driver was busy until `now` with what it had read, for instance with slow callbacks:
     /// its idle time, which may be due to that, begins here. Gives back the
     /// memory of the message before.
@@ -258,6 +302,7 @@ impl RecvHalf<RingDecoder> {
 mod tests {
     use super::*;
     use crate::storage::Fixed;
+    use std::vec::Vec;
 
     type Buffered = RecvHalf<Decoder<Fixed<64>>>;
 
@@ -277,6 +322,63 @@ mod tests {
 
     fn feed(half: &mut Buffered, mut input: &[u8], now: Instant) {
         while half.handle_input(&mut input, now).unwrap().is_some() {}
+    }
+
+    /// The deadline behind a piece, and whether the framing was broken there.
+    type Moment = (Instant, Result<(), FrameError>);
+
+    /// What a half gives for `input` in pieces of this length, and what its clocks say after each.
+    fn delivered(
+        piece: usize,
+        input: &[u8],
+        take: impl Fn(&mut Buffered, &mut &[u8], Instant, &mut Vec<Vec<u8>>) -> Result<(), FrameError>,
+    ) -> (Vec<Vec<u8>>, Vec<Moment>) {
+        let mut half = RecvHalf::accepted(decoder(), second(0));
+        let mut messages = Vec::new();
+        let moments = input.chunks(piece).zip(1..).map(|(mut piece, at)| {
+            let outcome = take(&mut half, &mut piece, second(at), &mut messages);
+            assert!(piece.is_empty() || outcome.is_err());
+            (half.poll_timeout(&limits()), outcome)
+        });
+        let moments = moments.collect();
+        (messages, moments)
+    }
+
+    #[test]
+    fn all_messages_at_once_are_those_that_come_one_by_one() {
+        let good: &[u8] = b"\0\0\0\x03abc\0\x01d\0\0\0\x05efghi\0\x02j";
+        let bad = [good, b"k\x01\0"].concat();
+        for input in [good, &bad] {
+            for piece in 1..=input.len() {
+                let one_by_one = delivered(piece, input, |half, input, now, messages| {
+                    while let Some(message) = half.handle_input(input, now)? {
+                        messages.push(message.to_vec());
+                    }
+                    Ok(())
+                });
+                let at_once = delivered(piece, input, |half, input, now, messages| {
+                    half.handle_inputs(input, now, |message, _| {
+                        messages.push(message.to_vec());
+                        ControlFlow::Continue(())
+                    })
+                });
+                let broken_off = delivered(piece, input, |half, input, now, messages| {
+                    while !input.is_empty() {
+                        half.handle_inputs(input, now, |message, is_last| {
+                            messages.push(message.to_vec());
+                            if is_last {
+                                ControlFlow::Continue(())
+                            } else {
+                                ControlFlow::Break(())
+                            }
+                        })?;
+                    }
+                    Ok(())
+                });
+                assert_eq!(at_once, one_by_one, "pieces of {piece} bytes");
+                assert_eq!(broken_off, one_by_one, "pieces of {piece} bytes");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::log::error_limited;
 use crate::metrics::Tally;
-use crate::user::catch_panic;
+use crate::user::{PanicPayload, catch_panic};
 use cubenet_core::ConnectionId;
 
 /// Runs a callback of a connection. A panic in it is counted and reported, and ends there:
@@ -16,10 +16,16 @@ pub(crate) fn run_callback<R>(
     match catch_panic(callback) {
         Ok(answer) => Some(answer),
         Err(panic) => {
-            tally.panics += 1;
-            let text = panic.text();
-            error_limited!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
+            panicked(what, id, tally, &panic);
             None
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn panicked(what: &str, id: ConnectionId, tally: &mut Tally, panic: &PanicPayload) {
+    tally.panics += 1;
+    let text = panic.text();
+    error_limited!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
 }

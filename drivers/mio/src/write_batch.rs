@@ -10,6 +10,7 @@
 use crate::conn::info::Conn;
 use crate::metrics::Tally;
 use crate::network::shared::NetworkShared;
+use crate::tcp::batch::{FLUSH_BYTES, FrameBatch};
 use crate::tcp::conn::StreamConn;
 use crate::tcp::send_state::{SendState, WriteBuf};
 use crate::tcp::shared::StreamShared;
@@ -17,14 +18,13 @@ use crate::udp::batch::DatagramBatch;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use cubenet_core::connection::{datagram, send};
 use cubenet_core::queue::SHARE_FROM;
-use cubenet_core::{Backlog, Frame, SendError};
+use cubenet_core::{Backlog, Frame, SendError, State};
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Gathered bytes that are handed to the system before the batch ends.
-const FLUSH_BYTES: usize = 1 << 16;
-/// The same for runs of datagrams: as many as go out in one call.
+/// Runs of datagrams that are handed to the system before the batch ends: as many as go out in one
+/// call.
 const FLUSH_RUNS: usize = 64;
 
 crate::sync::thread_local! {
@@ -36,7 +36,7 @@ pub(crate) struct WriteBatch {
     /// The number of the stream's connection, or of the datagram socket, that is gathering.
     owner: u64,
     /// Frames of the stream that is gathering.
-    frames: Vec<u8>,
+    frames: FrameBatch,
     /// Datagrams of the socket that is gathering.
     datagrams: DatagramBatch,
     pub(crate) tally: Tally,
@@ -48,7 +48,7 @@ impl WriteBatch {
         let batch = WriteBatch {
             network,
             owner: 0,
-            frames: Vec::new(),
+            frames: FrameBatch::new(),
             datagrams: DatagramBatch::default(),
             tally: Tally::default(),
         };
@@ -76,33 +76,40 @@ impl WriteBatch {
         self.owner = 0;
     }
 
-    fn count(&mut self, len: usize) {
-        self.tally.messages_out += 1;
-        self.tally.bytes_out += len as u64;
-    }
-
     // For a stream.
 
     /// Accepts a message of the stream that is gathering.
     pub(crate) fn send(&mut self, stream: &StreamShared, payload: &[u8]) -> Result<(), SendError> {
+        if stream.info().is_state(State::Open) && self.frames.try_push(payload) {
+            return Ok(());
+        }
+        self.send_asking(stream, payload)
+    }
+
+    /// The same for the first message, and for one that may be over a limit.
+    #[inline(never)]
+    fn send_asking(&mut self, stream: &StreamShared, payload: &[u8]) -> Result<(), SendError> {
         let (len, info) = (payload.len(), stream.info());
-        let own = info.queued() + self.frames.len();
-        let backlog = Backlog::growing(own, self.network.queued_total());
-        let header = match send::admit(info.state(), len, backlog, stream.limits()) {
+        let mut backlog = self.backlog(stream);
+        match send::admit(info.state(), len, backlog, stream.limits()) {
             Err(SendError::Full) => {
                 self.flush_frames(stream);
-                stream.admit(len)?
+                stream.admit(len)?;
+                backlog = self.backlog(stream);
             }
-            header => header?,
-        };
-        self.frames.reserve(header.len() + len);
-        self.frames.extend_from_slice(&header);
-        self.frames.extend_from_slice(payload);
-        self.count(len);
+            admitted => drop(admitted?),
+        }
+        self.frames.push(payload, backlog, stream.limits());
         if self.frames.len() >= FLUSH_BYTES {
             self.flush_frames(stream);
         }
         Ok(())
+    }
+
+    /// What waits, and is gathered, of the stream that is gathering.
+    fn backlog(&self, stream: &StreamShared) -> Backlog {
+        let own = stream.info().queued() + self.frames.len();
+        Backlog::growing(own, self.network.queued_total())
     }
 
     /// The same for a shared frame.
@@ -129,7 +136,14 @@ impl WriteBatch {
 
     /// Drops the frames of a stream that was aborted or turned away, or whose callback panicked.
     pub(crate) fn discard_frames(&mut self) {
-        self.frames.clear();
+        self.count_frames();
+    }
+
+    /// Empties the frames, and counts what was in them.
+    fn count_frames(&mut self) {
+        let (messages, bytes) = self.frames.clear();
+        self.tally.messages_out += messages;
+        self.tally.bytes_out += bytes;
     }
 
     /// Bytes that the stream has sent in this batch.
@@ -139,15 +153,15 @@ impl WriteBatch {
 
     /// Hands the gathered frames to their stream, by a thread that may not own it alone.
     pub(crate) fn flush_frames(&mut self, stream: &StreamShared) {
-        if !self.frames.is_empty() {
+        if self.frames.len() > 0 {
             stream.locked(|conn, send| self.transmit(conn, send));
         }
     }
 
     /// Hands the gathered frames to their stream.
     pub(crate) fn transmit(&mut self, conn: &StreamConn, send: &mut SendState) {
-        send.transmit(conn, WriteBuf::Gathered(&self.frames));
-        self.frames.clear();
+        send.transmit(conn, WriteBuf::Gathered(self.frames.as_bytes()));
+        self.count_frames();
     }
 
     // For a datagram socket.
@@ -165,7 +179,8 @@ impl WriteBatch {
             admitted => admitted?,
         }
         self.push_datagram(peer, datagram);
-        self.count(len);
+        self.tally.messages_out += 1;
+        self.tally.bytes_out += len as u64;
         Ok(())
     }
 

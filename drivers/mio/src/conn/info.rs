@@ -74,6 +74,18 @@ impl ConnInfo {
         reading(self.state(), self.is_paused())
     }
 
+    /// Whether messages are delivered: what [`reading`](Self::reading) says of most connections.
+    #[inline]
+    pub(crate) fn delivers(&self) -> bool {
+        self.is_state(State::Open) && !self.is_paused()
+    }
+
+    /// Whether it is in this state.
+    #[inline]
+    pub(crate) fn is_state(&self, state: State) -> bool {
+        self.state.load(Acquire) == state as u8
+    }
+
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Relaxed)
     }

@@ -9,6 +9,7 @@
 //! - Below the queue: `write_some` and `SendState::flush`, in [`send_state`], hand bytes to the system,
 //!   which says how many it took.
 
+pub(crate) mod batch;
 pub(crate) mod conn;
 pub(crate) mod held;
 pub(crate) mod layers;

@@ -10,15 +10,63 @@ use crate::user_callback::run_callback;
 use crate::worker::budget::Budget;
 use crate::worker::resources::WorkerResources;
 use bytes::Bytes;
-use cubenet_core::{FrameError, Reading, State, connection};
+use cubenet_core::{Decoder, FrameError, Growing, Handler, Reading, RecvHalf, State, connection};
 use std::io;
+use std::ops::ControlFlow;
+
+/// What a round of deliveries has done, as far as it came.
+#[derive(Default)]
+struct Delivery {
+    bytes: u64,
+    /// The last message was delivered, and is not taken off the budget.
+    owes_last: bool,
+}
+
+impl Delivery {
+    /// Hands each message to the handler, within the budget. Returns how many bytes are left.
+    ///
+    /// This is the loop that every message passes: it asks only what may have changed since the
+    /// message before.
+    fn run(
+        &mut self,
+        mut input: &[u8],
+        recv: &mut RecvHalf<Decoder<Growing>>,
+        handler: &mut dyn Handler,
+        link: &mut StreamLink<'_>,
+        budget: &mut Budget,
+    ) -> Result<usize, FrameError> {
+        if !budget.is_left() {
+            return Ok(input.len());
+        }
+        let (info, network, now) = (link.shared.info(), link.shared.network(), link.now);
+        recv.handle_inputs(&mut input, now, |message, is_last| {
+            self.bytes += message.len() as u64;
+            handler.received(link, message);
+            if is_last {
+                self.owes_last = true;
+            } else if budget.spend() {
+                budget.look(network);
+                link.now = budget.now();
+                if !budget.is_left() {
+                    return ControlFlow::Break(());
+                }
+            }
+            if info.delivers() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        Ok(input.len())
+    }
+}
 
 impl Stream {
     /// Delivers what was read before, then reads and delivers, within the budget.
     pub(super) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
         let budgets = &resources.network.budgets;
         let mut left = budgets.read_bytes();
-        let mut budget = Budget::new(budgets, budgets.messages(), resources.now);
+        let mut budget = Budget::new(budgets, budgets.messages(), resources.now, self.was_quick);
         if self.holds == Holds::Undelivered && !self.deliver_held(token, &mut budget, resources) {
             return;
         }
@@ -74,6 +122,7 @@ impl Stream {
             }
         }
         resources.input = input;
+        self.was_quick = budget.was_quick();
     }
 
     /// The peer's FIN was read.
@@ -103,8 +152,10 @@ impl Stream {
             return self.handle_layered(token, bytes, budget, resources);
         }
         let undelivered = self.deliver(bytes, budget, resources);
-        let rest = Bytes::copy_from_slice(&bytes[bytes.len() - undelivered..]);
-        self.hold(token, rest, resources);
+        if undelivered > 0 || self.holds != Holds::Nothing || self.recv.footprint() > 0 {
+            let rest = Bytes::copy_from_slice(&bytes[bytes.len() - undelivered..]);
+            self.hold(token, rest, resources);
+        }
         undelivered
     }
 
@@ -161,10 +212,12 @@ impl Stream {
         resources: &mut WorkerResources,
     ) -> usize {
         let now = resources.now;
-        if self.shared.info().reading() == Reading::Discard {
-            return 0;
-        }
         let info = self.shared.info();
+        match info.reading() {
+            Reading::Deliver => {}
+            Reading::Discard => return 0,
+            Reading::Hold | Reading::Handshake => return input.len(),
+        }
         resources.batch.borrow_mut().begin(info.id.as_u64());
         let mut link = StreamLink {
             shared: &self.shared,
@@ -172,32 +225,21 @@ impl Stream {
             now,
         };
         let (handler, recv) = (&mut *self.handler, &mut self.recv);
-        let network = &*resources.network;
-        let mut rest = input;
-        let (mut messages, mut bytes) = (0, 0);
-        let mut owes_last = false;
+        let left = budget.messages_left();
+        let mut delivery = Delivery::default();
         let done = run_callback("received", info.id, &mut resources.tally, || {
-            while info.reading() == Reading::Deliver && budget.is_left() {
-                let Some(message) = recv.handle_input(&mut rest, now)? else {
-                    break;
-                };
-                messages += 1;
-                bytes += message.len() as u64;
-                handler.received(&mut link, message);
-                owes_last = rest.is_empty();
-                if !owes_last {
-                    budget.spend(network);
-                    link.now = budget.now();
-                }
-            }
-            Ok::<(), FrameError>(())
+            delivery.run(input, recv, handler, &mut link, budget)
         });
+        let Delivery { bytes, owes_last } = delivery;
+        // One that panicked was delivered, too.
+        let unspent = owes_last || done.is_none();
+        let messages = (left - budget.messages_left()) as u64 + u64::from(unspent);
         self.has_received |= messages > 0;
         resources.tally.messages_in += messages;
         resources.tally.bytes_in += bytes;
         self.after_callbacks(done.is_some(), resources);
         match done {
-            Some(Ok(())) => {
+            Some(Ok(rest)) => {
                 if owes_last {
                     budget.spend_last(resources.now);
                 }
@@ -207,7 +249,7 @@ impl Stream {
                 }
                 // While the callbacks ran, the socket was not read: the peer's idle time begins now.
                 self.recv.handle_delivered(resources.now);
-                rest.len()
+                rest
             }
             Some(Err(error)) => {
                 let now = resources.now;

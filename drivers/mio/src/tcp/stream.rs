@@ -61,6 +61,8 @@ pub(crate) struct Stream {
     pub(super) is_layered: bool,
     /// A message has come.
     pub(super) has_received: bool,
+    /// Its callbacks took little time when they ran last.
+    pub(super) was_quick: bool,
     /// The application did not want it, once its handshake was complete.
     pub(super) was_refused: bool,
 }
@@ -110,6 +112,7 @@ impl Stream {
             urgent: false,
             is_layered: false,
             has_received: false,
+            was_quick: false,
             was_refused: false,
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct Peers {
     pub(crate) armed: Instant,
     /// It is in the run queue.
     pub(crate) scheduled: bool,
+    /// Its callbacks took little time when they ran last.
+    was_quick: bool,
 }
 
 /// A batch of datagrams of which the first `done` have been delivered.
@@ -102,6 +104,7 @@ impl Peers {
             socket,
             armed: Instant::NEVER,
             scheduled: false,
+            was_quick: false,
         }
     }
 
@@ -127,7 +130,7 @@ impl Peers {
     /// Receives and delivers, within the budget of an iteration.
     pub(crate) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
         let budgets = &resources.network.budgets;
-        let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now);
+        let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now, self.was_quick);
         self.begin_batch(resources);
         if let Some(rest) = self.rest.take()
             && !self.deliver_batch(rest, token, &mut budget, resources)
@@ -164,6 +167,7 @@ impl Peers {
                 break;
             }
         }
+        self.was_quick = budget.was_quick();
         self.end_batch(resources);
     }
 
@@ -185,8 +189,10 @@ impl Peers {
             }
             self.datagram(&datagram, resources);
             done += 1;
-            slow |= budget.spend(&resources.network);
-            resources.now = budget.now();
+            if budget.spend() {
+                slow |= budget.look(&resources.network);
+                resources.now = budget.now();
+            }
         }
         resources.batch.borrow_mut().flush_datagrams(&self.socket);
         if slow | budget.look(&resources.network) {
@@ -362,13 +368,15 @@ impl Peers {
             self.read(token, resources);
         }
         let budgets = &resources.network.budgets;
-        let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now);
+        let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now, false);
         self.demux.set_backlog(self.scheduled);
         while budget.is_left()
             && let Some(slot) = self.demux.handle_timeout(resources.now)
         {
             self.fail(slot, CloseReason::Timeout(Timeout::Idle), resources);
-            budget.spend(&resources.network);
+            if budget.spend() {
+                budget.look(&resources.network);
+            }
         }
         resources.now = resources.now.max(budget.now());
     }

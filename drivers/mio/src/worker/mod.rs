@@ -124,12 +124,18 @@ impl Worker {
     pub(crate) fn iterate(&mut self, events: &Events) {
         self.resources.tick();
         self.resources.handshakes = HANDSHAKES;
+        let mut woken = false;
         for event in events {
-            if event.token() != WAKER {
+            if event.token() == WAKER {
+                woken = true;
+            } else {
                 self.handle_event(event);
             }
         }
-        self.handle_tasks();
+        // Who leaves something for this worker wakes it. Tasks may be left over.
+        if woken || !self.tasks.is_empty() {
+            self.handle_tasks();
+        }
         self.handle_run_queue();
         self.handle_timers();
         self.handle_stop();
@@ -146,7 +152,8 @@ impl Worker {
             None => Instant::NEVER,
         };
         let next = self.resources.timers.next().min(stop).if_ever()?;
-        Some(next.since(self.resources.network.now()))
+        // The clock was read after the last callback; what has passed since is no matter.
+        Some(next.since(self.resources.now))
     }
 
     fn handle_event(&mut self, event: &Event) {

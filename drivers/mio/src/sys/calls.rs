@@ -95,7 +95,7 @@ pub(crate) fn set_nodelay(stream: &TcpStream, nodelay: bool) -> io::Result<()> {
     stream.set_nodelay(nodelay)
 }
 
-/// Registers a socket with a poll, for life.
+/// Registers a socket with a poll.
 pub(crate) fn register(
     registry: &Registry,
     socket: &mut impl Pollable,
@@ -106,6 +106,32 @@ pub(crate) fn register(
     registry.register(socket, token, interest)?;
     #[cfg(cubenet_faults)]
     super::faults::registered(socket.as_raw_fd(), registry, token, interest);
+    Ok(())
+}
+
+/// Has a registered datagram socket watched for room to send, beside what arrives, or no longer.
+#[cfg(unix)]
+pub(crate) fn watch_room(
+    registry: &Registry,
+    socket: &UdpSocket,
+    token: Token,
+    watched: bool,
+) -> io::Result<()> {
+    let mut interest = super::DATAGRAM_INTEREST;
+    if watched {
+        interest = interest.add(Interest::WRITABLE);
+    }
+    may_fail!(Register, socket);
+    let raw = std::os::fd::AsRawFd::as_raw_fd(socket);
+    registry.reregister(&mut mio::unix::SourceFd(&raw), token, interest)?;
+    #[cfg(cubenet_faults)]
+    super::faults::registered(raw, registry, token, interest);
+    Ok(())
+}
+
+/// It always is.
+#[cfg(not(unix))]
+pub(crate) fn watch_room(_: &Registry, _: &UdpSocket, _: Token, _watched: bool) -> io::Result<()> {
     Ok(())
 }
 

@@ -20,13 +20,14 @@ use portable as system;
 
 pub(crate) use calls::{
     Pollable, accept, bind, connect, listen, peer_addr, read, receive, register, send_runs,
-    set_nodelay, shutdown, take_error, write,
+    set_nodelay, shutdown, take_error, watch_room, write,
 };
 pub(crate) use system::{
     ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,
     unacknowledged,
 };
 
+use mio::Interest;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -35,6 +36,15 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 /// need not have: other systems tell of no urgent data, and on Windows mio arms a socket again
 /// only after `WouldBlock`.
 pub(crate) const SHORT_READ_DRAINS: bool = cfg!(target_os = "linux");
+
+/// What a datagram socket is watched for at first. On Unix it is watched for room to send only while
+/// something waits ([`watch_room`]): epoll would tell of it after every datagram that has left.
+/// Elsewhere the system tells only after it refused one.
+pub(crate) const DATAGRAM_INTEREST: Interest = if cfg!(unix) {
+    Interest::READABLE
+} else {
+    Interest::READABLE.add(Interest::WRITABLE)
+};
 
 /// Whether a listener may bind an address that still has connections in `TIME_WAIT`. On
 /// Windows the same option would let two sockets share an address.

@@ -42,6 +42,8 @@ pub(crate) struct Peers {
     pub(crate) scheduled: bool,
     /// Its callbacks took little time when they ran last.
     was_quick: bool,
+    /// The socket is watched for room to send, since something waits.
+    watches_room: bool,
 }
 
 /// A batch of datagrams of which the first `done` have been delivered.
@@ -105,6 +107,7 @@ impl Peers {
             armed: Instant::NEVER,
             scheduled: false,
             was_quick: false,
+            watches_room: false,
         }
     }
 
@@ -121,9 +124,7 @@ impl Peers {
     /// Its token has come up in the run queue.
     pub(crate) fn resume(&mut self, token: usize, resources: &mut WorkerResources) {
         self.scheduled = false;
-        if self.socket.has_waiting() {
-            self.flush(token, resources);
-        }
+        self.flush(token, resources);
         self.read(token, resources);
     }
 
@@ -333,12 +334,12 @@ impl Peers {
 
     /// Sends what is queued, and calls `writable` of connections that waited for room.
     pub(crate) fn flush(&mut self, token: usize, resources: &mut WorkerResources) {
-        if !self.socket.has_waiting() {
+        if !self.socket.has_waiting() && !self.watches_room {
             return;
         }
         self.begin_batch(resources);
         let flushed = self.socket.flush(resources.network.budgets.datagrams());
-        if flushed.more {
+        if flushed.more || !self.follow_room() {
             resources.schedule(token, &mut self.scheduled);
         }
         let mut senders = flushed.senders;
@@ -359,6 +360,20 @@ impl Peers {
             }
         }
         self.end_batch(resources);
+    }
+
+    /// Has the socket watched for room to send while something waits for it, and only then. Returns
+    /// whether that went well.
+    fn follow_room(&mut self) -> bool {
+        let waits = self.socket.has_waiting();
+        if waits != self.watches_room {
+            if let Err(error) = self.socket.watch_room(waits) {
+                warn_limited!(local = %self.socket.local, %error, "cannot watch a socket; trying again");
+                return false;
+            }
+            self.watches_room = waits;
+        }
+        true
     }
 
     /// Closes the peers that were idle too long. What the kernel has counts first: this thread may

@@ -13,7 +13,6 @@ use crate::udp::queue::{DatagramQueue, Sender, Waiting};
 use crate::worker::wake::Wake;
 use cubenet_core::connection::datagram::may_queue;
 use cubenet_core::{CloseReason, ConnectionId, DatagramHalf, SendError, Transport, TransportError};
-use mio::Interest;
 use mio::net::UdpSocket;
 use std::io;
 use std::net::SocketAddr;
@@ -191,8 +190,7 @@ impl DatagramSocket {
         listens: bool,
     ) -> io::Result<Arc<Self>> {
         let local = socket.local_addr()?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let token = home.worker.register(&mut socket, interest)?;
+        let token = home.worker.register(&mut socket, sys::DATAGRAM_INTEREST)?;
         if local.ip().is_unspecified() {
             sys::tell_destination(&socket, local);
         }
@@ -216,6 +214,13 @@ impl DatagramSocket {
     /// The token its worker keeps it under.
     pub(crate) fn token(&self) -> u32 {
         self.token
+    }
+
+    /// Has the worker told of room to send, or no longer.
+    pub(crate) fn watch_room(&self, watched: bool) -> io::Result<()> {
+        self.home
+            .worker
+            .watch_room(&self.socket, self.token, watched)
     }
 
     /// Whether new peers are admitted.

@@ -10,6 +10,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Pollable};
 use crate::worker::timers::MAX_INDEX;
 use cubenet_core::ConnectionId;
+use mio::net::UdpSocket;
 use mio::{Interest, Poll, Registry, Token, Waker};
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -149,5 +150,15 @@ impl WorkerHandle {
             self.release_token(token);
         }
         registered.map(|()| token)
+    }
+
+    /// Has a datagram socket watched for room to send, or no longer.
+    pub(crate) fn watch_room(
+        &self,
+        socket: &UdpSocket,
+        token: u32,
+        watched: bool,
+    ) -> io::Result<()> {
+        sys::watch_room(&self.registry, socket, Token(token as usize), watched)
     }
 }

@@ -211,3 +211,40 @@ fn an_answer_comes_from_the_address_that_the_datagram_went_to() {
         }
     }
 }
+
+/// How often the thread of this path under `/proc` has waited for something.
+#[cfg(target_os = "linux")]
+fn waits(thread: &std::path::Path) -> u64 {
+    let status = std::fs::read_to_string(thread.join("status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("voluntary_ctxt_switches"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_another_thread_sends_does_not_wake_the_worker() {
+    let network = network(Limits::default());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let listener = network
+        .listen(Transport::Udp, "127.0.0.1:0", move |connection| {
+            let thread = std::fs::read_link("/proc/thread-self").unwrap();
+            let worker = std::path::Path::new("/proc").join(thread);
+            sender.send((connection.clone(), worker)).unwrap();
+            Some(Echo)
+        })
+        .unwrap();
+    let socket = client(listener.local_addr());
+    socket.send(b"hello").unwrap();
+    let (connection, worker) = receiver.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(receive(&socket), b"hello");
+    let before = waits(&worker);
+    for _ in 0..2_000 {
+        connection.send(b"position").unwrap();
+        receive(&socket);
+    }
+    let waits = waits(&worker) - before;
+    assert!(waits < 100, "the worker woke {waits} times");
+}

@@ -37,6 +37,12 @@ use core::net::SocketAddr;
 ///
 /// [`is_closed`]: Handle::is_closed
 pub trait Handle: Clone + Send + Sync + 'static {
+    /// Does `work`, and has what it sends on this thread leave together when it ends, where the
+    /// driver can do better than to send each message by itself.
+    fn batch<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
     /// Sends `message`, all of it or nothing; see [`Link::send`](crate::Link::send).
     fn send(&self, message: &[u8]) -> Result<(), SendError>;
 

@@ -1,10 +1,12 @@
 //! The application's handle of a connection.
 
+use crate::batch;
 use crate::conn::info::Conn;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::PeerShared;
 use crate::write_batch::WriteBatch;
 use crate::{tcp, udp};
+use cubenet_core::queue::SHARE_FROM;
 use cubenet_core::{CloseReason, ConnectionId, Frame, Identity, SendError, Transport};
 use std::cell::RefCell;
 use std::fmt;
@@ -78,6 +80,7 @@ impl Connection {
                 let shared = shared.upgrade().ok_or(SendError::Closed)?;
                 match gathering_stream(&shared) {
                     Some(batch) => batch.borrow_mut().send(&shared, message),
+                    None if batch::is_gathering() => batch::send(&shared, message),
                     None => shared.send(message),
                 }
             }
@@ -85,10 +88,42 @@ impl Connection {
                 let shared = shared.upgrade().ok_or(SendError::Closed)?;
                 match gathering_datagrams(&shared) {
                     Some(batch) => batch.borrow_mut().send_datagram(&shared, message),
+                    None if batch::is_gathering() => batch::send_datagram(&shared, message),
                     None => shared.send(message),
                 }
             }
         }
+    }
+
+    /// Gathers what `work` sends on this thread: messages of one connection leave together, in one
+    /// write, and datagrams of one listener in few calls. For a tick that sends several messages
+    /// to each of many players, or for a thread that answers many requests at once.
+    ///
+    /// Everything leaves before this returns, and also if `work` panics; some of it may leave
+    /// earlier, when there is much. Each connection's messages keep their order, among
+    /// themselves and to what other threads send on it afterwards. Limits hold as always, and
+    /// what is gathered counts in [`queued`](Connection::queued).
+    ///
+    /// `work` may do anything: no lock is held while it runs. It should not wait for long, since
+    /// what it has sent waits with it. A batch inside another is part of that. In a
+    /// callback, what is sent on the callback's own connection is gathered in any case; a batch
+    /// there gathers what is sent on others.
+    ///
+    /// ```
+    /// use cubenet_mio::{Connection, Frame};
+    /// fn tick(players: &[Connection], events: &[Frame]) {
+    ///     Connection::batch(|| {
+    ///         for event in events {
+    ///             for player in players {
+    ///                 // One that is full or has gone misses it.
+    ///                 let _ = player.send_frame(event);
+    ///             }
+    ///         }
+    ///     });
+    /// }
+    /// ```
+    pub fn batch<R>(work: impl FnOnce() -> R) -> R {
+        batch::batch(work)
     }
 
     /// Sends a message that was framed once, to go to many. If it has to wait, its bytes
@@ -100,6 +135,9 @@ impl Connection {
         let shared = shared.upgrade().ok_or(SendError::Closed)?;
         match gathering_stream(&shared) {
             Some(batch) => batch.borrow_mut().send_frame(&shared, frame),
+            None if batch::is_gathering() && frame.as_bytes().len() < SHARE_FROM => {
+                batch::send(&shared, frame.payload())
+            }
             None => shared.send_frame(frame),
         }
     }
@@ -147,6 +185,7 @@ impl Connection {
                 let Some(shared) = shared.upgrade() else {
                     return;
                 };
+                batch::discard_datagrams(&shared);
                 match gathering_datagrams(&shared) {
                     Some(batch) => udp::link::abort(&batch, &shared),
                     None => shared.abort(CloseReason::Local),
@@ -192,7 +231,10 @@ impl Connection {
             }),
             Shared::Datagrams(shared) => shared.upgrade().map(|shared| {
                 let batch = gathering_datagrams(&shared);
-                let gathered = batch.map_or(0, |batch| batch.borrow().gathered_to(&shared));
+                let gathered = batch.map_or_else(
+                    || batch::gathered_to(&shared),
+                    |batch| batch.borrow().gathered_to(&shared),
+                );
                 shared.info().queued() + gathered
             }),
         };
@@ -243,6 +285,10 @@ fn gathering_datagrams(shared: &PeerShared) -> Option<Rc<RefCell<WriteBatch>>> {
 }
 
 cubenet_core::impl_handle!(Connection, {
+    fn batch<R>(work: impl FnOnce() -> R) -> R {
+        Connection::batch(work)
+    }
+
     fn identity(&self) -> Option<Arc<Identity>> {
         Connection::identity(self)
     }

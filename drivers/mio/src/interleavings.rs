@@ -219,8 +219,11 @@ fn what_is_queued_is_sent_by_any_thread_in_any_order_with_the_worker() {
             let mut scene = Scene::new();
             let threads = (0..2_u8).map(|name| {
                 let connection = scene.connection.clone();
-                Box::new(move || {
-                    assert_eq!(send(&connection, name, 3, 9_000), 3);
+                let sends = move || assert_eq!(send(&connection, name, 3, 9_000), 3);
+                // One of them in a batch.
+                Box::new(move || match name {
+                    0 => Connection::batch(sends),
+                    _ => sends(),
                 }) as Box<dyn FnOnce() + Send>
             });
             let threads = threads.collect();
@@ -261,13 +264,23 @@ fn a_send_that_found_no_room_is_followed_by_writable() {
 
 #[test]
 fn a_close_delivers_what_was_accepted_before_it_and_nothing_is_accepted_after() {
+    a_close_delivers(|sends| sends());
+}
+
+#[test]
+fn a_close_delivers_what_a_batch_has_gathered() {
+    a_close_delivers(|sends| Connection::batch(sends));
+}
+
+/// A thread sends, and does it as `run` says, while another closes.
+fn a_close_delivers(run: fn(&mut dyn FnMut())) {
     shuttle::check_random(
-        || {
+        move || {
             let mut scene = Scene::new();
             let accepted = Arc::new(Mutex::new(0));
             let (connection, count) = (scene.connection.clone(), Arc::clone(&accepted));
             let sends = Box::new(move || {
-                *count.lock().unwrap() = send(&connection, 7, 5, 6_000);
+                run(&mut || *count.lock().unwrap() = send(&connection, 7, 5, 6_000));
             });
             let connection = scene.connection.clone();
             let closes = Box::new(move || {

@@ -60,6 +60,7 @@
 #![deny(unsafe_code)]
 
 mod address;
+mod batch;
 mod conn;
 mod connection;
 mod error;

@@ -23,10 +23,6 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Runs of datagrams that are handed to the system before the batch ends: as many as go out in one
-/// call.
-const FLUSH_RUNS: usize = 64;
-
 crate::sync::thread_local! {
     static OF_THIS_THREAD: OnceCell<Rc<RefCell<WriteBatch>>> = const { OnceCell::new() };
 }
@@ -187,8 +183,7 @@ impl WriteBatch {
     /// Gathers a datagram; an empty one closes the connection at the peer.
     pub(crate) fn push_datagram(&mut self, peer: &Arc<PeerShared>, datagram: &[u8]) {
         self.datagrams.push(peer, datagram);
-        let (bytes, runs) = self.datagrams.len();
-        if bytes >= FLUSH_BYTES || runs >= FLUSH_RUNS {
+        if self.datagrams.is_full() {
             self.datagrams.flush(&peer.socket);
         }
     }

@@ -1,10 +1,11 @@
 //! What messages and idle connections cost in memory, counted at the allocator.
 
-use cubenet_mio::{Handler, Limits, Link, Message, Transport};
+use cubenet_mio::{Connection, Handler, Limits, Link, Message, Transport};
 use cubenet_tests::allocation::{self, Counting};
 use cubenet_tests::system::BYTES_OF_WATCHED;
 use cubenet_tests::{RawClient, eventually, framed, one_worker};
 use std::net::UdpSocket;
+use std::sync::mpsc::sync_channel as channel;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -23,11 +24,17 @@ impl Handler for Echo {
 #[test]
 fn small_messages_allocate_nothing_and_idle_connections_next_to_nothing() {
     let network = one_worker(Limits::default());
+    let (opened, handles) = channel(2);
+    let accept = move |connection: &Connection| {
+        // Those that are accepted while what they cost is counted are not kept.
+        let _ = opened.try_send(connection.clone());
+        Some(Echo)
+    };
     let streams = network
-        .listen(Transport::Tcp, "127.0.0.1:0", |_| Some(Echo))
+        .listen(Transport::Tcp, "127.0.0.1:0", accept.clone())
         .unwrap();
     let datagrams = network
-        .listen(Transport::Udp, "127.0.0.1:0", |_| Some(Echo))
+        .listen(Transport::Udp, "127.0.0.1:0", accept)
         .unwrap();
 
     let mut client = RawClient::connect(streams.local_addr());
@@ -52,6 +59,26 @@ fn small_messages_allocate_nothing_and_idle_connections_next_to_nothing() {
     let round = || {
         socket.send(b"a small message").unwrap();
         assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 15);
+    };
+    (0..20).for_each(|_| round());
+    let before = allocation::calls();
+    (0..1_000).for_each(|_| round());
+    assert_eq!(allocation::calls() - before, 0);
+
+    // What a thread sends in batches.
+    let connections = handles.try_iter().collect::<Vec<_>>();
+    assert_eq!(connections.len(), 2);
+    let mut back = [0; 5 * 17];
+    let mut round = || {
+        Connection::batch(|| {
+            for _ in 0..5 {
+                for connection in &connections {
+                    connection.send(b"a small message").unwrap();
+                }
+            }
+        });
+        std::io::Read::read_exact(&mut client.stream, &mut back).unwrap();
+        (0..5).for_each(|_| assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 15));
     };
     (0..20).for_each(|_| round());
     let before = allocation::calls();

@@ -17,4 +17,9 @@ impl Home {
     pub(crate) fn network(&self) -> &NetworkShared {
         &self.worker.network
     }
+
+    /// The same, to be shared.
+    pub(crate) fn shared_network(&self) -> &Arc<NetworkShared> {
+        &self.worker.network
+    }
 }

@@ -180,10 +180,10 @@ impl NetworkShared {
         debug_assert!(before >= bytes, "bytes were taken out of the queues twice");
     }
 
-    /// A message was accepted outside the workers' tallies.
-    pub(crate) fn count_sent(&self, len: usize) {
-        self.totals.messages_out.fetch_add(1, Relaxed);
-        self.totals.bytes_out.fetch_add(len as u64, Relaxed);
+    /// Messages were accepted outside the workers' tallies.
+    pub(crate) fn count_sent(&self, messages: u64, bytes: u64) {
+        self.totals.messages_out.fetch_add(messages, Relaxed);
+        self.totals.bytes_out.fetch_add(bytes, Relaxed);
     }
 
     /// Bytes of input that all connections hold.

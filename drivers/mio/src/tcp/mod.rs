@@ -11,6 +11,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod conn;
+pub(crate) mod gathered;
 pub(crate) mod held;
 pub(crate) mod layers;
 pub(crate) mod link;

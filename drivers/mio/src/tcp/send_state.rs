@@ -4,6 +4,7 @@
 use crate::conn::info::Conn;
 use crate::sys;
 use crate::tcp::conn::StreamConn;
+use crate::tcp::gathered::{Gathered, Spare};
 use crate::tcp::layers::{Layers, with_wire};
 use crate::user::catch_panic;
 use cubenet_core::frame::HEADER_LEN;
@@ -19,14 +20,17 @@ const MAX_SLICES: usize = 16;
 pub(crate) struct SendState {
     pub(crate) half: SendHalf,
     /// What only some connections have, some of the time. Allocated while there is any of it.
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
 }
 
-/// What a connection has if the system does not take everything, if it failed, or if it has layers.
+/// What a connection has if the system does not take everything, if it failed, if it has layers, or
+/// while a batch of the application's gathers for it.
 #[derive(Default)]
-struct Rare {
+pub(crate) struct Rare {
     /// What the system would not take yet.
     queue: SendQueue,
+    /// Frames that leave when a batch ends, behind the queue: see `gathered`.
+    pub(super) gathered: Gathered,
     /// The error that ended the connection, to be reported by its worker.
     error: Option<io::Error>,
     layers: Option<Layers>,
@@ -43,11 +47,12 @@ impl SendState {
         SendState { half, rare }
     }
 
-    /// Bytes that wait: for the system, or for the handshake of the layers.
-    fn queued(&self) -> usize {
+    /// Bytes that wait: for the system, for the end of a batch, or for the handshake of the layers.
+    pub(super) fn queued(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| {
             let layers = rare.layers.as_ref();
-            rare.queue.len() + layers.map_or(0, |layers| layers.layered.pending())
+            let pending = layers.map_or(0, |layers| layers.layered.pending());
+            rare.queue.len() + rare.gathered.len() + pending
         })
     }
 
@@ -58,11 +63,15 @@ impl SendState {
     }
 
     /// Lets go of what there is nothing in any more.
-    fn trim(&mut self) {
-        let is_needed =
-            |rare: &Rare| !rare.queue.is_empty() || rare.error.is_some() || rare.layers.is_some();
-        if !self.rare.as_deref().is_some_and(is_needed) {
-            self.rare = None;
+    pub(super) fn trim(&mut self, spare: Option<&mut Spare>) {
+        let rare = self.rare.take_if(|rare| {
+            rare.queue.is_empty()
+                && rare.gathered.len() == 0
+                && rare.error.is_none()
+                && rare.layers.is_none()
+        });
+        if let (Some(rare), Some(spare)) = (rare, spare) {
+            spare.keep(rare);
         }
     }
 
@@ -75,15 +84,21 @@ impl SendState {
     /// the worker must look at the connection: something waits that did not before, or it
     /// has closed.
     pub(crate) fn transmit(&mut self, conn: &StreamConn, buf: WriteBuf<'_>) -> bool {
+        let mut needs_worker = false;
+        if self.rare.is_some() {
+            // What a batch has gathered was sent before.
+            needs_worker = self.flush_gathered(conn, None);
+        }
         if self.half.state() == State::Closed {
-            return false;
+            return needs_worker;
         }
-        if let Some(rare) = &self.rare
-            && rare.layers.is_some()
-        {
-            return self.transmit_layered(conn, buf);
-        }
-        self.write(conn, buf, 0)
+        let is_layered = self.rare.as_ref().is_some_and(|rare| rare.layers.is_some());
+        needs_worker
+            | if is_layered {
+                self.transmit_layered(conn, buf)
+            } else {
+                self.write(conn, buf, 0)
+            }
     }
 
     /// The same for what is to be on the wire, of which layers have added `overhead` bytes.
@@ -126,6 +141,7 @@ impl SendState {
 
     /// Writes what waits, as far as the stream takes it.
     pub(super) fn flush(&mut self, conn: &StreamConn, now: Instant) {
+        self.flush_gathered(conn, None);
         let Some(Rare { queue, .. }) = self.rare.as_deref_mut() else {
             return;
         };
@@ -155,7 +171,7 @@ impl SendState {
                 },
             }
         };
-        self.trim();
+        self.trim(None);
         let queued = self.queued();
         conn.network().sub_queued(progress);
         conn.info().set_queued(queued);
@@ -174,6 +190,7 @@ impl SendState {
         }
         if let Some(rare) = &mut self.rare {
             rare.queue = SendQueue::new();
+            rare.gathered.discard();
             if let Some(layers) = &mut rare.layers {
                 layers.discard();
             }

@@ -13,6 +13,7 @@ use crate::conn::key::ConnKey;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys;
 use crate::tcp::conn::StreamConn;
+use crate::tcp::gathered::Spare;
 use crate::tcp::layers::Layers;
 use crate::tcp::send_state::{SendState, WriteBuf};
 use cubenet_core::{Action, CloseReason, Frame, Identity, SendError, SendHalf, Transport};
@@ -119,11 +120,33 @@ impl StreamShared {
             let header = send.half.admit(len, conn.backlog(), conn.limits())?;
             Ok(send.transmit(conn, buf(header)))
         })?;
-        self.network().count_sent(len);
+        self.network().count_sent(1, len as u64);
         if needs_worker {
             self.wake();
         }
         Ok(())
+    }
+
+    /// Gathers a message for a batch of this thread; see `gathered`. Returns whether the batch must
+    /// remember the connection.
+    pub(crate) fn gather(
+        &self,
+        payload: &[u8],
+        batch: u64,
+        spare: &mut Spare,
+    ) -> Result<bool, SendError> {
+        let outcome = self.locked(|conn, send| send.gather(conn, payload, batch, spare))?;
+        if outcome.needs_worker {
+            self.wake();
+        }
+        Ok(outcome.is_new)
+    }
+
+    /// Hands what a batch has gathered to the stream.
+    pub(crate) fn flush_gathered(&self, spare: &mut Spare) {
+        if self.locked(|conn, send| send.flush_gathered(conn, Some(spare))) {
+            self.wake();
+        }
     }
 
     /// Asks the sending half itself, so that it remembers that it owes a `writable`.

@@ -8,6 +8,11 @@ use cubenet_core::ConnectionId;
 use std::io;
 use std::sync::Arc;
 
+/// Gathered bytes that are handed to the system before the batch ends.
+const FLUSH_BYTES: usize = 1 << 16;
+/// The same for runs: as many as go out in one call.
+const FLUSH_RUNS: usize = 64;
+
 /// Datagrams in the order they were sent, in runs: datagrams of one length to one peer, which the
 /// system may send in one call.
 #[derive(Default)]
@@ -29,11 +34,6 @@ struct Mark {
 }
 
 impl DatagramBatch {
-    /// Bytes, and runs.
-    pub(crate) fn len(&self) -> (usize, usize) {
-        (self.bytes.len(), self.runs.len())
-    }
-
     /// A callback begins, whose datagrams are dropped if it does not end well.
     pub(crate) fn begin_callback(&mut self) {
         self.mark = Mark {
@@ -46,14 +46,20 @@ impl DatagramBatch {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(datagram);
         let route = peer.route();
-        let joined = self.runs.last_mut().is_some_and(|run| {
+        let last = self.runs.last_mut().zip(self.senders.last());
+        let joined = last.is_some_and(|(run, sender)| {
             let max_segment = usize::from(peer.max_segment.load(Relaxed));
-            run.extend(route, start, datagram.len(), max_segment)
+            Arc::ptr_eq(sender, peer) && run.extend(route, start, datagram.len(), max_segment)
         });
         if !joined {
             self.runs.push(Run::single(route, start, datagram.len()));
             self.senders.push(Arc::clone(peer));
         }
+    }
+
+    /// Whether as much is gathered as goes out in one call.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() >= FLUSH_BYTES || self.runs.len() >= FLUSH_RUNS
     }
 
     /// Bytes gathered for this peer.
@@ -66,15 +72,7 @@ impl DatagramBatch {
     /// nothing refers to them.
     pub(crate) fn discard(&mut self, id: ConnectionId) {
         let Mark { runs, last } = self.mark;
-        let mut at = runs;
-        while at < self.runs.len() {
-            if self.senders[at].info().id == id {
-                self.runs.remove(at);
-                self.senders.remove(at);
-            } else {
-                at += 1;
-            }
-        }
+        self.discard_from(runs, id);
         if let Some(last) = last
             && let Some(nth) = runs.checked_sub(1)
             && self.senders[nth].info().id == id
@@ -83,8 +81,33 @@ impl DatagramBatch {
         }
     }
 
-    /// Hands everything to the socket, which queues what the system does not take.
-    pub(crate) fn flush(&mut self, socket: &DatagramSocket) {
+    /// Datagrams gathered, and whose, in runs.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&Arc<PeerShared>, usize)> {
+        let counts = self.runs.iter().map(|run| run.count);
+        self.senders.iter().zip(counts)
+    }
+
+    /// Drops everything that this connection has gathered. Returns how many datagrams that was.
+    pub(crate) fn discard_all(&mut self, id: ConnectionId) -> usize {
+        self.discard_from(0, id)
+    }
+
+    fn discard_from(&mut self, mut at: usize, id: ConnectionId) -> usize {
+        let mut datagrams = 0;
+        while at < self.runs.len() {
+            if self.senders[at].info().id == id {
+                datagrams += self.runs.remove(at).count;
+                self.senders.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        datagrams
+    }
+
+    /// Hands everything to the socket, which queues what the system does not take. Forgets nothing
+    /// yet; see [`clear`](Self::clear).
+    pub(crate) fn transmit(&self, socket: &DatagramSocket) {
         let mut next = 0;
         while next < self.runs.len() {
             match socket.send_runs(&self.bytes, &self.runs[next..]) {
@@ -104,6 +127,18 @@ impl DatagramBatch {
                 }
             }
         }
+    }
+
+    /// Hands everything to the socket.
+    pub(crate) fn flush(&mut self, socket: &DatagramSocket) {
+        if !self.runs.is_empty() {
+            self.transmit(socket);
+            self.clear();
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.runs.clear();
         self.senders.clear();

@@ -487,6 +487,10 @@ impl Peers {
         }
         let mut action = shared.locked(|half| half.poll_action(shared.info().queued()));
         if action == Action::SendFin {
+            if shared.has_gathered() {
+                // The batch that has gathered it asks for another look.
+                return;
+            }
             let mut batch = resources.batch.borrow_mut();
             batch.push_datagram(shared, &[]);
             batch.flush_datagrams(&self.socket);

@@ -6,7 +6,9 @@ use crate::conn::home::Home;
 use crate::conn::info::{Conn, ConnInfo};
 use crate::conn::key::ConnKey;
 use crate::network::shared::next_id;
-use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed};
+use crate::sync::atomic::{
+    AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed,
+};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, MAX_SEGMENT, Route, Run, Source};
 use crate::udp::queue::{DatagramQueue, Sender, Waiting};
@@ -34,6 +36,8 @@ pub(crate) struct PeerShared {
     /// The largest datagrams that are sent to it in runs: more than the path to it carries in one
     /// piece cannot be.
     pub(crate) max_segment: AtomicU16,
+    /// Datagrams that batches of the application's have gathered: they leave before a close datagram.
+    gathered: AtomicU32,
     /// It was aborted; what waits of it is not to be sent, and is counted no more.
     is_lost: AtomicBool,
     half: Mutex<DatagramHalf>,
@@ -84,6 +88,7 @@ impl PeerShared {
             info: ConnInfo::new(peer, slot, half.state()),
             source,
             max_segment: AtomicU16::new(socket.max_segment),
+            gathered: AtomicU32::new(0),
             is_lost: AtomicBool::new(false),
             half: Mutex::new(half),
             socket: Arc::clone(socket),
@@ -122,8 +127,32 @@ impl PeerShared {
             self.socket.send(self, datagram);
             Ok(())
         })?;
-        self.network().count_sent(datagram.len());
+        self.network().count_sent(1, datagram.len() as u64);
         Ok(())
+    }
+
+    /// Accepts a datagram that a batch is about to gather.
+    pub(crate) fn admit_gathered(&self, len: usize) -> Result<(), SendError> {
+        self.locked(|half| {
+            half.admit(len, self.backlog(), self.limits())?;
+            self.gathered.fetch_add(1, Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Datagrams that a batch had gathered were sent, or dropped.
+    pub(crate) fn ungather(&self, count: usize) {
+        // Acquired: if the worker has seen them and waits, this sees that it closes.
+        self.gathered.fetch_sub(count as u32, AcqRel);
+        if !self.info.is_open() {
+            self.wake();
+        }
+    }
+
+    /// Whether a batch has gathered datagrams, before which no close datagram may leave.
+    pub(crate) fn has_gathered(&self) -> bool {
+        // Released, and therefore no mere load: see `ungather`.
+        self.gathered.fetch_add(0, AcqRel) > 0
     }
 
     /// Asks the half itself, so that it remembers that it owes a `writable`.

@@ -107,6 +107,18 @@ impl Actor {
             }
             212..222 => thread::sleep(Duration::from_micros(self.rng.u64(0..1_500))),
             222..230 if world.may_panic => panic_any(Chaos(self.rng.bool())),
+            230..238 => Connection::batch(|| {
+                for _ in 0..self.rng.usize(0..6) {
+                    self.act(own);
+                }
+            }),
+            // Without a number: any thread may send it at any moment.
+            238..250 => {
+                let len = self.rng.usize(0..3_000);
+                with(connection, |one| {
+                    let _ = one.send(vec![0; len]);
+                });
+            }
             _ => {}
         }
         self.depth -= 1;

@@ -12,8 +12,9 @@ use crate::udp::batch::DatagramBatch;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use cubenet_core::SendError;
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 /// Sockets whose buffers are kept from one batch to the next.
 const MAX_SPARE: usize = 16;
@@ -148,40 +149,60 @@ fn flush_datagrams(socket: &DatagramSocket, datagrams: &mut DatagramBatch) {
 }
 
 /// Gathers a message of a stream.
-pub(crate) fn send(stream: &Arc<StreamShared>, payload: &[u8]) -> Result<(), SendError> {
+pub(crate) fn send(stream: &Weak<StreamShared>, payload: &[u8]) -> Result<(), SendError> {
     let gathered = BATCH.try_with(|batch| {
-        let batch = &mut *batch.borrow_mut();
-        if stream.gather(payload, batch.number, &mut batch.spare)? {
-            batch.streams.push(Arc::clone(stream));
+        let Batch {
+            number,
+            streams,
+            sent,
+            spare,
+            ..
+        } = &mut *batch.borrow_mut();
+        // Often it is the one of the message before.
+        let last = streams.last();
+        if let Some(last) = last.filter(|last| ptr::eq(Arc::as_ptr(last), stream.as_ptr())) {
+            let is_new = last.gather(payload, *number, spare)?;
+            sent.count(last.home().shared_network(), payload.len());
+            if is_new {
+                streams.push(Arc::clone(last));
+            }
+            return Ok(());
         }
-        batch
-            .sent
-            .count(stream.home().shared_network(), payload.len());
+        let stream = stream.upgrade().ok_or(SendError::Closed)?;
+        let is_new = stream.gather(payload, *number, spare)?;
+        sent.count(stream.home().shared_network(), payload.len());
+        if is_new {
+            streams.push(stream);
+        }
         Ok(())
     });
-    gathered.unwrap_or_else(|_| stream.send(payload))
+    gathered.unwrap_or_else(|_| {
+        let stream = stream.upgrade().ok_or(SendError::Closed)?;
+        stream.send(payload)
+    })
 }
 
 /// Gathers a datagram.
-pub(crate) fn send_datagram(peer: &Arc<PeerShared>, datagram: &[u8]) -> Result<(), SendError> {
-    let gathered = BATCH.try_with(|batch| {
-        let full = {
-            let batch = &mut *batch.borrow_mut();
-            peer.admit_gathered(datagram.len())?;
-            let network = peer.home().shared_network();
-            batch.sent.count(network, datagram.len());
-            let datagrams = batch.datagrams(&peer.socket);
-            datagrams.push(peer, datagram);
-            datagrams.is_full().then(|| std::mem::take(datagrams))
-        };
-        if let Some(mut datagrams) = full {
-            // Unborrowed, as in `flush`.
-            flush_datagrams(&peer.socket, &mut datagrams);
-            *batch.borrow_mut().datagrams(&peer.socket) = datagrams;
-        }
-        Ok(())
+pub(crate) fn send_datagram(peer: Arc<PeerShared>, datagram: &[u8]) -> Result<(), SendError> {
+    if BATCH.try_with(|_| ()).is_err() {
+        return peer.send(datagram);
+    }
+    peer.admit_gathered(datagram.len())?;
+    let full = BATCH.with(|batch| {
+        let batch = &mut *batch.borrow_mut();
+        let network = peer.home().shared_network();
+        batch.sent.count(network, datagram.len());
+        let (socket, datagrams) = batch.datagrams(&peer.socket);
+        datagrams.push_owned(peer, datagram);
+        let full = datagrams.is_full().then(|| std::mem::take(datagrams));
+        full.map(|datagrams| (Arc::clone(socket), datagrams))
     });
-    gathered.unwrap_or_else(|_| peer.send(datagram))
+    if let Some((socket, mut datagrams)) = full {
+        // Unborrowed, as in `flush`.
+        flush_datagrams(&socket, &mut datagrams);
+        BATCH.with(|batch| batch.borrow_mut().datagrams(&socket).1 = datagrams);
+    }
+    Ok(())
 }
 
 /// Forgets the datagrams gathered on a connection that was aborted.
@@ -210,7 +231,10 @@ pub(crate) fn gathered_to(peer: &PeerShared) -> usize {
 
 impl Batch {
     /// What has gathered on a socket.
-    fn datagrams(&mut self, socket: &Arc<DatagramSocket>) -> &mut DatagramBatch {
+    fn datagrams(
+        &mut self,
+        socket: &Arc<DatagramSocket>,
+    ) -> &mut (Arc<DatagramSocket>, DatagramBatch) {
         let is_it = |(one, _): &(Arc<DatagramSocket>, _)| Arc::ptr_eq(one, socket);
         let found = self.sockets.iter().position(is_it);
         let nth = found.unwrap_or_else(|| {
@@ -218,6 +242,6 @@ impl Batch {
             self.sockets.push((Arc::clone(socket), datagrams));
             self.sockets.len() - 1
         });
-        &mut self.sockets[nth].1
+        &mut self.sockets[nth]
     }
 }

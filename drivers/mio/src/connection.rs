@@ -76,19 +76,21 @@ impl Connection {
         // The application's own code, which may use this connection.
         let message = message.as_ref();
         match &self.shared {
-            Shared::Stream(shared) => {
-                let shared = shared.upgrade().ok_or(SendError::Closed)?;
-                match gathering_stream(&shared) {
-                    Some(batch) => batch.borrow_mut().send(&shared, message),
-                    None if batch::is_gathering() => batch::send(&shared, message),
-                    None => shared.send(message),
+            Shared::Stream(shared) => match WriteBatch::gathering_for(self.id.as_u64()) {
+                None if batch::is_gathering() => batch::send(shared, message),
+                of_callback => {
+                    let shared = shared.upgrade().ok_or(SendError::Closed)?;
+                    match of_callback {
+                        Some(batch) => batch.borrow_mut().send(&shared, message),
+                        None => shared.send(message),
+                    }
                 }
-            }
+            },
             Shared::Datagrams(shared) => {
                 let shared = shared.upgrade().ok_or(SendError::Closed)?;
                 match gathering_datagrams(&shared) {
                     Some(batch) => batch.borrow_mut().send_datagram(&shared, message),
-                    None if batch::is_gathering() => batch::send_datagram(&shared, message),
+                    None if batch::is_gathering() => batch::send_datagram(shared, message),
                     None => shared.send(message),
                 }
             }
@@ -132,12 +134,14 @@ impl Connection {
         let Shared::Stream(shared) = &self.shared else {
             return self.send(frame.payload());
         };
+        let of_callback = WriteBatch::gathering_for(self.id.as_u64());
+        let is_short = frame.as_bytes().len() < SHARE_FROM;
+        if of_callback.is_none() && is_short && batch::is_gathering() {
+            return batch::send(shared, frame.payload());
+        }
         let shared = shared.upgrade().ok_or(SendError::Closed)?;
-        match gathering_stream(&shared) {
+        match of_callback {
             Some(batch) => batch.borrow_mut().send_frame(&shared, frame),
-            None if batch::is_gathering() && frame.as_bytes().len() < SHARE_FROM => {
-                batch::send(&shared, frame.payload())
-            }
             None => shared.send_frame(frame),
         }
     }

@@ -515,7 +515,7 @@ mod tests {
         let runs: Vec<Run> = if segmented {
             for datagram in &expected[1..] {
                 let start = run.start + run.len;
-                assert!(run.extend(to, start, datagram.len(), 100));
+                assert!(run.extend(start, datagram.len(), 100));
             }
             vec![run]
         } else {

@@ -130,17 +130,10 @@ impl Run {
         }
     }
 
-    /// Adds a datagram of `len` bytes at `start`, if it can take one: the datagrams of a run are
-    /// `max_segment` bytes long at most.
-    pub(crate) fn extend(
-        &mut self,
-        route: Route,
-        start: usize,
-        len: usize,
-        max_segment: usize,
-    ) -> bool {
-        let fits = self.route == route
-            && self.start + self.len == start
+    /// Adds a datagram to the same peer, of `len` bytes at `start`, if it can take one: the datagrams
+    /// of a run are `max_segment` bytes long at most.
+    pub(crate) fn extend(&mut self, start: usize, len: usize, max_segment: usize) -> bool {
+        let fits = self.start + self.len == start
             && len > 0
             && len <= self.segment
             && self.segment <= max_segment
@@ -236,20 +229,18 @@ mod tests {
     #[test]
     fn a_run_takes_equal_datagrams_and_ends_with_a_shorter_one() {
         let to = route("127.0.0.1:7");
-        let other = route("127.0.0.1:8");
         let mut run = Run::single(to, 10, 100);
-        let mut extend = |to, start, len| run.extend(to, start, len, MAX_SEGMENT.into());
-        assert!(!extend(other, 110, 100));
-        assert!(!extend(to, 111, 100), "something lies between");
-        assert!(!extend(to, 110, 101));
+        let mut extend = |start, len| run.extend(start, len, MAX_SEGMENT.into());
+        assert!(!extend(111, 100), "something lies between");
+        assert!(!extend(110, 101));
         assert!(
-            !extend(to, 110, 0),
+            !extend(110, 0),
             "an empty datagram has a meaning of its own"
         );
-        assert!(extend(to, 110, 100));
-        assert!(extend(to, 210, 1));
-        assert!(!extend(to, 211, 100), "the shorter one was the last");
-        assert!(!Run::single(to, 0, 100).extend(to, 100, 100, 99));
+        assert!(extend(110, 100));
+        assert!(extend(210, 1));
+        assert!(!extend(211, 100), "the shorter one was the last");
+        assert!(!Run::single(to, 0, 100).extend(100, 100, 99));
         let pieces: Vec<_> = run.split().map(|piece| (piece.start, piece.len)).collect();
         assert_eq!(pieces, [(10, 100), (110, 100), (210, 1)]);
     }

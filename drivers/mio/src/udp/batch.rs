@@ -43,18 +43,32 @@ impl DatagramBatch {
     }
 
     pub(crate) fn push(&mut self, peer: &Arc<PeerShared>, datagram: &[u8]) {
+        if !self.push_to_last(peer, datagram) {
+            self.senders.push(Arc::clone(peer));
+        }
+    }
+
+    /// The same for a sender that is not needed any more.
+    pub(crate) fn push_owned(&mut self, peer: Arc<PeerShared>, datagram: &[u8]) {
+        if !self.push_to_last(&peer, datagram) {
+            self.senders.push(peer);
+        }
+    }
+
+    /// Gathers a datagram in the last run, or in one of its own, whose sender is still to be told.
+    fn push_to_last(&mut self, peer: &Arc<PeerShared>, datagram: &[u8]) -> bool {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(datagram);
-        let route = peer.route();
         let last = self.runs.last_mut().zip(self.senders.last());
         let joined = last.is_some_and(|(run, sender)| {
             let max_segment = usize::from(peer.max_segment.load(Relaxed));
-            Arc::ptr_eq(sender, peer) && run.extend(route, start, datagram.len(), max_segment)
+            Arc::ptr_eq(sender, peer) && run.extend(start, datagram.len(), max_segment)
         });
         if !joined {
+            let route = peer.route();
             self.runs.push(Run::single(route, start, datagram.len()));
-            self.senders.push(Arc::clone(peer));
         }
+        joined
     }
 
     /// Whether as much is gathered as goes out in one call.

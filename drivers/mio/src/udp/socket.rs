@@ -13,7 +13,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, MAX_SEGMENT, Route, Run, Source};
 use crate::udp::queue::{DatagramQueue, Sender, Waiting};
 use crate::worker::wake::Wake;
-use cubenet_core::connection::datagram::may_queue;
+use cubenet_core::connection::datagram::{admit, may_queue};
 use cubenet_core::{CloseReason, ConnectionId, DatagramHalf, SendError, Transport, TransportError};
 use mio::net::UdpSocket;
 use std::io;
@@ -133,11 +133,17 @@ impl PeerShared {
 
     /// Accepts a datagram that a batch is about to gather.
     pub(crate) fn admit_gathered(&self, len: usize) -> Result<(), SendError> {
-        self.locked(|half| {
-            half.admit(len, self.backlog(), self.limits())?;
-            self.gathered.fetch_add(1, Relaxed);
-            Ok(())
-        })
+        // Before the state is looked at: either this sees that the connection closes, or the worker
+        // sees that something is gathered, before it sends the close datagram.
+        self.gathered.fetch_add(1, AcqRel);
+        let admitted = match admit(self.info.state(), len, self.backlog(), self.limits()) {
+            Err(SendError::Full) => self.admit(len),
+            admitted => admitted,
+        };
+        if admitted.is_err() {
+            self.ungather(1);
+        }
+        admitted
     }
 
     /// Datagrams that a batch had gathered were sent, or dropped.

@@ -1,13 +1,17 @@
 //! The application's handle of a connection.
 
 use crate::batch;
+use crate::conn::home::Home;
 use crate::conn::info::Conn;
+use crate::conn::key::ConnKey;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::PeerShared;
+use crate::worker::mailbox::Command;
+use crate::worker::task::UserTask;
 use crate::write_batch::WriteBatch;
 use crate::{tcp, udp};
 use cubenet_core::queue::SHARE_FROM;
-use cubenet_core::{CloseReason, ConnectionId, Frame, Identity, SendError, Transport};
+use cubenet_core::{CloseReason, ConnectionId, Frame, Identity, Link, SendError, State, Transport};
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -126,6 +130,47 @@ impl Connection {
     /// ```
     pub fn batch<R>(work: impl FnOnce() -> R) -> R {
         batch::batch(work)
+    }
+
+    /// Has `task` run on the thread that runs this connection's callbacks, between two of them.
+    /// Returns at once. For work that must not run beside a callback, or that waits for nothing
+    /// and is too small for a thread of its own.
+    ///
+    /// Tasks of one thread run in the order in which it asked for them. What tasks that run one after
+    /// another send is gathered, as by [`batch`](Connection::batch). If one panics, its connection
+    /// closes with [`CloseReason::Panicked`]. If the connection ends first, the task is dropped
+    /// without being run.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] if the connection has ended. [`SendError::Full`] if as many tasks wait
+    /// as [`Builder::max_tasks`](crate::Builder::max_tasks) allows: no `writable` follows.
+    pub fn run_on_worker(
+        &self,
+        task: impl FnOnce(&mut dyn Link) + Send + 'static,
+    ) -> Result<(), SendError> {
+        let task = Box::new(task);
+        let post = |home: &Home| {
+            let task = UserTask::new(home.shared_network(), self.clone(), task)?;
+            let posted = home.mailbox.post(Command::Run(task));
+            posted.map_err(|_ended| SendError::Closed)
+        };
+        shared!(self, shared => post(shared.home())).unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Where its worker finds it, and its number, if it still exists.
+    pub(crate) fn key(&self) -> Option<(ConnKey, ConnectionId)> {
+        shared!(self, shared => (shared.key(), shared.info().id))
+    }
+
+    /// Whether it is over: nothing more is delivered either way.
+    pub(crate) fn has_closed(&self) -> bool {
+        shared!(self, shared => shared.info().state() == State::Closed).unwrap_or(true)
+    }
+
+    /// Closes at once, for this reason.
+    pub(crate) fn fail(&self, reason: CloseReason) {
+        shared!(self, shared => shared.abort(reason));
     }
 
     /// Sends a message that was framed once, to go to many. If it has to wait, its bytes

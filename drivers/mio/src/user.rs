@@ -41,6 +41,11 @@ impl<T> UserValue<T> {
     pub(crate) fn new(value: T) -> Self {
         UserValue(Some(value))
     }
+
+    /// The value, whose destructor is the caller's from here on.
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect("it is there until it is dropped")
+    }
 }
 
 impl<T> Deref for UserValue<T> {

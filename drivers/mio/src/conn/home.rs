@@ -2,6 +2,7 @@
 
 use crate::network::shared::NetworkShared;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::mailbox::Mailbox;
 use cubenet_core::Limits;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 /// which its connections share.
 pub(crate) struct Home {
     pub(crate) worker: Arc<WorkerHandle>,
+    pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) limits: Arc<Limits>,
 }
 

@@ -33,6 +33,7 @@ pub struct Builder {
     budgets: Budgets,
     addresses: AddressLimits,
     options: SocketOptions,
+    max_tasks: Option<usize>,
 }
 
 impl Builder {
@@ -43,6 +44,7 @@ impl Builder {
             budgets: Budgets::new(),
             addresses: AddressLimits::new(),
             options: SocketOptions::default(),
+            max_tasks: None,
         }
     }
 
@@ -128,6 +130,15 @@ impl Builder {
         self
     }
 
+    /// Tasks that may wait for the workers, of [`Connection::run_on_worker`]. Default 65,536.
+    ///
+    /// [`Connection::run_on_worker`]: crate::Connection::run_on_worker
+    #[must_use]
+    pub fn max_tasks(mut self, tasks: usize) -> Self {
+        self.max_tasks = Some(tasks);
+        self
+    }
+
     /// Starts the threads.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
@@ -142,13 +153,16 @@ impl Builder {
                 .iter()
                 .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
         };
-        let shared = NetworkShared::new(
+        let mut shared = NetworkShared::new(
             self.limits,
             self.budgets,
             self.options,
             self.addresses,
             (half(low), half(high)),
         );
+        if let Some(max_tasks) = self.max_tasks {
+            shared.max_tasks = max_tasks;
+        }
         let inner = Inner::new(Arc::new(shared));
         start_threads(inner, self.workers).map_err(|source| Error::Start { source })
     }

@@ -25,6 +25,9 @@ pub(crate) struct NetworkShared {
     handshakes: AtomicUsize,
     queued_total: AtomicUsize,
     held_total: AtomicUsize,
+    /// Tasks of the application's that wait for a worker.
+    tasks: AtomicUsize,
+    pub(crate) max_tasks: usize,
     /// `None` if nothing is limited.
     addresses: Option<Mutex<AddressTable>>,
     origin: std::time::Instant,
@@ -61,6 +64,8 @@ impl NetworkShared {
             handshakes: AtomicUsize::new(0),
             queued_total: AtomicUsize::new(0),
             held_total: AtomicUsize::new(0),
+            tasks: AtomicUsize::new(0),
+            max_tasks: 1 << 16,
             addresses: limited.then(|| Mutex::new(AddressTable::new(addresses))),
             origin: std::time::Instant::now(),
         }
@@ -178,6 +183,17 @@ impl NetworkShared {
     pub(crate) fn sub_queued(&self, bytes: usize) {
         let before = self.queued_total.fetch_sub(bytes, Relaxed);
         debug_assert!(before >= bytes, "bytes were taken out of the queues twice");
+    }
+
+    /// A task is to wait for a worker. Returns whether it may.
+    pub(crate) fn begin_task(&self) -> bool {
+        let has_room = |tasks: usize| (tasks < self.max_tasks).then_some(tasks + 1);
+        self.tasks.fetch_update(Relaxed, Relaxed, has_room).is_ok()
+    }
+
+    /// A task that waited is over.
+    pub(crate) fn end_task(&self) {
+        self.tasks.fetch_sub(1, Relaxed);
     }
 
     /// Messages were accepted outside the workers' tallies.

@@ -141,7 +141,6 @@ impl SendState {
 
     /// Writes what waits, as far as the stream takes it.
     pub(super) fn flush(&mut self, conn: &StreamConn, now: Instant) {
-        self.flush_gathered(conn, None);
         let Some(Rare { queue, .. }) = self.rare.as_deref_mut() else {
             return;
         };

@@ -383,11 +383,15 @@ impl Stream {
 
     /// Does what the connection has to do next. Returns whether it has closed.
     fn handle_action(&mut self) -> bool {
-        let action = StreamShared::with(&mut self.shared, |conn, send| match send.poll_action() {
-            Action::SendFin if !send.close_layers(conn) => Action::Wait,
-            // A layer may have panicked over it.
-            Action::SendFin => send.poll_action(),
-            action => action,
+        let action = StreamShared::with(&mut self.shared, |conn, send| {
+            // Its batch may go on for long.
+            send.flush_gathered(conn, None);
+            match send.poll_action() {
+                Action::SendFin if !send.close_layers(conn) => Action::Wait,
+                // A layer may have panicked over it.
+                Action::SendFin => send.poll_action(),
+                action => action,
+            }
         });
         match action {
             Action::Wait => false,

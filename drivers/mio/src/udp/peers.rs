@@ -327,7 +327,14 @@ impl Peers {
         self.slots.get(slot)?.as_ref()
     }
 
-    fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
+    /// A task of the application's has run on a connection.
+    pub(crate) fn after_task(&mut self, key: ConnKey, resources: &mut WorkerResources) {
+        self.begin_batch(resources);
+        self.after_io(key.slot as usize, resources);
+        self.end_batch(resources);
+    }
+
+    pub(crate) fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
         let peer = self.peer(key.slot as usize);
         peer.is_some_and(|peer| peer.shared.info().id == id)
     }

@@ -8,6 +8,7 @@ use crate::tcp::layers::HandshakePermit;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::handle::WorkerHandle;
+use crate::worker::task::UserTask;
 use cubenet_core::{Handler, Instant, Limits};
 use mio::net::TcpStream;
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Listen(Arc<DatagramSocket>, Arc<Listening>),
     /// A datagram socket that was connected to a peer.
     ConnectDatagrams(Arc<PeerShared>, Permit, BoxedHandler),
+    /// Work of the application's on a connection.
+    Run(UserTask),
     /// Close everything, abort at this moment what has not closed by then, and end.
     Stop(Instant),
 }
@@ -112,6 +115,7 @@ impl Target {
         let target = |mailbox: &Arc<Mailbox>| Target {
             home: Arc::new(Home {
                 worker: Arc::clone(&mailbox.worker),
+                mailbox: Arc::clone(mailbox),
                 limits: Arc::clone(limits),
             }),
             mailbox: Arc::clone(mailbox),

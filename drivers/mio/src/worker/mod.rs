@@ -7,10 +7,12 @@ pub(crate) mod budget;
 pub(crate) mod handle;
 pub(crate) mod mailbox;
 pub(crate) mod resources;
+pub(crate) mod task;
 pub(crate) mod thread;
 pub(crate) mod timers;
 pub(crate) mod wake;
 
+use crate::batch::Entered;
 use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
@@ -20,10 +22,12 @@ use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
 use crate::udp::peers::Peers;
 use crate::udp::socket::PeerShared;
+use crate::user_callback::run_callback;
 use crate::worker::accept::accept;
 use crate::worker::handle::{WAKER, WorkerHandle};
 use crate::worker::mailbox::{Accepted, BoxedHandler, Command, Mailbox};
 use crate::worker::resources::{HANDSHAKES, WorkerResources};
+use crate::worker::task::UserTask;
 use crate::worker::thread::enter_network_thread;
 use cubenet_core::{CloseReason, ConnectionId, Instant};
 use mio::event::Event;
@@ -236,12 +240,19 @@ impl Worker {
             .resources
             .now
             .after(self.resources.network.budgets.time());
+        // What tasks in a row send leaves together.
+        let mut batch = None;
         while let Some(task) = self.tasks.pop_front() {
+            batch = match task {
+                Task::Command(Command::Run(_)) => batch.or_else(|| Some(Entered::new())),
+                _ => None,
+            };
             self.handle_task(task);
             if self.resources.now >= until {
                 break;
             }
         }
+        drop(batch);
         if self.tasks.is_empty() {
             // There may have been many.
             self.tasks = VecDeque::new();
@@ -266,6 +277,7 @@ impl Worker {
             Task::Command(Command::ConnectDatagrams(shared, permit, handler)) => {
                 self.connect_datagrams(shared, permit, handler);
             }
+            Task::Command(Command::Run(task)) => self.run_task(task),
             Task::Command(Command::Stop(deadline)) => self.stop(deadline),
         }
     }
@@ -277,6 +289,35 @@ impl Worker {
             Some(Source::Stream(stream)) if stream.id() == id => stream.wake(resources),
             Some(Source::Datagrams(peers)) => peers.wake(key, id, resources),
             _ => return,
+        }
+        self.after_io(token);
+    }
+
+    /// Runs a task of the application's on its connection, if that is there.
+    fn run_task(&mut self, task: UserTask) {
+        let Some((key, id)) = task.connection.key() else {
+            return;
+        };
+        let token = key.token as usize;
+        let resources = &mut self.resources;
+        let source = self.sources.get_mut(token).and_then(Option::as_mut);
+        let is_there = match &source {
+            Some(Source::Stream(stream)) => stream.id() == id,
+            Some(Source::Datagrams(peers)) => peers.is_at(key, id),
+            None => false,
+        };
+        if !is_there || task.connection.has_closed() {
+            return;
+        }
+        let connection = task.connection.clone();
+        let now = resources.now;
+        let done = run_callback("run_on_worker", id, &mut resources.tally, || task.run(now));
+        resources.tick();
+        if done.is_none() {
+            connection.fail(CloseReason::Panicked);
+        }
+        if let Some(Source::Datagrams(peers)) = source {
+            peers.after_task(key, resources);
         }
         self.after_io(token);
     }

@@ -112,6 +112,15 @@ impl Actor {
                     self.act(own);
                 }
             }),
+            250..254 => {
+                let mut actor = self.fork(&world);
+                with(connection, |one| {
+                    let _ = one.run_on_worker(move |link| {
+                        let _ = link.send(b"by a task");
+                        actor.act_some(None);
+                    });
+                });
+            }
             // Without a number: any thread may send it at any moment.
             238..250 => {
                 let len = self.rng.usize(0..3_000);

@@ -3,13 +3,15 @@
  *   floor_ticks tcp-single|tcp-gathered|udp-single|udp-gathered|broadcast PORT PEERS TICKS PERIOD
  *   floor_ticks answers PORT
  *   floor_ticks sink tcp|udp PORT PEERS
+ *   floor_ticks churn PORT CONNECTIONS AT_ONCE
  *
  * The first waits for that many peers, then sends to each of them TICKS times, once in PERIOD
  * milliseconds, and prints how many messages it has sent, how many it could not send, and how many
  * nanoseconds of processor that took. In a tick each peer gets: over TCP five messages of 40 bytes,
  * each by a write of its own or all by one; over UDP one of 40 bytes, by sendto or 64 at once by
  * sendmmsg; in a broadcast one of 200 bytes. `answers` is an echo server whose answers come from
- * another thread, each by a write of its own. `sink` makes the peers, which read and discard.
+ * another thread, each by a write of its own. `sink` makes the peers, which read and discard. `churn` opens connections one
+ * after another, so many at once, and closes each when one message has been answered.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -277,6 +279,46 @@ static void sink(int udp, int port, int peers) {
     }
 }
 
+static void begin(int epoll, int port) {
+    struct sockaddr_in address = loopback(port);
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    check(fd >= 0, "socket");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    check(connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EINPROGRESS,
+          "connect");
+    struct epoll_event event = {.events = EPOLLOUT, .data.fd = fd};
+    check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl");
+}
+
+static void churn(int port, int connections, int at_once) {
+    int epoll = epoll_create1(0), begun = 0, ended = 0;
+    unsigned char bytes[2 + TICK];
+    struct epoll_event events[1024];
+    for (; begun < at_once && begun < connections; begun++)
+        begin(epoll, port);
+    while (ended < connections) {
+        int ready = epoll_wait(epoll, events, 1024, -1);
+        for (int n = 0; n < ready; n++) {
+            int fd = events[n].data.fd;
+            if (events[n].events & EPOLLOUT) {
+                ssize_t len = frames(bytes, 1, TICK);
+                check(send(fd, bytes, len, 0) == len, "send");
+                struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+                check(epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event) == 0, "epoll_ctl");
+                continue;
+            }
+            check(recv(fd, bytes, sizeof bytes, 0) == sizeof bytes, "recv");
+            close(fd);
+            ended++;
+            if (begun < connections) {
+                begin(epoll, port);
+                begun++;
+            }
+        }
+    }
+    printf("%d\n", ended);
+}
+
 int main(int argc, char **argv) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
@@ -286,6 +328,8 @@ int main(int argc, char **argv) {
         ticks(argv[1], atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
     else if (argc == 3 && strcmp(argv[1], "answers") == 0)
         answers(atoi(argv[2]));
+    else if (argc == 5 && strcmp(argv[1], "churn") == 0)
+        churn(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
     else if (argc == 5 && strcmp(argv[1], "sink") == 0)
         sink(strcmp(argv[2], "udp") == 0, atoi(argv[3]), atoi(argv[4]));
     else {

@@ -72,6 +72,15 @@ impl Handler for Reporter {
 }
 
 impl Reporter {
+    /// Another that reports to the same test and does the same.
+    #[must_use]
+    pub fn another(&self) -> Reporter {
+        Reporter {
+            events: self.events.clone(),
+            act: self.act,
+        }
+    }
+
     fn report(&self, event: Event) {
         // A test that has seen enough no longer listens.
         let _ = self.events.send(event);

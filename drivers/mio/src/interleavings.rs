@@ -94,6 +94,8 @@ impl Scene {
         peer.set_nonblocking(true).unwrap();
         let (stream, address) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
+        // As a listener of the network's passes it on.
+        stream.set_nodelay(true).unwrap();
         let stream = mio::net::TcpStream::from_std(stream);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (opened, connection) = mpsc::channel();
@@ -102,7 +104,7 @@ impl Scene {
             opened.send(connection.clone()).unwrap();
             Some(Box::new(Recorder(Arc::clone(&of_handler))) as _)
         };
-        // As the acceptor does.
+        // As a worker does that passes it on.
         let workers: Arc<[_]> = Arc::new([Arc::clone(&handle)]);
         let mailbox = Mailbox::new(handle);
         let Target { home, mailbox } = Target::each(&[mailbox], &Arc::new(limits)).remove(0);

@@ -4,7 +4,10 @@ use cubenet_mio::{CloseReason, Connection, Handler, Limits, Link, Message, Trans
 use cubenet_tests::{
     Event, RawClient, Reports, echo, eventually, framed, network_with, one_worker, pattern,
 };
+use std::collections::HashMap;
 use std::io::Write;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 fn held_at_most(max_held_total: usize) -> Limits {
@@ -19,10 +22,16 @@ fn all_partial_frames_together_are_bounded_and_the_oldest_give_way() {
     // Each one byte short of the longest frame: 100 of them are six times what may be held.
     let frame = framed(&pattern(65_535));
     let mut greedy = Vec::new();
-    for _ in 0..100 {
+    for nth in 1..=100 {
         let mut client = RawClient::connect(address);
         client.write(&frame[..frame.len() - 1]);
         greedy.push(client);
+        // Each may have another worker, which reads it before the next comes.
+        eventually("its part is held", || {
+            let metrics = network.metrics();
+            let closed = metrics.closed(CloseReason::Overflow);
+            metrics.held_bytes + 65_600 * closed >= 65_534 * nth
+        });
         // The worker that reads is not always the one that gives up connections.
         let held = network.metrics().held_bytes;
         assert!(held <= 2 << 20, "{held} bytes are held");
@@ -52,19 +61,39 @@ fn all_partial_frames_together_are_bounded_and_the_oldest_give_way() {
 fn partial_frames_on_one_worker_do_not_cost_the_connections_of_another() {
     let network = network_with(held_at_most(1 << 20));
     let server = Reports::default();
-    let address = server.listen(&network, Transport::Tcp, echo);
+    let (sender, workers) = channel();
+    let reporter = server.reporter(echo);
+    let accept = move |connection: &Connection| {
+        let worker = thread::current().id();
+        sender.send((connection.peer_addr(), worker)).unwrap();
+        Some(reporter.another())
+    };
+    let listener = network
+        .listen(Transport::Tcp, "127.0.0.1:0", accept)
+        .unwrap();
     let frame = framed(&pattern(65_535));
-    // The two workers get them alternately, so that those that hold input are all on one.
-    let mut clients: Vec<_> = (0..34).map(|_| RawClient::connect(address)).collect();
-    for _ in &clients {
-        server.opened();
+    let clients: Vec<_> = (0..34)
+        .map(|_| RawClient::connect(listener.local_addr()))
+        .collect();
+    let workers: HashMap<_, _> = workers.iter().take(clients.len()).collect();
+    // Those that hold input are all on one.
+    let of_first = |client: &RawClient| {
+        let worker = |client: &RawClient| workers[&client.stream.local_addr().unwrap()];
+        worker(client) == worker(&clients[0])
+    };
+    let on_first: Vec<_> = clients.iter().map(of_first).collect();
+    let (mut greedy, mut honest) = (Vec::new(), Vec::new());
+    for (client, on_first) in clients.into_iter().zip(on_first) {
+        let group = if on_first { &mut greedy } else { &mut honest };
+        group.push(client);
     }
-    for greedy in clients.iter_mut().step_by(2) {
+    assert!(greedy.len() >= 16 && honest.len() >= 16, "on two workers");
+    for greedy in &mut greedy {
         greedy.write(&frame[..frame.len() - 1]);
     }
     let overflow = || network.metrics().closed(CloseReason::Overflow);
     eventually("the first is given up", || overflow() > 0);
-    let (given_up, honest) = (overflow(), &mut clients[1]);
+    let (given_up, honest) = (overflow(), &mut honest[0]);
     honest.write(&frame[..60_000]);
     eventually("it is over the bound", || overflow() > given_up);
     honest.write(&frame[60_000..]);

@@ -29,11 +29,21 @@ impl Permit {
         transport: Transport,
         peer: Option<IpAddr>,
     ) -> Result<Self, NoRoom> {
+        home.worker.load.fetch_add(1, Relaxed);
+        Permit::take_loaded(home, transport, peer)
+    }
+
+    /// The same where the connection is among the load of its worker already.
+    pub(crate) fn take_loaded(
+        home: &Arc<Home>,
+        transport: Transport,
+        peer: Option<IpAddr>,
+    ) -> Result<Self, NoRoom> {
         let network = home.network();
         if !network.reserve(transport) {
+            home.worker.load.fetch_sub(1, Relaxed);
             return Err(NoRoom::Connections);
         }
-        home.worker.load.fetch_add(1, Relaxed);
         let mut permit = Permit(Some(Taken {
             home: Arc::clone(home),
             transport,

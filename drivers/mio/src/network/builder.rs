@@ -5,7 +5,6 @@ use crate::error::Error;
 use crate::network::shared::NetworkShared;
 use crate::network::socket_options::SocketOptions;
 use crate::worker::Worker;
-use crate::worker::acceptor::{Acceptor, AcceptorHandle};
 use crate::worker::handle::WorkerHandle;
 use crate::worker::mailbox::{Mailbox, Target};
 use cubenet_core::{AddressLimits, Budgets, Limits};
@@ -49,7 +48,7 @@ impl Builder {
     }
 
     /// Threads that run callbacks; 0 counts as 1. Default: as many as the processor runs at
-    /// once. One thread more accepts connections.
+    /// once.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
@@ -130,6 +129,17 @@ impl Builder {
         self
     }
 
+    /// Whether the peers of a datagram listener are spread over the workers (on Linux, where the system
+    /// does that by their addresses). Otherwise one worker serves them all. Default true.
+    ///
+    /// A listener whose [`full_policy`](Limits::full_policy) evicts has one worker in any case, so that
+    /// the peer which was idle longest is found.
+    #[must_use]
+    pub fn spread_datagrams(mut self, spread: bool) -> Self {
+        self.options.spread_datagrams = spread;
+        self
+    }
+
     /// Tasks that may wait for the workers, of [`Connection::run_on_worker`]. Default 65,536.
     ///
     /// [`Connection::run_on_worker`]: crate::Connection::run_on_worker
@@ -187,15 +197,8 @@ fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
             let run = move || Worker::new(poll, mailbox, all).run();
             threads.push(thread::Builder::new().name(name).spawn(run)?);
         }
-        let poll = Poll::new()?;
-        let handle = AcceptorHandle::new(&poll)?;
-        let acceptor = Acceptor::new(poll, Arc::clone(&handle), Arc::clone(&inner.shared));
         let limits = Arc::new(inner.shared.limits.clone());
         inner.targets = Target::each(&inner.workers, &limits);
-        let name = String::from("cubenet-acceptor");
-        let run = move || acceptor.run();
-        threads.push(thread::Builder::new().name(name).spawn(run)?);
-        inner.acceptor = Some(handle);
         Ok(())
     })();
     inner.thread_ids = threads.iter().map(|thread| thread.thread().id()).collect();

@@ -45,8 +45,8 @@ impl ListenOptions {
     /// anything is built for it, and says what to do. It is for listeners on the open internet,
     /// where source addresses can be forged: look for something in the datagram that a
     /// forger cannot have, such as a token that was handed out over TLS, and
-    /// [refuse](Admission::Refuse) what has none. It runs on the listener's worker thread, once
-    /// for every such datagram, so it should be quick. Streams are not shown to it.
+    /// [refuse](Admission::Refuse) what has none. It runs on the workers' threads, on
+    /// several at once, for every such datagram, so it should be quick. Streams are not shown to it.
     #[must_use]
     pub fn admit(
         mut self,

@@ -2,13 +2,12 @@
 
 use crate::network::listening::Listening;
 use crate::tcp::listener::StreamListener;
-use crate::udp::socket::DatagramSocket;
-use crate::worker::acceptor::{AcceptorHandle, Order};
+use crate::udp::group::SocketGroup;
 use crate::worker::thread::is_network_thread;
 use cubenet_core::Transport;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// An address that is listened on. Dropping it changes nothing: it listens until it is
 /// closed or the network stops.
@@ -20,9 +19,8 @@ pub struct Listener {
 }
 
 pub(super) enum ListenerSocket {
-    Stream(Arc<StreamListener>, Arc<AcceptorHandle>),
-    /// Weak, so that the socket closes with its last connection.
-    Datagrams(Weak<DatagramSocket>),
+    Stream(Arc<StreamListener>),
+    Datagrams(Arc<SocketGroup>),
 }
 
 impl Listener {
@@ -45,16 +43,8 @@ impl Listener {
     pub fn close(self) {
         self.listening.close();
         match &self.socket {
-            ListenerSocket::Stream(listener, acceptor) => {
-                listener.close();
-                // An acceptor that has ended has forgotten it.
-                let _ = acceptor.post(Order::Forget(listener.number));
-            }
-            ListenerSocket::Datagrams(socket) => {
-                if let Some(socket) = socket.upgrade() {
-                    socket.close();
-                }
-            }
+            ListenerSocket::Stream(listener) => listener.close(),
+            ListenerSocket::Datagrams(group) => group.close(),
         }
         if !is_network_thread() {
             self.listening.wait();

@@ -16,14 +16,14 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::log::debug;
 use crate::tcp::layers::{HandshakePermit, Layers};
-use crate::tcp::listener::StreamListener;
+use crate::tcp::listener::{AcceptSocket, StreamListener};
 use crate::tcp::shared::StreamShared;
+use crate::udp::group::SocketGroup;
 use crate::udp::socket::{DatagramSocket, PeerShared};
-use crate::worker::acceptor::{AcceptorHandle, Order};
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
 use builder::Builder;
 use cubenet_core::layer::ConnectOptions;
-use cubenet_core::{Ends, Handler, MakeLayer, Metrics, SendHalf, Transport};
+use cubenet_core::{Ends, FullPolicy, Handler, MakeLayer, Metrics, SendHalf, Transport};
 use endpoint::ToEndpoint;
 use listen_options::{ListenOptions, limits_of_listener};
 use listener::{Listener, ListenerSocket};
@@ -32,7 +32,7 @@ use shared::{NetworkShared, NoRoom, next_id};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -42,7 +42,8 @@ struct Inner {
     workers: Vec<Arc<Mailbox>>,
     /// The workers, for connections that have the limits of the network.
     targets: Vec<Target>,
-    acceptor: Option<Arc<AcceptorHandle>>,
+    /// How many listeners there have been whose socket one worker accepts on.
+    listeners: AtomicUsize,
     stopping: AtomicBool,
     /// `None` once a thread joins them.
     threads: Mutex<Option<Vec<JoinHandle<()>>>>,
@@ -57,7 +58,7 @@ impl Inner {
             shared,
             workers: Vec::new(),
             targets: Vec::new(),
-            acceptor: None,
+            listeners: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             threads: Mutex::new(None),
             thread_ids: Vec::new(),
@@ -67,9 +68,6 @@ impl Inner {
 
     fn stop(&self, timeout: Duration) {
         if !self.stopping.swap(true, SeqCst) {
-            if let Some(acceptor) = &self.acceptor {
-                let _ = acceptor.post(Order::Stop);
-            }
             let deadline = self.shared.now().after(timeout);
             for worker in &self.workers {
                 let _ = worker.post(Command::Stop(deadline));
@@ -227,17 +225,28 @@ impl Network {
         listening: &Arc<Listening>,
         targets: &[Target],
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
-        let mut socket = self.inner.shared.options.listen_stream(address)?;
-        let local = socket.local_addr()?;
-        let number = next_id().as_u64();
-        let acceptor = self.inner.acceptor.as_ref().ok_or_else(stopped)?;
-        acceptor.register(number, &mut socket)?;
+        let options = &self.inner.shared.options;
+        let sockets = options.listen_stream(address, targets.len())?;
+        let local = sockets[0].local_addr()?;
+        // If there is one for all, they take turns over the listeners.
+        let first = match sockets.len() {
+            1 => self.inner.listeners.fetch_add(1, Relaxed),
+            _ => 0,
+        };
+        let workers = (first..).map(|nth| nth % targets.len());
+        let sockets = sockets.into_iter().zip(workers).collect();
         let listening = Arc::clone(listening);
-        let listener = StreamListener::new(number, socket, listening, targets.to_vec());
-        let order = Order::Listen(Arc::clone(&listener));
-        acceptor.post(order).map_err(|_| stopped())?;
-        let acceptor = Arc::clone(acceptor);
-        Ok((local, ListenerSocket::Stream(listener, acceptor)))
+        let listener = StreamListener::new(next_id(), sockets, listening, targets.to_vec())?;
+        for (nth, (target, token)) in listener.places().enumerate() {
+            let socket = AcceptSocket::new(Arc::clone(&listener), nth);
+            let command = Command::ListenStreams(socket, token);
+            if target.mailbox.post(command).is_err() {
+                // The network stops; the other workers close theirs, too.
+                listener.close();
+                return Err(stopped());
+            }
+        }
+        Ok((local, ListenerSocket::Stream(listener)))
     }
 
     fn listen_datagrams(
@@ -246,13 +255,30 @@ impl Network {
         listening: &Arc<Listening>,
         targets: &[Target],
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
-        let socket = self.inner.shared.options.listen_datagrams(address)?;
-        let Target { home, mailbox } = Target::least_loaded(targets);
-        let socket = DatagramSocket::new(home, socket, true)?;
-        let command = Command::Listen(Arc::clone(&socket), Arc::clone(listening));
-        mailbox.post(command).map_err(|_| stopped())?;
-        let weak = Arc::downgrade(&socket);
-        Ok((socket.local, ListenerSocket::Datagrams(weak)))
+        let options = &self.inner.shared.options;
+        let limits = &targets[0].home.limits;
+        // What is idle longest is known of each socket, not of all.
+        let spreads = options.spread_datagrams && limits.full_policy() == FullPolicy::Refuse;
+        let most = if spreads { targets.len() } else { 1 };
+        let sockets = options.listen_datagrams(address, most)?;
+        let local = sockets[0].local_addr()?;
+        let targets = match sockets.len() {
+            1 => std::slice::from_ref(Target::least_loaded(targets)),
+            _ => targets,
+        };
+        let group = Arc::<SocketGroup>::default();
+        for (socket, Target { home, mailbox }) in sockets.into_iter().zip(targets) {
+            let socket = DatagramSocket::listening(home, socket, &group);
+            let posted = socket.and_then(|socket| {
+                let command = Command::Listen(socket, Arc::clone(listening));
+                mailbox.post(command).map_err(|_| stopped())
+            });
+            if let Err(error) = posted {
+                group.close();
+                return Err(error);
+            }
+        }
+        Ok((local, ListenerSocket::Datagrams(group)))
     }
 
     /// Connects to `address`. Returns at once with the connection to be; what is sent on it
@@ -421,7 +447,7 @@ impl Begun {
         let socket = home.network().options.connect_datagrams(address)?;
         // The system may have made it more precise, and that is the source of answers.
         let address = socket.peer_addr()?;
-        let socket = DatagramSocket::new(home, socket, false)?;
+        let socket = DatagramSocket::connected(home, socket)?;
         Ok(Begun::Datagrams(PeerShared::new(&socket, address, None, 0)))
     }
 }

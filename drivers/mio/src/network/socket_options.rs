@@ -16,6 +16,7 @@ pub(crate) struct SocketOptions {
     pub(crate) stream_buffer: Option<usize>,
     pub(crate) stream_unsent: u32,
     pub(crate) datagram_buffer: Option<usize>,
+    pub(crate) spread_datagrams: bool,
 }
 
 impl Default for SocketOptions {
@@ -27,6 +28,7 @@ impl Default for SocketOptions {
             stream_buffer: None,
             stream_unsent: 128 << 10,
             datagram_buffer: Some(4 << 20),
+            spread_datagrams: true,
         }
     }
 }
@@ -63,18 +65,66 @@ impl SocketOptions {
         Ok(())
     }
 
-    pub(crate) fn listen_stream(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = self.socket(Transport::Tcp, address)?;
-        socket.set_reuse_address(sys::REUSE_ADDRESS)?;
-        sys::bind(&socket, &SockAddr::from(address))?;
-        sys::listen(&socket, i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
-        Ok(TcpListener::from_std(socket.into()))
+    /// Sockets that listen on `address`: one, or up to `most` if the system shares connections out
+    /// among them.
+    pub(crate) fn listen_stream(
+        &self,
+        address: SocketAddr,
+        most: usize,
+    ) -> io::Result<Vec<TcpListener>> {
+        let prepare = |socket: &Socket| {
+            socket.set_tcp_nodelay(self.nodelay)?;
+            socket.set_reuse_address(sys::REUSE_ADDRESS)
+        };
+        let sockets = self.bind_shared(Transport::Tcp, address, most, prepare)?;
+        let mut listeners = Vec::with_capacity(sockets.len());
+        for socket in sockets {
+            sys::listen(&socket, i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+            listeners.push(TcpListener::from_std(socket.into()));
+        }
+        Ok(listeners)
     }
 
-    pub(crate) fn listen_datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
-        let socket = self.socket(Transport::Udp, address)?;
-        sys::bind(&socket, &SockAddr::from(address))?;
-        Ok(UdpSocket::from_std(socket.into()))
+    /// Sockets that are bound to `address`, `most` or fewer.
+    fn bind_shared(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        most: usize,
+        prepare: impl Fn(&Socket) -> io::Result<()>,
+    ) -> io::Result<Vec<Socket>> {
+        let first = self.socket(transport, address)?;
+        prepare(&first)?;
+        // By itself, so that it is an error if another program, or another listener, is there.
+        sys::bind(&first, &SockAddr::from(address))?;
+        let mut sockets = vec![first];
+        if most < 2 || !sys::SHARES_OUT || sys::share_address(&sockets[0]).is_err() {
+            return Ok(sockets);
+        }
+        let local = sockets[0].local_addr()?;
+        let address = local.as_socket().unwrap_or(address);
+        let another = || {
+            let socket = self.socket(transport, address)?;
+            prepare(&socket)?;
+            sys::share_address(&socket)?;
+            sys::bind(&socket, &local)?;
+            Ok::<_, io::Error>(socket)
+        };
+        // With fewer it works as well.
+        sockets.extend((1..most).map_while(|_| another().ok()));
+        Ok(sockets)
+    }
+
+    /// Sockets that receive datagrams on `address`: one, or up to `most` if the system shares peers
+    /// out among them.
+    pub(crate) fn listen_datagrams(
+        &self,
+        address: SocketAddr,
+        most: usize,
+    ) -> io::Result<Vec<UdpSocket>> {
+        let sockets = self.bind_shared(Transport::Udp, address, most, |_| Ok(()))?;
+        let sockets = sockets.into_iter().map(std::net::UdpSocket::from);
+        Ok(sockets.map(UdpSocket::from_std).collect())
     }
 
     /// A stream on its way to `address`.
@@ -102,6 +152,54 @@ impl SocketOptions {
 
     /// What an accepted stream does not take over from its listener on every system.
     pub(crate) fn adopt_stream(&self, stream: &TcpStream) -> io::Result<()> {
+        if sys::INHERITS_NODELAY {
+            return Ok(());
+        }
         sys::set_nodelay(stream, self.nodelay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(listener: &TcpListener) -> TcpStream {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return stream,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    #[test]
+    fn an_accepted_stream_has_the_nodelay_of_the_options() {
+        for nodelay in [true, false] {
+            let options = SocketOptions {
+                nodelay,
+                ..SocketOptions::default()
+            };
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let listener = options.listen_stream(any, 1).unwrap().remove(0);
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let stream = accepted(&listener);
+            options.adopt_stream(&stream).unwrap();
+            assert_eq!(stream.nodelay().unwrap(), nodelay);
+        }
+    }
+
+    #[test]
+    fn sockets_that_share_an_address_share_it_with_no_others() {
+        let options = SocketOptions::default();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listeners = options.listen_stream(any, 3).unwrap();
+        let count = if sys::SHARES_OUT { 3 } else { 1 };
+        assert_eq!(listeners.len(), count);
+        let address = listeners[0].local_addr().unwrap();
+        for listener in &listeners {
+            assert_eq!(listener.local_addr().unwrap(), address);
+        }
+        let error = options.listen_stream(address, 3).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

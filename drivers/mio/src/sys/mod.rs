@@ -37,6 +37,27 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 /// only after `WouldBlock`.
 pub(crate) const SHORT_READ_DRAINS: bool = cfg!(target_os = "linux");
 
+/// What a socket that listens is watched for.
+pub(crate) const LISTENER_INTEREST: Interest = Interest::READABLE;
+
+/// Whether several sockets may share an address, so that the system shares out what arrives there:
+/// new connections at random, and all datagrams of one peer to the same socket.
+pub(crate) const SHARES_OUT: bool = cfg!(target_os = "linux");
+
+/// Whether a stream that is accepted takes `TCP_NODELAY` over from its listener.
+pub(crate) const INHERITS_NODELAY: bool = cfg!(target_os = "linux");
+
+/// Lets a socket share its address with others of this user that are let, too.
+pub(crate) fn share_address(socket: &socket2::Socket) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return socket.set_reuse_port(true);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// What a datagram socket is watched for at first. On Unix it is watched for room to send only while
 /// something waits ([`watch_room`]): epoll would tell of it after every datagram that has left.
 /// Elsewhere the system tells only after it refused one.

@@ -14,7 +14,8 @@ use crate::user::catch_panic;
 use crate::user_callback::run_callback;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::demux::Admission;
-use cubenet_core::{Arrival, CloseReason, Transport};
+use cubenet_core::{Arrival, CloseReason, Instant, Transport};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 impl Peers {
@@ -35,7 +36,8 @@ impl Peers {
                 Admission::Admit => {}
                 Admission::Recognise => {
                     recognised = true;
-                    let has_room = resources.network.has_room(Transport::Udp);
+                    let has_room =
+                        self.socket.has_room(true) && resources.network.has_room(Transport::Udp);
                     arrival = self.demux.newcomer(true, has_room, resources.now);
                 }
                 _ => {
@@ -94,7 +96,7 @@ impl Peers {
         };
         // The handle that the application is shown must know its slot: that of the evicted, or a
         // new one.
-        let slot = evicted.or_else(|| self.demux.insert(from, resources.now));
+        let slot = evicted.or_else(|| self.add_peer(from, recognised, resources.now));
         let Some(slot) = slot else {
             resources.tally.dropped_table_full += 1;
             return;
@@ -112,6 +114,7 @@ impl Peers {
             resources.tally.dropped_not_admitted += 1;
             if evicted.is_none() {
                 self.demux.remove(slot);
+                self.socket.group.remove_peer();
             }
             shared.abort(CloseReason::Local);
             self.socket.forget(&shared);
@@ -131,6 +134,20 @@ impl Peers {
         self.slots[slot] = Some(Peer::new(permit.attach(shared), handler));
         self.after_io(slot, resources);
         self.deliver(slot, datagram.bytes, resources);
+    }
+
+    /// Takes a place for a peer, among those of the listener and here, if there is one.
+    fn add_peer(&mut self, from: SocketAddr, recognised: bool, now: Instant) -> Option<usize> {
+        // Other workers do the same at the same time.
+        let group = &self.socket.group;
+        if !group.add_peer(self.socket.max_peers(recognised)) {
+            return None;
+        }
+        let slot = self.demux.insert(from, now);
+        if slot.is_none() {
+            group.remove_peer();
+        }
+        slot
     }
 
     /// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics

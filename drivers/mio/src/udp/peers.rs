@@ -77,6 +77,7 @@ impl Peers {
     ) -> Self {
         let mut peers = Peers::new(Arc::clone(&shared.socket), None, Some(1));
         peers.demux.insert(shared.info().raw_peer(), resources.now);
+        peers.socket.group.add_peer(1);
         peers.slots.push(Some(Peer::new(shared, handler)));
         peers.begin_batch(resources);
         resources.tally.connected += 1;
@@ -111,9 +112,10 @@ impl Peers {
         }
     }
 
-    /// Whether nothing is left to do: no peers, none to come, nothing to send.
+    /// Whether nothing is left to do, on any socket of its listener: no peers, none to come, nothing
+    /// to send.
     pub(crate) fn is_done(&self) -> bool {
-        self.demux.is_empty() && !self.socket.is_open() && !self.socket.has_waiting()
+        !self.socket.is_open() && !self.socket.has_waiting() && self.socket.group.peers() == 0
     }
 
     pub(crate) fn poll_timeout(&mut self) -> Instant {
@@ -245,12 +247,12 @@ impl Peers {
     fn datagram(&mut self, datagram: &Datagram<'_>, resources: &mut WorkerResources) {
         let from = datagram.from;
         let len = datagram.bytes.len();
-        let network = &resources.network;
-        let has_room = || network.has_room(Transport::Udp);
-        match self
+        let (network, socket) = (&resources.network, &self.socket);
+        let has_room = || socket.has_room(false) && network.has_room(Transport::Udp);
+        let arrival = self
             .demux
-            .handle_datagram(&from, len, has_room, resources.now)
-        {
+            .handle_datagram(&from, len, has_room, resources.now);
+        match arrival {
             Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, resources),
             Arrival::Close(slot) => self.peer_closed(slot, resources),
             arrival @ (Arrival::Admit | Arrival::Evict(_) | Arrival::Refuse) => {
@@ -514,6 +516,7 @@ impl Peers {
             return;
         };
         self.demux.remove(slot);
+        self.socket.group.remove_peer();
         if self.demux.is_empty() {
             self.slots = Vec::new();
         }

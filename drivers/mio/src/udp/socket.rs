@@ -11,6 +11,7 @@ use crate::sync::atomic::{
 };
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, MAX_SEGMENT, Route, Run, Source};
+use crate::udp::group::SocketGroup;
 use crate::udp::queue::{DatagramQueue, Sender, Waiting};
 use crate::worker::wake::Wake;
 use cubenet_core::connection::datagram::{admit, may_queue};
@@ -190,6 +191,8 @@ pub(crate) struct DatagramSocket {
     /// Whether new peers are admitted.
     open: AtomicBool,
     pub(crate) home: Arc<Home>,
+    /// The sockets of its listener.
+    pub(crate) group: Arc<SocketGroup>,
     token: u32,
     pub(crate) wake: Wake,
     /// Datagrams the socket would not take yet; `None` once the worker is done with it.
@@ -218,11 +221,28 @@ pub(crate) struct Flushed {
 }
 
 impl DatagramSocket {
-    /// Makes a datagram socket ready for connections. It must then be handed over to its worker.
-    pub(crate) fn new(
+    /// Makes a datagram socket ready for the connections of a listener. It must then be handed over
+    /// to its worker.
+    pub(crate) fn listening(
+        home: &Arc<Home>,
+        socket: UdpSocket,
+        group: &Arc<SocketGroup>,
+    ) -> io::Result<Arc<Self>> {
+        let socket = DatagramSocket::new(home, socket, true, Arc::clone(group))?;
+        group.add_socket(Arc::downgrade(&socket));
+        Ok(socket)
+    }
+
+    /// The same for one that is connected to its only peer.
+    pub(crate) fn connected(home: &Arc<Home>, socket: UdpSocket) -> io::Result<Arc<Self>> {
+        DatagramSocket::new(home, socket, false, Arc::default())
+    }
+
+    fn new(
         home: &Arc<Home>,
         mut socket: UdpSocket,
         listens: bool,
+        group: Arc<SocketGroup>,
     ) -> io::Result<Arc<Self>> {
         let local = socket.local_addr()?;
         let token = home.worker.register(&mut socket, sys::DATAGRAM_INTEREST)?;
@@ -238,6 +258,7 @@ impl DatagramSocket {
             open: AtomicBool::new(listens),
             socket,
             home: Arc::clone(home),
+            group,
             token,
             wake: Wake::new(),
             waiting: Mutex::new(Some(DatagramQueue::default())),
@@ -268,6 +289,22 @@ impl DatagramSocket {
         self.waiting_count.load(Relaxed) > 0
     }
 
+    /// Whether its listener has room for a peer that a hook recognises, or does not.
+    pub(crate) fn has_room(&self, recognised: bool) -> bool {
+        self.group.peers() < self.max_peers(recognised)
+    }
+
+    /// How many peers its listener may have when one more comes that a hook recognises, or does not.
+    pub(crate) fn max_peers(&self, recognised: bool) -> usize {
+        let limits = &self.home.limits;
+        let reserved = if recognised {
+            0
+        } else {
+            limits.reserved_peers()
+        };
+        limits.max_peers().saturating_sub(reserved)
+    }
+
     /// Admits no new peers; those that are there stay. The worker drops the socket when the
     /// last has gone.
     pub(crate) fn close(&self) {
@@ -275,7 +312,8 @@ impl DatagramSocket {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Asks the worker to look at the socket.
+    pub(crate) fn wake(&self) {
         if self.wake.ask() {
             let key = ConnKey {
                 token: self.token,

@@ -3,8 +3,10 @@
 use crate::conn::home::Home;
 use crate::conn::permit::Permit;
 use crate::network::listening::Listening;
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tcp::layers::HandshakePermit;
+use crate::tcp::listener::AcceptSocket;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::handle::WorkerHandle;
@@ -13,6 +15,9 @@ use cubenet_core::{Handler, Instant, Limits};
 use mio::net::TcpStream;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
+
+/// A worker passes new connections on while it has more than another, beyond one in so many.
+const MAX_IMBALANCE: usize = 16;
 
 /// The application's side of a connection.
 pub(crate) type BoxedHandler = Box<dyn Handler + Send>;
@@ -23,6 +28,8 @@ pub(crate) enum Command {
     Accept(Accepted),
     /// A stream whose handshake has begun.
     ConnectStream(Arc<StreamShared>, Permit, BoxedHandler),
+    /// A socket to accept streams on, and its token.
+    ListenStreams(AcceptSocket, u32),
     /// A datagram socket to listen on.
     Listen(Arc<DatagramSocket>, Arc<Listening>),
     /// A datagram socket that was connected to a peer.
@@ -123,12 +130,40 @@ impl Target {
         workers.iter().map(target).collect()
     }
 
+    /// The one that is to get a connection that was accepted by the worker of the target `own`:
+    /// that worker, unless another has clearly fewer connections. The connection is among its load
+    /// from here on.
+    pub(crate) fn load_accepted(targets: &[Target], own: usize) -> &Target {
+        let own = &targets[own];
+        loop {
+            let least = Target::least_loaded(targets);
+            let (few, many) = (least.load(), own.load());
+            let (target, load) = if many > few + few / MAX_IMBALANCE {
+                (least, few)
+            } else {
+                (own, many)
+            };
+            // Other workers choose at the same time.
+            let counter = &target.home.worker.load;
+            if counter
+                .compare_exchange(load, load + 1, Relaxed, Relaxed)
+                .is_ok()
+            {
+                return target;
+            }
+        }
+    }
+
+    /// How many connections its worker has.
+    fn load(&self) -> usize {
+        self.home.worker.load.load(Relaxed)
+    }
+
     /// The one whose worker has the fewest connections.
     pub(crate) fn least_loaded(targets: &[Target]) -> &Target {
-        use crate::sync::atomic::Ordering::Relaxed;
         let mut least = &targets[0];
         for target in targets {
-            if target.home.worker.load.load(Relaxed) < least.home.worker.load.load(Relaxed) {
+            if target.load() < least.load() {
                 least = target;
             }
         }

@@ -2,7 +2,6 @@
 //! that were given to it for life.
 
 pub(crate) mod accept;
-pub(crate) mod acceptor;
 pub(crate) mod budget;
 pub(crate) mod handle;
 pub(crate) mod mailbox;
@@ -18,6 +17,7 @@ use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
 use crate::log::{debug, warn_limited};
 use crate::sys;
+use crate::tcp::listener::{AcceptSocket, NextAccept};
 use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
 use crate::udp::peers::Peers;
@@ -46,6 +46,7 @@ const ACKNOWLEDGED: Duration = Duration::from_millis(10);
 enum Source {
     Stream(Stream),
     Datagrams(Box<Peers>),
+    Listener(Box<AcceptSocket>),
 }
 
 impl Source {
@@ -54,6 +55,7 @@ impl Source {
         match self {
             Source::Stream(stream) => &mut stream.armed,
             Source::Datagrams(peers) => &mut peers.armed,
+            Source::Listener(listener) => &mut listener.armed,
         }
     }
 }
@@ -184,6 +186,11 @@ impl Worker {
                     peers.read(token, resources);
                 }
             }
+            Some(Source::Listener(listener)) => {
+                if !listener.scheduled && !listener.waits() {
+                    self.accept_streams(token);
+                }
+            }
             None => return,
         }
         self.after_io(token);
@@ -204,6 +211,11 @@ impl Worker {
                 resources.timers.arm(token, &mut peers.armed, deadline);
                 peers.is_done()
             }
+            Some(Source::Listener(listener)) => {
+                let deadline = listener.poll_timeout();
+                resources.timers.arm(token, &mut listener.armed, deadline);
+                listener.is_done()
+            }
             None => return,
         };
         if !done {
@@ -216,14 +228,23 @@ impl Worker {
         match ended {
             Source::Stream(stream) => stream.finish(token, resources),
             Source::Datagrams(peers) => peers.finish(),
+            Source::Listener(_) => {}
         }
         self.len -= 1;
-        if self.len == 0 {
-            self.sources = Vec::new();
-        }
+        self.trim_sources();
         // The token is reused. A stale event may reach the new socket; that costs one
         // `WouldBlock`.
         self.resources.handle.release_token(token as u32);
+    }
+
+    /// Gives back the memory behind the last source, if that is most of it.
+    fn trim_sources(&mut self) {
+        while let Some(None) = self.sources.last() {
+            self.sources.pop();
+        }
+        if self.sources.capacity() > 4 * self.sources.len() {
+            self.sources.shrink_to(2 * self.sources.len());
+        }
     }
 
     /// Does what other threads asked for, in order, for no longer than the time budget: each
@@ -269,6 +290,9 @@ impl Worker {
             Task::Command(Command::ConnectStream(shared, permit, handler)) => {
                 self.connect_stream(shared, permit, handler);
             }
+            Task::Command(Command::ListenStreams(socket, token)) => {
+                self.adopt(token, Source::Listener(Box::new(socket)));
+            }
             Task::Command(Command::Listen(socket, listening)) => {
                 let token = socket.token();
                 let peers = Peers::listening(socket, listening);
@@ -288,6 +312,8 @@ impl Worker {
         match self.sources.get_mut(token).and_then(Option::as_mut) {
             Some(Source::Stream(stream)) if stream.id() == id => stream.wake(resources),
             Some(Source::Datagrams(peers)) => peers.wake(key, id, resources),
+            // It was closed.
+            Some(Source::Listener(listener)) if listener.id() == id => {}
             _ => return,
         }
         self.after_io(token);
@@ -304,7 +330,7 @@ impl Worker {
         let is_there = match &source {
             Some(Source::Stream(stream)) => stream.id() == id,
             Some(Source::Datagrams(peers)) => peers.is_at(key, id),
-            None => false,
+            Some(Source::Listener(_)) | None => false,
         };
         if !is_there || task.connection.has_closed() {
             return;
@@ -320,6 +346,45 @@ impl Worker {
             peers.after_task(key, resources);
         }
         self.after_io(token);
+    }
+
+    /// Accepts streams on a listener, within the budget of an iteration.
+    fn accept_streams(&mut self, token: usize) {
+        let budgets = &self.resources.network.budgets;
+        let until = self.resources.now.after(budgets.time());
+        let mut progress = false;
+        for _ in 0..budgets.accepts() {
+            let source = self.sources.get_mut(token).and_then(Option::as_mut);
+            let Some(Source::Listener(listener)) = source else {
+                return;
+            };
+            let next = listener.accept(&self.resources.network, self.resources.now);
+            progress |= !matches!(next, NextAccept::Failed);
+            match next {
+                NextAccept::Adopt(accepted) if self.is_own(&accepted) => self.accept(accepted),
+                // A worker that has ended closes it.
+                NextAccept::Adopt(accepted) => accepted.pass_on(),
+                NextAccept::Refused | NextAccept::Failed => {}
+                NextAccept::Wait => return,
+            }
+            if self.resources.now >= until {
+                break;
+            }
+        }
+        match self.sources.get_mut(token).and_then(Option::as_mut) {
+            Some(Source::Listener(listener)) if progress => {
+                let scheduled = &mut listener.scheduled;
+                self.resources.schedule(token, scheduled);
+            }
+            // Nothing but errors is no reason to spin.
+            Some(Source::Listener(listener)) => listener.pause(self.resources.now),
+            _ => {}
+        }
+    }
+
+    /// Whether a stream is to be this worker's.
+    fn is_own(&self, accepted: &Accepted) -> bool {
+        Arc::ptr_eq(&accepted.home.worker, &self.resources.handle)
     }
 
     /// A stream that was accepted: the application decides whether it becomes a connection, once
@@ -408,6 +473,12 @@ impl Worker {
             match self.sources.get_mut(token).and_then(Option::as_mut) {
                 Some(Source::Stream(stream)) => stream.resume(token, resources),
                 Some(Source::Datagrams(peers)) => peers.resume(token, resources),
+                Some(Source::Listener(listener)) => {
+                    listener.scheduled = false;
+                    if !listener.waits() {
+                        self.accept_streams(token);
+                    }
+                }
                 None => continue,
             }
             self.after_io(token);
@@ -428,6 +499,13 @@ impl Worker {
                     peers.armed = Instant::NEVER;
                     peers.handle_timeout(token, resources);
                 }
+                Some(Source::Listener(listener)) => {
+                    listener.armed = Instant::NEVER;
+                    listener.handle_timeout(resources.now);
+                    if !listener.scheduled && !listener.waits() {
+                        self.accept_streams(token);
+                    }
+                }
                 None => continue,
             }
             self.after_io(token);
@@ -441,6 +519,7 @@ impl Worker {
             .pop(now, |token| match sources.get(token)? {
                 Some(Source::Stream(stream)) => Some(stream.armed),
                 Some(Source::Datagrams(peers)) => Some(peers.armed),
+                Some(Source::Listener(listener)) => Some(listener.armed),
                 None => None,
             })
     }
@@ -486,6 +565,7 @@ impl Worker {
             Some(Source::Stream(stream)) if abort => stream.abort(CloseReason::Local),
             Some(Source::Stream(stream)) => stream.close(),
             Some(Source::Datagrams(peers)) => peers.stop(abort, &mut self.resources),
+            Some(Source::Listener(listener)) => listener.close(),
             None => return,
         }
         self.after_io(token);

@@ -31,7 +31,7 @@ pub(crate) fn is_alive(world: &World, network: &Network) {
     while answered < 6 {
         if start.elapsed() > Duration::from_secs(20) {
             let metrics = network.metrics();
-            return world.violated(format!("a worker or the acceptor is dead: {metrics}"));
+            return world.violated(format!("a worker is dead: {metrics}"));
         }
         if echoes(listener.local_addr()) {
             answered += 1;

@@ -3,6 +3,7 @@
 mod closing;
 mod messages;
 mod peers;
+mod spread;
 
 use cubenet_mio::{
     CloseReason, Connection, Frame, FullPolicy, Handler, Limits, Link, Message, Network, SendError,

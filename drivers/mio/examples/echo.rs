@@ -25,6 +25,9 @@ struct Options {
     /// Threads that serve; by default as many as there are processors.
     #[arg(long)]
     workers: Option<usize>,
+    /// How long a worker goes on asking for events before it sleeps, in microseconds.
+    #[arg(long, default_value_t = 0)]
+    spin: u64,
     #[command(flatten)]
     tls: ServerOptions,
 }
@@ -52,7 +55,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let end = system::End::watch();
     let offered = options.tls.load(&[])?;
     offered.reload_on_hangup(&end);
-    let mut builder = Network::builder();
+    let mut builder = Network::builder().spin(Duration::from_micros(options.spin));
     if let Some(workers) = options.workers {
         builder = builder.workers(workers);
     }

@@ -12,6 +12,7 @@ use mio::Poll;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// How a network is to be; [`Builder::start`] makes it.
 ///
@@ -33,6 +34,7 @@ pub struct Builder {
     addresses: AddressLimits,
     options: SocketOptions,
     max_tasks: Option<usize>,
+    spin: Duration,
 }
 
 impl Builder {
@@ -44,6 +46,7 @@ impl Builder {
             addresses: AddressLimits::new(),
             options: SocketOptions::default(),
             max_tasks: None,
+            spin: Duration::ZERO,
         }
     }
 
@@ -149,6 +152,16 @@ impl Builder {
         self
     }
 
+    /// How long a worker goes on asking for events, once it has nothing to do, before it sleeps.
+    /// Default zero. A message that arrives in that time is answered sooner by what it takes to
+    /// wake a thread; the processor is busy meanwhile, so give it some tens of microseconds,
+    /// and a processor for each worker.
+    #[must_use]
+    pub fn spin(mut self, time: Duration) -> Self {
+        self.spin = time;
+        self
+    }
+
     /// Starts the threads.
     pub fn start(self) -> Result<Network, Error> {
         self.limits.validate().map_err(Error::Limits)?;
@@ -170,6 +183,7 @@ impl Builder {
             self.addresses,
             (half(low), half(high)),
         );
+        shared.spin = self.spin;
         if let Some(max_tasks) = self.max_tasks {
             shared.max_tasks = max_tasks;
         }

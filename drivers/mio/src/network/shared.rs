@@ -11,6 +11,7 @@ use cubenet_core::{
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What all threads of a network share.
 pub(crate) struct NetworkShared {
@@ -28,6 +29,8 @@ pub(crate) struct NetworkShared {
     /// Tasks of the application's that wait for a worker.
     tasks: AtomicUsize,
     pub(crate) max_tasks: usize,
+    /// How long workers ask for events before they sleep.
+    pub(crate) spin: Duration,
     /// `None` if nothing is limited.
     addresses: Option<Mutex<AddressTable>>,
     origin: std::time::Instant,
@@ -66,6 +69,7 @@ impl NetworkShared {
             held_total: AtomicUsize::new(0),
             tasks: AtomicUsize::new(0),
             max_tasks: 1 << 16,
+            spin: Duration::ZERO,
             addresses: limited.then(|| Mutex::new(AddressTable::new(addresses))),
             origin: std::time::Instant::now(),
         }

@@ -104,7 +104,9 @@ impl Worker {
         enter_network_thread();
         let mut events = Events::with_capacity(POLL_CAPACITY);
         while self.stopping.is_none() || self.len > 0 {
-            self.wait(&mut events, self.poll_timeout());
+            if !self.spin(&mut events) {
+                self.wait(&mut events, self.poll_timeout());
+            }
             self.iterate(&events);
         }
         // The commands posted before the mailbox closed are still handled; their connections are
@@ -115,6 +117,28 @@ impl Worker {
             self.handle_task(task);
         }
         self.publish();
+    }
+
+    /// Asks for events over and over for as long as the network is configured to, before the thread
+    /// sleeps. Returns whether there are any.
+    fn spin(&mut self, events: &mut Events) -> bool {
+        let spin = self.resources.network.spin;
+        // A timer may come first.
+        let spin = spin.min(self.poll_timeout().unwrap_or(Duration::MAX));
+        if spin.is_zero() {
+            return false;
+        }
+        let until = self.resources.now.after(spin);
+        loop {
+            self.wait(events, Some(Duration::ZERO));
+            if !events.is_empty() {
+                return true;
+            }
+            if self.resources.network.now() >= until {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Waits for events, or for this long.

@@ -1,47 +1,16 @@
 /* The floor: the barest correct echo server with cubenet's wire format.
  *
- *   floor tcp|udp PORT
+ *   floor tcp|udp PORT [THREADS]
  *
- * One thread. TCP: epoll, one read into a shared buffer, each frame decoded and copied to a
- * shared output buffer, one write. Only a partial frame and what the kernel refuses are kept
- * by a connection. UDP: recvmmsg, sendmmsg. No limits, no timeouts, no counters: it is what
- * the measured server's work is compared with, and nothing to run otherwise.
+ * One thread, or several with a socket each. TCP: epoll, one read into a shared buffer, each frame
+ * decoded and copied to a shared output buffer, one write. Only a partial frame and what the kernel
+ * refuses are kept by a connection. UDP: recvmmsg, sendmmsg. No limits, no timeouts, no counters: it
+ * is what the measured server's work is compared with, and nothing to run otherwise.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include "common.h"
+#include <pthread.h>
 
-enum { INPUT = 1 << 16, FRAME = 2 + 65535, BATCH = 64, DATAGRAM = 65536 };
-
-static void check(int good, const char *what) {
-    if (!good) {
-        perror(what);
-        exit(1);
-    }
-}
-
-static int bound(int type, int port) {
-    int one = 1, bytes = 4 << 20;
-    int fd = socket(AF_INET, type | SOCK_NONBLOCK, 0);
-    check(fd >= 0, "socket");
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (type == SOCK_DGRAM) {
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
-        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-    }
-    check(bind(fd, (struct sockaddr *)&address, sizeof address) == 0, "bind");
-    return fd;
-}
+enum { INPUT = 1 << 16, FRAME = 2 + 65535, DATAGRAM = 65536 };
 
 struct connection {
     int fd;
@@ -51,8 +20,8 @@ struct connection {
     size_t queue_len;
 };
 
-static unsigned char input[INPUT];
-static unsigned char output[FRAME + INPUT];
+static __thread unsigned char input[INPUT];
+static __thread unsigned char output[FRAME + INPUT];
 
 static void destroy(struct connection *c) {
     close(c->fd);
@@ -147,9 +116,8 @@ static int ready(struct connection *c) {
     }
 }
 
-static void serve_tcp(int port) {
-    int one = 1, listener = bound(SOCK_STREAM, port), epoll = epoll_create1(0);
-    check(listen(listener, 4096) == 0, "listen");
+static void serve_tcp(int port, int shares) {
+    int listener = bound(SOCK_STREAM | SOCK_NONBLOCK, port, shares), epoll = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL}, events[1024];
     check(epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) == 0, "epoll_ctl");
     for (;;) {
@@ -163,7 +131,6 @@ static void serve_tcp(int port) {
             }
             int fd;
             while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                 c = calloc(1, sizeof *c);
                 check(c != NULL, "calloc");
                 c->fd = fd;
@@ -175,13 +142,13 @@ static void serve_tcp(int port) {
     }
 }
 
-static void serve_udp(int port) {
+static void serve_udp(int port, int shares) {
     /* Not a power of two apart, or all buffers begin in one cache set. */
-    static unsigned char buffers[BATCH][DATAGRAM + 4096 + 64];
+    static __thread unsigned char buffers[BATCH][DATAGRAM + 4096 + 64];
     struct sockaddr_storage names[BATCH];
     struct iovec pieces[BATCH];
     struct mmsghdr headers[BATCH];
-    int fd = bound(SOCK_DGRAM, port), epoll = epoll_create1(0);
+    int fd = bound(SOCK_DGRAM | SOCK_NONBLOCK, port, shares), epoll = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN};
     check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl");
     for (;;) {
@@ -206,11 +173,31 @@ static void serve_udp(int port) {
     }
 }
 
+static int port, threads = 1;
+static void (*serve)(int port, int shares);
+
+static void *serve_thread(void *unused) {
+    (void)unused;
+    serve(port, threads > 1);
+    return NULL;
+}
+
 int main(int argc, char **argv) {
-    if (argc == 3 && strcmp(argv[1], "tcp") == 0)
-        serve_tcp(atoi(argv[2]));
-    if (argc == 3 && strcmp(argv[1], "udp") == 0)
-        serve_udp(atoi(argv[2]));
-    fprintf(stderr, "usage: floor tcp|udp PORT\n");
-    return 2;
+    if (argc >= 3 && strcmp(argv[1], "tcp") == 0)
+        serve = serve_tcp;
+    if (argc >= 3 && strcmp(argv[1], "udp") == 0)
+        serve = serve_udp;
+    if (serve == NULL || argc > 4) {
+        fprintf(stderr, "usage: floor tcp|udp PORT [THREADS]\n");
+        return 2;
+    }
+    allow_descriptors();
+    port = atoi(argv[2]);
+    if (argc == 4)
+        threads = atoi(argv[3]);
+    for (int n = 1; n < threads; n++) {
+        pthread_t thread;
+        check(pthread_create(&thread, NULL, serve_thread, NULL) == 0, "pthread_create");
+    }
+    serve_thread(NULL);
 }

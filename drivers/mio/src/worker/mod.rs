@@ -375,7 +375,8 @@ impl Worker {
     /// Accepts streams on a listener, within the budget of an iteration.
     fn accept_streams(&mut self, token: usize) {
         let budgets = &self.resources.network.budgets;
-        let until = self.resources.now.after(budgets.time());
+        // The connections that are there wait meanwhile, and come first.
+        let until = self.resources.now.after(budgets.time() / 4);
         let mut progress = false;
         for _ in 0..budgets.accepts() {
             let source = self.sources.get_mut(token).and_then(Option::as_mut);
@@ -391,6 +392,7 @@ impl Worker {
                 NextAccept::Refused | NextAccept::Failed => {}
                 NextAccept::Wait => return,
             }
+            self.resources.tick();
             if self.resources.now >= until {
                 break;
             }

@@ -1,0 +1,96 @@
+"""Many connections: coming and going, idle, and datagram peers without number."""
+
+import resource
+import socket
+import subprocess
+import sys
+
+from measure import echo
+from measure.machine import (BINARIES, EXAMPLES, LOAD_CORE, Row, cpu_seconds, free_port, in_turn, on,
+                             program, resident_bytes, run, running, server)
+
+IDLE = 15_000
+
+
+def churn(kind, seconds, at_once=64):
+    """Nanoseconds of the processor for a connection with one message."""
+    port = free_port()
+    connections = round(10_000 * seconds)
+    with server(*echo.command(kind, "tcp", port, 1)) as process:
+        before = cpu_seconds(process.pid)
+        ended = int(run(on(LOAD_CORE, program("load"), "churn", port, connections, at_once)))
+        return (cpu_seconds(process.pid) - before) / ended * 1e9
+
+
+def peers(kind, count, rounds=1):
+    """For that many datagram peers, each of which is answered in turn: nanoseconds of the processor
+    for a message, and bytes of memory for a peer."""
+    port = free_port()
+    command = [program("floor"), "udp", port]
+    if kind != "floor":
+        command = [BINARIES / "peers_server", port, count]
+    load = on(LOAD_CORE, program("load"), "peers", port, count, rounds + 1)
+    with server(*command) as process:
+        empty = resident_bytes(process.pid)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with running(load, **pipes) as client:
+            if int(client.stdout.readline()) < count * 0.99:
+                sys.exit("more than one in a hundred datagrams were lost")
+            memory = (resident_bytes(process.pid) - empty) / count
+            before = cpu_seconds(process.pid)
+            client.stdin.write("\n")
+            client.stdin.flush()
+            answered = sum(int(client.stdout.readline()) for _ in range(rounds))
+            return (cpu_seconds(process.pid) - before) / answered * 1e9, memory
+
+
+def peers_row(count, goal):
+    return Row(f"peers-{count}", f"{count:,} UDP peers, one message each in turn", goal,
+               lambda options: in_turn(
+                   max(1, options.pairs // 2),
+                   lambda: peers("floor", count)[0],
+                   lambda: peers("cubenet", count)[0],
+               ))
+
+
+def peer_memory(_options, count=1_000_000):
+    _, memory = peers("cubenet", count)
+    print(f"\n{memory:.0f} bytes resident for each of {count:,} UDP peers, goal ≤ 160", flush=True)
+
+
+def idle(_options):
+    """Bytes of resident memory that an idle TCP connection adds to `echo`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    connections = min(IDLE, hard - 100)
+    port = free_port()
+    words = ["--listen", f"127.0.0.1:{port}", "--transport", "tcp", "--workers", "1"]
+    clients = []
+    try:
+        with server(EXAMPLES / "echo", *words) as process:
+            # One that has spoken, so that what the worker has once is there.
+            for nth in range(connections + 1):
+                if nth == 1:
+                    before = resident_bytes(process.pid)
+                client = socket.create_connection(("127.0.0.1", port))
+                client.sendall(b"\0\1x")
+                client.recv(3)
+                clients.append(client)
+            each = (resident_bytes(process.pid) - before) / connections
+    finally:
+        for client in clients:
+            client.close()
+    print(f"\n{each:.0f} bytes resident for each of {connections:,} idle TCP connections, goal ≤ 160",
+          flush=True)
+
+
+ROWS = [
+    Row("churn", "connect, one message, close; 64 at once", 1.10, lambda options: in_turn(
+        options.pairs,
+        lambda: churn("floor", options.seconds),
+        lambda: churn("cubenet", options.seconds),
+    )),
+    peers_row(1_000_000, 1.03),
+    Row("peer-memory", "memory of a UDP peer", None, peer_memory),
+    Row("idle", "memory of an idle TCP connection", None, idle),
+]

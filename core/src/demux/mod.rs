@@ -45,6 +45,21 @@ pub enum Arrival {
     TooLong(Option<usize>),
 }
 
+/// Where [`Demux::look_ahead`] found a peer: only a hint, since the peer may go before its datagram is
+/// handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint(u32);
+
+impl Hint {
+    /// That a peer was not looked for, or not found.
+    pub const NONE: Hint = Hint(NIL);
+
+    /// The slot in which the peer was.
+    pub fn slot(self) -> Option<usize> {
+        (self != Hint::NONE).then_some(self.0 as usize)
+    }
+}
+
 /// The peers of one datagram socket. `P` is whatever the driver's addresses are.
 ///
 /// ```
@@ -128,7 +143,24 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
         has_room: impl FnOnce() -> bool,
         now: Instant,
     ) -> Arrival {
-        let known = self.find(peer);
+        self.handle_datagram_at(Hint::NONE, peer, len, has_room, now)
+    }
+
+    /// The same for a peer that [`Demux::look_ahead`] has looked for.
+    #[inline]
+    pub fn handle_datagram_at(
+        &mut self,
+        hint: Hint,
+        peer: &P,
+        len: usize,
+        has_room: impl FnOnce() -> bool,
+        now: Instant,
+    ) -> Arrival {
+        let hinted = self.table.slots().get(hint.0 as usize);
+        let known = match hinted {
+            Some(slot) if slot.peer.as_ref() == Some(peer) => Some(hint.0),
+            _ => self.find(peer),
+        };
         if let Some(slot) = known {
             self.touch(slot, now);
         }
@@ -139,6 +171,40 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
             Some(slot) => Arrival::Deliver(slot as usize),
             None => self.newcomer(false, has_room(), now),
         }
+    }
+
+    /// Looks for the peers of several datagrams at once and writes a hint for each, in order. Among many
+    /// peers each step of a search waits for memory; here the steps of all wait at the same
+    /// time. `peers` beyond the hints are not looked for.
+    pub fn look_ahead<'p>(&self, peers: impl Iterator<Item = &'p P> + Clone, hints: &mut [Hint])
+    where
+        P: 'p,
+    {
+        let (heads, slots) = (self.table.heads(), self.table.slots());
+        for (hint, peer) in hints.iter_mut().zip(peers.clone()) {
+            hint.0 = self.head(peer) as u32;
+        }
+        for (hint, _) in hints.iter_mut().zip(peers.clone()) {
+            hint.0 = heads[hint.0 as usize];
+        }
+        let mut neighbours = 0;
+        for (hint, peer) in hints.iter_mut().zip(peers) {
+            while let Some(slot) = slots.get(hint.0 as usize)
+                && slot.peer.as_ref() != Some(peer)
+            {
+                hint.0 = slot.next;
+            }
+            // Its neighbours by age are changed when its datagram is handled.
+            if let Some(slot) = slots.get(hint.0 as usize) {
+                neighbours ^= slots
+                    .get(slot.older as usize)
+                    .map_or(0, |older| older.newer);
+                neighbours ^= slots
+                    .get(slot.newer as usize)
+                    .map_or(0, |newer| newer.older);
+            }
+        }
+        core::hint::black_box(neighbours);
     }
 
     /// What to do with a new peer at `now`: [`Arrival::Admit`], [`Arrival::Evict`] or

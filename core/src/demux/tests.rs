@@ -294,3 +294,30 @@ fn a_fixed_table_keeps_its_heads_for_any_number_of_peers() {
         assert_eq!(known, arrival == Arrival::Deliver(*slot));
     }
 }
+
+#[test]
+fn peers_that_were_looked_for_ahead_are_found_where_they_are() {
+    let mut demux = Demux::new(FixedTable::<u16, 64, 8>::new(), (1, 2), &Limits::new());
+    let slots: Vec<_> = (0..40)
+        .map(|peer| demux.insert(peer, second(0)).unwrap())
+        .collect();
+    let peers: Vec<u16> = (0..60).chain([3, 3]).collect();
+    let mut hints = [Hint::NONE; 64];
+    demux.look_ahead(peers.iter(), &mut hints);
+    for (peer, hint) in peers.iter().zip(hints) {
+        assert_eq!(hint.slot(), slots.get(usize::from(*peer)).copied());
+    }
+    assert_eq!(hints[62..], [Hint::NONE; 2]);
+    // One that has gone since, and one whose slot is another's, are not taken for it.
+    demux.remove(slots[1]);
+    demux.remove(slots[2]);
+    let slot = demux.insert(2, second(0)).unwrap();
+    let arrival = |peer: u16, demux: &mut Demux<u16, FixedTable<u16, 64, 8>>| {
+        let hint = hints[usize::from(peer)];
+        demux.handle_datagram_at(hint, &peer, 1, || true, second(1))
+    };
+    assert_eq!(arrival(1, &mut demux), Arrival::Admit);
+    assert_eq!(arrival(2, &mut demux), Arrival::Deliver(slot));
+    assert_eq!(arrival(3, &mut demux), Arrival::Deliver(slots[3]));
+    assert_eq!(arrival(50, &mut demux), Arrival::Admit);
+}

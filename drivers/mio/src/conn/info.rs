@@ -31,10 +31,10 @@ pub(crate) struct ConnInfo {
 }
 
 impl ConnInfo {
-    pub(crate) fn new(peer: SocketAddr, number: u32, state: State) -> Self {
+    pub(crate) fn new(peer: CompactAddr, number: u32, state: State) -> Self {
         ConnInfo {
             id: next_id(),
-            peer: peer.into(),
+            peer,
             number,
             state: AtomicU8::new(state as u8),
             paused: AtomicBool::new(false),
@@ -45,14 +45,14 @@ impl ConnInfo {
     }
 
     /// The peer's address as the socket knows it.
-    pub(crate) fn raw_peer(&self) -> SocketAddr {
-        self.peer.into()
+    pub(crate) fn raw_peer(&self) -> CompactAddr {
+        self.peer
     }
 
     /// The peer's address as people write it: an IPv4 peer of a dual-stack socket has an
     /// IPv4 address.
     pub(crate) fn peer_addr(&self) -> SocketAddr {
-        canonical(self.raw_peer())
+        canonical(self.peer.into())
     }
 
     pub(crate) fn state(&self) -> State {

@@ -126,7 +126,8 @@ impl<C: Conn> Owned<C> {
     /// Gives the permit back, now and not when this is dropped.
     pub(crate) fn release(&self) {
         let flags = self.info().permit.swap(0, Relaxed);
-        let peer = (flags & ADDRESS != 0).then(|| self.info().raw_peer().ip());
+        let address = || std::net::SocketAddr::from(self.info().raw_peer()).ip();
+        let peer = (flags & ADDRESS != 0).then(address);
         release(self.home(), C::TRANSPORT, flags & COUNTS != 0, peer);
     }
 }

@@ -448,7 +448,12 @@ impl Begun {
         // The system may have made it more precise, and that is the source of answers.
         let address = socket.peer_addr()?;
         let socket = DatagramSocket::connected(home, socket)?;
-        Ok(Begun::Datagrams(PeerShared::new(&socket, address, None, 0)))
+        Ok(Begun::Datagrams(PeerShared::new(
+            &socket,
+            address.into(),
+            None,
+            0,
+        )))
     }
 }
 

@@ -7,18 +7,19 @@
 //! pointer after the call. Each block says what is particular to it.
 
 use super::{Datagram, Run, Source};
+use crate::address::CompactAddr;
 use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage};
 use mio::Interest;
 use mio::event::Event;
 use mio::net::{TcpStream, UdpSocket};
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
 /// The most datagrams (or runs) in one call.
-const MAX_BATCH: usize = 64;
+pub(crate) const MAX_BATCH: usize = 64;
 /// The fewest to ask for: an idle socket's next wake-up seldom brings more.
 const MIN_BATCH: usize = 8;
 /// Room for one datagram of any size, or for what GRO has merged.
@@ -45,7 +46,7 @@ pub(crate) struct ReceiveBatch {
 struct Received {
     /// Which buffer it lies in.
     nth: usize,
-    from: SocketAddr,
+    from: CompactAddr,
     local: Option<Source>,
     len: usize,
     /// The size of the datagrams in the buffer, if the kernel merged several.
@@ -133,22 +134,65 @@ impl ReceiveBatch {
         Ok(filled)
     }
 
+    /// Who has sent what was received: of each buffer, in which the kernel may have merged several
+    /// datagrams.
+    pub(crate) fn senders(&self) -> impl Iterator<Item = &CompactAddr> + Clone {
+        self.received.iter().map(|received| &received.from)
+    }
+
     /// The datagrams received, in order.
-    pub(crate) fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
-        self.received.iter().flat_map(|received| {
-            let start = received.nth * STRIDE;
-            let bytes = &self.buffers[start..start + received.len.min(BUFFER)];
-            let segment = match received.segment {
-                0 => bytes.len().max(1),
-                segment => segment,
-            };
-            let empty = bytes.is_empty().then_some(bytes);
-            let datagrams = empty.into_iter().chain(bytes.chunks(segment));
-            datagrams.map(|bytes| Datagram {
-                from: received.from,
-                local: received.local,
-                bytes,
-            })
+    pub(crate) fn datagrams(&self) -> Datagrams<'_> {
+        Datagrams {
+            buffers: &self.buffers,
+            received: self.received.iter(),
+            taken: 0,
+            of: None,
+            rest: &[],
+        }
+    }
+}
+
+/// The datagrams of a batch.
+pub(crate) struct Datagrams<'a> {
+    buffers: &'a [u8],
+    received: std::slice::Iter<'a, Received>,
+    /// How many buffers have been begun.
+    taken: usize,
+    /// The buffer that comes next, and what is left of it. The kernel may have merged several.
+    of: Option<&'a Received>,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Datagrams<'a> {
+    type Item = Datagram<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Datagram<'a>> {
+        let of = if let Some(of) = self.of {
+            of
+        } else {
+            let of = self.received.next()?;
+            self.taken += 1;
+            let start = of.nth * STRIDE;
+            self.rest = &self.buffers[start..start + of.len.min(BUFFER)];
+            of
+        };
+        let bytes = match self.rest.split_at_checked(of.segment) {
+            Some((bytes, rest)) if of.segment > 0 && !rest.is_empty() => {
+                self.of = Some(of);
+                self.rest = rest;
+                bytes
+            }
+            _ => {
+                self.of = None;
+                self.rest
+            }
+        };
+        Some(Datagram {
+            from: of.from,
+            sender: self.taken - 1,
+            local: of.local,
+            bytes,
         })
     }
 }
@@ -422,29 +466,26 @@ pub(crate) fn tell_destination(socket: &UdpSocket, local: SocketAddr) {
 }
 
 /// Writes `address` as the kernel wants it. Returns its length.
-fn write_address(name: &mut MaybeUninit<sockaddr_storage>, address: SocketAddr) -> usize {
+fn write_address(name: &mut MaybeUninit<sockaddr_storage>, address: CompactAddr) -> usize {
     // SAFETY: a `sockaddr_storage` is large enough and aligned for every kind of address;
     // the structures are plain numbers, for which zero is a value.
     unsafe {
-        match address {
-            SocketAddr::V4(address) => {
-                let mut raw: sockaddr_in = zeroed();
-                raw.sin_family = libc::AF_INET as libc::sa_family_t;
-                raw.sin_port = address.port().to_be();
-                raw.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
-                name.as_mut_ptr().cast::<sockaddr_in>().write(raw);
-                size_of::<sockaddr_in>()
-            }
-            SocketAddr::V6(address) => {
-                let mut raw: sockaddr_in6 = zeroed();
-                raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-                raw.sin6_port = address.port().to_be();
-                raw.sin6_addr.s6_addr = address.ip().octets();
-                raw.sin6_flowinfo = address.flowinfo();
-                raw.sin6_scope_id = address.scope_id();
-                name.as_mut_ptr().cast::<sockaddr_in6>().write(raw);
-                size_of::<sockaddr_in6>()
-            }
+        if let Some((ip, port)) = address.as_v4() {
+            let mut raw: sockaddr_in = zeroed();
+            raw.sin_family = libc::AF_INET as libc::sa_family_t;
+            raw.sin_port = port.to_be();
+            raw.sin_addr.s_addr = u32::from_ne_bytes(ip.octets());
+            name.as_mut_ptr().cast::<sockaddr_in>().write(raw);
+            size_of::<sockaddr_in>()
+        } else {
+            let (ip, port, scope) = address.to_v6();
+            let mut raw: sockaddr_in6 = zeroed();
+            raw.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            raw.sin6_port = port.to_be();
+            raw.sin6_addr.s6_addr = ip.octets();
+            raw.sin6_scope_id = scope;
+            name.as_mut_ptr().cast::<sockaddr_in6>().write(raw);
+            size_of::<sockaddr_in6>()
         }
     }
 }
@@ -456,7 +497,7 @@ fn write_address(name: &mut MaybeUninit<sockaddr_storage>, address: SocketAddr) 
 unsafe fn read_address(
     name: &MaybeUninit<sockaddr_storage>,
     len: libc::socklen_t,
-) -> Option<SocketAddr> {
+) -> Option<CompactAddr> {
     let len = len as usize;
     let start = name.as_ptr();
     if len < size_of::<libc::sa_family_t>() {
@@ -470,13 +511,13 @@ unsafe fn read_address(
                 let raw = start.cast::<sockaddr_in>().read();
                 let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
                 let port = u16::from_be(raw.sin_port);
-                Some(SocketAddrV4::new(ip, port).into())
+                Some(CompactAddr::v4(ip, port))
             }
             libc::AF_INET6 if len >= size_of::<sockaddr_in6>() => {
                 let raw = start.cast::<sockaddr_in6>().read();
                 let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
                 let port = u16::from_be(raw.sin6_port);
-                Some(SocketAddrV6::new(ip, port, raw.sin6_flowinfo, raw.sin6_scope_id).into())
+                Some(CompactAddr::v6(ip, port, raw.sin6_scope_id))
             }
             _ => None,
         }
@@ -491,7 +532,7 @@ mod tests {
     #[test]
     fn an_address_survives_the_way_to_the_kernel_and_back() {
         for text in ["127.0.0.1:7", "[::1]:65535", "[fe80::1%3]:9"] {
-            let address: SocketAddr = text.parse().unwrap();
+            let address = CompactAddr::from(text.parse::<SocketAddr>().unwrap());
             let mut name = MaybeUninit::uninit();
             let len = write_address(&mut name, address);
             // SAFETY: `write_address` wrote `len` bytes of an address.
@@ -505,7 +546,7 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let to = Route {
-            to: receiver.local_addr().unwrap(),
+            to: receiver.local_addr().unwrap().into(),
             source: None,
         };
         let segmented = offload(&sender) && offload(&receiver);
@@ -533,7 +574,7 @@ mod tests {
             while received.len() < expected.len() + 1 {
                 batch.receive(&receiver).unwrap();
                 for datagram in batch.datagrams() {
-                    assert_eq!(datagram.from, sender.local_addr().unwrap());
+                    assert_eq!(datagram.from, sender.local_addr().unwrap().into());
                     received.push(datagram.bytes.to_vec());
                 }
             }

@@ -23,10 +23,11 @@ pub(crate) use calls::{
     set_nodelay, shutdown, take_error, watch_room, write,
 };
 pub(crate) use system::{
-    ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,
-    unacknowledged,
+    MAX_BATCH, ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination,
+    too_large, unacknowledged,
 };
 
+use crate::address::CompactAddr;
 use mio::Interest;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -79,7 +80,9 @@ const MAX_RUN: usize = 65_000;
 
 /// A datagram that was received.
 pub(crate) struct Datagram<'a> {
-    pub(crate) from: SocketAddr,
+    pub(crate) from: CompactAddr,
+    /// Which of the [senders](ReceiveBatch::senders) that is.
+    pub(crate) sender: usize,
     /// To which of this machine's addresses it was sent, if the socket has that option.
     pub(crate) local: Option<Source>,
     pub(crate) bytes: &'a [u8],
@@ -124,7 +127,7 @@ impl Source {
 /// Between which addresses a datagram goes; the system chooses the source, if it is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    pub(crate) to: SocketAddr,
+    pub(crate) to: CompactAddr,
     pub(crate) source: Option<Source>,
 }
 
@@ -242,7 +245,7 @@ mod tests {
 
     fn route(to: &str) -> Route {
         Route {
-            to: to.parse().unwrap(),
+            to: to.parse::<SocketAddr>().unwrap().into(),
             source: None,
         }
     }

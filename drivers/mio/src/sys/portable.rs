@@ -1,16 +1,20 @@
 //! Datagrams one at a time, where the system has no call for many.
 
 use super::{Datagram, Run};
+use crate::address::CompactAddr;
 use mio::Interest;
 use mio::event::Event;
 use mio::net::{TcpStream, UdpSocket};
 use std::io;
 use std::net::SocketAddr;
 
+/// The most datagrams that are received at once.
+pub(crate) const MAX_BATCH: usize = 1;
+
 /// A buffer for a datagram, and what was received into it.
 pub(crate) struct ReceiveBatch {
     buffer: Box<[u8]>,
-    received: Option<(SocketAddr, usize)>,
+    received: Option<(CompactAddr, usize)>,
 }
 
 impl ReceiveBatch {
@@ -25,8 +29,13 @@ impl ReceiveBatch {
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<bool> {
         self.received = None;
         let (len, from) = socket.recv_from(&mut self.buffer)?;
-        self.received = Some((from, len));
+        self.received = Some((from.into(), len));
         Ok(true)
+    }
+
+    /// Who has sent what was received.
+    pub(crate) fn senders(&self) -> impl Iterator<Item = &CompactAddr> + Clone {
+        self.received.iter().map(|(from, _)| from)
     }
 
     /// The datagrams received, in order.
@@ -34,6 +43,7 @@ impl ReceiveBatch {
         let received = self.received.iter();
         received.map(|(from, len)| Datagram {
             from: *from,
+            sender: 0,
             local: None,
             bytes: &self.buffer[..*len],
         })
@@ -54,7 +64,7 @@ pub(crate) fn send_runs(
     if connected {
         socket.send(datagram)?;
     } else {
-        socket.send_to(datagram, run.route.to)?;
+        socket.send_to(datagram, run.route.to.into())?;
     }
     Ok(1)
 }

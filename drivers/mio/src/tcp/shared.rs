@@ -66,7 +66,7 @@ impl StreamShared {
         layers: Option<Layers>,
     ) -> io::Result<Arc<Self>> {
         let token = home.worker.register(&mut stream, sys::STREAM_INTEREST)?;
-        let info = ConnInfo::new(peer, token, half.state());
+        let info = ConnInfo::new(peer.into(), token, half.state());
         let conn = StreamConn::new(home, stream, info);
         let send = Mutex::new(SendState::new(half, layers));
         Ok(Arc::new(StreamShared { conn, send }))

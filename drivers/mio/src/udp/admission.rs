@@ -1,6 +1,6 @@
 //! How a new datagram peer gets in: what the hook says, a place, and what the application says.
 
-use crate::address::canonical;
+use crate::address::{CompactAddr, canonical};
 use crate::conn::info::Conn;
 use crate::conn::permit::Permit;
 use crate::connection::Connection;
@@ -55,7 +55,7 @@ impl Peers {
                     resources.tally.refused += 1;
                     warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
                 } else {
-                    resources.network.refused(from, NoRoom::Connections);
+                    resources.network.refused(from.into(), NoRoom::Connections);
                 }
             }
         }
@@ -79,7 +79,7 @@ impl Peers {
             }
         };
         // The address of a peer that the application recognises is not forged, nor limited.
-        let limited = (!recognised).then(|| from.ip());
+        let limited = (!recognised).then(|| SocketAddr::from(from).ip());
         let home = &self.socket.home;
         let permit = match evicted {
             None => Permit::take(home, Transport::Udp, limited),
@@ -90,7 +90,7 @@ impl Peers {
             Ok(permit) => permit,
             Err(reason) => {
                 resources.tally.dropped_table_full += 1;
-                resources.network.refused(from, reason);
+                resources.network.refused(from.into(), reason);
                 return;
             }
         };
@@ -137,7 +137,7 @@ impl Peers {
     }
 
     /// Takes a place for a peer, among those of the listener and here, if there is one.
-    fn add_peer(&mut self, from: SocketAddr, recognised: bool, now: Instant) -> Option<usize> {
+    fn add_peer(&mut self, from: CompactAddr, recognised: bool, now: Instant) -> Option<usize> {
         // Other workers do the same at the same time.
         let group = &self.socket.group;
         if !group.add_peer(self.socket.max_peers(recognised)) {
@@ -157,7 +157,7 @@ impl Peers {
         datagram: &Datagram<'_>,
         resources: &mut WorkerResources,
     ) -> Admission {
-        match catch_panic(|| listening.admit(canonical(datagram.from), datagram.bytes)) {
+        match catch_panic(|| listening.admit(canonical(datagram.from.into()), datagram.bytes)) {
             Ok(admission) => admission,
             Err(panic) => {
                 resources.tally.panics += 1;

@@ -1,12 +1,13 @@
 //! A datagram socket as its worker keeps it, with its peers: receiving, demultiplexing,
 //! delivering, and seeing each connection to its end.
 
+use crate::address::CompactAddr;
 use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
 use crate::network::listening::Listening;
-use crate::sys::{self, Datagram, ReceiveBatch};
+use crate::sys::{self, Datagram, MAX_BATCH, ReceiveBatch};
 use crate::udp::link::PeerLink;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::user_callback::run_callback;
@@ -14,13 +15,12 @@ use crate::worker::budget::Budget;
 use crate::worker::mailbox::BoxedHandler;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::connection::datagram::reports_errors;
-use cubenet_core::demux::GrowingTable;
+use cubenet_core::demux::{GrowingTable, Hint};
 use cubenet_core::{
     Action, Arrival, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
     Message, Reading, State, Timeout, Transport, TransportError,
 };
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The most errors in a row a socket is read past before the others are served.
@@ -29,7 +29,7 @@ const MAX_ERRORS: usize = 64;
 /// A datagram socket and its connections, as their worker keeps them.
 pub(crate) struct Peers {
     pub(super) socket: Arc<DatagramSocket>,
-    pub(super) demux: Demux<SocketAddr, GrowingTable<SocketAddr>>,
+    pub(super) demux: Demux<CompactAddr, GrowingTable<CompactAddr>>,
     /// The connections, by their slot in the demultiplexer.
     pub(super) slots: Vec<Option<Peer>>,
     /// `None` if it was connected to its only peer.
@@ -185,12 +185,13 @@ impl Peers {
     ) -> bool {
         let Rest { batch, mut done } = rest;
         let (mut all, mut slow) = (true, false);
+        let hints = self.look_ahead(&batch);
         for datagram in batch.datagrams().skip(done) {
             if !budget.is_left() {
                 all = false;
                 break;
             }
-            self.datagram(&datagram, resources);
+            self.datagram(&datagram, hints[datagram.sender], resources);
             done += 1;
             if budget.spend() {
                 slow |= budget.look(&resources.network);
@@ -213,6 +214,17 @@ impl Peers {
             resources.schedule(token, &mut self.scheduled);
         }
         all
+    }
+
+    /// Looks for the senders of a batch, whose connections are then at hand: with many peers each lies
+    /// in memory that is far, and here their ways from there overlap.
+    fn look_ahead(&self, batch: &ReceiveBatch) -> [Hint; MAX_BATCH] {
+        let mut hints = [Hint::NONE; MAX_BATCH];
+        self.demux.look_ahead(batch.senders(), &mut hints);
+        let peers = hints.iter().map_while(|hint| self.peer(hint.slot()?));
+        let states = peers.map(|peer| peer.shared.info().state() as u8);
+        std::hint::black_box(states.fold(0, u8::wrapping_add));
+        hints
     }
 
     /// From here on, what the connections of this socket send is gathered.
@@ -244,14 +256,15 @@ impl Peers {
     }
 
     /// A datagram arrived.
-    fn datagram(&mut self, datagram: &Datagram<'_>, resources: &mut WorkerResources) {
+    fn datagram(&mut self, datagram: &Datagram<'_>, hint: Hint, resources: &mut WorkerResources) {
         let from = datagram.from;
         let len = datagram.bytes.len();
         let (network, socket) = (&resources.network, &self.socket);
         let has_room = || socket.has_room(false) && network.has_room(Transport::Udp);
+        let now = resources.now;
         let arrival = self
             .demux
-            .handle_datagram(&from, len, has_room, resources.now);
+            .handle_datagram_at(hint, &from, len, has_room, now);
         match arrival {
             Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, resources),
             Arrival::Close(slot) => self.peer_closed(slot, resources),

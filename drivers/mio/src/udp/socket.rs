@@ -1,7 +1,7 @@
 //! A datagram socket and its connections, as all threads share them: sending, and keeping what
 //! the system would not take.
 
-use crate::address::canonical;
+use crate::address::{CompactAddr, canonical};
 use crate::conn::home::Home;
 use crate::conn::info::{Conn, ConnInfo};
 use crate::conn::key::ConnKey;
@@ -80,7 +80,7 @@ impl PeerShared {
     /// A connection with `peer` in a slot of the socket.
     pub(crate) fn new(
         socket: &Arc<DatagramSocket>,
-        peer: SocketAddr,
+        peer: CompactAddr,
         source: Option<Source>,
         slot: u32,
     ) -> Arc<Self> {

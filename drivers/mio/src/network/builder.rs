@@ -4,6 +4,7 @@ use super::{Inner, Network};
 use crate::error::Error;
 use crate::network::shared::NetworkShared;
 use crate::network::socket_options::SocketOptions;
+use crate::sys;
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::mailbox::{Mailbox, Target};
@@ -51,7 +52,7 @@ impl Builder {
     }
 
     /// Threads that run callbacks; 0 counts as 1. Default: as many as the processor runs at
-    /// once.
+    /// once. On Linux they accept connections, too; elsewhere one thread more does.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
@@ -192,21 +193,34 @@ impl Builder {
     }
 }
 
+/// What a worker is made of, on its thread.
+fn new_worker(network: &Arc<NetworkShared>) -> io::Result<(Poll, Arc<Mailbox>)> {
+    let poll = Poll::new()?;
+    let worker = WorkerHandle::new(Arc::clone(network), &poll)?;
+    Ok((poll, Mailbox::new(worker)))
+}
+
 fn start_threads(mut inner: Inner, workers: usize) -> io::Result<Network> {
     let mut threads = Vec::new();
     let started = (|| {
         let mut polls = Vec::new();
         for _ in 0..workers {
-            let poll = Poll::new()?;
-            let worker = WorkerHandle::new(Arc::clone(&inner.shared), &poll)?;
-            let mailbox = Mailbox::new(worker);
-            polls.push((poll, Arc::clone(&mailbox)));
-            inner.workers.push(mailbox);
+            let (poll, mailbox) = new_worker(&inner.shared)?;
+            inner.workers.push(Arc::clone(&mailbox));
+            polls.push((poll, mailbox));
+        }
+        if !sys::WAKES_ONE {
+            let (poll, mailbox) = new_worker(&inner.shared)?;
+            inner.acceptor = Some(Arc::clone(&mailbox));
+            polls.push((poll, mailbox));
         }
         let all = inner.workers.iter();
         let all: Arc<[_]> = all.map(|mailbox| Arc::clone(&mailbox.worker)).collect();
         for (nth, (poll, mailbox)) in polls.into_iter().enumerate() {
-            let name = format!("cubenet-worker-{nth}");
+            let name = match nth {
+                nth if nth < workers => format!("cubenet-worker-{nth}"),
+                _ => String::from("cubenet-acceptor"),
+            };
             let all = Arc::clone(&all);
             let run = move || Worker::new(poll, mailbox, all).run();
             threads.push(thread::Builder::new().name(name).spawn(run)?);

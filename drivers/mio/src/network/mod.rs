@@ -16,7 +16,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::log::debug;
 use crate::tcp::layers::{HandshakePermit, Layers};
-use crate::tcp::listener::{AcceptSocket, StreamListener};
+use crate::tcp::listener::StreamListener;
 use crate::tcp::shared::StreamShared;
 use crate::udp::group::SocketGroup;
 use crate::udp::socket::{DatagramSocket, PeerShared};
@@ -32,7 +32,8 @@ use shared::{NetworkShared, NoRoom, next_id};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -42,8 +43,8 @@ struct Inner {
     workers: Vec<Arc<Mailbox>>,
     /// The workers, for connections that have the limits of the network.
     targets: Vec<Target>,
-    /// How many listeners there have been whose socket one worker accepts on.
-    listeners: AtomicUsize,
+    /// The one that accepts for all workers, where they do not.
+    acceptor: Option<Arc<Mailbox>>,
     stopping: AtomicBool,
     /// `None` once a thread joins them.
     threads: Mutex<Option<Vec<JoinHandle<()>>>>,
@@ -58,7 +59,7 @@ impl Inner {
             shared,
             workers: Vec::new(),
             targets: Vec::new(),
-            listeners: AtomicUsize::new(0),
+            acceptor: None,
             stopping: AtomicBool::new(false),
             threads: Mutex::new(None),
             thread_ids: Vec::new(),
@@ -66,10 +67,18 @@ impl Inner {
         }
     }
 
+    /// Those who accept.
+    fn acceptors(&self) -> &[Arc<Mailbox>] {
+        match &self.acceptor {
+            Some(acceptor) => slice::from_ref(acceptor),
+            None => &self.workers,
+        }
+    }
+
     fn stop(&self, timeout: Duration) {
         if !self.stopping.swap(true, SeqCst) {
             let deadline = self.shared.now().after(timeout);
-            for worker in &self.workers {
+            for worker in self.workers.iter().chain(&self.acceptor) {
                 let _ = worker.post(Command::Stop(deadline));
             }
             // A callback cannot wait for the thread it runs on; another will.
@@ -225,26 +234,15 @@ impl Network {
         listening: &Arc<Listening>,
         targets: &[Target],
     ) -> io::Result<(SocketAddr, ListenerSocket)> {
-        let options = &self.inner.shared.options;
-        let sockets = options.listen_stream(address, targets.len())?;
-        let local = sockets[0].local_addr()?;
-        // If there is one for all, they take turns over the listeners.
-        let first = match sockets.len() {
-            1 => self.inner.listeners.fetch_add(1, Relaxed),
-            _ => 0,
-        };
-        let workers = (first..).map(|nth| nth % targets.len());
-        let sockets = sockets.into_iter().zip(workers).collect();
+        let socket = self.inner.shared.options.listen_stream(address)?;
+        let local = socket.local_addr()?;
         let listening = Arc::clone(listening);
-        let listener = StreamListener::new(next_id(), sockets, listening, targets.to_vec())?;
-        for (nth, (target, token)) in listener.places().enumerate() {
-            let socket = AcceptSocket::new(Arc::clone(&listener), nth);
-            let command = Command::ListenStreams(socket, token);
-            if target.mailbox.post(command).is_err() {
-                // The network stops; the other workers close theirs, too.
-                listener.close();
-                return Err(stopped());
-            }
+        let acceptors = self.inner.acceptors();
+        let targets = targets.to_vec();
+        let listener = StreamListener::new(next_id(), socket, listening, targets, acceptors)?;
+        if !listener.hand_over() {
+            listener.close();
+            return Err(stopped());
         }
         Ok((local, ListenerSocket::Stream(listener)))
     }

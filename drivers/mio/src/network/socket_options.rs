@@ -65,54 +65,14 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// Sockets that listen on `address`: one, or up to `most` if the system shares connections out
-    /// among them.
-    pub(crate) fn listen_stream(
-        &self,
-        address: SocketAddr,
-        most: usize,
-    ) -> io::Result<Vec<TcpListener>> {
-        let prepare = |socket: &Socket| {
-            socket.set_tcp_nodelay(self.nodelay)?;
-            socket.set_reuse_address(sys::REUSE_ADDRESS)
-        };
-        let sockets = self.bind_shared(Transport::Tcp, address, most, prepare)?;
-        let mut listeners = Vec::with_capacity(sockets.len());
-        for socket in sockets {
-            sys::listen(&socket, i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
-            listeners.push(TcpListener::from_std(socket.into()));
-        }
-        Ok(listeners)
-    }
-
-    /// Sockets that are bound to `address`, `most` or fewer.
-    fn bind_shared(
-        &self,
-        transport: Transport,
-        address: SocketAddr,
-        most: usize,
-        prepare: impl Fn(&Socket) -> io::Result<()>,
-    ) -> io::Result<Vec<Socket>> {
-        let first = self.socket(transport, address)?;
-        prepare(&first)?;
-        // By itself, so that it is an error if another program, or another listener, is there.
-        sys::bind(&first, &SockAddr::from(address))?;
-        let mut sockets = vec![first];
-        if most < 2 || !sys::SHARES_OUT || sys::share_address(&sockets[0]).is_err() {
-            return Ok(sockets);
-        }
-        let local = sockets[0].local_addr()?;
-        let address = local.as_socket().unwrap_or(address);
-        let another = || {
-            let socket = self.socket(transport, address)?;
-            prepare(&socket)?;
-            sys::share_address(&socket)?;
-            sys::bind(&socket, &local)?;
-            Ok::<_, io::Error>(socket)
-        };
-        // With fewer it works as well.
-        sockets.extend((1..most).map_while(|_| another().ok()));
-        Ok(sockets)
+    pub(crate) fn listen_stream(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = self.socket(Transport::Tcp, address)?;
+        // Those that are accepted have it from here, on some systems.
+        socket.set_tcp_nodelay(self.nodelay)?;
+        socket.set_reuse_address(sys::REUSE_ADDRESS)?;
+        sys::bind(&socket, &SockAddr::from(address))?;
+        sys::listen(&socket, i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+        Ok(TcpListener::from_std(socket.into()))
     }
 
     /// Sockets that receive datagrams on `address`: one, or up to `most` if the system shares peers
@@ -122,7 +82,22 @@ impl SocketOptions {
         address: SocketAddr,
         most: usize,
     ) -> io::Result<Vec<UdpSocket>> {
-        let sockets = self.bind_shared(Transport::Udp, address, most, |_| Ok(()))?;
+        let first = self.socket(Transport::Udp, address)?;
+        // By itself, so that it is an error if another program, or another listener, is there.
+        sys::bind(&first, &SockAddr::from(address))?;
+        let mut sockets = vec![first];
+        if most > 1 && sys::SHARES_OUT && sys::share_address(&sockets[0]).is_ok() {
+            let local = sockets[0].local_addr()?;
+            let address = local.as_socket().unwrap_or(address);
+            let another = || {
+                let socket = self.socket(Transport::Udp, address)?;
+                sys::share_address(&socket)?;
+                sys::bind(&socket, &local)?;
+                Ok::<_, io::Error>(socket)
+            };
+            // With fewer it works as well.
+            sockets.extend((1..most).map_while(|_| another().ok()));
+        }
         let sockets = sockets.into_iter().map(std::net::UdpSocket::from);
         Ok(sockets.map(UdpSocket::from_std).collect())
     }
@@ -180,7 +155,7 @@ mod tests {
                 ..SocketOptions::default()
             };
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let listener = options.listen_stream(any, 1).unwrap().remove(0);
+            let listener = options.listen_stream(any).unwrap();
             let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let stream = accepted(&listener);
             options.adopt_stream(&stream).unwrap();
@@ -192,14 +167,14 @@ mod tests {
     fn sockets_that_share_an_address_share_it_with_no_others() {
         let options = SocketOptions::default();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listeners = options.listen_stream(any, 3).unwrap();
+        let sockets = options.listen_datagrams(any, 3).unwrap();
         let count = if sys::SHARES_OUT { 3 } else { 1 };
-        assert_eq!(listeners.len(), count);
-        let address = listeners[0].local_addr().unwrap();
-        for listener in &listeners {
-            assert_eq!(listener.local_addr().unwrap(), address);
+        assert_eq!(sockets.len(), count);
+        let address = sockets[0].local_addr().unwrap();
+        for socket in &sockets {
+            assert_eq!(socket.local_addr().unwrap(), address);
         }
-        let error = options.listen_stream(address, 3).unwrap_err();
+        let error = options.listen_datagrams(address, 3).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -109,6 +109,24 @@ pub(crate) fn register(
     Ok(())
 }
 
+/// Has a listener watched by a poll, beside others.
+pub(crate) fn register_listener(
+    registry: &Registry,
+    socket: &mut TcpListener,
+    token: Token,
+) -> io::Result<()> {
+    may_fail!(Register, socket);
+    system::watch_listener(registry, socket, token)?;
+    #[cfg(cubenet_faults)]
+    super::faults::registered_listener(std::os::fd::AsRawFd::as_raw_fd(socket), registry, token);
+    Ok(())
+}
+
+/// Has a listener that is watched by several polls watched by this one behind the others.
+pub(crate) fn step_back(registry: &Registry, socket: &TcpListener, token: Token) -> io::Result<()> {
+    system::watch_listener_again(registry, socket, token)
+}
+
 /// Has a registered datagram socket watched for room to send, beside what arrives, or no longer.
 #[cfg(unix)]
 pub(crate) fn watch_room(

@@ -22,6 +22,11 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 static REGISTERED: Mutex<Option<HashMap<RawFd, Registered>>> = Mutex::new(None);
 
+/// The polls that watch each listener.
+type Listeners = HashMap<RawFd, Vec<(Registry, Token)>>;
+
+static LISTENERS: Mutex<Option<Listeners>> = Mutex::new(None);
+
 struct Registered {
     registry: Registry,
     token: Token,
@@ -123,7 +128,9 @@ fn chosen() -> Option<usize> {
 pub(crate) fn fail(call: Call, socket: &impl AsRawFd) -> Option<io::Error> {
     let errors = call.errors();
     let error = errors[chosen()? % errors.len()];
-    if error == libc::EAGAIN {
+    if error == libc::EAGAIN && matches!(call, Call::Accept) {
+        tell_all_again(socket.as_raw_fd());
+    } else if error == libc::EAGAIN {
         tell_again(socket.as_raw_fd());
     }
     Some(io::Error::from_raw_os_error(error))
@@ -159,6 +166,27 @@ pub(crate) fn registered(socket: RawFd, registry: &Registry, token: Token, inter
     }
 }
 
+/// A listener is watched by one poll more.
+pub(crate) fn registered_listener(socket: RawFd, registry: &Registry, token: Token) {
+    if let Ok(registry) = registry.try_clone() {
+        let mut all = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let polls = all.get_or_insert_default().entry(socket).or_default();
+        // Those of a listener that had this descriptor before.
+        polls.retain(|(_, known)| *known != token);
+        polls.push((registry, token));
+    }
+}
+
+/// Makes every epoll tell of a listener's state again.
+fn tell_all_again(listener: RawFd) {
+    let all = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let polls = all.as_ref().and_then(|all| all.get(&listener));
+    for (registry, token) in polls.into_iter().flatten() {
+        // One that no longer watches it, under another's descriptor, refuses.
+        let _ = super::system::watch_listener_again(registry, &listener, *token);
+    }
+}
+
 /// Makes epoll tell of a socket's state again.
 fn tell_again(socket: RawFd) {
     let all = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,4 +205,6 @@ fn tell_again(socket: RawFd) {
 pub fn forget() {
     let mut all = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
     *all = None;
+    let mut listeners = LISTENERS.lock().unwrap_or_else(PoisonError::into_inner);
+    *listeners = None;
 }

@@ -12,6 +12,7 @@ use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, soc
 use mio::Interest;
 use mio::event::Event;
 use mio::net::{TcpStream, UdpSocket};
+use mio::{Registry, Token};
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -246,6 +247,37 @@ pub(crate) fn send_runs(
             )
         })
     })
+}
+
+/// Has a listener watched, beside other polls: the kernel wakes one that waits, the first of those that
+/// do. mio has no name for that.
+pub(crate) fn watch_listener(
+    registry: &Registry,
+    socket: &impl AsRawFd,
+    token: Token,
+) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLET | libc::EPOLLEXCLUSIVE).cast_unsigned(),
+        u64: token.0 as u64,
+    };
+    let (poll, socket) = (registry.as_raw_fd(), socket.as_raw_fd());
+    // SAFETY: both descriptors are open, as their owners are borrowed; the kernel reads the event
+    // during the call. mio takes the number in it for a token, as one of its own.
+    let added = unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_ADD, socket, &raw mut event) };
+    check(added).map(drop)
+}
+
+/// The same anew, behind the others. Tells of connections that wait already.
+pub(crate) fn watch_listener_again(
+    registry: &Registry,
+    socket: &impl AsRawFd,
+    token: Token,
+) -> io::Result<()> {
+    let (poll, raw) = (registry.as_raw_fd(), socket.as_raw_fd());
+    // SAFETY: as above; this operation has no event.
+    let deleted = unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_DEL, raw, ptr::null_mut()) };
+    check(deleted)?;
+    watch_listener(registry, socket, token)
 }
 
 /// Turns receive offload on, if the kernel has it, and says whether it can segment what is

@@ -19,8 +19,8 @@ use linux as system;
 use portable as system;
 
 pub(crate) use calls::{
-    Pollable, accept, bind, connect, listen, peer_addr, read, receive, register, send_runs,
-    set_nodelay, shutdown, take_error, watch_room, write,
+    Pollable, accept, bind, connect, listen, peer_addr, read, receive, register, register_listener,
+    send_runs, set_nodelay, shutdown, step_back, take_error, watch_room, write,
 };
 pub(crate) use system::{
     MAX_BATCH, ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination,
@@ -38,11 +38,12 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 /// only after `WouldBlock`.
 pub(crate) const SHORT_READ_DRAINS: bool = cfg!(target_os = "linux");
 
-/// What a socket that listens is watched for.
-pub(crate) const LISTENER_INTEREST: Interest = Interest::READABLE;
+/// Whether a listener may be watched by several threads, of which the system wakes one that waits.
+/// Elsewhere one thread accepts.
+pub(crate) const WAKES_ONE: bool = cfg!(target_os = "linux");
 
-/// Whether several sockets may share an address, so that the system shares out what arrives there:
-/// new connections at random, and all datagrams of one peer to the same socket.
+/// Whether several datagram sockets may share an address, so that the system shares out what arrives
+/// there: all datagrams of one peer to the same socket.
 pub(crate) const SHARES_OUT: bool = cfg!(target_os = "linux");
 
 /// Whether a stream that is accepted takes `TCP_NODELAY` over from its listener.

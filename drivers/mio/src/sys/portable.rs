@@ -2,9 +2,9 @@
 
 use super::{Datagram, Run};
 use crate::address::CompactAddr;
-use mio::Interest;
 use mio::event::Event;
-use mio::net::{TcpStream, UdpSocket};
+use mio::net::{TcpListener, TcpStream, UdpSocket};
+use mio::{Interest, Registry, Token};
 use std::io;
 use std::net::SocketAddr;
 
@@ -48,6 +48,24 @@ impl ReceiveBatch {
             bytes: &self.buffer[..*len],
         })
     }
+}
+
+/// Has a listener watched.
+pub(crate) fn watch_listener(
+    registry: &Registry,
+    socket: &mut TcpListener,
+    token: Token,
+) -> io::Result<()> {
+    registry.register(socket, token, Interest::READABLE)
+}
+
+/// Nothing: one thread watches it.
+pub(crate) fn watch_listener_again(
+    _registry: &Registry,
+    _socket: &TcpListener,
+    _token: Token,
+) -> io::Result<()> {
+    Ok(())
 }
 
 /// Sends the first of `runs`, which are all of one datagram here. Returns 1.

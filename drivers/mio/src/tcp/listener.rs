@@ -1,7 +1,9 @@
-//! Sockets that listen for streams, on one address: each has a worker, which accepts on it.
+//! A socket that listens for streams, which all workers accept on.
 //!
-//! Where the system shares new connections out among sockets (Linux), every worker has one and keeps
-//! what it accepts, unless another has far fewer connections. Elsewhere one worker accepts for all.
+//! The system wakes one worker that has nothing to do (Linux), and that worker keeps what it accepts,
+//! unless another has fewer connections. So no connection takes a detour through another thread, and
+//! none waits for a worker that is held up while another is free. Elsewhere a thread of its own
+//! accepts for all.
 
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
@@ -10,107 +12,106 @@ use crate::network::listening::Listening;
 use crate::network::shared::{NetworkShared, NoRoom};
 use crate::sys;
 use crate::tcp::layers::HandshakePermit;
-use crate::worker::mailbox::{Accepted, Target};
+use crate::worker::mailbox::{Accepted, Command, Mailbox, Target};
 use cubenet_core::{ConnectionId, Instant, Transport};
 use mio::net::TcpListener;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 /// How long to wait before trying again what failed for lack of descriptors or memory.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// A listener, as its workers and the application share it. A thread that closes it closes its
-/// sockets at once; their workers forget them later.
+/// A listener, as those who accept on it and the application share it. A thread that closes it closes
+/// its socket at once; the workers forget it later.
 pub(crate) struct StreamListener {
     id: ConnectionId,
     pub(crate) listening: Arc<Listening>,
     /// The workers that may get its connections.
     targets: Vec<Target>,
-    sockets: Vec<ListenSocket>,
+    /// `None` once it is closed.
+    socket: RwLock<Option<TcpListener>>,
+    /// Those who accept on it.
+    places: Vec<Place>,
 }
 
-/// One of its sockets.
-struct ListenSocket {
-    /// `None` once it is closed.
-    socket: Mutex<Option<TcpListener>>,
-    /// Its worker, among the targets, and where that finds it.
-    worker: usize,
+/// Where a worker that accepts finds a listener.
+struct Place {
+    acceptor: Arc<Mailbox>,
     token: u32,
+    /// Its own number among the targets, if it may have connections.
+    own: Option<usize>,
 }
 
 impl StreamListener {
-    /// Registers each socket with the worker of the target of that number. They must then be handed
-    /// over to those; see [`places`](Self::places).
+    /// Has the socket watched by all `acceptors`, to whom the listener must then be handed over; see
+    /// [`hand_over`](Self::hand_over).
     pub(crate) fn new(
         id: ConnectionId,
-        sockets: Vec<(TcpListener, usize)>,
+        mut socket: TcpListener,
         listening: Arc<Listening>,
         targets: Vec<Target>,
+        acceptors: &[Arc<Mailbox>],
     ) -> io::Result<Arc<Self>> {
-        let mut listener = StreamListener {
-            id,
-            listening,
-            targets,
-            sockets: Vec::with_capacity(sockets.len()),
-        };
-        for (mut socket, worker) in sockets {
-            let home = &listener.targets[worker].home;
-            let registered = home.worker.register(&mut socket, sys::LISTENER_INTEREST);
+        let mut places: Vec<Place> = Vec::with_capacity(acceptors.len());
+        for acceptor in acceptors {
+            let registered = acceptor.worker.register_listener(&mut socket);
             let token = match registered {
                 Ok(token) => token,
                 Err(error) => {
-                    listener.release_tokens();
+                    for place in &places {
+                        place.acceptor.worker.release_token(place.token);
+                    }
                     return Err(error);
                 }
             };
-            listener.sockets.push(ListenSocket {
-                socket: Mutex::new(Some(socket)),
-                worker,
+            let is_own = |target: &Target| Arc::ptr_eq(&target.mailbox, acceptor);
+            places.push(Place {
+                acceptor: Arc::clone(acceptor),
                 token,
+                own: targets.iter().position(is_own),
             });
         }
-        Ok(Arc::new(listener))
+        Ok(Arc::new(StreamListener {
+            id,
+            listening,
+            targets,
+            socket: RwLock::new(Some(socket)),
+            places,
+        }))
     }
 
-    /// Gives back tokens under which no worker has been given anything.
-    fn release_tokens(&self) {
-        for socket in &self.sockets {
-            let home = &self.targets[socket.worker].home;
-            home.worker.release_token(socket.token);
-        }
-    }
-
-    /// Its sockets, by number: whose each is, and its token there.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (&Target, u32)> {
-        let sockets = self.sockets.iter();
-        sockets.map(|socket| (&self.targets[socket.worker], socket.token))
+    /// Gives it to those who accept on it. Returns whether all took it; if the network stops, they do
+    /// not.
+    pub(crate) fn hand_over(self: &Arc<Self>) -> bool {
+        let mut places = self.places.iter().enumerate();
+        places.all(|(nth, place)| {
+            let socket = AcceptSocket::new(Arc::clone(self), nth);
+            let command = Command::ListenStreams(socket, place.token);
+            place.acceptor.post(command).is_ok()
+        })
     }
 
     /// Accepts no more. Its address is free when this returns.
     pub(crate) fn close(&self) {
         self.listening.close();
-        for place in &self.sockets {
-            drop(lock(&place.socket).take());
-            let worker = &self.targets[place.worker].home.worker;
+        let socket = self.socket.write();
+        drop(socket.unwrap_or_else(PoisonError::into_inner).take());
+        for place in &self.places {
             let key = ConnKey {
                 token: place.token,
                 slot: 0,
             };
-            worker.wake(key, self.id);
+            place.acceptor.worker.wake(key, self.id);
         }
     }
 }
 
-fn lock(socket: &Mutex<Option<TcpListener>>) -> MutexGuard<'_, Option<TcpListener>> {
-    socket.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A socket of a listener, as its worker keeps it.
+/// A listener, as a worker keeps it.
 pub(crate) struct AcceptSocket {
     listener: Arc<StreamListener>,
-    /// Which of the listener's sockets it is.
+    /// Which of its places is this worker's.
     nth: usize,
     /// When its timer is set to.
     pub(crate) armed: Instant,
@@ -148,8 +149,24 @@ impl AcceptSocket {
         self.listener.id
     }
 
-    fn socket(&self) -> MutexGuard<'_, Option<TcpListener>> {
-        lock(&self.listener.sockets[self.nth].socket)
+    fn socket(&self) -> RwLockReadGuard<'_, Option<TcpListener>> {
+        let socket = self.listener.socket.read();
+        socket.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self) -> &Place {
+        &self.listener.places[self.nth]
+    }
+
+    /// Lets the others be woken first next time.
+    pub(crate) fn step_back(&self) {
+        let place = self.place();
+        if self.listener.places.len() > 1
+            && let Some(socket) = &*self.socket()
+            && let Err(error) = place.acceptor.worker.step_back(socket, place.token)
+        {
+            warn_limited!(%error, "cannot watch a listener");
+        }
     }
 
     /// Whether it was closed.
@@ -212,8 +229,7 @@ impl AcceptSocket {
         let StreamListener {
             listening, targets, ..
         } = &*self.listener;
-        let own = self.listener.sockets[self.nth].worker;
-        let home = &Target::load_accepted(targets, own).home;
+        let home = &Target::load_accepted(targets, self.place().own).home;
         let permit = Permit::take_loaded(home, Transport::Tcp, Some(peer.ip()));
         let permits = permit.and_then(|permit| {
             let handshake = listening

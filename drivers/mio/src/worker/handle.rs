@@ -5,18 +5,26 @@
 
 use crate::conn::key::ConnKey;
 use crate::network::shared::NetworkShared;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
+use crate::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed,
+};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Pollable};
 use crate::worker::timers::MAX_INDEX;
-use cubenet_core::ConnectionId;
-use mio::net::UdpSocket;
+use cubenet_core::{ConnectionId, Instant};
+use mio::net::{TcpListener, UdpSocket};
 use mio::{Interest, Poll, Registry, Token, Waker};
 use std::io;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// An iteration of a worker that takes longer is one in which a callback blocks.
+const HELD_UP: Duration = Duration::from_millis(20);
 
 /// The token of the worker's own waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
+/// What the tokens of listeners have besides, where several workers watch them.
+pub(super) const LISTENER: usize = 1 << 30;
 
 /// How other threads reach a worker.
 pub(crate) struct WorkerHandle {
@@ -27,6 +35,8 @@ pub(crate) struct WorkerHandle {
     tokens: Mutex<Tokens>,
     /// Connections it has or will have.
     pub(crate) load: AtomicUsize,
+    /// Since when it has been at work, in microseconds; 0 while it waits for events.
+    busy_since: AtomicU64,
     /// Bytes of input that its connections hold.
     held: AtomicUsize,
     /// It is to close connections that hold input.
@@ -59,9 +69,26 @@ impl WorkerHandle {
             wakes: Mutex::default(),
             tokens: Mutex::default(),
             load: AtomicUsize::new(0),
+            busy_since: AtomicU64::new(0),
             held: AtomicUsize::new(0),
             relief_asked: AtomicBool::new(false),
         }))
+    }
+
+    /// It begins to work on what events have told.
+    pub(super) fn begins(&self, now: Instant) {
+        self.busy_since.store(now.as_micros().max(1), Relaxed);
+    }
+
+    /// It waits for events.
+    pub(super) fn rests(&self) {
+        self.busy_since.store(0, Relaxed);
+    }
+
+    /// Whether a callback has held it up for so long that new connections had better go to others.
+    pub(super) fn is_held_up(&self, now: Instant) -> bool {
+        let since = self.busy_since.load(Relaxed);
+        since > 0 && now.since(Instant::from_micros(since)) > HELD_UP
     }
 
     /// Interrupts the worker's wait for events. Returns whether that went well.
@@ -132,6 +159,13 @@ impl WorkerHandle {
         socket: &mut impl Pollable,
         interest: Interest,
     ) -> io::Result<u32> {
+        self.register_with(|registry, token| sys::register(registry, socket, token, interest))
+    }
+
+    fn register_with(
+        &self,
+        register: impl FnOnce(&Registry, Token) -> io::Result<()>,
+    ) -> io::Result<u32> {
         let token = {
             let mut tokens = self.tokens();
             match tokens.free.pop() {
@@ -145,11 +179,23 @@ impl WorkerHandle {
                 }
             }
         };
-        let registered = sys::register(&self.registry, socket, Token(token as usize), interest);
+        let registered = register(&self.registry, Token(token as usize));
         if registered.is_err() {
             self.release_token(token);
         }
         registered.map(|()| token)
+    }
+
+    /// Has a listener watched, beside others who watch it. Returns the token it will have.
+    pub(crate) fn register_listener(&self, socket: &mut TcpListener) -> io::Result<u32> {
+        self.register_with(|registry, Token(token)| {
+            sys::register_listener(registry, socket, Token(token | LISTENER))
+        })
+    }
+
+    /// Has a listener watched behind the others who watch it.
+    pub(crate) fn step_back(&self, socket: &TcpListener, token: u32) -> io::Result<()> {
+        sys::step_back(&self.registry, socket, Token(token as usize | LISTENER))
     }
 
     /// Has a datagram socket watched for room to send, or no longer.

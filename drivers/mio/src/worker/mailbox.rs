@@ -130,19 +130,17 @@ impl Target {
         workers.iter().map(target).collect()
     }
 
-    /// The one that is to get a connection that was accepted by the worker of the target `own`:
-    /// that worker, unless another has clearly fewer connections. The connection is among its load
-    /// from here on.
-    pub(crate) fn load_accepted(targets: &[Target], own: usize) -> &Target {
-        let own = &targets[own];
+    /// The one that is to get a connection that was accepted by the worker of the target `own`, or by
+    /// none of them: that worker, unless another has clearly fewer connections. The connection is
+    /// among its load from here on.
+    pub(crate) fn load_accepted(targets: &[Target], own: Option<usize>) -> &Target {
+        let own = own.map(|own| &targets[own]);
         loop {
             let least = Target::least_loaded(targets);
-            let (few, many) = (least.load(), own.load());
-            let (target, load) = if many > few + few / MAX_IMBALANCE {
-                (least, few)
-            } else {
-                (own, many)
-            };
+            let few = least.load();
+            let is_balanced = |own: &&Target| own.load() <= few + few / MAX_IMBALANCE;
+            let target = own.filter(is_balanced).unwrap_or(least);
+            let load = target.load();
             // Other workers choose at the same time.
             let counter = &target.home.worker.load;
             if counter
@@ -161,12 +159,9 @@ impl Target {
 
     /// The one whose worker has the fewest connections.
     pub(crate) fn least_loaded(targets: &[Target]) -> &Target {
-        let mut least = &targets[0];
-        for target in targets {
-            if target.load() < least.load() {
-                least = target;
-            }
-        }
-        least
+        let now = targets[0].home.network().now();
+        // One that a callback holds up comes last.
+        let load = |target: &&Target| (target.home.worker.is_held_up(now), target.load());
+        targets.iter().min_by_key(load).unwrap_or(&targets[0])
     }
 }

@@ -24,14 +24,14 @@ use crate::udp::peers::Peers;
 use crate::udp::socket::PeerShared;
 use crate::user_callback::run_callback;
 use crate::worker::accept::accept;
-use crate::worker::handle::{WAKER, WorkerHandle};
+use crate::worker::handle::{LISTENER, WAKER, WorkerHandle};
 use crate::worker::mailbox::{Accepted, BoxedHandler, Command, Mailbox};
 use crate::worker::resources::{HANDSHAKES, WorkerResources};
 use crate::worker::task::UserTask;
 use crate::worker::thread::enter_network_thread;
 use cubenet_core::{CloseReason, ConnectionId, Instant};
 use mio::event::Event;
-use mio::{Events, Poll};
+use mio::{Events, Poll, Token};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -58,6 +58,11 @@ impl Source {
             Source::Listener(listener) => &mut listener.armed,
         }
     }
+}
+
+/// Whether an event is of a listener that several workers watch.
+fn is_listener(token: Token) -> bool {
+    token.0 & LISTENER != 0 && token != WAKER
 }
 
 /// What other threads ask of a worker, in the order in which it is done.
@@ -154,11 +159,19 @@ impl Worker {
     pub(crate) fn iterate(&mut self, events: &Events) {
         self.resources.tick();
         self.resources.handshakes = HANDSHAKES;
+        self.resources.handle.begins(self.resources.now);
+        // New connections first: nobody else was woken for them, and a callback may block.
+        for event in events {
+            let token = event.token();
+            if is_listener(token) {
+                self.handle_ready(token.0 & !LISTENER, Readiness::default());
+            }
+        }
         let mut woken = false;
         for event in events {
             if event.token() == WAKER {
                 woken = true;
-            } else {
+            } else if !is_listener(event.token()) {
                 self.handle_event(event);
             }
         }
@@ -170,6 +183,7 @@ impl Worker {
         self.handle_timers();
         self.handle_stop();
         self.publish();
+        self.resources.handle.rests();
     }
 
     /// How long to wait for events.
@@ -390,13 +404,17 @@ impl Worker {
                 // A worker that has ended closes it.
                 NextAccept::Adopt(accepted) => accepted.pass_on(),
                 NextAccept::Refused | NextAccept::Failed => {}
-                NextAccept::Wait => return,
+                NextAccept::Wait => {
+                    self.step_back(token, progress);
+                    return;
+                }
             }
             self.resources.tick();
             if self.resources.now >= until {
                 break;
             }
         }
+        self.step_back(token, progress);
         match self.sources.get_mut(token).and_then(Option::as_mut) {
             Some(Source::Listener(listener)) if progress => {
                 let scheduled = &mut listener.scheduled;
@@ -405,6 +423,13 @@ impl Worker {
             // Nothing but errors is no reason to spin.
             Some(Source::Listener(listener)) => listener.pause(self.resources.now),
             _ => {}
+        }
+    }
+
+    /// A worker that has accepted lets the others be first next time.
+    fn step_back(&self, token: usize, has_accepted: bool) {
+        if has_accepted && let Some(Some(Source::Listener(listener))) = self.sources.get(token) {
+            listener.step_back();
         }
     }
 

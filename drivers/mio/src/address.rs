@@ -36,6 +36,7 @@ impl CompactAddr {
     }
 
     /// It as an IPv6 address: that, the port and the scope.
+    #[cfg(target_os = "linux")]
     pub(crate) fn to_v6(self) -> (Ipv6Addr, u16, u32) {
         (self.ip.into(), self.port, self.scope)
     }

@@ -6,7 +6,7 @@
 
 use crate::conn::info::Conn;
 use crate::network::shared::NetworkShared;
-use crate::tcp::gathered::Spare;
+use crate::tcp::send_state::SpareRares;
 use crate::tcp::shared::StreamShared;
 use crate::udp::batch::DatagramBatch;
 use crate::udp::socket::{DatagramSocket, PeerShared};
@@ -40,7 +40,7 @@ struct Batch {
     sockets: Vec<(Arc<DatagramSocket>, DatagramBatch)>,
     sent: Sent,
     // Memory, kept for the next batch.
-    spare: Spare,
+    spare: SpareRares,
     spare_datagrams: Vec<DatagramBatch>,
 }
 

@@ -3,15 +3,15 @@
 use crate::batch;
 use crate::conn::home::Home;
 use crate::conn::info::Conn;
-use crate::conn::key::ConnKey;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::PeerShared;
-use crate::worker::mailbox::Command;
 use crate::worker::task::UserTask;
 use crate::write_batch::WriteBatch;
 use crate::{tcp, udp};
 use cubenet_core::queue::SHARE_FROM;
-use cubenet_core::{CloseReason, ConnectionId, Frame, Identity, Link, SendError, State, Transport};
+use cubenet_core::{
+    CloseReason, ConnectionId, Frame, Identity, Instant, Link, SendError, Transport,
+};
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -149,28 +149,18 @@ impl Connection {
         &self,
         task: impl FnOnce(&mut dyn Link) + Send + 'static,
     ) -> Result<(), SendError> {
-        let task = Box::new(task);
-        let post = |home: &Home| {
-            let task = UserTask::new(home.shared_network(), self.clone(), task)?;
-            let posted = home.mailbox.post(Command::Run(task));
+        let connection = self.clone();
+        let run = Box::new(move |now| {
+            let connection = &connection;
+            task(&mut TaskLink { connection, now });
+        });
+        let post = |home: &Home, key| {
+            let task = UserTask::new(home.shared_network(), run)?;
+            let posted = home.worker.post_task(key, self.id, task);
             posted.map_err(|_ended| SendError::Closed)
         };
-        shared!(self, shared => post(shared.home())).unwrap_or(Err(SendError::Closed))
-    }
-
-    /// Where its worker finds it, and its number, if it still exists.
-    pub(crate) fn key(&self) -> Option<(ConnKey, ConnectionId)> {
-        shared!(self, shared => (shared.key(), shared.info().id))
-    }
-
-    /// Whether it is over: nothing more is delivered either way.
-    pub(crate) fn has_closed(&self) -> bool {
-        shared!(self, shared => shared.info().state() == State::Closed).unwrap_or(true)
-    }
-
-    /// Closes at once, for this reason.
-    pub(crate) fn fail(&self, reason: CloseReason) {
-        shared!(self, shared => shared.abort(reason));
+        let posted = shared!(self, shared => post(shared.home(), shared.key()));
+        posted.unwrap_or(Err(SendError::Closed))
     }
 
     /// Sends a message that was framed once, to go to many. If it has to wait, its bytes
@@ -331,6 +321,70 @@ fn gathering_stream(shared: &StreamShared) -> Option<Rc<RefCell<WriteBatch>>> {
 /// The batch of this thread, if it runs callbacks of the socket of this connection.
 fn gathering_datagrams(shared: &PeerShared) -> Option<Rc<RefCell<WriteBatch>>> {
     WriteBatch::gathering_for(shared.socket.id)
+}
+
+/// A connection inside such work: a handle, since what several tasks send is gathered in a batch.
+struct TaskLink<'a> {
+    connection: &'a Connection,
+    now: Instant,
+}
+
+impl Link for TaskLink<'_> {
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.connection.send(message)
+    }
+
+    fn send_frame(&mut self, frame: &Frame) -> Result<(), SendError> {
+        self.connection.send_frame(frame)
+    }
+
+    fn close(&mut self) {
+        self.connection.close();
+    }
+
+    fn abort(&mut self) {
+        self.connection.abort();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    fn transport(&self) -> Transport {
+        self.connection.transport()
+    }
+
+    fn peer_addr(&self) -> SocketAddr {
+        self.connection.peer_addr()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.connection.local_addr()
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.connection.id()
+    }
+
+    fn identity(&self) -> Option<Arc<Identity>> {
+        self.connection.identity()
+    }
+
+    fn queued(&self) -> usize {
+        self.connection.queued()
+    }
+
+    fn pause(&mut self) {
+        self.connection.pause();
+    }
+
+    fn resume(&mut self) {
+        self.connection.resume();
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
 }
 
 cubenet_core::impl_handle!(Connection, {

@@ -2,7 +2,6 @@
 
 use crate::network::shared::NetworkShared;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::mailbox::Mailbox;
 use cubenet_core::Limits;
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use std::sync::Arc;
 /// which its connections share.
 pub(crate) struct Home {
     pub(crate) worker: Arc<WorkerHandle>,
-    pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) limits: Arc<Limits>,
 }
 

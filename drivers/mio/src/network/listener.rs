@@ -3,6 +3,7 @@
 use crate::network::listening::Listening;
 use crate::tcp::listener::StreamListener;
 use crate::udp::group::SocketGroup;
+use crate::udp::socket::DatagramSocket;
 use crate::worker::thread::is_network_thread;
 use cubenet_core::Transport;
 use std::fmt;
@@ -20,7 +21,7 @@ pub struct Listener {
 
 pub(super) enum ListenerSocket {
     Stream(Arc<StreamListener>),
-    Datagrams(Arc<SocketGroup>),
+    Datagrams(Arc<SocketGroup<DatagramSocket>>),
 }
 
 impl Listener {
@@ -44,7 +45,7 @@ impl Listener {
         self.listening.close();
         match &self.socket {
             ListenerSocket::Stream(listener) => listener.close(),
-            ListenerSocket::Datagrams(group) => group.close(),
+            ListenerSocket::Datagrams(group) => group.each(DatagramSocket::close),
         }
         if !is_network_thread() {
             self.listening.wait();

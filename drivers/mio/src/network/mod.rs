@@ -238,11 +238,16 @@ impl Network {
         let local = socket.local_addr()?;
         let listening = Arc::clone(listening);
         let acceptors = self.inner.acceptors();
-        let targets = targets.to_vec();
-        let listener = StreamListener::new(next_id(), socket, listening, targets, acceptors)?;
-        if !listener.hand_over() {
-            listener.close();
-            return Err(stopped());
+        let workers = acceptors.iter().map(|acceptor| &acceptor.worker);
+        let listener = StreamListener::new(next_id(), socket, listening, workers)?;
+        let targets: Arc<[Target]> = targets.into();
+        for (nth, acceptor) in acceptors.iter().enumerate() {
+            let (listener, targets) = (Arc::clone(&listener), Arc::clone(&targets));
+            let command = Command::ListenStreams(listener.clone(), nth, targets);
+            if acceptor.post(command).is_err() {
+                listener.close();
+                return Err(stopped());
+            }
         }
         Ok((local, ListenerSocket::Stream(listener)))
     }
@@ -264,7 +269,7 @@ impl Network {
             1 => std::slice::from_ref(Target::least_loaded(targets)),
             _ => targets,
         };
-        let group = Arc::<SocketGroup>::default();
+        let group = Arc::<SocketGroup<DatagramSocket>>::default();
         for (socket, Target { home, mailbox }) in sockets.into_iter().zip(targets) {
             let socket = DatagramSocket::listening(home, socket, &group);
             let posted = socket.and_then(|socket| {
@@ -272,7 +277,7 @@ impl Network {
                 mailbox.post(command).map_err(|_| stopped())
             });
             if let Err(error) = posted {
-                group.close();
+                group.each(DatagramSocket::close);
                 return Err(error);
             }
         }

@@ -2,7 +2,7 @@
 //! `--cfg cubenet_faults` makes them fail and fall short as a seed says (`faults`); any other
 //! contains nothing of that.
 
-use super::{ReceiveBatch, Run, system};
+use super::{ReceiveBatch, Run, epoll, system};
 use mio::net::{TcpListener, TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 use socket2::{SockAddr, Socket};
@@ -116,7 +116,7 @@ pub(crate) fn register_listener(
     token: Token,
 ) -> io::Result<()> {
     may_fail!(Register, socket);
-    system::watch_listener(registry, socket, token)?;
+    epoll::watch_listener(registry, socket, token)?;
     #[cfg(cubenet_faults)]
     super::faults::registered_listener(std::os::fd::AsRawFd::as_raw_fd(socket), registry, token);
     Ok(())
@@ -124,7 +124,7 @@ pub(crate) fn register_listener(
 
 /// Has a listener that is watched by several polls watched by this one behind the others.
 pub(crate) fn step_back(registry: &Registry, socket: &TcpListener, token: Token) -> io::Result<()> {
-    system::watch_listener_again(registry, socket, token)
+    epoll::watch_listener_again(registry, socket, token)
 }
 
 /// Has a registered datagram socket watched for room to send, beside what arrives, or no longer.

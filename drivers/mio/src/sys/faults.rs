@@ -183,7 +183,7 @@ fn tell_all_again(listener: RawFd) {
     let polls = all.as_ref().and_then(|all| all.get(&listener));
     for (registry, token) in polls.into_iter().flatten() {
         // One that no longer watches it, under another's descriptor, refuses.
-        let _ = super::system::watch_listener_again(registry, &listener, *token);
+        let _ = super::epoll::watch_listener_again(registry, &listener, *token);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Many datagrams in one system call: `recvmmsg` and `sendmmsg`, with segmentation offload
 //! (GSO) for runs to one peer and receive offload (GRO).
 //!
-//! All of the driver's `unsafe` code is here. Its proof, in general: every pointer handed
+//! Most of the driver's `unsafe` code is here; the rest is in `epoll`. Its proof, in general: every pointer handed
 //! to the kernel is taken, in the function that makes the call, from a live array or slice
 //! that outlives the call; its length field is that array's length; and nothing keeps a
 //! pointer after the call. Each block says what is particular to it.
@@ -12,7 +12,6 @@ use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, soc
 use mio::Interest;
 use mio::event::Event;
 use mio::net::{TcpStream, UdpSocket};
-use mio::{Registry, Token};
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -247,37 +246,6 @@ pub(crate) fn send_runs(
             )
         })
     })
-}
-
-/// Has a listener watched, beside other polls: the kernel wakes one that waits, the first of those that
-/// do. mio has no name for that.
-pub(crate) fn watch_listener(
-    registry: &Registry,
-    socket: &impl AsRawFd,
-    token: Token,
-) -> io::Result<()> {
-    let mut event = libc::epoll_event {
-        events: (libc::EPOLLIN | libc::EPOLLET | libc::EPOLLEXCLUSIVE).cast_unsigned(),
-        u64: token.0 as u64,
-    };
-    let (poll, socket) = (registry.as_raw_fd(), socket.as_raw_fd());
-    // SAFETY: both descriptors are open, as their owners are borrowed; the kernel reads the event
-    // during the call. mio takes the number in it for a token, as one of its own.
-    let added = unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_ADD, socket, &raw mut event) };
-    check(added).map(drop)
-}
-
-/// The same anew, behind the others. Tells of connections that wait already.
-pub(crate) fn watch_listener_again(
-    registry: &Registry,
-    socket: &impl AsRawFd,
-    token: Token,
-) -> io::Result<()> {
-    let (poll, raw) = (registry.as_raw_fd(), socket.as_raw_fd());
-    // SAFETY: as above; this operation has no event.
-    let deleted = unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_DEL, raw, ptr::null_mut()) };
-    check(deleted)?;
-    watch_listener(registry, socket, token)
 }
 
 /// Turns receive offload on, if the kernel has it, and says whether it can segment what is

@@ -5,6 +5,9 @@
 //! (`linux`), one for each otherwise (`portable`). Both have the same functions and one type.
 
 mod calls;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+mod epoll;
 #[cfg(cubenet_faults)]
 pub mod faults;
 #[cfg(target_os = "linux")]
@@ -15,6 +18,8 @@ mod portable;
 
 #[cfg(target_os = "linux")]
 use linux as system;
+#[cfg(not(target_os = "linux"))]
+use portable as epoll;
 #[cfg(not(target_os = "linux"))]
 use portable as system;
 

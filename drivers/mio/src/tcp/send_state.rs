@@ -3,13 +3,14 @@
 
 use crate::conn::info::Conn;
 use crate::sys;
+use crate::tcp::batch::FLUSH_BYTES;
 use crate::tcp::conn::StreamConn;
 use crate::tcp::gathered::{Gathered, Spare};
 use crate::tcp::layers::{Layers, with_wire};
 use crate::user::catch_panic;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
-    Action, Backlog, CloseReason, Frame, Instant, Layered, SendHalf, SendQueue, State,
+    Action, Backlog, CloseReason, Frame, Instant, Layered, SendError, SendHalf, SendQueue, State,
 };
 use mio::net::TcpStream;
 use std::io::{self, IoSlice};
@@ -20,7 +21,7 @@ const MAX_SLICES: usize = 16;
 pub(crate) struct SendState {
     pub(crate) half: SendHalf,
     /// What only some connections have, some of the time. Allocated while there is any of it.
-    pub(super) rare: Option<Box<Rare>>,
+    rare: Option<Box<Rare>>,
 }
 
 /// What a connection has if the system does not take everything, if it failed, if it has layers, or
@@ -29,12 +30,15 @@ pub(crate) struct SendState {
 pub(crate) struct Rare {
     /// What the system would not take yet.
     queue: SendQueue,
-    /// Frames that leave when a batch ends, behind the queue: see `gathered`.
-    pub(super) gathered: Gathered,
+    /// Frames that leave when a batch ends, behind the queue.
+    gathered: Gathered,
     /// The error that ended the connection, to be reported by its worker.
     error: Option<io::Error>,
     layers: Option<Layers>,
 }
+
+/// What connections need while they gather.
+pub(crate) type SpareRares = Spare<Rare>;
 
 impl SendState {
     pub(super) fn new(half: SendHalf, layers: Option<Layers>) -> Self {
@@ -48,7 +52,7 @@ impl SendState {
     }
 
     /// Bytes that wait: for the system, for the end of a batch, or for the handshake of the layers.
-    pub(super) fn queued(&self) -> usize {
+    fn queued(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| {
             let layers = rare.layers.as_ref();
             let pending = layers.map_or(0, |layers| layers.layered.pending());
@@ -63,14 +67,15 @@ impl SendState {
     }
 
     /// Lets go of what there is nothing in any more.
-    pub(super) fn trim(&mut self, spare: Option<&mut Spare>) {
+    fn trim(&mut self, spare: Option<&mut SpareRares>) {
         let rare = self.rare.take_if(|rare| {
             rare.queue.is_empty()
                 && rare.gathered.len() == 0
                 && rare.error.is_none()
                 && rare.layers.is_none()
         });
-        if let (Some(rare), Some(spare)) = (rare, spare) {
+        if let (Some(mut rare), Some(spare)) = (rare, spare) {
+            rare.gathered.forget_batch();
             spare.keep(rare);
         }
     }
@@ -189,7 +194,7 @@ impl SendState {
         }
         if let Some(rare) = &mut self.rare {
             rare.queue = SendQueue::new();
-            rare.gathered.discard();
+            drop(rare.gathered.take());
             if let Some(layers) = &mut rare.layers {
                 layers.discard();
             }
@@ -214,6 +219,92 @@ impl SendState {
     /// The layers, if there are any.
     pub(super) fn layers(&mut self) -> Option<&mut Layers> {
         self.rare.as_mut()?.layers.as_mut()
+    }
+}
+
+/// What became of a message that was to be gathered.
+pub(crate) struct Outcome {
+    /// The batch does not have the connection on its list.
+    pub(crate) is_new: bool,
+    /// The worker must look at the connection.
+    pub(crate) needs_worker: bool,
+}
+
+/// What is gathered for a batch of the application's.
+impl SendState {
+    /// Gathers a message for this batch.
+    pub(crate) fn gather(
+        &mut self,
+        conn: &StreamConn,
+        payload: &[u8],
+        batch: u64,
+        spare: &mut SpareRares,
+    ) -> Result<Outcome, SendError> {
+        let mut needs_worker = false;
+        let header = match self
+            .half
+            .admit(payload.len(), conn.backlog(), conn.limits())
+        {
+            Err(SendError::Full) if self.has_gathered() => {
+                // Only what the system does not take is in the way.
+                needs_worker = self.flush_gathered(conn, Some(spare));
+                self.half
+                    .admit(payload.len(), conn.backlog(), conn.limits())
+            }
+            admitted => admitted,
+        };
+        let header = match header {
+            Ok(header) => header,
+            Err(error) => {
+                if needs_worker {
+                    conn.wake();
+                }
+                return Err(error);
+            }
+        };
+        let rare = self.rare.get_or_insert_with(|| spare.take());
+        let is_new = rare.gathered.push(header, payload, batch, spare);
+        let is_long = rare.gathered.len() >= FLUSH_BYTES;
+        let total = conn.network().add_queued(header.len() + payload.len());
+        conn.info().set_queued(self.queued());
+        // A first message is admitted even where there is no room, so it must leave.
+        if is_long || total > conn.limits().max_queued_total() {
+            needs_worker |= self.flush_gathered(conn, Some(spare));
+        }
+        Ok(Outcome {
+            is_new,
+            needs_worker,
+        })
+    }
+
+    fn has_gathered(&self) -> bool {
+        let rare = self.rare.as_ref();
+        rare.is_some_and(|rare| rare.gathered.len() > 0)
+    }
+
+    /// Hands what was gathered to the stream. Returns whether the worker must look at the
+    /// connection: something waits that did not before, or it closes.
+    pub(crate) fn flush_gathered(
+        &mut self,
+        conn: &StreamConn,
+        mut spare: Option<&mut SpareRares>,
+    ) -> bool {
+        let Some(rare) = self.rare.as_deref_mut() else {
+            return false;
+        };
+        if rare.gathered.len() == 0 {
+            return false;
+        }
+        let bytes = rare.gathered.take();
+        conn.network().sub_queued(bytes.len());
+        let needs_worker = self.transmit(conn, WriteBuf::Gathered(&bytes));
+        conn.info().set_queued(self.queued());
+        if let Some(spare) = &mut spare {
+            spare.keep_buffer(bytes);
+        }
+        self.trim(spare);
+        // While they were gathered, it could not end in order.
+        needs_worker || self.half.state() != State::Open
     }
 }
 

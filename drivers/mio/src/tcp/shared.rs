@@ -13,9 +13,8 @@ use crate::conn::key::ConnKey;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys;
 use crate::tcp::conn::StreamConn;
-use crate::tcp::gathered::Spare;
 use crate::tcp::layers::Layers;
-use crate::tcp::send_state::{SendState, WriteBuf};
+use crate::tcp::send_state::{SendState, SpareRares, WriteBuf};
 use cubenet_core::{Action, CloseReason, Frame, Identity, SendError, SendHalf, Transport};
 use mio::net::TcpStream;
 use std::io;
@@ -133,7 +132,7 @@ impl StreamShared {
         &self,
         payload: &[u8],
         batch: u64,
-        spare: &mut Spare,
+        spare: &mut SpareRares,
     ) -> Result<bool, SendError> {
         let outcome = self.locked(|conn, send| send.gather(conn, payload, batch, spare))?;
         if outcome.needs_worker {
@@ -143,7 +142,7 @@ impl StreamShared {
     }
 
     /// Hands what a batch has gathered to the stream.
-    pub(crate) fn flush_gathered(&self, spare: &mut Spare) {
+    pub(crate) fn flush_gathered(&self, spare: &mut SpareRares) {
         if self.locked(|conn, send| send.flush_gathered(conn, Some(spare))) {
             self.wake();
         }

@@ -170,6 +170,11 @@ impl Stream {
         self.shared.info().id
     }
 
+    /// Whether it is over: nothing more is delivered either way.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.state() == State::Closed
+    }
+
     pub(super) fn state(&self) -> State {
         self.shared.info().state()
     }

@@ -114,7 +114,7 @@ impl Peers {
             resources.tally.dropped_not_admitted += 1;
             if evicted.is_none() {
                 self.demux.remove(slot);
-                self.socket.group.remove_peer();
+                self.socket.remove_peer();
             }
             shared.abort(CloseReason::Local);
             self.socket.forget(&shared);
@@ -145,7 +145,7 @@ impl Peers {
         }
         let slot = self.demux.insert(from, now);
         if slot.is_none() {
-            group.remove_peer();
+            self.socket.remove_peer();
         }
         slot
     }

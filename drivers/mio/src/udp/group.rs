@@ -3,26 +3,33 @@
 //! The system gives all datagrams of one peer to the same socket, as long as the sockets stay the
 //! same. So they stay until the last connection of any of them has closed.
 
-use crate::udp::socket::DatagramSocket;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError, Weak};
 
 /// What the sockets of a listener share.
-#[derive(Default)]
-pub(crate) struct SocketGroup {
+pub(crate) struct SocketGroup<S> {
     /// Connections of all of them.
     peers: AtomicUsize,
     /// Weak, so that they close with the last connection.
-    sockets: Mutex<Vec<Weak<DatagramSocket>>>,
+    sockets: Mutex<Vec<Weak<S>>>,
 }
 
-impl SocketGroup {
+impl<S> Default for SocketGroup<S> {
+    fn default() -> Self {
+        SocketGroup {
+            peers: AtomicUsize::new(0),
+            sockets: Mutex::default(),
+        }
+    }
+}
+
+impl<S> SocketGroup<S> {
     /// A socket is one of this listener's.
-    pub(crate) fn add_socket(&self, socket: Weak<DatagramSocket>) {
+    pub(crate) fn add_socket(&self, socket: Weak<S>) {
         self.sockets().push(socket);
     }
 
-    fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<Weak<DatagramSocket>>> {
+    fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<Weak<S>>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -37,19 +44,13 @@ impl SocketGroup {
         self.peers.fetch_update(SeqCst, Relaxed, more).is_ok()
     }
 
-    /// A connection has gone. If it was the last, the workers see whether the sockets are done with.
-    pub(crate) fn remove_peer(&self) {
-        if self.peers.fetch_sub(1, SeqCst) == 1 {
-            self.each(DatagramSocket::wake);
-        }
+    /// A connection has gone. Returns whether it was the last.
+    pub(crate) fn remove_peer(&self) -> bool {
+        self.peers.fetch_sub(1, SeqCst) == 1
     }
 
-    /// Admits no new peers.
-    pub(crate) fn close(&self) {
-        self.each(DatagramSocket::close);
-    }
-
-    fn each(&self, act: fn(&DatagramSocket)) {
+    /// Does something with each socket that is still there.
+    pub(crate) fn each(&self, act: impl Fn(&S)) {
         let sockets: Vec<_> = self.sockets().iter().filter_map(Weak::upgrade).collect();
         for socket in sockets {
             act(&socket);

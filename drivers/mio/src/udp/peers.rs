@@ -342,14 +342,31 @@ impl Peers {
         self.slots.get(slot)?.as_ref()
     }
 
-    /// A task of the application's has run on a connection.
-    pub(crate) fn after_task(&mut self, key: ConnKey, resources: &mut WorkerResources) {
+    /// A task of the application's has run on a connection, and perhaps panicked.
+    pub(crate) fn after_task(
+        &mut self,
+        key: ConnKey,
+        panicked: bool,
+        resources: &mut WorkerResources,
+    ) {
+        if let Some(peer) = self.peer(key.slot as usize).filter(|_| panicked) {
+            peer.shared.abort(CloseReason::Panicked);
+        }
         self.begin_batch(resources);
         self.after_io(key.slot as usize, resources);
         self.end_batch(resources);
     }
 
-    pub(crate) fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
+    /// Whether it has this connection, and that has not closed.
+    pub(crate) fn is_open_at(&self, key: ConnKey, id: ConnectionId) -> bool {
+        let peer = self.peer(key.slot as usize);
+        peer.is_some_and(|peer| {
+            let info = peer.shared.info();
+            info.id == id && info.state() != State::Closed
+        })
+    }
+
+    fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
         let peer = self.peer(key.slot as usize);
         peer.is_some_and(|peer| peer.shared.info().id == id)
     }
@@ -529,7 +546,7 @@ impl Peers {
             return;
         };
         self.demux.remove(slot);
-        self.socket.group.remove_peer();
+        self.socket.remove_peer();
         if self.demux.is_empty() {
             self.slots = Vec::new();
         }

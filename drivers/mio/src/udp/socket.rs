@@ -192,7 +192,7 @@ pub(crate) struct DatagramSocket {
     open: AtomicBool,
     pub(crate) home: Arc<Home>,
     /// The sockets of its listener.
-    pub(crate) group: Arc<SocketGroup>,
+    pub(crate) group: Arc<SocketGroup<DatagramSocket>>,
     token: u32,
     pub(crate) wake: Wake,
     /// Datagrams the socket would not take yet; `None` once the worker is done with it.
@@ -226,7 +226,7 @@ impl DatagramSocket {
     pub(crate) fn listening(
         home: &Arc<Home>,
         socket: UdpSocket,
-        group: &Arc<SocketGroup>,
+        group: &Arc<SocketGroup<DatagramSocket>>,
     ) -> io::Result<Arc<Self>> {
         let socket = DatagramSocket::new(home, socket, true, Arc::clone(group))?;
         group.add_socket(Arc::downgrade(&socket));
@@ -242,7 +242,7 @@ impl DatagramSocket {
         home: &Arc<Home>,
         mut socket: UdpSocket,
         listens: bool,
-        group: Arc<SocketGroup>,
+        group: Arc<SocketGroup<DatagramSocket>>,
     ) -> io::Result<Arc<Self>> {
         let local = socket.local_addr()?;
         let token = home.worker.register(&mut socket, sys::DATAGRAM_INTEREST)?;
@@ -287,6 +287,14 @@ impl DatagramSocket {
     /// Whether datagrams wait to be sent.
     pub(crate) fn has_waiting(&self) -> bool {
         self.waiting_count.load(Relaxed) > 0
+    }
+
+    /// A connection of the listener has gone. If it was the last, the workers see whether the sockets
+    /// are done with.
+    pub(crate) fn remove_peer(&self) {
+        if self.group.remove_peer() {
+            self.group.each(DatagramSocket::wake);
+        }
     }
 
     /// Whether its listener has room for a peer that a hook recognises, or does not.

@@ -10,20 +10,13 @@ use crate::tcp::layers::Layers;
 use crate::tcp::shared::StreamShared;
 use crate::user::catch_panic;
 use crate::user_callback::run_callback;
-use crate::worker::mailbox::{Accepted, BoxedHandler, Command};
+use crate::worker::mailbox::{Accepted, BoxedHandler};
 use crate::worker::resources::WorkerResources;
 use cubenet_core::{Action, Ends, SendHalf};
 use std::io;
 use std::sync::Arc;
 
 impl Accepted {
-    /// Gives the stream to the worker it is for.
-    pub(super) fn pass_on(self) {
-        let mailbox = Arc::clone(&self.home.mailbox);
-        // A worker that has ended closes it.
-        let _ = mailbox.post(Command::Accept(self));
-    }
-
     /// Takes the stream over into a worker.
     pub(super) fn adopt(
         self,

@@ -10,6 +10,7 @@ use crate::sync::atomic::{
 };
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, Pollable};
+use crate::worker::task::UserTask;
 use crate::worker::timers::MAX_INDEX;
 use cubenet_core::{ConnectionId, Instant};
 use mio::net::{TcpListener, UdpSocket};
@@ -45,12 +46,16 @@ pub(crate) struct WorkerHandle {
 
 /// Connections and datagram sockets to look at: something waits, or they close. Each is in here
 /// once at most; see [`Wake`](crate::worker::wake::Wake).
-#[derive(Default)]
 struct Wakes {
     keys: Vec<(ConnKey, ConnectionId)>,
+    /// What the application wants to run; `None` once the worker has ended.
+    tasks: Option<Vec<PostedTask>>,
     /// The worker was woken and has not looked since.
     woken: bool,
 }
+
+/// Work of the application's on a connection.
+pub(super) type PostedTask = (ConnKey, ConnectionId, UserTask);
 
 /// The tokens under which a worker keeps what it polls. A token is taken by the thread that
 /// brings a socket, so that the socket can be registered before it is shared.
@@ -66,7 +71,11 @@ impl WorkerHandle {
             network,
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKER)?,
-            wakes: Mutex::default(),
+            wakes: Mutex::new(Wakes {
+                keys: Vec::new(),
+                tasks: Some(Vec::new()),
+                woken: false,
+            }),
             tokens: Mutex::default(),
             load: AtomicUsize::new(0),
             busy_since: AtomicU64::new(0),
@@ -106,11 +115,35 @@ impl WorkerHandle {
         }
     }
 
-    /// What the worker is to look at.
-    pub(super) fn take_wakes(&self) -> Vec<(ConnKey, ConnectionId)> {
+    /// Leaves work for the worker. Gives it back if that has ended.
+    pub(crate) fn post_task(
+        &self,
+        key: ConnKey,
+        id: ConnectionId,
+        task: UserTask,
+    ) -> Result<(), UserTask> {
+        let mut wakes = self.wakes();
+        let Some(tasks) = &mut wakes.tasks else {
+            return Err(task);
+        };
+        tasks.push((key, id, task));
+        if !wakes.woken {
+            wakes.woken = self.interrupt();
+        }
+        Ok(())
+    }
+
+    /// What the worker is to look at, and to run.
+    pub(super) fn take_wakes(&self) -> (Vec<(ConnKey, ConnectionId)>, Vec<PostedTask>) {
         let mut wakes = self.wakes();
         wakes.woken = false;
-        std::mem::take(&mut wakes.keys)
+        let tasks = wakes.tasks.as_mut().map(std::mem::take);
+        (std::mem::take(&mut wakes.keys), tasks.unwrap_or_default())
+    }
+
+    /// The worker ends: from here on no work is taken. Returns what is left.
+    pub(super) fn close_tasks(&self) -> Option<Vec<PostedTask>> {
+        self.wakes().tasks.take()
     }
 
     fn wakes(&self) -> MutexGuard<'_, Wakes> {

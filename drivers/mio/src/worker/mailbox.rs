@@ -6,11 +6,10 @@ use crate::network::listening::Listening;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tcp::layers::HandshakePermit;
-use crate::tcp::listener::AcceptSocket;
+use crate::tcp::listener::StreamListener;
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::handle::WorkerHandle;
-use crate::worker::task::UserTask;
 use cubenet_core::{Handler, Instant, Limits};
 use mio::net::TcpStream;
 use std::net::SocketAddr;
@@ -28,14 +27,12 @@ pub(crate) enum Command {
     Accept(Accepted),
     /// A stream whose handshake has begun.
     ConnectStream(Arc<StreamShared>, Permit, BoxedHandler),
-    /// A socket to accept streams on, and its token.
-    ListenStreams(AcceptSocket, u32),
+    /// A listener to accept streams on, which of its places is this worker's, and who may get them.
+    ListenStreams(Arc<StreamListener>, usize, Arc<[Target]>),
     /// A datagram socket to listen on.
     Listen(Arc<DatagramSocket>, Arc<Listening>),
     /// A datagram socket that was connected to a peer.
     ConnectDatagrams(Arc<PeerShared>, Permit, BoxedHandler),
-    /// Work of the application's on a connection.
-    Run(UserTask),
     /// Close everything, abort at this moment what has not closed by then, and end.
     Stop(Instant),
 }
@@ -122,7 +119,6 @@ impl Target {
         let target = |mailbox: &Arc<Mailbox>| Target {
             home: Arc::new(Home {
                 worker: Arc::clone(&mailbox.worker),
-                mailbox: Arc::clone(mailbox),
                 limits: Arc::clone(limits),
             }),
             mailbox: Arc::clone(mailbox),

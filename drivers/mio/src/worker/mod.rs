@@ -2,8 +2,10 @@
 //! that were given to it for life.
 
 pub(crate) mod accept;
+mod accepting;
 pub(crate) mod budget;
 pub(crate) mod handle;
+pub(crate) mod listener;
 pub(crate) mod mailbox;
 pub(crate) mod resources;
 pub(crate) mod task;
@@ -15,19 +17,17 @@ use crate::batch::Entered;
 use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
-use crate::log::{debug, warn_limited};
+use crate::log::warn_limited;
 use crate::sys;
-use crate::tcp::listener::{AcceptSocket, NextAccept};
 use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
 use crate::udp::peers::Peers;
 use crate::udp::socket::PeerShared;
 use crate::user_callback::run_callback;
-use crate::worker::accept::accept;
-use crate::worker::handle::{LISTENER, WAKER, WorkerHandle};
-use crate::worker::mailbox::{Accepted, BoxedHandler, Command, Mailbox};
+use crate::worker::handle::{LISTENER, PostedTask, WAKER, WorkerHandle};
+use crate::worker::listener::AcceptSocket;
+use crate::worker::mailbox::{BoxedHandler, Command, Mailbox};
 use crate::worker::resources::{HANDSHAKES, WorkerResources};
-use crate::worker::task::UserTask;
 use crate::worker::thread::enter_network_thread;
 use cubenet_core::{CloseReason, ConnectionId, Instant};
 use mio::event::Event;
@@ -50,6 +50,15 @@ enum Source {
 }
 
 impl Source {
+    /// Whether it has this connection, and that has not closed.
+    fn has(&self, key: ConnKey, id: ConnectionId) -> bool {
+        match self {
+            Source::Stream(stream) => stream.id() == id && !stream.has_closed(),
+            Source::Datagrams(peers) => peers.is_open_at(key, id),
+            Source::Listener(_) => false,
+        }
+    }
+
     /// When its timer is set to.
     fn armed(&mut self) -> &mut Instant {
         match self {
@@ -69,6 +78,7 @@ fn is_listener(token: Token) -> bool {
 enum Task {
     Command(Command),
     Wake(ConnKey, ConnectionId),
+    Run(PostedTask),
 }
 
 /// The state of a worker's thread.
@@ -121,6 +131,7 @@ impl Worker {
         while let Some(task) = self.tasks.pop_front() {
             self.handle_task(task);
         }
+        drop(self.resources.handle.close_tasks());
         self.publish();
     }
 
@@ -290,11 +301,12 @@ impl Worker {
     fn handle_tasks(&mut self) {
         // A connection is handed over before its first wake. So the wakes are taken first, and
         // done last.
-        let wakes = self.resources.handle.take_wakes();
+        let (wakes, tasks) = self.resources.handle.take_wakes();
         let commands = self.mailbox.take().into_iter().map(Task::Command);
         self.tasks.extend(commands);
         let wakes = wakes.into_iter().map(|(key, id)| Task::Wake(key, id));
         self.tasks.extend(wakes);
+        self.tasks.extend(tasks.into_iter().map(Task::Run));
         let until = self
             .resources
             .now
@@ -303,7 +315,7 @@ impl Worker {
         let mut batch = None;
         while let Some(task) = self.tasks.pop_front() {
             batch = match task {
-                Task::Command(Command::Run(_)) => batch.or_else(|| Some(Entered::new())),
+                Task::Run(_) => batch.or_else(|| Some(Entered::new())),
                 _ => None,
             };
             self.handle_task(task);
@@ -324,11 +336,14 @@ impl Worker {
     fn handle_task(&mut self, task: Task) {
         match task {
             Task::Wake(key, id) => self.wake(key, id),
+            Task::Run(task) => self.run_task(task),
             Task::Command(Command::Accept(accepted)) => self.accept(accepted),
             Task::Command(Command::ConnectStream(shared, permit, handler)) => {
                 self.connect_stream(shared, permit, handler);
             }
-            Task::Command(Command::ListenStreams(socket, token)) => {
+            Task::Command(Command::ListenStreams(listener, nth, targets)) => {
+                let token = listener.place(nth).token;
+                let socket = AcceptSocket::new(listener, nth, targets);
                 self.adopt(token, Source::Listener(Box::new(socket)));
             }
             Task::Command(Command::Listen(socket, listening)) => {
@@ -339,7 +354,6 @@ impl Worker {
             Task::Command(Command::ConnectDatagrams(shared, permit, handler)) => {
                 self.connect_datagrams(shared, permit, handler);
             }
-            Task::Command(Command::Run(task)) => self.run_task(task),
             Task::Command(Command::Stop(deadline)) => self.stop(deadline),
         }
     }
@@ -358,115 +372,22 @@ impl Worker {
     }
 
     /// Runs a task of the application's on its connection, if that is there.
-    fn run_task(&mut self, task: UserTask) {
-        let Some((key, id)) = task.connection.key() else {
-            return;
-        };
+    fn run_task(&mut self, (key, id, task): PostedTask) {
         let token = key.token as usize;
         let resources = &mut self.resources;
         let source = self.sources.get_mut(token).and_then(Option::as_mut);
-        let is_there = match &source {
-            Some(Source::Stream(stream)) => stream.id() == id,
-            Some(Source::Datagrams(peers)) => peers.is_at(key, id),
-            Some(Source::Listener(_)) | None => false,
-        };
-        if !is_there || task.connection.has_closed() {
+        let Some(source) = source.filter(|source| source.has(key, id)) else {
             return;
-        }
-        let connection = task.connection.clone();
+        };
         let now = resources.now;
         let done = run_callback("run_on_worker", id, &mut resources.tally, || task.run(now));
         resources.tick();
-        if done.is_none() {
-            connection.fail(CloseReason::Panicked);
-        }
-        if let Some(Source::Datagrams(peers)) = source {
-            peers.after_task(key, resources);
+        match source {
+            Source::Stream(stream) if done.is_none() => stream.abort(CloseReason::Panicked),
+            Source::Datagrams(peers) => peers.after_task(key, done.is_none(), resources),
+            Source::Stream(_) | Source::Listener(_) => {}
         }
         self.after_io(token);
-    }
-
-    /// Accepts streams on a listener, within the budget of an iteration.
-    fn accept_streams(&mut self, token: usize) {
-        let budgets = &self.resources.network.budgets;
-        // The connections that are there wait meanwhile, and come first.
-        let until = self.resources.now.after(budgets.time() / 4);
-        let mut progress = false;
-        for _ in 0..budgets.accepts() {
-            let source = self.sources.get_mut(token).and_then(Option::as_mut);
-            let Some(Source::Listener(listener)) = source else {
-                return;
-            };
-            let next = listener.accept(&self.resources.network, self.resources.now);
-            progress |= !matches!(next, NextAccept::Failed);
-            match next {
-                NextAccept::Adopt(accepted) if self.is_own(&accepted) => self.accept(accepted),
-                // A worker that has ended closes it.
-                NextAccept::Adopt(accepted) => accepted.pass_on(),
-                NextAccept::Refused | NextAccept::Failed => {}
-                NextAccept::Wait => {
-                    self.step_back(token, progress);
-                    return;
-                }
-            }
-            self.resources.tick();
-            if self.resources.now >= until {
-                break;
-            }
-        }
-        self.step_back(token, progress);
-        match self.sources.get_mut(token).and_then(Option::as_mut) {
-            Some(Source::Listener(listener)) if progress => {
-                let scheduled = &mut listener.scheduled;
-                self.resources.schedule(token, scheduled);
-            }
-            // Nothing but errors is no reason to spin.
-            Some(Source::Listener(listener)) => listener.pause(self.resources.now),
-            _ => {}
-        }
-    }
-
-    /// A worker that has accepted lets the others be first next time.
-    fn step_back(&self, token: usize, has_accepted: bool) {
-        if has_accepted && let Some(Some(Source::Listener(listener))) = self.sources.get(token) {
-            listener.step_back();
-        }
-    }
-
-    /// Whether a stream is to be this worker's.
-    fn is_own(&self, accepted: &Accepted) -> bool {
-        Arc::ptr_eq(&accepted.home.worker, &self.resources.handle)
-    }
-
-    /// A stream that was accepted: the application decides whether it becomes a connection, once
-    /// the handshake of its layers is complete, if it has any.
-    fn accept(&mut self, accepted: Accepted) {
-        let peer = accepted.peer;
-        let resources = &mut self.resources;
-        let (shared, listening) = match accepted.adopt(resources) {
-            Ok(adopted) => adopted,
-            Err(error) => {
-                // Most often the peer is gone already.
-                resources.tally.accept_failed += 1;
-                debug!(%peer, %error, "cannot take over a connection");
-                return;
-            }
-        };
-        let token = shared.key().token;
-        let now = resources.now;
-        let stream = if listening.has_layer() {
-            resources.unasked.insert(token as usize, listening);
-            let mut stream = Stream::handshaking(shared, now);
-            stream.begin_layers(token as usize, resources);
-            stream
-        } else if let Some(handler) = accept(&shared, &listening, resources) {
-            Stream::accepted(shared, handler, resources.now)
-        } else {
-            // A handle that is used right now may keep the socket open a moment longer.
-            drop(shared);
-            return resources.handle.release_token(token);
-        };
-        self.adopt(token, Source::Stream(stream));
     }
 
     fn connect_stream(&mut self, shared: Arc<StreamShared>, permit: Permit, handler: BoxedHandler) {

@@ -5,7 +5,7 @@ use crate::log::debug;
 use crate::sys;
 use crate::tcp::link::StreamLink;
 use crate::tcp::shared::StreamShared;
-use crate::tcp::stream::{Holds, Stream};
+use crate::tcp::stream::{Holds, Marks, Stream};
 use crate::user_callback::run_callback;
 use crate::worker::budget::Budget;
 use crate::worker::resources::WorkerResources;
@@ -66,7 +66,12 @@ impl Stream {
     pub(super) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
         let budgets = &resources.network.budgets;
         let mut left = budgets.read_bytes();
-        let mut budget = Budget::new(budgets, budgets.messages(), resources.now, self.was_quick);
+        let mut budget = Budget::new(
+            budgets,
+            budgets.messages(),
+            resources.now,
+            self.marks.has(Marks::QUICK),
+        );
         if self.holds == Holds::Undelivered && !self.deliver_held(token, &mut budget, resources) {
             return;
         }
@@ -122,7 +127,7 @@ impl Stream {
             }
         }
         resources.input = input;
-        self.was_quick = budget.was_quick();
+        self.marks.set_to(Marks::QUICK, budget.was_quick());
     }
 
     /// The peer's FIN was read.
@@ -234,7 +239,9 @@ impl Stream {
         // One that panicked was delivered, too.
         let unspent = owes_last || done.is_none();
         let messages = (left - budget.messages_left()) as u64 + u64::from(unspent);
-        self.has_received |= messages > 0;
+        if messages > 0 {
+            self.marks.set(Marks::RECEIVED);
+        }
         resources.tally.messages_in += messages;
         resources.tally.bytes_in += bytes;
         self.after_callbacks(done.is_some(), resources);

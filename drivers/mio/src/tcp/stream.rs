@@ -40,6 +40,35 @@ pub(super) enum Holds {
     Undelivered,
 }
 
+/// What is known of a stream, one bit each: every idle connection has it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    /// A message has come.
+    pub(super) const RECEIVED: Marks = Marks(1);
+    /// Its callbacks took little time when they ran last.
+    pub(super) const QUICK: Marks = Marks(2);
+    /// The application did not want it, once its handshake was complete.
+    pub(super) const REFUSED: Marks = Marks(4);
+
+    pub(super) fn has(self, mark: Marks) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    pub(super) fn set(&mut self, mark: Marks) {
+        self.0 |= mark.0;
+    }
+
+    /// Sets a mark or takes it away.
+    pub(super) fn set_to(&mut self, mark: Marks, is_set: bool) {
+        self.0 &= !mark.0;
+        if is_set {
+            self.set(mark);
+        }
+    }
+}
+
 /// A stream connection and its handler.
 pub(crate) struct Stream {
     pub(super) shared: Owned<StreamShared>,
@@ -59,12 +88,8 @@ pub(crate) struct Stream {
     pub(super) urgent: bool,
     /// It has layers, under its lock.
     pub(super) is_layered: bool,
-    /// A message has come.
-    pub(super) has_received: bool,
-    /// Its callbacks took little time when they ran last.
-    pub(super) was_quick: bool,
-    /// The application did not want it, once its handshake was complete.
-    pub(super) was_refused: bool,
+    /// What is known of it besides.
+    pub(super) marks: Marks,
 }
 
 /// The handler of a connection that the application has not been asked about. It has no size.
@@ -111,9 +136,7 @@ impl Stream {
             peer_ending: false,
             urgent: false,
             is_layered: false,
-            has_received: false,
-            was_quick: false,
-            was_refused: false,
+            marks: Marks::default(),
         }
     }
 
@@ -275,7 +298,7 @@ impl Stream {
             None => self.connected(resources),
             Some(listening) => match accept(&self.shared, &listening, resources) {
                 Some(handler) => self.handler = handler,
-                None => self.was_refused = true,
+                None => self.marks.set(Marks::REFUSED),
             },
         }
     }
@@ -464,12 +487,12 @@ impl Stream {
         if reset {
             self.shared.reset();
         }
-        if self.was_refused {
+        if self.marks.has(Marks::REFUSED) {
             return;
         }
         resources.closed(self.shared.info(), reason, failed.as_ref());
         if !self.is_layered
-            && !self.has_received
+            && !self.marks.has(Marks::RECEIVED)
             && let Some(spoken) = self.recv.looks_like(reason)
         {
             let peer = self.shared.info().peer_addr();

@@ -67,6 +67,12 @@ impl<S: Storage> Decoder<S> {
         matches!(self.state, State::HalfHeader(_) | State::Payload { .. })
     }
 
+    /// Whether it holds nothing at all: no part of a frame, and no message that was handed out.
+    #[inline]
+    pub(crate) const fn is_between(&self) -> bool {
+        matches!(self.state, State::Boundary)
+    }
+
     /// The length that the frame declares which has begun and not ended, if its header has arrived.
     pub const fn declared(&self) -> Option<usize> {
         match self.state {

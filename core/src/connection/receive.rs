@@ -212,7 +212,7 @@ impl<S: Storage> RecvHalf<Decoder<S>> {
             let flow = self.decoder.decode_whole(input, |payload, rest| {
                 deliver(Message::lent(payload), rest.is_empty())
             });
-            if flow.is_break() {
+            if flow.is_break() || input.is_empty() && self.decoder.is_between() {
                 return Ok(());
             }
             let Some(message) = self.handle_input(input, now)? else {

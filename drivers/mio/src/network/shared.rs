@@ -4,6 +4,7 @@ use crate::log::warn_limited;
 use crate::metrics::Totals;
 use crate::network::socket_options::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::sys;
 use cubenet_core::open_connections::may_open;
 use cubenet_core::{
     AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Metrics,
@@ -33,7 +34,8 @@ pub(crate) struct NetworkShared {
     pub(crate) spin: Duration,
     /// `None` if nothing is limited.
     addresses: Option<Mutex<AddressTable>>,
-    origin: std::time::Instant,
+    /// When it started, by the clock of the system.
+    origin: u64,
 }
 
 /// Why there is no room for a connection.
@@ -71,7 +73,7 @@ impl NetworkShared {
             max_tasks: 1 << 16,
             spin: Duration::ZERO,
             addresses: limited.then(|| Mutex::new(AddressTable::new(addresses))),
-            origin: std::time::Instant::now(),
+            origin: sys::clock_micros(),
         }
     }
 
@@ -86,7 +88,7 @@ impl NetworkShared {
 
     /// The time, as the core counts it: since the network started.
     pub(crate) fn now(&self) -> Instant {
-        Instant::from_micros(self.origin.elapsed().as_micros() as u64)
+        Instant::from_micros(sys::clock_micros() - self.origin)
     }
 
     fn open(&self, transport: Transport) -> &AtomicUsize {

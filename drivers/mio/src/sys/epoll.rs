@@ -1,4 +1,5 @@
-//! A listener that several threads watch, of which the kernel wakes one.
+//! What a worker asks of the kernel besides its poll: a listener that several threads watch, of which it
+//! wakes one; and the time.
 
 use libc::c_int;
 use mio::{Registry, Token};
@@ -35,6 +36,20 @@ pub(crate) fn watch_listener_again(
     let deleted = unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_DEL, raw, ptr::null_mut()) };
     check(deleted)?;
     watch_listener(registry, socket, token)
+}
+
+/// The time by a clock that only goes forward, in microseconds. The same clock as that of
+/// `std::time::Instant`, at a third of its cost: it is read at every wake.
+#[allow(clippy::useless_conversion)] // where its fields are shorter
+pub(crate) fn clock_micros() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes one `timespec`, which `time` is. This clock is on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let (seconds, nanos) = (i64::from(time.tv_sec), i64::from(time.tv_nsec));
+    (seconds * 1_000_000 + nanos / 1_000).cast_unsigned()
 }
 
 /// The error of a call that has failed.

@@ -7,6 +7,8 @@ use mio::net::{TcpListener, TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::Instant;
 
 /// The most datagrams that are received at once.
 pub(crate) const MAX_BATCH: usize = 1;
@@ -66,6 +68,12 @@ pub(crate) fn watch_listener_again(
     _token: Token,
 ) -> io::Result<()> {
     Ok(())
+}
+
+/// The time by a clock that only goes forward, in microseconds.
+pub(crate) fn clock_micros() -> u64 {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    ORIGIN.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
 /// Sends the first of `runs`, which are all of one datagram here. Returns 1.

@@ -547,6 +547,7 @@ impl Worker {
     fn publish(&mut self) {
         let totals = &self.resources.network.totals;
         self.resources.tally.publish(totals);
-        self.resources.batch.borrow_mut().tally.publish(totals);
+        let mut batch = self.resources.batch.borrow_mut();
+        batch.tally.publish_messages(totals);
     }
 }

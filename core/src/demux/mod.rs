@@ -20,7 +20,7 @@ use crate::time::Instant;
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use siphasher::sip::SipHasher13;
-use table::NIL;
+use table::{Moment, NIL};
 
 /// What to do with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,7 +341,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
 
     fn oldest_received_at(&self) -> Instant {
         let oldest = self.table.slots().get(self.oldest as usize);
-        oldest.map_or(Instant::NEVER, |slot| slot.received_at)
+        oldest.map_or(Instant::NEVER, |slot| slot.received_at.at())
     }
 
     fn slot_mut(&mut self, slot: u32) -> &mut Slot<P> {
@@ -371,7 +371,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     fn take_slot(&mut self, peer: P, now: Instant) -> Option<u32> {
         let taken = Slot {
             peer: Some(peer),
-            received_at: now,
+            received_at: Moment::of(now),
             older: NIL,
             newer: NIL,
             next: NIL,
@@ -421,7 +421,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     }
 
     fn touch(&mut self, slot: u32, now: Instant) {
-        self.slot_mut(slot).received_at = now;
+        self.slot_mut(slot).received_at = Moment::of(now);
         if self.newest != slot {
             self.unlink_age(slot);
             self.link_newest(slot);

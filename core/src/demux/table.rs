@@ -13,7 +13,7 @@ pub(super) const NIL: u32 = u32::MAX;
 pub struct Slot<P> {
     /// `None` while the slot is free.
     pub(super) peer: Option<P>,
-    pub(super) received_at: Instant,
+    pub(super) received_at: Moment,
     /// The peer that sent last before this one.
     pub(super) older: u32,
     /// The peer that sent first after this one.
@@ -26,11 +26,27 @@ impl<P> Slot<P> {
     /// A slot that is not used, all zeros so that a `static` of them takes no room in flash.
     pub const FREE: Slot<P> = Slot {
         peer: None,
-        received_at: Instant::ZERO,
+        received_at: Moment::of(Instant::ZERO),
         older: 0,
         newer: 0,
         next: 0,
     };
+}
+
+/// A moment in two words, so that a slot is no larger than the addresses ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment([u32; 2]);
+
+impl Moment {
+    pub(super) const fn of(at: Instant) -> Self {
+        let micros = at.as_micros();
+        Moment([micros as u32, (micros >> 32) as u32])
+    }
+
+    pub(super) const fn at(self) -> Instant {
+        let Moment([low, high]) = self;
+        Instant::from_micros((high as u64) << 32 | low as u64)
+    }
 }
 
 mod private {

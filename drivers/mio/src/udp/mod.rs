@@ -7,3 +7,4 @@ pub(crate) mod link;
 pub(crate) mod peers;
 pub(crate) mod queue;
 pub(crate) mod socket;
+mod sources;

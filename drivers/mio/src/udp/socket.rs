@@ -13,18 +13,22 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::{self, MAX_SEGMENT, Route, Run, Source};
 use crate::udp::group::SocketGroup;
 use crate::udp::queue::{DatagramQueue, Sender, Waiting};
+use crate::udp::sources::{SourceNumber, Sources};
 use crate::worker::wake::Wake;
 use cubenet_core::connection::datagram::{admit, may_queue};
 use cubenet_core::{CloseReason, ConnectionId, DatagramHalf, SendError, Transport, TransportError};
 use mio::net::UdpSocket;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 /// Datagrams handed to the system at once when those that wait go out.
 const FLUSH_BATCH: usize = 64;
 /// Bounded: beyond so many undelivered errors of sending, further ones are dropped.
 const MAX_ERRORS_TOLD: usize = 1024;
+
+/// In `PeerShared::gathered`.
+const LOST: u32 = 1 << 31;
 
 /// A datagram connection, as its worker and the handles of the application see it. Like a
 /// [`StreamShared`](crate::tcp::shared::StreamShared) it is owned by its worker.
@@ -33,14 +37,13 @@ pub(crate) struct PeerShared {
     pub(crate) socket: Arc<DatagramSocket>,
     /// Which of this machine's addresses the peer sends to, if the socket has several: the
     /// answers must come from there.
-    source: Option<Source>,
+    source: SourceNumber,
     /// The largest datagrams that are sent to it in runs: more than the path to it carries in one
     /// piece cannot be.
     pub(crate) max_segment: AtomicU16,
     /// Datagrams that batches of the application's have gathered: they leave before a close datagram.
+    /// And `LOST`: it was aborted; what waits of it is not to be sent, and is counted no more.
     gathered: AtomicU32,
-    /// It was aborted; what waits of it is not to be sent, and is counted no more.
-    is_lost: AtomicBool,
     half: Mutex<DatagramHalf>,
 }
 
@@ -67,7 +70,7 @@ impl Conn for PeerShared {
 
 impl Sender for PeerShared {
     fn is_lost(&self) -> bool {
-        self.is_lost.load(Relaxed)
+        self.gathered.load(Relaxed) & LOST != 0
     }
 
     fn uncount(&self, bytes: usize) {
@@ -87,10 +90,9 @@ impl PeerShared {
         let half = DatagramHalf::new();
         Arc::new(PeerShared {
             info: ConnInfo::new(peer, slot, half.state()),
-            source,
+            source: source.map_or(SourceNumber::NONE, |source| socket.number_of(source)),
             max_segment: AtomicU16::new(socket.max_segment),
             gathered: AtomicU32::new(0),
-            is_lost: AtomicBool::new(false),
             half: Mutex::new(half),
             socket: Arc::clone(socket),
         })
@@ -100,13 +102,13 @@ impl PeerShared {
     pub(crate) fn route(&self) -> Route {
         Route {
             to: self.info.raw_peer(),
-            source: self.source,
+            source: self.socket.source(self.source),
         }
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         let local = self.socket.local;
-        canonical(match self.source {
+        canonical(match self.socket.source(self.source) {
             Some(source) => source.with_port(local.port()),
             None => local,
         })
@@ -159,7 +161,7 @@ impl PeerShared {
     /// Whether a batch has gathered datagrams, before which no close datagram may leave.
     pub(crate) fn has_gathered(&self) -> bool {
         // Released, and therefore no mere load: see `ungather`.
-        self.gathered.fetch_add(0, AcqRel) > 0
+        self.gathered.fetch_add(0, AcqRel) & !LOST > 0
     }
 
     /// Asks the half itself, so that it remembers that it owes a `writable`.
@@ -191,6 +193,8 @@ pub(crate) struct DatagramSocket {
     /// Whether new peers are admitted.
     open: AtomicBool,
     pub(crate) home: Arc<Home>,
+    /// This machine's addresses that its peers send to.
+    sources: OnceLock<Box<Sources>>,
     /// The sockets of its listener.
     pub(crate) group: Arc<SocketGroup<DatagramSocket>>,
     token: u32,
@@ -258,6 +262,7 @@ impl DatagramSocket {
             open: AtomicBool::new(listens),
             socket,
             home: Arc::clone(home),
+            sources: OnceLock::new(),
             group,
             token,
             wake: Wake::new(),
@@ -270,6 +275,16 @@ impl DatagramSocket {
     /// The token its worker keeps it under.
     pub(crate) fn token(&self) -> u32 {
         self.token
+    }
+
+    /// The number of one of this machine's addresses.
+    fn number_of(&self, source: Source) -> SourceNumber {
+        self.sources.get_or_init(Box::default).number(source)
+    }
+
+    /// The address of this number.
+    fn source(&self, number: SourceNumber) -> Option<Source> {
+        self.sources.get()?.get(number)
     }
 
     /// Has the worker told of room to send, or no longer.
@@ -456,7 +471,7 @@ impl DatagramSocket {
         let Some(queue) = waiting.as_mut().filter(|_| queued > 0) else {
             return;
         };
-        peer.is_lost.store(true, Relaxed);
+        peer.gathered.fetch_or(LOST, Relaxed);
         peer.uncount(queued);
         queue.lose(queued);
         self.waiting_count.store(queue.len(), Relaxed);

@@ -8,18 +8,18 @@
 //! not admitted with [`Demux::insert`].
 
 mod admission;
+mod key;
 mod table;
 
 pub use admission::Admission;
+pub use key::{Fingerprint, Key};
 #[cfg(feature = "alloc")]
 pub use table::GrowingTable;
 pub use table::{FixedTable, SliceTable, Slot, Table};
 
 use crate::limits::{FullPolicy, Limits};
 use crate::time::Instant;
-use core::hash::{Hash, Hasher};
 use core::time::Duration;
-use siphasher::sip::SipHasher13;
 use table::{Moment, NIL};
 
 /// What to do with a datagram.
@@ -96,7 +96,7 @@ pub struct Demux<P, T> {
     peer: core::marker::PhantomData<P>,
 }
 
-impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
+impl<P: Key, T: Table<P>> Demux<P, T> {
     /// An empty demultiplexer. `key` must be unknown to peers: draw it at random.
     pub fn new(table: T, key: (u64, u64), limits: &Limits) -> Self {
         Demux {
@@ -363,9 +363,7 @@ impl<P: Copy + Eq + Hash, T: Table<P>> Demux<P, T> {
     /// Which head `peer` hangs from.
     #[cfg_attr(target_pointer_width = "32", inline(never))]
     fn head(&self, peer: &P) -> usize {
-        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
-        peer.hash(&mut hasher);
-        hasher.finish() as usize & (self.table.heads().len() - 1)
+        peer.hash(self.key) as usize & (self.table.heads().len() - 1)
     }
 
     fn take_slot(&mut self, peer: P, now: Instant) -> Option<u32> {

@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 
 /// The most datagrams (or runs) in one call.
-pub(crate) const MAX_BATCH: usize = 64;
+const MAX_BATCH: usize = 64;
 /// The fewest to ask for: an idle socket's next wake-up seldom brings more.
 const MIN_BATCH: usize = 8;
 /// Room for one datagram of any size, or for what GRO has merged.

@@ -29,8 +29,8 @@ pub(crate) use calls::{
 };
 pub(crate) use epoll::clock_micros;
 pub(crate) use system::{
-    MAX_BATCH, ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination,
-    too_large, unacknowledged,
+    ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,
+    unacknowledged,
 };
 
 use crate::address::CompactAddr;

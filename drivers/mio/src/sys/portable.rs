@@ -10,9 +10,6 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-/// The most datagrams that are received at once.
-pub(crate) const MAX_BATCH: usize = 1;
-
 /// A buffer for a datagram, and what was received into it.
 pub(crate) struct ReceiveBatch {
     buffer: Box<[u8]>,

@@ -125,7 +125,8 @@ impl Peers {
         }
         if let Some(evicted) = self.slots[slot].take() {
             permit.take_over(&evicted.shared);
-            self.demux.replace(slot, from, resources.now);
+            let peer = self.fingerprint(&from);
+            self.demux.replace(slot, peer, resources.now);
             evicted.shared.abort(CloseReason::Overflow);
             self.finish_peer(evicted, resources);
         }
@@ -143,7 +144,8 @@ impl Peers {
         if !group.add_peer(self.socket.max_peers(recognised)) {
             return None;
         }
-        let slot = self.demux.insert(from, now);
+        let peer = self.fingerprint(&from);
+        let slot = self.demux.insert(peer, now);
         if slot.is_none() {
             self.socket.remove_peer();
         }

@@ -28,18 +28,20 @@ pub(crate) struct DatagramBatch {
 /// A position among gathered datagrams.
 #[derive(Clone, Copy, Default)]
 struct Mark {
-    /// Runs before it, and the last of them, which may have grown since.
+    /// Runs before it, and how much was in the last of them, which may have grown since: bytes, and
+    /// datagrams.
     runs: usize,
-    last: Option<Run>,
+    last_len: usize,
+    last_count: usize,
 }
 
 impl DatagramBatch {
     /// A callback begins, whose datagrams are dropped if it does not end well.
     pub(crate) fn begin_callback(&mut self) {
-        self.mark = Mark {
-            runs: self.runs.len(),
-            last: self.runs.last().copied(),
-        };
+        self.mark.runs = self.runs.len();
+        if let Some(last) = self.runs.last() {
+            (self.mark.last_len, self.mark.last_count) = (last.len, last.count);
+        }
     }
 
     pub(crate) fn push(&mut self, peer: &Arc<PeerShared>, datagram: &[u8]) {
@@ -85,13 +87,17 @@ impl DatagramBatch {
     /// Drops what this connection has gathered since the callback began. Its bytes stay, and
     /// nothing refers to them.
     pub(crate) fn discard(&mut self, id: ConnectionId) {
-        let Mark { runs, last } = self.mark;
+        let Mark {
+            runs,
+            last_len,
+            last_count,
+        } = self.mark;
         self.discard_from(runs, id);
-        if let Some(last) = last
-            && let Some(nth) = runs.checked_sub(1)
+        if let Some(nth) = runs.checked_sub(1)
             && self.senders[nth].info().id == id
         {
-            self.runs[nth] = last;
+            let last = &mut self.runs[nth];
+            (last.len, last.count) = (last_len, last_count);
         }
     }
 

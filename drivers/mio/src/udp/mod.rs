@@ -6,5 +6,6 @@ pub(crate) mod group;
 pub(crate) mod link;
 pub(crate) mod peers;
 pub(crate) mod queue;
+pub(crate) mod senders;
 pub(crate) mod socket;
 mod sources;

@@ -7,18 +7,19 @@ use crate::conn::key::ConnKey;
 use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
 use crate::network::listening::Listening;
-use crate::sys::{self, Datagram, MAX_BATCH, ReceiveBatch};
+use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::udp::link::PeerLink;
+use crate::udp::senders::Senders;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::user_callback::run_callback;
 use crate::worker::budget::Budget;
 use crate::worker::mailbox::BoxedHandler;
 use crate::worker::resources::WorkerResources;
 use cubenet_core::connection::datagram::reports_errors;
-use cubenet_core::demux::{GrowingTable, Hint};
+use cubenet_core::demux::{Fingerprint, GrowingTable, Hint};
 use cubenet_core::{
     Action, Arrival, CloseReason, ConnectionId, DatagramHalf, Demux, Handler, Instant, Link,
-    Message, Reading, State, Timeout, Transport, TransportError,
+    Message, State, Timeout, Transport, TransportError,
 };
 use std::io;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ const MAX_ERRORS: usize = 64;
 /// A datagram socket and its connections, as their worker keeps them.
 pub(crate) struct Peers {
     pub(super) socket: Arc<DatagramSocket>,
-    pub(super) demux: Demux<CompactAddr, GrowingTable<CompactAddr>>,
+    /// By fingerprints of their addresses, which their connections have.
+    pub(super) demux: Demux<Fingerprint, GrowingTable<Fingerprint>>,
     /// The connections, by their slot in the demultiplexer.
     pub(super) slots: Vec<Option<Peer>>,
     /// `None` if it was connected to its only peer.
@@ -76,7 +78,8 @@ impl Peers {
         resources: &mut WorkerResources,
     ) -> Self {
         let mut peers = Peers::new(Arc::clone(&shared.socket), None, Some(1));
-        peers.demux.insert(shared.info().raw_peer(), resources.now);
+        let peer = peers.fingerprint(&shared.info().raw_peer());
+        peers.demux.insert(peer, resources.now);
         peers.socket.group.add_peer(1);
         peers.slots.push(Some(Peer::new(shared, handler)));
         peers.begin_batch(resources);
@@ -185,26 +188,29 @@ impl Peers {
     ) -> bool {
         let Rest { batch, mut done } = rest;
         let (mut all, mut slow) = (true, false);
-        let hints = self.look_ahead(&batch);
+        let mut senders = std::mem::take(&mut resources.senders);
+        self.look_ahead(&batch, &mut senders);
         for datagram in batch.datagrams().skip(done) {
             if !budget.is_left() {
                 all = false;
                 break;
             }
-            self.datagram(&datagram, hints[datagram.sender], resources);
+            self.datagram(&datagram, senders.get(datagram.sender), resources);
             done += 1;
             if budget.spend() {
                 slow |= budget.look(&resources.network);
                 resources.now = budget.now();
             }
         }
+        resources.senders = senders;
         resources.batch.borrow_mut().flush_datagrams(&self.socket);
         if slow | budget.look(&resources.network) {
             // While the callbacks ran, the socket was not read and no peer was answered: the idle time of
             // peers that wait for an answer begins now.
             resources.now = budget.now();
             for datagram in batch.datagrams().take(done) {
-                self.demux.handle_delivered(&datagram.from, resources.now);
+                let peer = self.fingerprint(&datagram.from);
+                self.demux.handle_delivered(&peer, resources.now);
             }
         }
         if all {
@@ -218,13 +224,17 @@ impl Peers {
 
     /// Looks for the senders of a batch, whose connections are then at hand: with many peers each lies
     /// in memory that is far, and here their ways from there overlap.
-    fn look_ahead(&self, batch: &ReceiveBatch) -> [Hint; MAX_BATCH] {
-        let mut hints = [Hint::NONE; MAX_BATCH];
-        self.demux.look_ahead(batch.senders(), &mut hints);
-        let peers = hints.iter().map_while(|hint| self.peer(hint.slot()?));
-        let states = peers.map(|peer| peer.shared.info().state() as u8);
+    fn look_ahead(&self, batch: &ReceiveBatch, senders: &mut Senders) {
+        let peers = batch.senders().map(|sender| self.fingerprint(sender));
+        let (peers, hints) = senders.fill(peers);
+        self.demux.look_ahead(peers.iter(), hints);
+        let found = hints.iter().map_while(|hint| self.peer(hint.slot()?));
+        let states = found.map(|peer| peer.shared.info().state() as u8);
         std::hint::black_box(states.fold(0, u8::wrapping_add));
-        hints
+    }
+
+    pub(super) fn fingerprint(&self, address: &CompactAddr) -> Fingerprint {
+        Fingerprint::of(address, self.socket.home.network().hash_key)
     }
 
     /// From here on, what the connections of this socket send is gathered.
@@ -256,7 +266,12 @@ impl Peers {
     }
 
     /// A datagram arrived.
-    fn datagram(&mut self, datagram: &Datagram<'_>, hint: Hint, resources: &mut WorkerResources) {
+    fn datagram(
+        &mut self,
+        datagram: &Datagram<'_>,
+        (peer, hint): (Fingerprint, Hint),
+        resources: &mut WorkerResources,
+    ) {
         let from = datagram.from;
         let len = datagram.bytes.len();
         let (network, socket) = (&resources.network, &self.socket);
@@ -264,7 +279,15 @@ impl Peers {
         let now = resources.now;
         let arrival = self
             .demux
-            .handle_datagram_at(hint, &from, len, has_room, now);
+            .handle_datagram_at(hint, &peer, len, has_room, now);
+        if let Arrival::Deliver(slot) | Arrival::Close(slot) | Arrival::TooLong(Some(slot)) =
+            arrival
+            && !self.is_peer(slot, &from)
+        {
+            // Two addresses with one fingerprint: the later one has no place.
+            resources.tally.dropped_table_full += 1;
+            return;
+        }
         match arrival {
             Arrival::Deliver(slot) => self.deliver(slot, datagram.bytes, resources),
             Arrival::Close(slot) => self.peer_closed(slot, resources),
@@ -295,7 +318,7 @@ impl Peers {
         let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        if peer.shared.info().reading() != Reading::Deliver {
+        if !peer.shared.info().delivers() {
             resources.tally.dropped_paused += u64::from(peer.shared.info().is_paused());
             return;
         }
@@ -335,6 +358,12 @@ impl Peers {
             self.after_io(key.slot as usize, resources);
         }
         self.end_batch(resources);
+    }
+
+    /// Whether the connection in `slot` is with the peer of this address.
+    fn is_peer(&self, slot: usize, address: &CompactAddr) -> bool {
+        let peer = self.peer(slot);
+        peer.is_some_and(|peer| peer.shared.info().raw_peer() == *address)
     }
 
     /// The connection in `slot`, if there is one. Callbacks may have emptied any slot.
@@ -508,7 +537,9 @@ impl Peers {
             resources.batch.borrow_mut().discard_datagrams(shared);
             shared.abort(CloseReason::Panicked);
         }
-        self.after_io(slot, resources);
+        if !shared.info().is_state(State::Open) {
+            self.after_io(slot, resources);
+        }
     }
 
     /// Does what the connection in `slot` has to do next, and removes it if it has closed.

@@ -6,6 +6,7 @@ use crate::metrics::Tally;
 use crate::network::listening::Listening;
 use crate::network::shared::NetworkShared;
 use crate::sys::ReceiveBatch;
+use crate::udp::senders::Senders;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::timers::Timers;
 use crate::write_batch::WriteBatch;
@@ -46,6 +47,8 @@ pub(crate) struct WorkerResources {
     pub(crate) handshakes: usize,
     /// What datagrams are read into; made for the first datagram socket.
     pub(crate) datagrams_in: Option<Box<ReceiveBatch>>,
+    /// Who has sent those.
+    pub(crate) senders: Senders,
     pub(crate) batch: Rc<RefCell<WriteBatch>>,
     pub(crate) tally: Tally,
     pub(crate) timers: Timers,
@@ -78,6 +81,7 @@ impl WorkerResources {
             unasked: HashMap::new(),
             handshakes: HANDSHAKES,
             datagrams_in: None,
+            senders: Senders::default(),
             batch: WriteBatch::of_worker(Arc::clone(&network)),
             tally: Tally::default(),
             timers: Timers::default(),

@@ -92,11 +92,11 @@ impl End {
         drop(asked.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits so long, or until the end is asked for.
-    pub fn wait_for(&self, time: Duration) {
+    /// Waits so long, or until the end is asked for. Returns whether it is.
+    pub fn wait_for(&self, time: Duration) -> bool {
         let Signals { asked, changed, .. } = &*self.0;
         let asked = changed.wait_timeout_while(lock(asked), time, |asked| !*asked);
-        drop(asked.unwrap_or_else(PoisonError::into_inner));
+        *asked.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 

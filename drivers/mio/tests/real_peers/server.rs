@@ -96,10 +96,11 @@ fn idle_connections_take_no_server_time() {
 fn an_interrupted_example_prints_what_it_has_seen() {
     let (echo, address) = echo_server();
     let address = address.to_string();
-    let commands: [(&str, &[&str], &str); 3] = [
+    let commands: [(&str, &[&str], &str); 4] = [
         ("demo", &["--tcp", "20", "--udp", "20"], "all is well"),
         ("load", &["--connect", &address], "messages/s"),
         ("handoff", &[], "did not wait"),
+        ("tick", &["--players", "100"], "have arrived"),
     ];
     for (name, arguments, last) in commands {
         let mut example = tried(name);

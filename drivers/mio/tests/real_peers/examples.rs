@@ -37,7 +37,9 @@ fn an_output_that_cannot_be_written_is_reported_without_a_panic() {
     demo.args(["--tcp", "10", "--udp", "10", "--seconds", "1"]);
     let mut handoff = example("handoff");
     handoff.args(["--seconds", "1"]);
-    for mut example in [load, demo, handoff] {
+    let mut tick = example("tick");
+    tick.args(["--players", "10", "--seconds", "1"]);
+    for mut example in [load, demo, handoff, tick] {
         let full = OpenOptions::new().write(true).open("/dev/full");
         let full = full.expect("Linux has it");
         let ran = example.stdout(full).output().expect("it runs");

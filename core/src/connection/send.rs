@@ -147,6 +147,11 @@ impl SendHalf {
         }
     }
 
+    /// Whether a message was refused as `Full`, and `writable` has not been due since.
+    pub const fn owes_writable(&self) -> bool {
+        self.owes_writable
+    }
+
     /// Whether `writable` is owed and, with this much still waiting, due. Says so once.
     pub fn poll_writable(&mut self, backlog: Backlog, limits: &Limits) -> bool {
         let due = self.owes_writable && backlog.has_room(limits) && self.state() == State::Open;

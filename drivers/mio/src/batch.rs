@@ -122,7 +122,7 @@ pub(crate) fn is_gathering() -> bool {
 /// Hands everything that this thread has gathered to the system.
 ///
 /// Nothing is borrowed meanwhile: a subscriber may be told of errors, and may send.
-fn flush() {
+pub(crate) fn flush() {
     let Ok(mut batch) = BATCH.try_with(RefCell::take) else {
         return;
     };
@@ -141,6 +141,10 @@ fn flush() {
 
 /// Hands datagrams to their socket.
 fn flush_datagrams(socket: &DatagramSocket, datagrams: &mut DatagramBatch) {
+    // A peer that has closed would take one for a new connection.
+    for (peer, count) in datagrams.take_closed() {
+        peer.ungather(count);
+    }
     datagrams.transmit(socket);
     for (peer, count) in datagrams.counts() {
         peer.ungather(count);
@@ -150,6 +154,8 @@ fn flush_datagrams(socket: &DatagramSocket, datagrams: &mut DatagramBatch) {
 
 /// Gathers a message of a stream.
 pub(crate) fn send(stream: &Weak<StreamShared>, payload: &[u8]) -> Result<(), SendError> {
+    // Dropped without a borrow: it may be the last, and has a layer of the application's.
+    let mut kept = None;
     let gathered = BATCH.try_with(|batch| {
         let Batch {
             number,
@@ -168,11 +174,11 @@ pub(crate) fn send(stream: &Weak<StreamShared>, payload: &[u8]) -> Result<(), Se
             }
             return Ok(());
         }
-        let stream = stream.upgrade().ok_or(SendError::Closed)?;
+        let stream = kept.insert(stream.upgrade().ok_or(SendError::Closed)?);
         let is_new = stream.gather(payload, *number, spare)?;
         sent.count(stream.home().shared_network(), payload.len());
         if is_new {
-            streams.push(stream);
+            streams.extend(kept.take());
         }
         Ok(())
     });

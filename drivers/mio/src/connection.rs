@@ -107,7 +107,7 @@ impl Connection {
     ///
     /// Everything leaves before this returns, and also if `work` panics; some of it may leave
     /// earlier, when there is much. Each connection's messages keep their order, among
-    /// themselves and to what other threads send on it afterwards. Limits hold as always, and
+    /// themselves and, over TCP, to what other threads send on it afterwards. Limits hold as always, and
     /// what is gathered counts in [`queued`](Connection::queued).
     ///
     /// `work` may do anything: no lock is held while it runs. It should not wait for long, since

@@ -536,3 +536,82 @@ fn batches_of_many_threads_and_callbacks_lose_and_double_nothing() {
     }
     eventually("nothing is left", || network.metrics().queued_bytes == 0);
 }
+
+#[test]
+fn a_queue_that_empties_while_a_batch_gathers_is_no_stall() {
+    let stall = Duration::from_millis(300);
+    let network = network_with(Limits::new().with_write_stall_timeout(stall));
+    let (connection, mut peer, reports) = stream(&network);
+    let mut sent = 0;
+    while connection.queued() == 0 {
+        connection.send(pattern(9_000)).unwrap();
+        sent += 1;
+    }
+    Connection::batch(|| {
+        connection.send(b"gathered").unwrap();
+        for _ in 0..sent {
+            assert_eq!(peer.receive(), pattern(9_000));
+        }
+        eventually("the queue is empty", || connection.queued() == 10);
+    });
+    assert_eq!(peer.receive(), b"gathered");
+    thread::sleep(2 * stall);
+    reports.nothing();
+    connection.send(b"still there").unwrap();
+    assert_eq!(peer.receive(), b"still there");
+}
+
+#[test]
+fn what_is_gathered_is_in_the_way_of_no_other_message() {
+    let limits = Limits::new().with_max_message(9_000);
+    let limits = limits.with_max_datagram(1_400).with_low_watermark(1_000);
+    let network = network_with(limits.with_max_queued(16_000));
+    let (connection, mut peer, _reports) = stream(&network);
+    let frame = Frame::new(&pattern(5_000)).unwrap();
+    Connection::batch(|| {
+        for _ in 0..15 {
+            connection.send([7; 1_000]).unwrap();
+        }
+        connection.send_frame(&frame).unwrap();
+        let other = connection.clone();
+        let sends = thread::spawn(move || other.send(pattern(8_000)));
+        for _ in 0..15 {
+            assert_eq!(peer.receive(), [7; 1_000]);
+        }
+        assert_eq!(peer.receive(), pattern(5_000));
+        sends.join().unwrap().unwrap();
+        assert_eq!(peer.receive(), pattern(8_000));
+    });
+}
+
+#[test]
+fn datagrams_gathered_for_a_connection_that_another_thread_aborts_are_dropped() {
+    let network = network();
+    let reports = Reports::default();
+    let address = reports.listen(&network, Transport::Udp, ignore);
+    let (connection, peer) = datagrams(&reports, address);
+    Connection::batch(|| {
+        connection.send(b"gathered").unwrap();
+        let other = connection.clone();
+        thread::spawn(move || other.abort()).join().unwrap();
+        assert_eq!(reports.closed(), CloseReason::Local);
+    });
+    has_nothing(&peer);
+    assert_eq!(network.metrics().queued_bytes, 0);
+}
+
+#[test]
+fn a_network_that_is_stopped_in_a_batch_delivers_what_was_gathered() {
+    let network = network();
+    let reports = Reports::default();
+    let address = reports.listen(&network, Transport::Udp, ignore);
+    let (connection, peer) = datagrams(&reports, address);
+    let began = std::time::Instant::now();
+    Connection::batch(|| {
+        connection.send(b"gathered").unwrap();
+        network.stop(PATIENCE);
+    });
+    assert!(began.elapsed() < PATIENCE / 2);
+    assert_eq!(receive(&peer), b"gathered");
+    assert_eq!(receive(&peer), b"");
+}

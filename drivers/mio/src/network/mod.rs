@@ -9,6 +9,7 @@ pub(crate) mod shared;
 pub(crate) mod socket_options;
 
 use crate::address::canonical;
+use crate::batch;
 use crate::conn::home::Home;
 use crate::conn::info::Conn;
 use crate::conn::permit::Permit;
@@ -76,6 +77,8 @@ impl Inner {
     }
 
     fn stop(&self, timeout: Duration) {
+        // What this thread has gathered in a batch is to be delivered, too.
+        batch::flush();
         if !self.stopping.swap(true, SeqCst) {
             let deadline = self.shared.now().after(timeout);
             for worker in self.workers.iter().chain(&self.acceptor) {

@@ -34,7 +34,11 @@ pub(crate) fn watch_listener_again(
     let (poll, raw) = (registry.as_raw_fd(), socket.as_raw_fd());
     // SAFETY: as above; this operation has no event.
     let deleted = unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_DEL, raw, ptr::null_mut()) };
-    check(deleted)?;
+    match check(deleted) {
+        // It was not watched, since that failed before.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        deleted => deleted?,
+    }
     watch_listener(registry, socket, token)
 }
 

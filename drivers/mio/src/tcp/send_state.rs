@@ -8,6 +8,7 @@ use crate::tcp::conn::StreamConn;
 use crate::tcp::gathered::{Gathered, Spare};
 use crate::tcp::layers::{Layers, with_wire};
 use crate::user::catch_panic;
+use cubenet_core::connection::send;
 use cubenet_core::frame::HEADER_LEN;
 use cubenet_core::{
     Action, Backlog, CloseReason, Frame, Instant, Layered, SendError, SendHalf, SendQueue, State,
@@ -180,7 +181,11 @@ impl SendState {
         conn.network().sub_queued(progress);
         conn.info().set_queued(queued);
         match outcome {
-            Ok(()) => self.half.handle_written(progress > 0, queued, now),
+            // What a batch gathers has not been tried: it does not wait for the system.
+            Ok(()) => {
+                let waiting = queued - self.gathered();
+                self.half.handle_written(progress > 0, waiting, now);
+            }
             Err(error) => self.fail(error),
         }
     }
@@ -240,19 +245,7 @@ impl SendState {
         batch: u64,
         spare: &mut SpareRares,
     ) -> Result<Outcome, SendError> {
-        let mut needs_worker = false;
-        let header = match self
-            .half
-            .admit(payload.len(), conn.backlog(), conn.limits())
-        {
-            Err(SendError::Full) if self.has_gathered() => {
-                // Only what the system does not take is in the way.
-                needs_worker = self.flush_gathered(conn, Some(spare));
-                self.half
-                    .admit(payload.len(), conn.backlog(), conn.limits())
-            }
-            admitted => admitted,
-        };
+        let (mut needs_worker, header) = self.admit(conn, payload.len(), Some(spare));
         let header = match header {
             Ok(header) => header,
             Err(error) => {
@@ -277,13 +270,33 @@ impl SendState {
         })
     }
 
-    fn has_gathered(&self) -> bool {
-        let rare = self.rare.as_ref();
-        rare.is_some_and(|rare| rare.gathered.len() > 0)
+    /// Admits a message. What a batch has gathered is not in its way, only what the system does not
+    /// take: it leaves first, if there is no room beside it. Returns whether the worker must look at
+    /// the connection, and the answer.
+    pub(crate) fn admit(
+        &mut self,
+        conn: &StreamConn,
+        len: usize,
+        spare: Option<&mut SpareRares>,
+    ) -> (bool, Result<[u8; HEADER_LEN], SendError>) {
+        let answer = send::admit(self.half.state(), len, conn.backlog(), conn.limits());
+        if answer != Err(SendError::Full) {
+            return (false, answer);
+        }
+        let needs_worker = self.flush_gathered(conn, spare);
+        (
+            needs_worker,
+            self.half.admit(len, conn.backlog(), conn.limits()),
+        )
+    }
+
+    /// Bytes that are gathered.
+    fn gathered(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.gathered.len())
     }
 
     /// Hands what was gathered to the stream. Returns whether the worker must look at the
-    /// connection: something waits that did not before, or it closes.
+    /// connection: something waits that did not before, it closes, or its handler waits for room.
     pub(crate) fn flush_gathered(
         &mut self,
         conn: &StreamConn,
@@ -292,7 +305,8 @@ impl SendState {
         let Some(rare) = self.rare.as_deref_mut() else {
             return false;
         };
-        if rare.gathered.len() == 0 {
+        // Of one that has closed it is lost, and counts until that is settled: it must not end in order.
+        if rare.gathered.len() == 0 || self.half.state() == State::Closed {
             return false;
         }
         let bytes = rare.gathered.take();
@@ -304,7 +318,7 @@ impl SendState {
         }
         self.trim(spare);
         // While they were gathered, it could not end in order.
-        needs_worker || self.half.state() != State::Open
+        needs_worker || self.half.state() != State::Open || self.half.owes_writable()
     }
 }
 

@@ -115,14 +115,18 @@ impl StreamShared {
         len: usize,
         buf: impl FnOnce([u8; 2]) -> WriteBuf<'a>,
     ) -> Result<(), SendError> {
-        let needs_worker = self.locked(|conn, send| {
-            let header = send.half.admit(len, conn.backlog(), conn.limits())?;
-            Ok(send.transmit(conn, buf(header)))
-        })?;
-        self.network().count_sent(1, len as u64);
+        let (needs_worker, sent) = self.locked(|conn, send| {
+            let (needs_worker, header) = send.admit(conn, len, None);
+            match header {
+                Ok(header) => (needs_worker | send.transmit(conn, buf(header)), Ok(())),
+                Err(error) => (needs_worker, Err(error)),
+            }
+        });
         if needs_worker {
             self.wake();
         }
+        sent?;
+        self.network().count_sent(1, len as u64);
         Ok(())
     }
 
@@ -150,7 +154,11 @@ impl StreamShared {
 
     /// Asks the sending half itself, so that it remembers that it owes a `writable`.
     pub(crate) fn admit(&self, len: usize) -> Result<[u8; 2], SendError> {
-        self.locked(|conn, send| send.half.admit(len, conn.backlog(), conn.limits()))
+        let (needs_worker, header) = self.locked(|conn, send| send.admit(conn, len, None));
+        if needs_worker {
+            self.wake();
+        }
+        header
     }
 
     /// Whether it has layers.

@@ -4,7 +4,7 @@ use crate::conn::info::Conn;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::{self, Route, Run};
 use crate::udp::socket::{DatagramSocket, PeerShared};
-use cubenet_core::ConnectionId;
+use cubenet_core::{ConnectionId, State};
 use std::io;
 use std::sync::Arc;
 
@@ -110,6 +110,16 @@ impl DatagramBatch {
     /// Drops everything that this connection has gathered. Returns how many datagrams that was.
     pub(crate) fn discard_all(&mut self, id: ConnectionId) -> usize {
         self.discard_from(0, id)
+    }
+
+    /// Takes out what is gathered on connections that have closed: whose, and how many datagrams.
+    pub(crate) fn take_closed(&mut self) -> Vec<(Arc<PeerShared>, usize)> {
+        let has_closed = |peer: &Arc<PeerShared>| peer.info().state() == State::Closed;
+        let mut taken = Vec::new();
+        while let Some(at) = self.senders.iter().position(has_closed) {
+            taken.push((self.senders.remove(at), self.runs.remove(at).count));
+        }
+        taken
     }
 
     fn discard_from(&mut self, mut at: usize, id: ConnectionId) -> usize {

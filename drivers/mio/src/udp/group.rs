@@ -3,13 +3,15 @@
 //! The system gives all datagrams of one peer to the same socket, as long as the sockets stay the
 //! same. So they stay until the last connection of any of them has closed.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError, Weak};
 
 /// What the sockets of a listener share.
 pub(crate) struct SocketGroup<S> {
     /// Connections of all of them.
     peers: AtomicUsize,
+    /// None is admitted any more: with the last connection the sockets close.
+    closed: AtomicBool,
     /// Weak, so that they close with the last connection.
     sockets: Mutex<Vec<Weak<S>>>,
 }
@@ -18,6 +20,7 @@ impl<S> Default for SocketGroup<S> {
     fn default() -> Self {
         SocketGroup {
             peers: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
             sockets: Mutex::default(),
         }
     }
@@ -42,6 +45,16 @@ impl<S> SocketGroup<S> {
     pub(crate) fn add_peer(&self, most: usize) -> bool {
         let more = |peers| (peers < most).then_some(peers + 1);
         self.peers.fetch_update(SeqCst, Relaxed, more).is_ok()
+    }
+
+    /// No peer is admitted any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, SeqCst);
+    }
+
+    /// Whether that is so.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
     }
 
     /// A connection has gone. Returns whether it was the last.

@@ -228,7 +228,7 @@ impl Peers {
         let peers = batch.senders().map(|sender| self.fingerprint(sender));
         let (peers, hints) = senders.fill(peers);
         self.demux.look_ahead(peers.iter(), hints);
-        let found = hints.iter().map_while(|hint| self.peer(hint.slot()?));
+        let found = hints.iter().filter_map(|hint| self.peer(hint.slot()?));
         let states = found.map(|peer| peer.shared.info().state() as u8);
         std::hint::black_box(states.fold(0, u8::wrapping_add));
     }

@@ -307,7 +307,7 @@ impl DatagramSocket {
     /// A connection of the listener has gone. If it was the last, the workers see whether the sockets
     /// are done with.
     pub(crate) fn remove_peer(&self) {
-        if self.group.remove_peer() {
+        if self.group.remove_peer() && self.group.is_closed() {
             self.group.each(DatagramSocket::wake);
         }
     }
@@ -331,6 +331,7 @@ impl DatagramSocket {
     /// Admits no new peers; those that are there stay. The worker drops the socket when the
     /// last has gone.
     pub(crate) fn close(&self) {
+        self.group.close();
         self.open.store(false, Relaxed);
         self.wake();
     }
@@ -396,7 +397,7 @@ impl DatagramSocket {
 
     fn wait(&self, peer: &Arc<PeerShared>, datagram: &[u8]) {
         let mut waiting = self.waiting();
-        let Some(queue) = &mut *waiting else {
+        let Some(queue) = waiting.as_mut().filter(|_| !peer.is_lost()) else {
             return;
         };
         let len = datagram.len();
@@ -467,11 +468,12 @@ impl DatagramSocket {
     /// Forgets what waits of a connection that is over. To be called on its worker's thread.
     pub(crate) fn forget(&self, peer: &PeerShared) {
         let mut waiting = self.waiting();
+        // Under the lock, so that nothing of it comes to wait from here on.
+        peer.gathered.fetch_or(LOST, Relaxed);
         let queued = peer.info.queued();
         let Some(queue) = waiting.as_mut().filter(|_| queued > 0) else {
             return;
         };
-        peer.gathered.fetch_or(LOST, Relaxed);
         peer.uncount(queued);
         queue.lose(queued);
         self.waiting_count.store(queue.len(), Relaxed);

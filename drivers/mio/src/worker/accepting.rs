@@ -52,9 +52,10 @@ impl Worker {
     }
 
     /// A worker that has accepted lets the others be first next time.
-    fn step_back(&self, token: usize, has_accepted: bool) {
-        if has_accepted && let Some(Some(Source::Listener(listener))) = self.sources.get(token) {
-            listener.step_back();
+    fn step_back(&mut self, token: usize, has_accepted: bool) {
+        if has_accepted && let Some(Some(Source::Listener(listener))) = self.sources.get_mut(token)
+        {
+            listener.step_back(self.resources.now);
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct AcceptSocket {
     again: Instant,
     /// It is in the run queue.
     pub(super) scheduled: bool,
+    /// No event tells of it: it could not be watched.
+    is_unwatched: bool,
 }
 
 /// What a worker is to do next with a socket on which it accepts.
@@ -59,6 +61,7 @@ impl AcceptSocket {
             armed: Instant::NEVER,
             again: Instant::NEVER,
             scheduled: false,
+            is_unwatched: false,
         }
     }
 
@@ -68,13 +71,19 @@ impl AcceptSocket {
     }
 
     /// Lets the others be woken first next time.
-    pub(super) fn step_back(&self) {
+    pub(super) fn step_back(&mut self, now: Instant) {
+        if !self.listener.is_shared() {
+            return;
+        }
         let place = self.listener.place(self.nth);
-        if self.listener.is_shared()
-            && let Some(socket) = &*self.listener.socket()
-            && let Err(error) = place.worker.step_back(socket, place.token)
-        {
-            warn_limited!(%error, "cannot watch a listener");
+        let stepped = match &*self.listener.socket() {
+            Some(socket) => place.worker.step_back(socket, place.token),
+            None => Ok(()),
+        };
+        self.is_unwatched = stepped.is_err();
+        if let Err(error) = stepped {
+            warn_limited!(%error, "cannot watch a listener; trying again");
+            self.pause(now);
         }
     }
 
@@ -97,6 +106,9 @@ impl AcceptSocket {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if now >= self.again {
             self.again = Instant::NEVER;
+            if self.is_unwatched {
+                self.step_back(now);
+            }
         }
     }
 

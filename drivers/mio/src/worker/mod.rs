@@ -78,7 +78,6 @@ fn is_listener(token: Token) -> bool {
 enum Task {
     Command(Command),
     Wake(ConnKey, ConnectionId),
-    Run(PostedTask),
 }
 
 /// The state of a worker's thread.
@@ -92,6 +91,8 @@ pub(crate) struct Worker {
     resources: WorkerResources,
     /// Tasks that were taken over from other threads and have not been done.
     tasks: VecDeque<Task>,
+    /// Work of the application's that has not been done. It comes behind all tasks.
+    runs: VecDeque<PostedTask>,
     /// When what is left is aborted, once the network stops.
     stopping: Option<Instant>,
 }
@@ -110,6 +111,7 @@ impl Worker {
             resources: WorkerResources::new(Arc::clone(&mailbox.worker), workers),
             mailbox,
             tasks: VecDeque::new(),
+            runs: VecDeque::new(),
             stopping: None,
         }
     }
@@ -187,7 +189,7 @@ impl Worker {
             }
         }
         // Who leaves something for this worker wakes it. Tasks may be left over.
-        if woken || !self.tasks.is_empty() {
+        if woken || self.has_tasks() {
             self.handle_tasks();
         }
         self.handle_run_queue();
@@ -199,10 +201,14 @@ impl Worker {
 
     /// How long to wait for events.
     pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        if !self.resources.run_queue.is_empty() || !self.tasks.is_empty() {
+        if !self.resources.run_queue.is_empty() || self.has_tasks() {
             return Some(Duration::ZERO);
         }
         let stop = match self.stopping {
+            Some(deadline) if deadline <= self.resources.now => {
+                // What is left is another worker's to end.
+                self.resources.now.after(ACKNOWLEDGED)
+            }
             Some(deadline) => deadline.min(self.resources.now.after(ACKNOWLEDGED)),
             None => Instant::NEVER,
         };
@@ -286,6 +292,11 @@ impl Worker {
         self.resources.handle.release_token(token as u32);
     }
 
+    /// Whether something that other threads asked for has not been done.
+    fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty() || !self.runs.is_empty()
+    }
+
     /// Gives back the memory behind the last source, if that is most of it.
     fn trim_sources(&mut self) {
         while let Some(None) = self.sources.last() {
@@ -306,27 +317,36 @@ impl Worker {
         self.tasks.extend(commands);
         let wakes = wakes.into_iter().map(|(key, id)| Task::Wake(key, id));
         self.tasks.extend(wakes);
-        self.tasks.extend(tasks.into_iter().map(Task::Run));
+        self.runs.extend(tasks);
         let until = self
             .resources
             .now
             .after(self.resources.network.budgets.time());
-        // What tasks in a row send leaves together.
-        let mut batch = None;
         while let Some(task) = self.tasks.pop_front() {
-            batch = match task {
-                Task::Run(_) => batch.or_else(|| Some(Entered::new())),
-                _ => None,
-            };
             self.handle_task(task);
             if self.resources.now >= until {
                 break;
             }
         }
-        drop(batch);
+        if self.stopping.is_some() {
+            drop(std::mem::take(&mut self.runs));
+        }
+        if self.tasks.is_empty() && !self.runs.is_empty() {
+            // What they send leaves together.
+            let _batch = Entered::new();
+            while let Some(run) = self.runs.pop_front() {
+                self.run_task(run);
+                if self.resources.now >= until {
+                    break;
+                }
+            }
+        }
         if self.tasks.is_empty() {
             // There may have been many.
             self.tasks = VecDeque::new();
+        }
+        if self.runs.is_empty() {
+            self.runs = VecDeque::new();
         }
         if self.resources.handle.take_relief() {
             self.relieve();
@@ -336,7 +356,6 @@ impl Worker {
     fn handle_task(&mut self, task: Task) {
         match task {
             Task::Wake(key, id) => self.wake(key, id),
-            Task::Run(task) => self.run_task(task),
             Task::Command(Command::Accept(accepted)) => self.accept(accepted),
             Task::Command(Command::ConnectStream(shared, permit, handler)) => {
                 self.connect_stream(shared, permit, handler);
@@ -392,6 +411,8 @@ impl Worker {
 
     fn connect_stream(&mut self, shared: Arc<StreamShared>, permit: Permit, handler: BoxedHandler) {
         let token = shared.key().token;
+        // It may have been asked for before it came.
+        shared.info().wake.answered();
         let is_layered = shared.is_layered();
         let mut stream = Stream::connecting(permit.attach(shared), handler, self.resources.now);
         if is_layered {
@@ -407,6 +428,8 @@ impl Worker {
         handler: BoxedHandler,
     ) {
         let token = shared.key().token;
+        shared.info().wake.answered();
+        shared.socket.wake.answered();
         let peers = Peers::connected(permit.attach(shared), handler, &mut self.resources);
         self.adopt(token, Source::Datagrams(Box::new(peers)));
     }

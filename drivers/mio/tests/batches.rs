@@ -6,7 +6,8 @@ use cubenet_mio::{
 use cubenet_tests::layer::{Flipped, record};
 use cubenet_tests::system::{RESETS, wine_cannot};
 use cubenet_tests::{
-    PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with, pattern,
+    PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with, one_worker,
+    pattern,
 };
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, UdpSocket};
@@ -415,7 +416,8 @@ fn datagrams_leave_when_the_batch_ends_in_order() {
 
 #[test]
 fn more_datagrams_than_leave_at_once_leave_in_a_batch() {
-    let network = network();
+    // One worker, so that all leave on one socket.
+    let network = one_worker(Limits::default());
     let reports = Reports::default();
     let address = reports.listen(&network, Transport::Udp, ignore);
     let peers: Vec<_> = (0..150).map(|_| datagrams(&reports, address)).collect();

@@ -128,7 +128,20 @@ pub enum FullPolicy {
     EvictIdleFor(Duration),
 }
 
+/// How many of `max_peers` places a new peer may take; see [`Limits::peer_places`].
+pub(crate) const fn places(max_peers: usize, reserved: usize, recognised: bool) -> usize {
+    let reserved = if recognised { 0 } else { reserved };
+    max_peers.saturating_sub(reserved)
+}
+
 impl Limits {
+    /// How many places of a datagram listener a new peer may take: all of
+    /// [`max_peers`](Limits::max_peers) if the listener's hook recognises it, otherwise those that are
+    /// not [reserved](Limits::reserved_peers).
+    pub const fn peer_places(&self, recognised: bool) -> usize {
+        places(self.max_peers, self.reserved_peers, recognised)
+    }
+
     /// Every timeout, by its name.
     const fn timeouts(&self) -> [(&'static str, Duration); 8] {
         [

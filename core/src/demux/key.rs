@@ -6,7 +6,7 @@ use siphasher::sip::SipHasher13;
 
 /// What peers are known by. Any address that can be hashed is one; a [`Fingerprint`] is one, too.
 pub trait Key: Copy + Eq {
-    /// A hash that nobody can foresee who does not know `key`.
+    /// A hash that cannot be foreseen without `key`.
     fn hash(&self, key: (u64, u64)) -> u64;
 }
 
@@ -20,8 +20,8 @@ impl<P: Copy + Eq + Hash> Key for P {
 /// The hash of an address, in the place of the address. For a driver that has the addresses elsewhere:
 /// a slot takes eight bytes for it.
 ///
-/// Two addresses have the same one once in 2⁶⁴ pairs, and nobody can find such a pair who does not know
-/// the key. So the driver compares the address of the connection that a datagram is said to be for, and
+/// Two addresses have the same one once in 2⁶⁴ pairs, and such a pair cannot be found without the key.
+/// Even so the driver compares the address of the connection that a datagram is said to be for, and
 /// drops the datagram if it is another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {

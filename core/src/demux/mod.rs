@@ -17,7 +17,7 @@ pub use key::{Fingerprint, Key};
 pub use table::GrowingTable;
 pub use table::{FixedTable, SliceTable, Slot, Table};
 
-use crate::limits::{FullPolicy, Limits};
+use crate::limits::{FullPolicy, Limits, places};
 use crate::time::Instant;
 use core::time::Duration;
 use table::{Moment, NIL};
@@ -214,8 +214,8 @@ impl<P: Key, T: Table<P>> Demux<P, T> {
     /// among all connections, too.
     #[cold]
     pub fn newcomer(&self, recognised: bool, has_room: bool, now: Instant) -> Arrival {
-        let kept = if recognised { 0 } else { self.reserved_peers };
-        if has_room && self.len < self.max_peers.saturating_sub(kept) {
+        let places = places(self.max_peers, self.reserved_peers, recognised);
+        if has_room && self.len < places {
             Arrival::Admit
         } else {
             self.evictable(now).map_or(Arrival::Refuse, Arrival::Evict)

@@ -227,33 +227,21 @@ impl SendState {
     }
 }
 
-/// What became of a message that was to be gathered.
-pub(crate) struct Outcome {
-    /// The batch does not have the connection on its list.
-    pub(crate) is_new: bool,
-    /// The worker must look at the connection.
-    pub(crate) needs_worker: bool,
-}
-
 /// What is gathered for a batch of the application's.
 impl SendState {
-    /// Gathers a message for this batch.
+    /// Gathers a message for this batch. Returns whether the worker must look at the connection, and,
+    /// if the message was accepted, whether the batch must remember it.
     pub(crate) fn gather(
         &mut self,
         conn: &StreamConn,
         payload: &[u8],
         batch: u64,
         spare: &mut SpareRares,
-    ) -> Result<Outcome, SendError> {
+    ) -> (bool, Result<bool, SendError>) {
         let (mut needs_worker, header) = self.admit(conn, payload.len(), Some(spare));
         let header = match header {
             Ok(header) => header,
-            Err(error) => {
-                if needs_worker {
-                    conn.wake();
-                }
-                return Err(error);
-            }
+            Err(error) => return (needs_worker, Err(error)),
         };
         let rare = self.rare.get_or_insert_with(|| spare.take());
         let is_new = rare.gathered.push(header, payload, batch, spare);
@@ -264,10 +252,7 @@ impl SendState {
         if is_long || total > conn.limits().max_queued_total() {
             needs_worker |= self.flush_gathered(conn, Some(spare));
         }
-        Ok(Outcome {
-            is_new,
-            needs_worker,
-        })
+        (needs_worker, Ok(is_new))
     }
 
     /// Admits a message. What a batch has gathered is not in its way, only what the system does not

@@ -138,11 +138,12 @@ impl StreamShared {
         batch: u64,
         spare: &mut SpareRares,
     ) -> Result<bool, SendError> {
-        let outcome = self.locked(|conn, send| send.gather(conn, payload, batch, spare))?;
-        if outcome.needs_worker {
+        let (needs_worker, gathered) =
+            self.locked(|conn, send| send.gather(conn, payload, batch, spare));
+        if needs_worker {
             self.wake();
         }
-        Ok(outcome.is_new)
+        gathered
     }
 
     /// Hands what a batch has gathered to the stream.

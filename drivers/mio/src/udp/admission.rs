@@ -141,7 +141,7 @@ impl Peers {
     fn add_peer(&mut self, from: CompactAddr, recognised: bool, now: Instant) -> Option<usize> {
         // Other workers do the same at the same time.
         let group = &self.socket.group;
-        if !group.add_peer(self.socket.max_peers(recognised)) {
+        if !group.add_peer(self.socket.home.limits.peer_places(recognised)) {
             return None;
         }
         let peer = self.fingerprint(&from);

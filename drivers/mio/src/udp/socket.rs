@@ -314,18 +314,7 @@ impl DatagramSocket {
 
     /// Whether its listener has room for a peer that a hook recognises, or does not.
     pub(crate) fn has_room(&self, recognised: bool) -> bool {
-        self.group.peers() < self.max_peers(recognised)
-    }
-
-    /// How many peers its listener may have when one more comes that a hook recognises, or does not.
-    pub(crate) fn max_peers(&self, recognised: bool) -> usize {
-        let limits = &self.home.limits;
-        let reserved = if recognised {
-            0
-        } else {
-            limits.reserved_peers()
-        };
-        limits.max_peers().saturating_sub(reserved)
+        self.group.peers() < self.home.limits.peer_places(recognised)
     }
 
     /// Admits no new peers; those that are there stay. The worker drops the socket when the

@@ -134,8 +134,10 @@ impl Target {
         loop {
             let least = Target::least_loaded(targets);
             let few = least.load();
-            let is_balanced = |own: &&Target| own.load() <= few + few / MAX_IMBALANCE;
-            let target = own.filter(is_balanced).unwrap_or(least);
+            // This worker is at work; another may be held up.
+            let keeps =
+                |own: &&Target| own.load() <= few + few / MAX_IMBALANCE || least.is_held_up();
+            let target = own.filter(keeps).unwrap_or(least);
             let load = target.load();
             // Other workers choose at the same time.
             let counter = &target.home.worker.load;
@@ -148,6 +150,11 @@ impl Target {
         }
     }
 
+    /// Whether a callback holds its worker up.
+    fn is_held_up(&self) -> bool {
+        self.home.worker.is_held_up(self.home.network().now())
+    }
+
     /// How many connections its worker has.
     fn load(&self) -> usize {
         self.home.worker.load.load(Relaxed)
@@ -155,9 +162,8 @@ impl Target {
 
     /// The one whose worker has the fewest connections.
     pub(crate) fn least_loaded(targets: &[Target]) -> &Target {
-        let now = targets[0].home.network().now();
         // One that a callback holds up comes last.
-        let load = |target: &&Target| (target.home.worker.is_held_up(now), target.load());
+        let load = |target: &&Target| (target.is_held_up(), target.load());
         targets.iter().min_by_key(load).unwrap_or(&targets[0])
     }
 }

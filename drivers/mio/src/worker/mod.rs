@@ -173,7 +173,7 @@ impl Worker {
         self.resources.tick();
         self.resources.handshakes = HANDSHAKES;
         self.resources.handle.begins(self.resources.now);
-        // New connections first: nobody else was woken for them, and a callback may block.
+        // New connections first: no other worker was woken for them, and a callback may block.
         for event in events {
             let token = event.token();
             if is_listener(token) {
@@ -188,7 +188,7 @@ impl Worker {
                 self.handle_event(event);
             }
         }
-        // Who leaves something for this worker wakes it. Tasks may be left over.
+        // A thread that leaves something for this worker wakes it. Tasks may be left over.
         if woken || self.has_tasks() {
             self.handle_tasks();
         }
@@ -310,8 +310,8 @@ impl Worker {
     /// Does what other threads asked for, in order, for no longer than the time budget: each
     /// task may run a callback.
     fn handle_tasks(&mut self) {
-        // A connection is handed over before its first wake. So the wakes are taken first, and
-        // done last.
+        // Most connections are handed over before their first wake. So the wakes are taken first,
+        // and done last; `connect_stream` and `connect_datagrams` see to the others.
         let (wakes, tasks) = self.resources.handle.take_wakes();
         let commands = self.mailbox.take().into_iter().map(Task::Command);
         self.tasks.extend(commands);

@@ -144,7 +144,8 @@ impl Connection {
     /// # Errors
     ///
     /// [`SendError::Closed`] if the connection has ended. [`SendError::Full`] if as many tasks wait
-    /// as [`Builder::max_tasks`](crate::Builder::max_tasks) allows: no `writable` follows.
+    /// as [`Builder::max_tasks`](crate::Builder::max_tasks) allows, or if the connection is that of a
+    /// connect whose closure has not returned: no `writable` follows.
     pub fn run_on_worker(
         &self,
         task: impl FnOnce(&mut dyn Link) + Send + 'static,
@@ -159,8 +160,18 @@ impl Connection {
             let posted = home.worker.post_task(key, self.id, task);
             posted.map_err(|_ended| SendError::Closed)
         };
-        let posted = shared!(self, shared => post(shared.home(), shared.key()));
+        let posted = shared!(self, shared => {
+            if !shared.info().is_handed_over() {
+                return Err(SendError::Full);
+            }
+            post(shared.home(), shared.key())
+        });
         posted.unwrap_or(Err(SendError::Closed))
+    }
+
+    /// Its worker has it.
+    pub(crate) fn set_handed_over(&self) {
+        shared!(self, shared => shared.info().set_handed_over(true));
     }
 
     /// Sends a message that was framed once, to go to many. If it has to wait, its bytes

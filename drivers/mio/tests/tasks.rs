@@ -226,3 +226,33 @@ fn no_more_tasks_wait_than_allowed() {
         connection.run_on_worker(|_| {}).is_ok()
     });
 }
+
+#[test]
+fn a_connection_whose_connect_has_not_returned_takes_no_task() {
+    let network = network();
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let server = Reports::default();
+        let address = server.listen(&network, transport, ignore);
+        let client = Reports::default();
+        let reporter = client.reporter(ignore);
+        let connection = network.connect(transport, address, |connection| {
+            // So that the worker looks for it before it comes.
+            connection.send(b"early").unwrap();
+            thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!(connection.run_on_worker(|_| {}), Err(SendError::Full));
+            reporter
+        });
+        let connection = connection.unwrap();
+        let (ran, runs) = channel();
+        connection
+            .run_on_worker(move |link| {
+                ran.send(()).unwrap();
+                link.close();
+            })
+            .unwrap();
+        runs.recv_timeout(PATIENCE).unwrap();
+        server.opened();
+        assert_eq!(server.received(), b"early");
+        assert_eq!(server.closed(), CloseReason::Peer);
+    }
+}

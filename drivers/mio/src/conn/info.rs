@@ -23,6 +23,8 @@ pub(crate) struct ConnInfo {
     paused: AtomicBool,
     /// What its permit stands for; see the module `permit`.
     pub(super) permit: AtomicU8,
+    /// Whether its worker has it, or finds it before anything that is left for it from now on.
+    is_handed_over: AtomicBool,
     /// Whether its worker has been asked to look at it.
     pub(crate) wake: Wake,
     /// Bytes that wait to be sent. A copy for a stream, the count itself for datagrams.
@@ -39,6 +41,7 @@ impl ConnInfo {
             state: AtomicU8::new(state as u8),
             paused: AtomicBool::new(false),
             permit: AtomicU8::new(0),
+            is_handed_over: AtomicBool::new(true),
             wake: Wake::new(),
             queued: AtomicU32::new(0),
         }
@@ -93,6 +96,15 @@ impl ConnInfo {
     /// Returns whether that is new; then the worker must look at it next.
     pub(crate) fn set_paused(&self, paused: bool) -> bool {
         self.paused.swap(paused, Relaxed) != paused
+    }
+
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.is_handed_over.load(Acquire)
+    }
+
+    /// A connect has begun whose connection is not with its worker; or it is now.
+    pub(crate) fn set_handed_over(&self, is_handed_over: bool) {
+        self.is_handed_over.store(is_handed_over, Release);
     }
 
     pub(crate) fn queued(&self) -> usize {

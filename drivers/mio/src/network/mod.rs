@@ -470,10 +470,20 @@ fn hand_over<H: Handler + Send + 'static>(
     permit: Permit,
     handler: impl FnOnce(&Connection) -> H,
 ) -> Result<Connection, Error> {
-    let (connection, token) = match &begun {
-        Begun::Stream(shared) => (Connection::stream(shared), shared.key().token),
-        Begun::Datagrams(shared) => (Connection::datagrams(shared), shared.key().token),
+    let (connection, info, token) = match &begun {
+        Begun::Stream(shared) => (
+            Connection::stream(shared),
+            shared.info(),
+            shared.key().token,
+        ),
+        Begun::Datagrams(shared) => (
+            Connection::datagrams(shared),
+            shared.info(),
+            shared.key().token,
+        ),
     };
+    // As long as the closure runs, the worker would look for it in vain.
+    info.set_handed_over(false);
     // If the application panics, or the worker has ended, the token is free again.
     let token = UnusedToken(&target.home, token);
     let handler: BoxedHandler = Box::new(handler(&connection));
@@ -482,6 +492,7 @@ fn hand_over<H: Handler + Send + 'static>(
         Begun::Datagrams(shared) => Command::ConnectDatagrams(shared, permit, handler),
     };
     target.mailbox.post(command).map_err(|_| Error::Stopped)?;
+    connection.set_handed_over();
     std::mem::forget(token);
     Ok(connection)
 }

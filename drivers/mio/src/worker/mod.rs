@@ -413,6 +413,7 @@ impl Worker {
         let token = shared.key().token;
         // It may have been asked for before it came.
         shared.info().wake.answered();
+        shared.info().set_handed_over(true);
         let is_layered = shared.is_layered();
         let mut stream = Stream::connecting(permit.attach(shared), handler, self.resources.now);
         if is_layered {
@@ -429,6 +430,7 @@ impl Worker {
     ) {
         let token = shared.key().token;
         shared.info().wake.answered();
+        shared.info().set_handed_over(true);
         shared.socket.wake.answered();
         let peers = Peers::connected(permit.attach(shared), handler, &mut self.resources);
         self.adopt(token, Source::Datagrams(Box::new(peers)));

@@ -277,6 +277,14 @@ impl Reports {
     }
 }
 
+/// A connection over TCP that was accepted, its raw peer, and what its handler hears.
+pub fn accepted(network: &Network) -> (Connection, RawClient, Reports) {
+    let reports = Reports::default();
+    let address = reports.listen(network, Transport::Tcp, ignore);
+    let peer = RawClient::connect(address);
+    (reports.opened(), peer, reports)
+}
+
 /// A network of two workers with the default limits.
 pub fn network() -> Network {
     network_with(Limits::default())

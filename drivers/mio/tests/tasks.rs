@@ -3,19 +3,11 @@
 use cubenet_mio::{
     CloseReason, Connection, Handler, Limits, Link, Message, Network, SendError, Transport,
 };
-use cubenet_tests::{PATIENCE, RawClient, Reports, eventually, ignore, network, one_worker};
+use cubenet_tests::{PATIENCE, Reports, accepted, eventually, ignore, network, one_worker};
 use std::net::UdpSocket;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
-
-/// A connection that was accepted, and its raw peer.
-fn stream(network: &Network) -> (Connection, RawClient, Reports) {
-    let reports = Reports::default();
-    let address = reports.listen(network, Transport::Tcp, ignore);
-    let peer = RawClient::connect(address);
-    (reports.opened(), peer, reports)
-}
 
 /// Keeps the worker of a connection busy until the sender is dropped.
 fn busy(connection: &Connection) -> std::sync::mpsc::Sender<()> {
@@ -79,7 +71,7 @@ fn tasks_run_on_the_thread_of_the_callbacks_in_the_order_they_were_asked_for() {
 #[test]
 fn what_tasks_send_leaves_together() {
     let network = one_worker(Limits::default());
-    let (connection, mut peer, _reports) = stream(&network);
+    let (connection, mut peer, _reports) = accepted(&network);
     let release = busy(&connection);
     let (queued, seen) = channel();
     for number in 0..5_u8 {
@@ -102,8 +94,8 @@ fn what_tasks_send_leaves_together() {
 #[test]
 fn a_task_that_panics_closes_its_connection_and_no_other() {
     let network = one_worker(Limits::default());
-    let (connection, _peer, reports) = stream(&network);
-    let (other, mut peer_of_other, _others) = stream(&network);
+    let (connection, _peer, reports) = accepted(&network);
+    let (other, mut peer_of_other, _others) = accepted(&network);
     connection
         .run_on_worker(|link| {
             link.send(b"lost").unwrap();
@@ -121,7 +113,7 @@ fn a_task_that_panics_closes_its_connection_and_no_other() {
 #[test]
 fn a_task_may_close_pause_and_abort() {
     let network = network();
-    let (connection, mut peer, reports) = stream(&network);
+    let (connection, mut peer, reports) = accepted(&network);
     let (paused, has_paused) = channel();
     connection
         .run_on_worker(move |link| {
@@ -144,7 +136,7 @@ fn a_task_may_close_pause_and_abort() {
     assert_eq!(peer.rest(), (Vec::new(), true));
     drop(peer);
     assert_eq!(reports.closed(), CloseReason::Local);
-    let (connection, _peer, reports) = stream(&network);
+    let (connection, _peer, reports) = accepted(&network);
     connection.run_on_worker(|link| link.abort()).unwrap();
     assert_eq!(reports.closed(), CloseReason::Local);
 }
@@ -184,8 +176,8 @@ impl Drop for Dropped {
 #[test]
 fn a_task_of_a_connection_that_ended_is_dropped_and_none_is_accepted_then() {
     let network = one_worker(Limits::default());
-    let (connection, _peer, reports) = stream(&network);
-    let (other, _peer_of_other, _others) = stream(&network);
+    let (connection, _peer, reports) = accepted(&network);
+    let (other, _peer_of_other, _others) = accepted(&network);
     let release = busy(&other);
     let (dropped, is_dropped) = channel();
     let owned = Dropped(dropped);
@@ -208,7 +200,7 @@ fn a_task_of_a_connection_that_ended_is_dropped_and_none_is_accepted_then() {
 #[test]
 fn no_more_tasks_wait_than_allowed() {
     let network = Network::builder().workers(1).max_tasks(3).start().unwrap();
-    let (connection, _peer, _reports) = stream(&network);
+    let (connection, _peer, _reports) = accepted(&network);
     let release = busy(&connection);
     let (ran, runs): (_, Receiver<u8>) = channel();
     let outcomes: Vec<_> = (0..5)

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod batch;
+mod flush;
 pub(crate) mod group;
 pub(crate) mod link;
 pub(crate) mod peers;

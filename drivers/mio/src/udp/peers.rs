@@ -45,7 +45,7 @@ pub(crate) struct Peers {
     /// Its callbacks took little time when they ran last.
     was_quick: bool,
     /// The socket is watched for room to send, since something waits.
-    watches_room: bool,
+    pub(super) watches_room: bool,
 }
 
 /// A batch of datagrams of which the first `done` have been delivered.
@@ -238,12 +238,12 @@ impl Peers {
     }
 
     /// From here on, what the connections of this socket send is gathered.
-    fn begin_batch(&self, resources: &WorkerResources) {
+    pub(super) fn begin_batch(&self, resources: &WorkerResources) {
         resources.batch.borrow_mut().begin(self.socket.id);
     }
 
     /// Hands what was gathered to the socket.
-    fn end_batch(&self, resources: &WorkerResources) {
+    pub(super) fn end_batch(&self, resources: &WorkerResources) {
         let mut batch = resources.batch.borrow_mut();
         batch.flush_datagrams(&self.socket);
         batch.end();
@@ -395,53 +395,9 @@ impl Peers {
         })
     }
 
-    fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
+    pub(super) fn is_at(&self, key: ConnKey, id: ConnectionId) -> bool {
         let peer = self.peer(key.slot as usize);
         peer.is_some_and(|peer| peer.shared.info().id == id)
-    }
-
-    /// Sends what is queued, and calls `writable` of connections that waited for room.
-    pub(crate) fn flush(&mut self, token: usize, resources: &mut WorkerResources) {
-        if !self.socket.has_waiting() && !self.watches_room {
-            return;
-        }
-        self.begin_batch(resources);
-        let flushed = self.socket.flush(resources.network.budgets.datagrams());
-        if flushed.more || !self.follow_room() {
-            resources.schedule(token, &mut self.scheduled);
-        }
-        let mut senders = flushed.senders;
-        senders.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        for shared in senders {
-            let ConnKey { slot, .. } = shared.key();
-            let writable =
-                shared.locked(|half| half.poll_writable(shared.backlog(), shared.limits()));
-            if !self.is_at(shared.key(), shared.info().id) {
-                continue;
-            }
-            if writable {
-                self.call("writable", slot as usize, resources, |handler, link| {
-                    handler.writable(link);
-                });
-            } else {
-                self.after_io(slot as usize, resources);
-            }
-        }
-        self.end_batch(resources);
-    }
-
-    /// Has the socket watched for room to send while something waits for it, and only then. Returns
-    /// whether that went well.
-    fn follow_room(&mut self) -> bool {
-        let waits = self.socket.has_waiting();
-        if waits != self.watches_room {
-            if let Err(error) = self.socket.watch_room(waits) {
-                warn_limited!(local = %self.socket.local, %error, "cannot watch a socket; trying again");
-                return false;
-            }
-            self.watches_room = waits;
-        }
-        true
     }
 
     /// Closes the peers that were idle too long. What the kernel has counts first: this thread may
@@ -513,7 +469,7 @@ impl Peers {
     }
 
     /// Runs a callback of the connection in `slot`, then sees whether that ended it.
-    fn call(
+    pub(super) fn call(
         &mut self,
         what: &str,
         slot: usize,

@@ -1,58 +1,24 @@
-//! Batches of the application's own threads: what is sent within one leaves when it ends.
+//! What is sent over TCP: gathered with the connection, in one write.
 
 use cubenet_mio::{
-    CloseReason, Connection, Frame, Handler, Limits, Link, Message, Network, SendError, Transport,
+    CloseReason, Connection, Frame, Handler, Limits, Link, Message, SendError, Transport,
 };
 use cubenet_tests::layer::{Flipped, record};
 use cubenet_tests::system::{RESETS, wine_cannot};
 use cubenet_tests::{
-    PATIENCE, RawClient, Reports, eventually, framed, ignore, network, network_with, one_worker,
+    PATIENCE, RawClient, Reports, accepted, eventually, framed, ignore, network, network_with,
     pattern,
 };
 use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-/// A connection over TCP that was accepted, and its raw peer.
-fn stream(network: &Network) -> (Connection, RawClient, Reports) {
-    let reports = Reports::default();
-    let address = reports.listen(network, Transport::Tcp, ignore);
-    let peer = RawClient::connect(address);
-    (reports.opened(), peer, reports)
-}
-
-/// A datagram connection that was accepted, and its raw peer.
-fn datagrams(reports: &Reports, address: SocketAddr) -> (Connection, UdpSocket) {
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    peer.connect(address).unwrap();
-    peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    peer.send(b"hello").unwrap();
-    let connection = reports.opened();
-    assert_eq!(reports.received(), b"hello");
-    (connection, peer)
-}
-
 /// Limits that a queue of a few messages is over.
 fn small() -> Limits {
     let limits = Limits::new().with_max_message(9_000);
     limits.with_max_datagram(1_400).with_low_watermark(5_000)
-}
-
-fn receive(peer: &UdpSocket) -> Vec<u8> {
-    let mut buffer = vec![0; 65_536];
-    let len = peer.recv(&mut buffer).expect("a datagram arrives");
-    buffer.truncate(len);
-    buffer
-}
-
-fn has_nothing(peer: &UdpSocket) {
-    thread::sleep(Duration::from_millis(20));
-    peer.set_nonblocking(true).unwrap();
-    assert!(peer.recv(&mut [0; 10]).is_err());
-    peer.set_nonblocking(false).unwrap();
 }
 
 /// That nothing has come to a stream's peer.
@@ -67,8 +33,8 @@ fn is_quiet(peer: &RawClient) {
 #[test]
 fn messages_leave_when_the_batch_ends_and_count_until_then() {
     let network = network();
-    let (one, mut peer_of_one, _reports) = stream(&network);
-    let (other, mut peer_of_other, _others) = stream(&network);
+    let (one, mut peer_of_one, _reports) = accepted(&network);
+    let (other, mut peer_of_other, _others) = accepted(&network);
     let frame = Frame::new(b"to all").unwrap();
     let answer = Connection::batch(|| {
         for number in 0..5_u8 {
@@ -96,7 +62,7 @@ fn messages_leave_when_the_batch_ends_and_count_until_then() {
 #[test]
 fn a_batch_that_panics_has_sent_what_it_gathered() {
     let network = network();
-    let (connection, mut peer, _reports) = stream(&network);
+    let (connection, mut peer, _reports) = accepted(&network);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         Connection::batch(|| {
             connection.send(b"before").unwrap();
@@ -113,7 +79,7 @@ fn a_batch_that_panics_has_sent_what_it_gathered() {
 #[test]
 fn a_batch_inside_another_is_part_of_it() {
     let network = network();
-    let (connection, mut peer, _reports) = stream(&network);
+    let (connection, mut peer, _reports) = accepted(&network);
     Connection::batch(|| {
         Connection::batch(|| connection.send(b"inner").unwrap());
         is_quiet(&peer);
@@ -126,7 +92,7 @@ fn a_batch_inside_another_is_part_of_it() {
 #[test]
 fn what_another_thread_sends_meanwhile_leaves_behind_what_was_gathered() {
     let network = network();
-    let (connection, mut peer, _reports) = stream(&network);
+    let (connection, mut peer, _reports) = accepted(&network);
     let long = Frame::new(&pattern(9_000)).unwrap();
     Connection::batch(|| {
         connection.send(b"gathered").unwrap();
@@ -150,7 +116,7 @@ fn what_another_thread_sends_meanwhile_leaves_behind_what_was_gathered() {
 #[test]
 fn two_batches_may_gather_for_one_connection() {
     let network = network();
-    let (connection, mut peer, _reports) = stream(&network);
+    let (connection, mut peer, _reports) = accepted(&network);
     Connection::batch(|| {
         connection.send(b"1").unwrap();
         let other = connection.clone();
@@ -168,7 +134,7 @@ fn two_batches_may_gather_for_one_connection() {
 fn a_close_delivers_what_was_gathered_whichever_thread_closes() {
     for by_another in [false, true] {
         let network = network();
-        let (connection, mut peer, reports) = stream(&network);
+        let (connection, mut peer, reports) = accepted(&network);
         Connection::batch(|| {
             connection.send(b"gathered").unwrap();
             if by_another {
@@ -189,7 +155,7 @@ fn a_close_delivers_what_was_gathered_whichever_thread_closes() {
 #[test]
 fn what_was_gathered_when_the_peer_ended_is_delivered() {
     let network = network();
-    let (connection, mut peer, reports) = stream(&network);
+    let (connection, mut peer, reports) = accepted(&network);
     Connection::batch(|| {
         connection.send(b"gathered").unwrap();
         peer.stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -203,7 +169,7 @@ fn what_was_gathered_when_the_peer_ended_is_delivered() {
 #[test]
 fn an_abort_drops_what_was_gathered() {
     let network = network();
-    let (connection, mut peer, reports) = stream(&network);
+    let (connection, mut peer, reports) = accepted(&network);
     Connection::batch(|| {
         connection.send(b"gathered").unwrap();
         connection.abort();
@@ -221,7 +187,7 @@ fn a_connection_that_ends_in_a_batch_leaves_nothing_behind() {
         return;
     }
     let network = network();
-    let (connection, peer, reports) = stream(&network);
+    let (connection, peer, reports) = accepted(&network);
     Connection::batch(|| {
         connection.send(b"gathered").unwrap();
         socket2::SockRef::from(&peer.stream)
@@ -238,7 +204,7 @@ fn a_connection_that_ends_in_a_batch_leaves_nothing_behind() {
 #[test]
 fn a_batch_may_send_more_than_may_wait() {
     let network = network_with(small().with_max_queued(10_000));
-    let (connection, mut peer, _reports) = stream(&network);
+    let (connection, mut peer, _reports) = accepted(&network);
     let reading = thread::spawn(move || {
         for number in 0..2_000_u32 {
             assert_eq!(peer.receive()[..4], number.to_be_bytes());
@@ -264,7 +230,7 @@ fn a_batch_may_send_more_than_may_wait() {
 #[test]
 fn one_that_does_not_read_is_full_in_a_batch_and_writable_later() {
     let network = network_with(small().with_max_queued(50_000));
-    let (connection, mut peer, reports) = stream(&network);
+    let (connection, mut peer, reports) = accepted(&network);
     let mut sent = 0;
     Connection::batch(|| {
         while connection.send([7; 1_000]).is_ok() {
@@ -286,7 +252,7 @@ fn what_is_gathered_on_all_connections_keeps_to_the_limit_of_all() {
         .with_max_queued(30_000)
         .with_max_queued_total(40_000);
     let network = network_with(limits);
-    let mut streams: Vec<_> = (0..20).map(|_| stream(&network)).collect();
+    let mut streams: Vec<_> = (0..20).map(|_| accepted(&network)).collect();
     Connection::batch(|| {
         for (connection, ..) in &streams {
             // A first message is accepted even where there is no room.
@@ -324,7 +290,7 @@ fn a_batch_in_a_callback_gathers_for_other_connections() {
         }
     }
     let network = network();
-    let mut streams: Vec<_> = (0..5).map(|_| stream(&network)).collect();
+    let mut streams: Vec<_> = (0..5).map(|_| accepted(&network)).collect();
     let others: Vec<_> = streams.iter().map(|(other, ..)| other.clone()).collect();
     let accept = move |_: &Connection| Some(ToAll(others.clone()));
     let listener = network
@@ -377,113 +343,6 @@ fn a_layer_gets_what_was_gathered_at_once() {
     peer.stream.read_exact(&mut received).unwrap();
     assert_eq!(received, record(&expected), "one record");
     assert_eq!(connection.queued(), 0);
-}
-
-#[test]
-fn datagrams_leave_when_the_batch_ends_in_order() {
-    let network = network();
-    let reports = Reports::default();
-    let address = reports.listen(&network, Transport::Udp, ignore);
-    let others = Reports::default();
-    let elsewhere = others.listen(&network, Transport::Udp, ignore);
-    let peers: Vec<_> = (0..10)
-        .map(|nth| match nth % 2 {
-            0 => datagrams(&reports, address),
-            _ => datagrams(&others, elsewhere),
-        })
-        .collect();
-    // Equal ones, which go out as one run, and others.
-    let sizes = [40, 40, 40, 7, 1_500, 1_500, 1];
-    Connection::batch(|| {
-        for size in sizes {
-            for (connection, _) in &peers {
-                connection.send(pattern(size)).unwrap();
-            }
-        }
-        for (connection, peer) in peers.iter().take(2) {
-            has_nothing(peer);
-            assert_eq!(connection.queued(), sizes.iter().sum::<usize>());
-        }
-    });
-    for (connection, peer) in &peers {
-        for size in sizes {
-            assert_eq!(receive(peer), pattern(size));
-        }
-        assert_eq!(connection.queued(), 0);
-    }
-    assert_eq!(network.metrics().messages_out, 70);
-}
-
-#[test]
-fn more_datagrams_than_leave_at_once_leave_in_a_batch() {
-    // One worker, so that all leave on one socket.
-    let network = one_worker(Limits::default());
-    let reports = Reports::default();
-    let address = reports.listen(&network, Transport::Udp, ignore);
-    let peers: Vec<_> = (0..150).map(|_| datagrams(&reports, address)).collect();
-    Connection::batch(|| {
-        for (number, (connection, _)) in (0..150_u8).zip(&peers) {
-            connection.send([number; 30]).unwrap();
-        }
-        let (_, peer) = &peers[0];
-        assert_eq!(receive(peer), [0; 30], "the first have left");
-    });
-    for (number, (_, peer)) in (1..150_u8).zip(&peers[1..]) {
-        assert_eq!(receive(peer), [number; 30]);
-    }
-}
-
-#[test]
-fn a_close_datagram_follows_what_was_gathered_whichever_thread_closes() {
-    for by_another in [false, true] {
-        let network = network();
-        let reports = Reports::default();
-        let address = reports.listen(&network, Transport::Udp, ignore);
-        let (connection, peer) = datagrams(&reports, address);
-        Connection::batch(|| {
-            connection.send(b"gathered").unwrap();
-            if by_another {
-                let other = connection.clone();
-                thread::spawn(move || other.close()).join().unwrap();
-            } else {
-                connection.close();
-            }
-            has_nothing(&peer);
-            assert_eq!(connection.send(b"late"), Err(SendError::Closed));
-        });
-        assert_eq!(receive(&peer), b"gathered");
-        assert_eq!(receive(&peer), b"");
-        assert_eq!(reports.closed(), CloseReason::Local);
-    }
-}
-
-#[test]
-fn an_abort_drops_the_datagrams_that_were_gathered() {
-    let network = network();
-    let reports = Reports::default();
-    let address = reports.listen(&network, Transport::Udp, ignore);
-    let (connection, peer) = datagrams(&reports, address);
-    let (other, peer_of_other) = datagrams(&reports, address);
-    Connection::batch(|| {
-        connection.send(b"gathered").unwrap();
-        other.send(b"gathered, too").unwrap();
-        connection.abort();
-    });
-    assert_eq!(receive(&peer_of_other), b"gathered, too");
-    has_nothing(&peer);
-    assert_eq!(reports.closed(), CloseReason::Local);
-}
-
-#[test]
-fn a_batch_keeps_no_socket_beyond_its_end() {
-    let network = network();
-    let reports = Reports::default();
-    let address = reports.listen(&network, Transport::Udp, ignore);
-    let (connection, peer) = datagrams(&reports, address);
-    Connection::batch(|| connection.send(b"one").unwrap());
-    assert_eq!(receive(&peer), b"one");
-    network.stop(Duration::ZERO);
-    UdpSocket::bind(address).expect("nothing is bound to the address");
 }
 
 #[test]
@@ -543,7 +402,7 @@ fn batches_of_many_threads_and_callbacks_lose_and_double_nothing() {
 fn a_queue_that_empties_while_a_batch_gathers_is_no_stall() {
     let stall = Duration::from_millis(300);
     let network = network_with(Limits::new().with_write_stall_timeout(stall));
-    let (connection, mut peer, reports) = stream(&network);
+    let (connection, mut peer, reports) = accepted(&network);
     let mut sent = 0;
     while connection.queued() == 0 {
         connection.send(pattern(9_000)).unwrap();
@@ -565,10 +424,8 @@ fn a_queue_that_empties_while_a_batch_gathers_is_no_stall() {
 
 #[test]
 fn what_is_gathered_is_in_the_way_of_no_other_message() {
-    let limits = Limits::new().with_max_message(9_000);
-    let limits = limits.with_max_datagram(1_400).with_low_watermark(1_000);
-    let network = network_with(limits.with_max_queued(16_000));
-    let (connection, mut peer, _reports) = stream(&network);
+    let network = network_with(small().with_max_queued(16_000));
+    let (connection, mut peer, _reports) = accepted(&network);
     let frame = Frame::new(&pattern(5_000)).unwrap();
     Connection::batch(|| {
         for _ in 0..15 {
@@ -584,36 +441,4 @@ fn what_is_gathered_is_in_the_way_of_no_other_message() {
         sends.join().unwrap().unwrap();
         assert_eq!(peer.receive(), pattern(8_000));
     });
-}
-
-#[test]
-fn datagrams_gathered_for_a_connection_that_another_thread_aborts_are_dropped() {
-    let network = network();
-    let reports = Reports::default();
-    let address = reports.listen(&network, Transport::Udp, ignore);
-    let (connection, peer) = datagrams(&reports, address);
-    Connection::batch(|| {
-        connection.send(b"gathered").unwrap();
-        let other = connection.clone();
-        thread::spawn(move || other.abort()).join().unwrap();
-        assert_eq!(reports.closed(), CloseReason::Local);
-    });
-    has_nothing(&peer);
-    assert_eq!(network.metrics().queued_bytes, 0);
-}
-
-#[test]
-fn a_network_that_is_stopped_in_a_batch_delivers_what_was_gathered() {
-    let network = network();
-    let reports = Reports::default();
-    let address = reports.listen(&network, Transport::Udp, ignore);
-    let (connection, peer) = datagrams(&reports, address);
-    let began = std::time::Instant::now();
-    Connection::batch(|| {
-        connection.send(b"gathered").unwrap();
-        network.stop(PATIENCE);
-    });
-    assert!(began.elapsed() < PATIENCE / 2);
-    assert_eq!(receive(&peer), b"gathered");
-    assert_eq!(receive(&peer), b"");
 }

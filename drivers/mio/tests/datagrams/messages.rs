@@ -129,14 +129,16 @@ fn a_listener_survives_peers_whose_ports_have_closed() {
     let network = network(Limits::default());
     let server = Reports::default();
     let address = server.listen(&network, Transport::Udp, ignore);
-    for _ in 0..20 {
-        client(address).send(b"gone at once").unwrap();
+    // All at once, so that none has the port of one that has gone.
+    let mut sockets: Vec<_> = (0..21).map(|_| client(address)).collect();
+    for gone in sockets.drain(1..) {
+        gone.send(b"gone at once").unwrap();
+        drop(gone);
         let connection = server.opened();
         server.received();
         connection.send(b"lost").unwrap();
     }
-    let socket = client(address);
-    socket.send(b"still here").unwrap();
+    sockets[0].send(b"still here").unwrap();
     server.opened();
     assert_eq!(server.received(), b"still here");
 }

@@ -13,7 +13,7 @@ mod support;
 use bytes::Bytes;
 use clap::Parser;
 use cubenet_mio::{
-    ConnectError, Connection, Error, Handler, Link, Message, Network, Report, SendError, Transport,
+    ConnectError, Connection, Error, Handler, Link, Message, Network, SendError, Transport,
 };
 use hdrhistogram::Histogram;
 use std::process::ExitCode;
@@ -135,13 +135,7 @@ fn main() -> ExitCode {
         complain!("there can be {allowed} clients at most: each takes two descriptors");
         return ExitCode::from(2);
     }
-    match run(&options) {
-        Ok(good) => support::print::ended(ExitCode::from(u8::from(!good))),
-        Err(error) => {
-            complain!("{}", Report::new(&error));
-            ExitCode::FAILURE
-        }
-    }
+    support::print::outcome(&run(&options))
 }
 
 fn run(options: &Options) -> Result<bool, Error> {

@@ -11,9 +11,7 @@ mod support;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use cubenet_mio::{
-    Connection, Error, Handler, Link, Message, Network, Report, SendError, Transport,
-};
+use cubenet_mio::{Connection, Error, Handler, Link, Message, Network, SendError, Transport};
 use hdrhistogram::Histogram;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -130,13 +128,7 @@ fn main() -> ExitCode {
         complain!("there can be {allowed} players at most: each takes two descriptors");
         return ExitCode::from(2);
     }
-    match run(&options) {
-        Ok(good) => support::print::ended(ExitCode::from(u8::from(!good))),
-        Err(error) => {
-            complain!("{}", Report::new(&error));
-            ExitCode::FAILURE
-        }
-    }
+    support::print::outcome(&run(&options))
 }
 
 fn run(options: &Options) -> Result<bool, Error> {

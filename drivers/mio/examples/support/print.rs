@@ -1,6 +1,7 @@
 //! Lines on stdout and stderr, which may be closed or full: what cannot be written there is no
 //! reason to panic, but for a program that was to print a result it is a failure.
 
+use cubenet_mio::{Error, Report};
 use std::fmt::Arguments;
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
@@ -29,6 +30,17 @@ pub fn ended(code: ExitCode) -> ExitCode {
         ExitCode::FAILURE
     } else {
         code
+    }
+}
+
+/// What a process ends with whose run went well or did not, or failed; says why.
+pub fn outcome(run: &Result<bool, Error>) -> ExitCode {
+    match run {
+        Ok(good) => ended(ExitCode::from(u8::from(!good))),
+        Err(error) => {
+            err(format_args!("{}", Report::new(error)));
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -7,10 +7,14 @@
  *                                                    turn; waits for a line after the first round
  *   load datagrams PORT PEERS WINDOW SIZE SECONDS    keeps a window of datagrams on their way, each
  *                                                    sent and received as one: no offload merges them
+ *   load pace PORT CONNECTIONS RATE SECONDS          begins so many messages a second, whether the
+ *                                                    others are answered or not; writes how long each
+ *                                                    took since it was due, as nanoseconds of 4 bytes
  *
- * Each prints how many answers there were; `peers` after every round.
+ * Each but the last prints how many answers there were; `peers` after every round.
  */
 #include "common.h"
+#include <stdint.h>
 
 enum { TICK = 40, BUFFER = 1 << 17 };
 
@@ -197,6 +201,48 @@ static void datagrams(int port, int peers, int window, int size, double seconds)
     printf("%lld\n", answered);
 }
 
+static void pace(int port, int connections, int rate, double seconds) {
+    static unsigned char input[BUFFER], message[2 + TICK];
+    struct sockaddr_in address = loopback(port);
+    struct epoll_event event = {.events = EPOLLIN}, events[1024];
+    long long messages = (long long)(rate * seconds), sent = 0, answered = 0, interval = 1000000000 / rate;
+    long long *bytes_of = calloc(connections, sizeof *bytes_of);
+    unsigned *took = calloc(messages, sizeof *took);
+    int epoll = epoll_create1(0), *fds = calloc(connections, sizeof *fds), one = 1;
+    check(bytes_of != NULL && took != NULL && fds != NULL, "calloc");
+    frames(message, 1, TICK);
+    for (int n = 0; n < connections; n++) {
+        event.data.u32 = n;
+        fds[n] = socket(AF_INET, SOCK_STREAM, 0);
+        check(fds[n] >= 0, "socket");
+        setsockopt(fds[n], IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        check(connect(fds[n], (struct sockaddr *)&address, sizeof address) == 0, "connect");
+        check(epoll_ctl(epoll, EPOLL_CTL_ADD, fds[n], &event) == 0, "epoll_ctl");
+    }
+    /* Connection n sends the messages n, n + connections, ...: an answer's number says when it was due. */
+    long long start = nanoseconds(CLOCK_MONOTONIC) + 10000000, end = start + messages * interval + 5000000000LL;
+    while (answered < messages) {
+        long long now = nanoseconds(CLOCK_MONOTONIC);
+        check(now < end, "an answer did not come");
+        for (; sent < messages && start + sent * interval <= now; sent++)
+            check(send(fds[sent % connections], message, sizeof message, 0) == sizeof message, "send");
+        int ready = epoll_wait(epoll, events, 1024, 0);
+        for (int n = 0; n < ready; n++) {
+            int of = events[n].data.u32;
+            ssize_t len = recv(fds[of], input, BUFFER, MSG_DONTWAIT);
+            check(len > 0, "recv");
+            now = nanoseconds(CLOCK_MONOTONIC);
+            long long before = bytes_of[of] / (ssize_t)sizeof message;
+            bytes_of[of] += len;
+            for (; before < bytes_of[of] / (ssize_t)sizeof message; before++) {
+                long long number = of + before * connections, late = now - (start + number * interval);
+                took[answered++] = late < UINT32_MAX ? late : UINT32_MAX;
+            }
+        }
+    }
+    check(fwrite(took, sizeof *took, answered, stdout) == (size_t)answered, "fwrite");
+}
+
 int main(int argc, char **argv) {
     allow_descriptors();
     if (argc == 5 && strcmp(argv[1], "sink") == 0)
@@ -207,6 +253,8 @@ int main(int argc, char **argv) {
         peers(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
     else if (argc == 7 && strcmp(argv[1], "datagrams") == 0)
         datagrams(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), atof(argv[6]));
+    else if (argc == 6 && strcmp(argv[1], "pace") == 0)
+        pace(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atof(argv[5]));
     else {
         fprintf(stderr, "usage: see load.c\n");
         return 2;

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from measure import echo
-from measure.machine import (BINARIES, EXAMPLES, LOAD_CORE, Row, cpu_seconds, free_port, in_turn, on,
+from measure.machine import (BINARIES, LOAD_CORE, Row, cpu_seconds, free_port, in_turn, on,
                              program, resident_bytes, run, running, server)
 
 IDLE = 15_000
@@ -22,13 +22,20 @@ def churn(kind, seconds, at_once=64):
         return (cpu_seconds(process.pid) - before) / ended * 1e9
 
 
-def peers(kind, count, rounds=1):
+def peers_command(kind, port, count):
+    if kind == "floor":
+        return [program("floor"), "udp", port]
+    return [BINARIES / "peers_server", port, count]
+
+
+def peers(kind, count):
+    port = free_port()
+    return peers_of(peers_command(kind, port, count), port, count)
+
+
+def peers_of(command, port, count, rounds=1):
     """For that many datagram peers, each of which is answered in turn: nanoseconds of the processor
     for a message, and bytes of memory for a peer."""
-    port = free_port()
-    command = [program("floor"), "udp", port]
-    if kind != "floor":
-        command = [BINARIES / "peers_server", port, count]
     load = on(LOAD_CORE, program("load"), "peers", port, count, rounds + 1)
     with server(*command) as process:
         empty = resident_bytes(process.pid)
@@ -60,28 +67,39 @@ def peer_memory(_options, count=1_000_000):
 
 def idle(_options):
     """Bytes of resident memory that an idle TCP connection adds to `echo`."""
+    connections = min(IDLE, allow_descriptors() - 100)
+    port = free_port()
+    with server(*echo.command("cubenet", "tcp", port, 1)) as process:
+        each = idle_of(process.pid, port, connections)
+    print(f"\n{each:.0f} bytes resident for each of {connections:,} idle TCP connections, goal ≤ 160",
+          flush=True)
+
+
+def allow_descriptors():
+    """As many descriptors as the system allows, for this process and its children."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    connections = min(IDLE, hard - 100)
-    port = free_port()
-    words = ["--listen", f"127.0.0.1:{port}", "--transport", "tcp", "--workers", "1"]
+    return hard
+
+
+def idle_of(pid, port, connections, before_reading=lambda: None):
+    """Bytes of resident memory that a connection with one message behind it adds to a server."""
     clients = []
     try:
-        with server(EXAMPLES / "echo", *words) as process:
-            # One that has spoken, so that what the worker has once is there.
-            for nth in range(connections + 1):
-                if nth == 1:
-                    before = resident_bytes(process.pid)
-                client = socket.create_connection(("127.0.0.1", port))
-                client.sendall(b"\0\1x")
-                client.recv(3)
-                clients.append(client)
-            each = (resident_bytes(process.pid) - before) / connections
+        # One that has spoken, so that what the server has once is there.
+        for nth in range(connections + 1):
+            if nth == 1:
+                before_reading()
+                before = resident_bytes(pid)
+            client = socket.create_connection(("127.0.0.1", port))
+            clients.append(client)
+            client.sendall(b"\0\1x")
+            client.recv(3)
+        before_reading()
+        return (resident_bytes(pid) - before) / connections
     finally:
         for client in clients:
             client.close()
-    print(f"\n{each:.0f} bytes resident for each of {connections:,} idle TCP connections, goal ≤ 160",
-          flush=True)
 
 
 ROWS = [

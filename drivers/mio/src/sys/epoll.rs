@@ -57,7 +57,7 @@ pub(crate) fn clock_micros() -> u64 {
 }
 
 /// The error of a call that has failed.
-fn check(result: c_int) -> io::Result<()> {
+pub(super) fn check(result: c_int) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -4,6 +4,9 @@
 //! Datagrams in batches: one system call for many where the system has such a call
 //! (`linux`), one for each otherwise (`portable`). Both have the same functions and one type.
 
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+mod alarm;
 mod calls;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
@@ -19,10 +22,13 @@ mod portable;
 #[cfg(target_os = "linux")]
 use linux as system;
 #[cfg(not(target_os = "linux"))]
+use portable as alarm;
+#[cfg(not(target_os = "linux"))]
 use portable as epoll;
 #[cfg(not(target_os = "linux"))]
 use portable as system;
 
+pub(crate) use alarm::Alarm;
 pub(crate) use calls::{
     Pollable, accept, bind, connect, listen, peer_addr, read, receive, register, register_listener,
     send_runs, set_nodelay, shutdown, step_back, take_error, watch_room, write,

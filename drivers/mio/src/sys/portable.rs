@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A buffer for a datagram, and what was received into it.
 pub(crate) struct ReceiveBatch {
@@ -46,6 +46,27 @@ impl ReceiveBatch {
             local: None,
             bytes: &self.buffer[..*len],
         })
+    }
+}
+
+/// Elsewhere a wait has a timeout.
+pub(crate) enum Alarm {}
+
+impl Alarm {
+    pub(crate) fn new(_registry: &Registry, _token: Token) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn went_off(&mut self) {
+        match *self {}
+    }
+
+    pub(crate) fn cover(
+        &mut self,
+        _timeout: Option<Duration>,
+        _now: cubenet_core::Instant,
+    ) -> Option<Duration> {
+        match *self {}
     }
 }
 

@@ -24,6 +24,8 @@ const HELD_UP: Duration = Duration::from_millis(20);
 
 /// The token of the worker's own waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
+/// The token of a worker's alarm.
+pub(super) const ALARM: Token = Token(usize::MAX - 1);
 /// What the tokens of listeners have besides, where several workers watch them.
 pub(super) const LISTENER: usize = 1 << 30;
 

@@ -18,13 +18,13 @@ use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
 use crate::log::warn_limited;
-use crate::sys;
+use crate::sys::{self, Alarm};
 use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
 use crate::udp::peers::Peers;
 use crate::udp::socket::PeerShared;
 use crate::user_callback::run_callback;
-use crate::worker::handle::{LISTENER, PostedTask, WAKER, WorkerHandle};
+use crate::worker::handle::{ALARM, LISTENER, PostedTask, WAKER, WorkerHandle};
 use crate::worker::listener::AcceptSocket;
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox};
 use crate::worker::resources::{HANDSHAKES, WorkerResources};
@@ -71,7 +71,7 @@ impl Source {
 
 /// Whether an event is of a listener that several workers watch.
 fn is_listener(token: Token) -> bool {
-    token.0 & LISTENER != 0 && token != WAKER
+    token.0 & LISTENER != 0 && token != WAKER && token != ALARM
 }
 
 /// What other threads ask of a worker, in the order in which it is done.
@@ -83,6 +83,8 @@ enum Task {
 /// The state of a worker's thread.
 pub(crate) struct Worker {
     poll: Poll,
+    /// Ends a wait; `None` where waits have timeouts.
+    alarm: Option<Alarm>,
     mailbox: Arc<Mailbox>,
     /// By their tokens.
     sources: Vec<Option<Source>>,
@@ -105,6 +107,7 @@ impl Worker {
         workers: Arc<[Arc<WorkerHandle>]>,
     ) -> Self {
         Worker {
+            alarm: Alarm::new(poll.registry(), ALARM).ok(),
             poll,
             sources: Vec::new(),
             len: 0,
@@ -122,7 +125,8 @@ impl Worker {
         let mut events = Events::with_capacity(POLL_CAPACITY);
         while self.stopping.is_none() || self.len > 0 {
             if !self.spin(&mut events) {
-                self.wait(&mut events, self.poll_timeout());
+                let timeout = self.covered_timeout();
+                self.wait(&mut events, timeout);
             }
             self.iterate(&events);
         }
@@ -184,6 +188,8 @@ impl Worker {
         for event in events {
             if event.token() == WAKER {
                 woken = true;
+            } else if event.token() == ALARM {
+                self.alarm.iter_mut().for_each(Alarm::went_off);
             } else if !is_listener(event.token()) {
                 self.handle_event(event);
             }
@@ -215,6 +221,15 @@ impl Worker {
         let next = self.resources.timers.next().min(stop).if_ever()?;
         // The clock was read after the last callback; what has passed since is no matter.
         Some(next.since(self.resources.now))
+    }
+
+    /// The same beside the alarm, which is set for it.
+    fn covered_timeout(&mut self) -> Option<Duration> {
+        let timeout = self.poll_timeout();
+        match &mut self.alarm {
+            Some(alarm) => alarm.cover(timeout, self.resources.now),
+            None => timeout,
+        }
     }
 
     fn handle_event(&mut self, event: &Event) {

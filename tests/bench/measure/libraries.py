@@ -223,26 +223,23 @@ def line(name, points):
 
 
 def latency(options):
-    """Microseconds since a message was due, by quantile; of all rounds together."""
+    """Microseconds since a message was due, by quantile: the medians of the rounds, since the machine
+    may hold up one of them."""
     def pace(port, seconds):
         words = on(LOAD_CORE, program("load"), "pace", port, PACE_CONNECTIONS, PACE_RATE, seconds)
         done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
-        return array.array("I", done.stdout)
+        took = sorted(array.array("I", done.stdout))
+        return [took[min(int(quantile * len(took)), len(took) - 1)] / 1e3 for quantile in QUANTILES]
 
     with all_started("tcp") as servers:
-        took = {library.name: array.array("I") for library, _, _ in servers}
+        runs = {library.name: [] for library, _, _ in servers}
         for library, port, _ in servers:
             pace(port, options.warm_up * library.warm)
         for _ in range(options.rounds):
             for library, port, _ in servers:
-                took[library.name].extend(pace(port, options.seconds))
-    lines = []
-    for name, values in took.items():
-        values = sorted(values)
-        at = [(quantile, values[min(int(quantile * len(values)), len(values) - 1)] / 1e3)
-              for quantile in QUANTILES]
-        lines.append(line(name, at))
-    return lines
+                runs[library.name].append(pace(port, options.seconds))
+    return [line(name, zip(QUANTILES, map(statistics.median, zip(*rounds))))
+            for name, rounds in runs.items()]
 
 
 def memory(options):

@@ -55,6 +55,8 @@ struct Axes {
     is_logarithmic: bool,
 }
 
+/// The library whose line is drawn above the others.
+const OURS: &str = "cubenet";
 const FONT: &str = "sans-serif";
 const SIZE: (u32, u32) = (820, 440);
 
@@ -128,7 +130,7 @@ fn thousands(count: &f64) -> String {
 /// A library has one colour in all charts.
 fn colour(name: &str) -> RGBColor {
     match name {
-        "cubenet" => RED,
+        OURS => RED,
         "tokio" => BLUE_500,
         "Asio" => GREEN_600,
         "libuv" => ORANGE_700,
@@ -239,7 +241,7 @@ where
         .draw()?;
     for line in lines {
         let colour = colour(&line.name);
-        let width = if line.name == "cubenet" { 3 } else { 2 };
+        let width = if line.name == OURS { 3 } else { 2 };
         chart
             .draw_series(LineSeries::new(
                 line.points.iter().copied(),
@@ -252,6 +254,11 @@ where
             .iter()
             .map(|point| Circle::new(*point, 3, colour.filled()));
         chart.draw_series(dots)?;
+    }
+    // Once more, above those that run along it.
+    for line in lines.iter().filter(|line| line.name == OURS) {
+        let style = colour(&line.name).stroke_width(3);
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), style))?;
     }
     chart
         .configure_series_labels()

@@ -52,7 +52,8 @@ impl Alarm {
         None
     }
 
-    #[allow(clippy::cast_possible_wrap)] // a deadline of the driver's clock: less than 2^44 seconds
+    // A deadline of the driver's clock is less than 2^44 seconds away; the fields are shorter on some systems.
+    #[allow(clippy::cast_possible_wrap, clippy::cast_lossless)]
     fn set(&self, timeout: Duration) -> io::Result<()> {
         let never = libc::timespec {
             tv_sec: 0,

@@ -12,6 +12,16 @@ pub enum Transport {
     Udp,
 }
 
+impl Transport {
+    /// Whether messages arrive whole, in order and once, as long as the connection lives.
+    pub const fn is_reliable(self) -> bool {
+        match self {
+            Transport::Tcp => true,
+            Transport::Udp => false,
+        }
+    }
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -25,6 +35,11 @@ impl fmt::Display for Transport {
 mod tests {
     use super::*;
     use std::string::ToString;
+
+    #[test]
+    fn a_stream_is_reliable_and_a_datagram_is_not() {
+        assert!(Transport::Tcp.is_reliable() && !Transport::Udp.is_reliable());
+    }
 
     #[test]
     fn it_is_written_as_in_an_address() {

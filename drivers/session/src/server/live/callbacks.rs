@@ -1,0 +1,85 @@
+//! The callbacks of a session: one at a time, in order, and without a lock.
+
+use super::{Event, Live, Session};
+use crate::server::{Node, SessionHandler};
+use crate::wire::End;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+impl Live {
+    /// Calls the handler for the first thing that has happened to it.
+    pub(in crate::server) fn begin(self: &Arc<Self>, node: &Arc<Node>, event: Event) {
+        self.dispatch(node, event);
+    }
+
+    /// Calls the handler, or has the thread do so that is in one of its callbacks.
+    pub(super) fn dispatch(self: &Arc<Self>, node: &Arc<Node>, event: Event) {
+        let mut state = self.state();
+        state.events.push_back(event);
+        if state.running {
+            return;
+        }
+        state.running = true;
+        let handler = state.handler.take();
+        drop(state);
+        let Some(mut handler) = handler else {
+            return;
+        };
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| self.call_all(handler.as_mut()))) {
+                Ok(true) => {
+                    let mut state = self.state();
+                    // Something may have happened since the last look.
+                    if state.events.is_empty() {
+                        state.handler = Some(handler);
+                        state.running = false;
+                        break;
+                    }
+                }
+                // It was the end.
+                Ok(false) => return,
+                Err(_panic) => return self.finish(node, End::Application),
+            }
+        }
+        self.kick(node);
+    }
+
+    /// Calls the handler for all that has happened. Returns whether there may be more.
+    fn call_all(self: &Arc<Self>, handler: &mut dyn SessionHandler) -> bool {
+        let session = Session::new(self);
+        while let Some(event) = self.next_event() {
+            match event {
+                Event::Opened => handler.opened(&session),
+                Event::Resumed => handler.resumed(&session),
+                Event::Suspended => handler.suspended(&session),
+                Event::Writable => handler.writable(&session),
+                Event::Message(number, payload) => {
+                    handler.received(&session, &payload);
+                    let mut state = self.state();
+                    state.incoming.received = number;
+                    state.dirty = true;
+                }
+                Event::Ended(reason) => {
+                    handler.ended(&session, reason);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// What the handler is to be called for next. Nothing happens to a session that is over, but its end.
+    fn next_event(&self) -> Option<Event> {
+        let mut state = self.state();
+        let is_over = state.over.is_some();
+        loop {
+            let event = state.events.pop_front()?;
+            if let Event::Message(_, payload) = &event {
+                state.waiting -= payload.len();
+            }
+            if !is_over || matches!(event, Event::Ended(_)) {
+                return Some(event);
+            }
+        }
+    }
+}

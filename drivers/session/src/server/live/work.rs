@@ -1,0 +1,232 @@
+//! What a session asks of the store: one operation at a time, on the environment's threads.
+
+use super::{Event, Live, PendingResume, State};
+use crate::server::{Node, RETRY};
+use crate::store::{StoreError, Update};
+use crate::wire::{self, End, Refusal};
+use cubenet_core::Instant;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// When an update is tried again that the store could not be reached for.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// An update under way.
+struct Begun {
+    update: Update,
+    fence: u64,
+    at: Instant,
+}
+
+impl Live {
+    /// Has a job look at the session, if there is something to store, or a resume waits.
+    pub(in crate::server) fn kick(self: &Arc<Self>, node: &Arc<Node>) {
+        let mut state = self.state();
+        if state.busy || !state.has_work() {
+            return;
+        }
+        state.busy = true;
+        drop(state);
+        let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));
+        let work = Box::new(move || live.work(&node_of_job));
+        node.environment.run(work);
+    }
+
+    /// Stores what there is, and looks after a resume, until there is nothing more to do.
+    fn work(self: &Arc<Self>, node: &Arc<Node>) {
+        loop {
+            let mut state = self.state();
+            if !state.has_work() {
+                state.busy = false;
+                return;
+            }
+            if state.dirty {
+                let begun = state.begin_update(node);
+                drop(state);
+                let outcome = node.store.update(self.id, begun.fence, &begun.update);
+                if !self.end_update(node, begun, &outcome) {
+                    return;
+                }
+            } else if let Some(resume) = state.resume.take() {
+                drop(state);
+                self.resume_here(node, resume);
+            }
+        }
+    }
+
+    /// An update has been kept, or not. Returns whether there may be more to do now.
+    fn end_update(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        begun: Begun,
+        outcome: &Result<(), StoreError>,
+    ) -> bool {
+        let Begun { update, at, .. } = begun;
+        match outcome {
+            Ok(()) => {
+                let mut state = self.state();
+                state.updated = at;
+                state.incoming.stored = update.received;
+                state.outbox.keep(update.messages.len());
+                drop(state);
+                self.pump(node);
+                true
+            }
+            Err(StoreError::Away(_)) => {
+                let mut state = self.state();
+                state.dirty = true;
+                state.confirms |= update.confirmed;
+                if state.data.is_none() {
+                    state.data = update.data;
+                }
+                let refused = state.resume.take();
+                drop(state);
+                if let Some(refused) = refused {
+                    (refused.reply)(Err((Refusal::StoreAway, RETRY)));
+                }
+                if !self.owns(node) {
+                    return true;
+                }
+                let (live, weak) = (Arc::clone(self), Arc::downgrade(node));
+                let again = Box::new(move || {
+                    if let Some(node) = weak.upgrade() {
+                        live.work(&node);
+                    }
+                });
+                node.environment.run_after(TRY_AGAIN, again);
+                false
+            }
+            Err(StoreError::Unknown) => {
+                self.finish(node, End::Expired);
+                true
+            }
+            Err(_) => {
+                self.finish(node, End::TakenOver);
+                true
+            }
+        }
+    }
+
+    /// The client goes on with a session that is on this node.
+    pub(in crate::server) fn resume(self: &Arc<Self>, node: &Arc<Node>, resume: PendingResume) {
+        let mut state = self.state();
+        let refused = if state.over.is_none() {
+            state.resume.replace(resume)
+        } else {
+            Some(resume)
+        };
+        drop(state);
+        if let Some(refused) = refused {
+            (refused.reply)(Err((Refusal::Busy, RETRY)));
+        }
+        self.kick(node);
+    }
+
+    fn resume_here(self: &Arc<Self>, node: &Arc<Node>, resume: PendingResume) {
+        let PendingResume {
+            token,
+            received,
+            from,
+            reply,
+        } = resume;
+        let at = node.environment.now();
+        match node.take_over(&token, received) {
+            Ok((next, stored)) => {
+                let mut state = self.state();
+                state.fence = stored.fence;
+                state.updated = at;
+                state.outbox.acknowledge(received);
+                let greeting = wire::resumed(&next, state.incoming.stored).to_vec();
+                let was_away = state.connection.is_none();
+                drop(state);
+                if was_away {
+                    self.dispatch(node, Event::Resumed);
+                }
+                reply(Ok(greeting));
+            }
+            Err(error) => {
+                reply(Err(node.refusal(&error, from)));
+                if matches!(error, StoreError::Unknown) {
+                    self.finish(node, End::Expired);
+                }
+            }
+        }
+    }
+
+    /// Sees that the store does not forget the session while it has a client. Returns whether it is to be
+    /// seen to again.
+    pub(in crate::server) fn renew(self: &Arc<Self>, node: &Arc<Node>) -> bool {
+        if !self.owns(node) {
+            return false;
+        }
+        let mut state = self.state();
+        if state.over.is_some() {
+            return false;
+        }
+        if state.connection.is_some() {
+            state.dirty = true;
+        }
+        drop(state);
+        self.kick(node);
+        true
+    }
+
+    /// The session is over on this node.
+    pub(in crate::server) fn finish(self: &Arc<Self>, node: &Arc<Node>, reason: End) {
+        let mut state = self.state();
+        if state.over.is_some() {
+            return;
+        }
+        state.over = Some(reason);
+        state.outbox.discard();
+        state.dirty = false;
+        let fence = state.fence;
+        let connection = state.connection.take();
+        let resume = state.resume.take();
+        drop(state);
+        node.forget(self);
+        if let Some(connection) = connection {
+            let _ = connection.send(&wire::ended(reason));
+            connection.close();
+        }
+        if let Some(resume) = resume {
+            (resume.reply)(Err((Refusal::UnknownSession, Duration::ZERO)));
+        }
+        if !matches!(reason, End::TakenOver | End::LeaseLost) {
+            let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));
+            // If the store is away, it forgets the session by itself.
+            let end = Box::new(move || drop(node_of_job.store.end(live.id, fence)));
+            node.environment.run(end);
+        }
+        self.dispatch(node, Event::Ended(reason));
+    }
+}
+
+impl State {
+    /// Whether there is something to ask of the store. Not while a callback runs: what it does is stored
+    /// together.
+    fn has_work(&self) -> bool {
+        let wanted = self.dirty || self.resume.is_some();
+        wanted && !self.running && self.over.is_none()
+    }
+
+    /// Takes what is to be stored.
+    fn begin_update(&mut self, node: &Node) -> Begun {
+        self.dirty = false;
+        let (first, messages) = self.outbox.to_keep();
+        let update = Update {
+            received: self.incoming.received,
+            acknowledged: self.outbox.acknowledged(),
+            first,
+            messages,
+            data: self.data.take(),
+            confirmed: std::mem::take(&mut self.confirms),
+            expires_in: node.limits.expires_in(),
+        };
+        Begun {
+            update,
+            fence: self.fence,
+            at: node.environment.now(),
+        }
+    }
+}

@@ -25,6 +25,8 @@ pub use environment::{Environment, Job, Threads};
 pub use ring::MAX_PAYLOAD;
 #[cfg(feature = "server")]
 pub use server::{Application, Gate, Session, SessionHandler, SessionLimits, Sessions};
+#[cfg(feature = "redis")]
+pub use store::Redis;
 #[cfg(feature = "server")]
 pub use store::{Memory, Store};
 pub use token::{SessionId, Token};

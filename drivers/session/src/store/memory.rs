@@ -209,15 +209,6 @@ mod tests {
         SecretHash([byte; 32])
     }
 
-    fn resume(presented: u8, next: u8, received: u64) -> Resume {
-        Resume {
-            presented: hash(presented),
-            next: hash(next),
-            received,
-            expires_in: MINUTE,
-        }
-    }
-
     fn update(first: u64, messages: &[&'static [u8]]) -> Update {
         Update {
             first,
@@ -239,56 +230,6 @@ mod tests {
         };
         store.open(ID, &opening).unwrap();
         (store, time)
-    }
-
-    #[test]
-    fn a_token_is_good_until_the_next_is_known_to_have_arrived() {
-        let (store, _) = store();
-        assert_eq!(store.resume(ID, &resume(1, 2, 0)).unwrap().fence, 2);
-        // The answer with the second was lost.
-        assert_eq!(store.resume(ID, &resume(1, 3, 0)).unwrap().fence, 3);
-        let error = store.resume(ID, &resume(2, 4, 0)).unwrap_err();
-        assert!(matches!(error, StoreError::WrongToken));
-        let confirmed = Update {
-            confirmed: true,
-            ..update(1, &[])
-        };
-        store.update(ID, 3, &confirmed).unwrap();
-        let error = store.resume(ID, &resume(1, 4, 0)).unwrap_err();
-        assert!(matches!(error, StoreError::WrongToken), "a replay");
-        // One that is presented has arrived.
-        store.resume(ID, &resume(3, 4, 0)).unwrap();
-        store.resume(ID, &resume(4, 5, 0)).unwrap();
-        let error = store.resume(ID, &resume(3, 6, 0)).unwrap_err();
-        assert!(matches!(error, StoreError::WrongToken));
-    }
-
-    #[test]
-    fn an_owner_before_is_refused() {
-        let (store, _) = store();
-        store.update(ID, 1, &update(1, &[b"a"])).unwrap();
-        store.resume(ID, &resume(1, 2, 0)).unwrap();
-        let error = store.update(ID, 1, &update(2, &[b"b"])).unwrap_err();
-        assert!(matches!(error, StoreError::Fenced));
-        assert!(matches!(store.end(ID, 1), Err(StoreError::Fenced)));
-        assert_eq!(store.len(), 1);
-        store.end(ID, 2).unwrap();
-        store.end(ID, 2).unwrap();
-        assert!(store.is_empty());
-    }
-
-    #[test]
-    fn an_update_may_be_made_twice() {
-        let (store, _) = store();
-        store.update(ID, 1, &update(1, &[b"a", b"b"])).unwrap();
-        store.update(ID, 1, &update(1, &[b"a", b"b"])).unwrap();
-        store.update(ID, 1, &update(2, &[b"b", b"c"])).unwrap();
-        let stored = store.resume(ID, &resume(1, 2, 1)).unwrap();
-        assert_eq!((stored.sent, stored.received), (3, 0));
-        assert_eq!(stored.messages, [&b"b"[..], b"c"]);
-        assert_eq!(&stored.data[..], b"data");
-        let error = store.resume(ID, &resume(1, 2, 4)).unwrap_err();
-        assert!(matches!(error, StoreError::Invalid));
     }
 
     #[test]

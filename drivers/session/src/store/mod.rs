@@ -4,8 +4,12 @@
 //! the [`Environment`](crate::Environment), never on a network's.
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use memory::Memory;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 
 use crate::token::SessionId;
 use bytes::Bytes;

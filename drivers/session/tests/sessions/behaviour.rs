@@ -1,0 +1,200 @@
+//! Clients that lose their connections, nodes that die, and who is let in.
+
+use crate::support::*;
+use cubenet_session::wire::{self, End, Refusal};
+use cubenet_session::{Memory, SessionId, SessionLimits, Token};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread::sleep;
+use std::time::Duration;
+
+#[test]
+fn every_message_arrives_once_and_in_order_over_connections_that_are_cut() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    let player = Shared::new(5_000);
+    let mut seed = 42;
+    let mut connections = 0;
+    while player.get(|player| player.echoed < player.goal) {
+        let connection = player.connect(&network, node.address);
+        connections += 1;
+        sleep(Duration::from_micros(random(&mut seed, 20_000)));
+        connection.abort();
+        assert!(connections < 20_000);
+    }
+    assert_eq!(node.wrong.load(SeqCst), 0);
+    let resumed = player.get(|player| (player.opened, player.ended.len()));
+    assert_eq!(resumed, (1, 0), "of {connections} connections");
+    node.hears(&Heard::Opened);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_session_goes_on_at_another_node_when_its_own_dies() {
+    let store = Arc::new(Memory::new());
+    let network = clients();
+    let player = Shared::new(1_000_000);
+    let mut seed = 7;
+    for life in 0..10 {
+        let node = Node::start(Arc::clone(&store), SessionLimits::new());
+        let connection = player.connect(&network, node.address);
+        let before = player.get(|player| player.echoed);
+        player.wait("it goes on", |player| player.echoed > before + 100);
+        node.hears(if life == 0 {
+            &Heard::Opened
+        } else {
+            &Heard::Resumed
+        });
+        sleep(Duration::from_micros(random(&mut seed, 10_000)));
+        // It stops in the middle of everything, and takes what was not stored with it.
+        drop(node.sessions.clone());
+        node.network.stop(Duration::ZERO);
+        assert_eq!(node.wrong.load(SeqCst), 0);
+        drop(connection);
+    }
+    assert_eq!(
+        player.get(|player| (player.opened, player.ended.len())),
+        (1, 0)
+    );
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_session_that_is_resumed_elsewhere_ends_here() {
+    let store = Arc::new(Memory::new());
+    let [first, second] = [(); 2].map(|()| Node::start(Arc::clone(&store), SessionLimits::new()));
+    let network = clients();
+    let player = Shared::new(50);
+    player.connect(&network, first.address);
+    player.wait("it plays", |player| player.echoed == 50);
+    // The first node has not heard that the client is gone.
+    player.connect(&network, second.address);
+    player.wait("it goes on", |player| player.resumed == 1);
+    player.get(|player| player.goal = 60);
+    second.hears(&Heard::Resumed);
+    let session = first.sessions.all().pop().expect("it does not know yet");
+    let _ = session.send(b"from a node that has lost it");
+    first.hears(&Heard::Opened);
+    first.hears(&Heard::Ended(End::TakenOver));
+    assert!(session.is_over() && first.sessions.is_empty());
+    assert_eq!(second.sessions.len(), 1);
+    assert!(player.get(|player| player.texts.is_empty()));
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn the_application_hears_of_everything_that_happens_to_a_session() {
+    let limits = SessionLimits::new().with_wait(Duration::from_millis(300));
+    let node = Node::start(Memory::new(), limits);
+    let network = clients();
+    let player = Shared::new(1);
+    let connection = player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed == 1);
+    connection.abort();
+    node.hears(&Heard::Opened);
+    node.hears(&Heard::Suspended);
+    let connection = player.connect(&network, node.address);
+    node.hears(&Heard::Resumed);
+    player.wait("it goes on", |player| player.resumed == 1);
+    connection.abort();
+    node.hears(&Heard::Suspended);
+    node.hears(&Heard::Ended(End::Expired));
+    player.connect(&network, node.address);
+    player.wait("it is refused", |player| {
+        player.refused == [Refusal::UnknownSession]
+    });
+    assert!(!player.get(|player| player.client.has_session()));
+    assert!(node.sessions.is_empty());
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_session_that_has_a_client_does_not_expire() {
+    let wait = Duration::from_millis(200);
+    let node = Node::start(Memory::new(), SessionLimits::new().with_wait(wait));
+    let network = clients();
+    let player = Shared::new(1);
+    player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed == 1);
+    sleep(5 * wait);
+    player.get(|player| player.goal = 2);
+    let session = node.sessions.all().pop().expect("it is there");
+    session.send(b"still there").unwrap();
+    player.wait("it plays on", |player| player.echoed == 2);
+    assert!(player.get(|player| player.ended.is_empty()));
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn the_end_comes_behind_the_last_message() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    let player = Shared::new(0);
+    player.get(|player| player.text = Some(b"end"));
+    player.connect(&network, node.address);
+    player.wait("it ends", |player| player.ended == [End::Application]);
+    assert_eq!(player.get(|player| player.texts.clone()), [b"last words"]);
+    node.hears(&Heard::Opened);
+    node.hears(&Heard::Ended(End::Application));
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn wrong_credentials_and_a_login_that_panics_are_refused() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    for (credentials, refusal) in [
+        (&b"sesame"[..], Refusal::Credentials),
+        (b"panic", Refusal::StoreAway),
+    ] {
+        let player = Shared::new(0);
+        player.get(|player| player.credentials = credentials.to_vec());
+        player.connect(&network, node.address);
+        player.wait("it is refused", |player| player.refused == [refusal]);
+    }
+    assert!(node.sessions.is_empty());
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn wrong_tokens_of_an_address_are_few() {
+    let limits = SessionLimits::new().with_wrong_tokens_per_minute(3);
+    let node = Node::start(Memory::new(), limits);
+    let network = clients();
+    let guess = |nth| wire::resume(&Token::new(SessionId::from_bytes([nth; 16]), [0; 16]), 0);
+    let unknown = wire::refused(Refusal::UnknownSession, Duration::ZERO);
+    for nth in 0..3 {
+        assert_eq!(answer(&network, node.address, &guess(nth)), unknown);
+    }
+    let busy = wire::refused(Refusal::Busy, Duration::from_secs(1));
+    assert_eq!(answer(&network, node.address, &guess(3)), busy);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_client_that_breaks_the_rules_is_cut_off() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    for wrong in [&b""[..], b"\x63", &wire::ack(0), &wire::end(), b"\x02\x01"] {
+        assert_eq!(answer(&network, node.address, wrong), b"", "{wrong:?}");
+    }
+    let version = wire::refused(Refusal::Version, Duration::ZERO);
+    assert_eq!(answer(&network, node.address, b"\x01\x02name"), version);
+    assert!(node.sessions.is_empty());
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn there_are_as_many_sessions_as_allowed() {
+    let node = Node::start(Memory::new(), SessionLimits::new().with_max_sessions(2));
+    let network = clients();
+    let players = [(); 3].map(|()| Shared::new(1));
+    for player in &players[..2] {
+        player.connect(&network, node.address);
+        player.wait("it plays", |player| player.echoed == 1);
+    }
+    players[2].connect(&network, node.address);
+    players[2].wait("it is refused", |player| player.refused == [Refusal::Busy]);
+    assert_eq!(node.sessions.len(), 2);
+    network.stop(Duration::ZERO);
+}

@@ -1,0 +1,129 @@
+//! A store that fails, and a handler that does.
+
+use crate::support::*;
+use cubenet_session::store::{Opening, Resume, StoreError, Stored, Update};
+use cubenet_session::wire::{End, Refusal};
+use cubenet_session::{Memory, SessionId, SessionLimits, Store};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A store that can be away.
+#[derive(Clone, Default)]
+struct Flaky {
+    memory: Arc<Memory>,
+    is_away: Arc<AtomicBool>,
+    /// Of those that fail, every second has been done all the same, unless all fail.
+    failed: Arc<AtomicUsize>,
+    all_fail: Arc<AtomicBool>,
+    /// The last message to a client that is stored.
+    kept: Arc<AtomicU64>,
+}
+
+impl Flaky {
+    fn may_fail<R>(
+        &self,
+        operation: impl FnOnce() -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        if !self.is_away.load(SeqCst) {
+            return operation();
+        }
+        if self.failed.fetch_add(1, SeqCst) % 2 == 1 && !self.all_fail.load(SeqCst) {
+            operation()?;
+        }
+        Err(StoreError::Away("of a test".into()))
+    }
+}
+
+impl Store for Flaky {
+    fn open(&self, session: SessionId, opening: &Opening) -> Result<(), StoreError> {
+        self.may_fail(|| self.memory.open(session, opening))
+    }
+
+    fn resume(&self, session: SessionId, resume: &Resume) -> Result<Stored, StoreError> {
+        self.may_fail(|| self.memory.resume(session, resume))
+    }
+
+    fn update(&self, session: SessionId, fence: u64, update: &Update) -> Result<(), StoreError> {
+        self.may_fail(|| {
+            self.memory.update(session, fence, update)?;
+            let last = update.first + update.messages.len() as u64 - 1;
+            self.kept.fetch_max(last, SeqCst);
+            Ok(())
+        })
+    }
+
+    fn end(&self, session: SessionId, fence: u64) -> Result<(), StoreError> {
+        self.may_fail(|| self.memory.end(session, fence))
+    }
+}
+
+#[test]
+fn a_store_that_is_away_holds_up_sessions_and_loses_nothing() {
+    let store = Flaky::default();
+    let node = Node::start(store.clone(), SessionLimits::new());
+    let network = clients();
+    let player = Shared::new(10_000);
+    player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed > 100);
+    store.is_away.store(true, SeqCst);
+    let failed = || store.failed.load(SeqCst);
+    let end = Instant::now() + PATIENCE;
+    while failed() < 4 {
+        assert!(Instant::now() < end, "updates are tried again");
+        sleep(Duration::from_millis(1));
+    }
+    let other = Shared::new(1);
+    other.connect(&network, node.address);
+    other.wait("it is refused", |player| {
+        player.refused == [Refusal::StoreAway]
+    });
+    let echoed = player.get(|player| player.echoed);
+    assert!(
+        echoed <= store.kept.load(SeqCst),
+        "nothing is told before it is stored"
+    );
+    store.is_away.store(false, SeqCst);
+    player.wait("it goes on", |player| player.echoed == player.goal);
+    assert_eq!(node.wrong.load(SeqCst), 0);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_node_that_cannot_renew_in_time_gives_its_sessions_up() {
+    let store = Flaky::default();
+    let wait = Duration::from_millis(300);
+    let node = Node::start(store.clone(), SessionLimits::new().with_wait(wait));
+    let network = clients();
+    let player = Shared::new(1);
+    player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed == 1);
+    store.all_fail.store(true, SeqCst);
+    store.is_away.store(true, SeqCst);
+    player.wait("it ends", |player| !player.ended.is_empty());
+    node.hears(&Heard::Opened);
+    let heard = node.heard.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(heard, Heard::Ended(End::LeaseLost));
+    assert_eq!(player.get(|player| player.ended.clone()), [End::LeaseLost]);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_handler_that_panics_ends_its_session_alone() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    let [player, other] = [(); 2].map(|()| Shared::new(1));
+    for one in [&player, &other] {
+        one.connect(&network, node.address);
+        one.wait("it plays", |player| player.echoed == 1);
+    }
+    player.get(|player| player.text = Some(b"panic"));
+    player.connect(&network, node.address);
+    player.wait("it ends", |player| player.ended == [End::Application]);
+    assert_eq!(node.sessions.len(), 1);
+    other.get(|player| player.goal = 2);
+    other.connect(&network, node.address);
+    other.wait("it plays on", |player| player.echoed == 2);
+    network.stop(Duration::ZERO);
+}

@@ -1,0 +1,144 @@
+//! What every store does.
+
+use crate::redis::Server;
+use bytes::Bytes;
+use cubenet_session::store::{Opening, Resume, SecretHash, StoreError, Update};
+use cubenet_session::{Memory, SessionId, Store};
+use std::thread::sleep;
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn hash(byte: u8) -> SecretHash {
+    SecretHash([byte; 32])
+}
+
+fn resume(presented: u8, next: u8, received: u64) -> Resume {
+    Resume {
+        presented: hash(presented),
+        next: hash(next),
+        received,
+        expires_in: MINUTE,
+    }
+}
+
+fn update(first: u64, messages: &[&'static [u8]]) -> Update {
+    Update {
+        first,
+        messages: messages.iter().copied().map(Bytes::from_static).collect(),
+        expires_in: MINUTE,
+        ..Update::default()
+    }
+}
+
+/// Calls `test` with every store there is, and a session in it.
+fn with_stores(test: impl Fn(&dyn Store, SessionId)) {
+    let opening = Opening {
+        secret: hash(1),
+        data: Bytes::from_static(b"\0data\xff"),
+        expires_in: MINUTE,
+    };
+    let id = SessionId::from_bytes([0xa5; 16]);
+    let memory = Memory::new();
+    memory.open(id, &opening).unwrap();
+    test(&memory, id);
+    if let Some(server) = Server::start() {
+        let redis = server.store();
+        redis.open(id, &opening).unwrap();
+        test(&redis, id);
+    }
+}
+
+#[test]
+fn a_session_is_kept_as_it_was() {
+    with_stores(|store, id| {
+        let all = Update {
+            received: 5,
+            data: Some(Bytes::from_static(b"other data")),
+            ..update(1, &[b"one", b"\0two\xff", b""])
+        };
+        store.update(id, 1, &all).unwrap();
+        store.update(id, 1, &update(4, &[b"four"])).unwrap();
+        let stored = store.resume(id, &resume(1, 2, 1)).unwrap();
+        assert_eq!((stored.fence, stored.received, stored.sent), (2, 5, 4));
+        assert_eq!(stored.messages, [&b"\0two\xff"[..], b"", b"four"]);
+        assert_eq!(&stored.data[..], b"other data");
+        let acknowledged = Update {
+            acknowledged: 4,
+            ..update(5, &[])
+        };
+        store.update(id, 2, &acknowledged).unwrap();
+        let stored = store.resume(id, &resume(1, 2, 4)).unwrap();
+        assert!(stored.messages.is_empty());
+        assert_eq!((stored.fence, stored.received, stored.sent), (3, 5, 4));
+    });
+}
+
+#[test]
+fn a_token_is_good_until_the_next_is_known_to_have_arrived() {
+    with_stores(|store, id| {
+        assert_eq!(store.resume(id, &resume(1, 2, 0)).unwrap().fence, 2);
+        // The answer with the second was lost.
+        assert_eq!(store.resume(id, &resume(1, 3, 0)).unwrap().fence, 3);
+        let is_wrong = |presented| {
+            let outcome = store.resume(id, &resume(presented, 9, 0));
+            matches!(outcome, Err(StoreError::WrongToken))
+        };
+        assert!(is_wrong(2));
+        let confirmed = Update {
+            confirmed: true,
+            ..update(1, &[])
+        };
+        store.update(id, 3, &confirmed).unwrap();
+        assert!(is_wrong(1), "a replay");
+        // One that is presented has arrived.
+        store.resume(id, &resume(3, 4, 0)).unwrap();
+        store.resume(id, &resume(4, 5, 0)).unwrap();
+        assert!(is_wrong(3));
+    });
+}
+
+#[test]
+fn an_owner_before_is_refused() {
+    with_stores(|store, id| {
+        store.update(id, 1, &update(1, &[b"a"])).unwrap();
+        store.resume(id, &resume(1, 2, 0)).unwrap();
+        let error = store.update(id, 1, &update(2, &[b"b"])).unwrap_err();
+        assert!(matches!(error, StoreError::Fenced), "{error}");
+        assert!(matches!(store.end(id, 1), Err(StoreError::Fenced)));
+        store.end(id, 2).unwrap();
+        store.end(id, 2).unwrap();
+        let error = store.resume(id, &resume(1, 2, 0)).unwrap_err();
+        assert!(matches!(error, StoreError::Unknown), "{error}");
+        let error = store.update(id, 2, &update(2, &[])).unwrap_err();
+        assert!(matches!(error, StoreError::Unknown), "{error}");
+    });
+}
+
+#[test]
+fn an_update_may_be_made_twice() {
+    with_stores(|store, id| {
+        store.update(id, 1, &update(1, &[b"a", b"b"])).unwrap();
+        store.update(id, 1, &update(1, &[b"a", b"b"])).unwrap();
+        store.update(id, 1, &update(2, &[b"b", b"c"])).unwrap();
+        let error = store.resume(id, &resume(1, 2, 4)).unwrap_err();
+        assert!(matches!(error, StoreError::Invalid), "{error}");
+        let stored = store.resume(id, &resume(1, 2, 1)).unwrap();
+        assert_eq!((stored.sent, stored.received), (3, 0));
+        assert_eq!(stored.messages, [&b"b"[..], b"c"]);
+    });
+}
+
+#[test]
+fn what_is_not_updated_expires() {
+    with_stores(|store, id| {
+        let short = Update {
+            expires_in: Duration::from_millis(20),
+            ..update(1, &[b"a"])
+        };
+        store.update(id, 1, &short).unwrap();
+        sleep(Duration::from_millis(40));
+        let error = store.resume(id, &resume(1, 2, 0)).unwrap_err();
+        assert!(matches!(error, StoreError::Unknown), "{error}");
+    });
+}

@@ -30,3 +30,8 @@ pub use store::Redis;
 #[cfg(feature = "server")]
 pub use store::{Memory, Store};
 pub use token::{SessionId, Token};
+
+/// The code in the book's chapter is compiled with the tests.
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../../../docs/src/sessions.md")]
+struct Book;

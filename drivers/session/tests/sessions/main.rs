@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod failures;
+mod python;
 mod redis;
 mod stores;
 mod support;

@@ -59,6 +59,8 @@ pub struct Client<const N: usize> {
     /// The connection that it was told of last. What others say is no matter.
     connection: Option<ConnectionId>,
     token: Option<Token>,
+    /// How often it has been resumed, or tried.
+    attempt: u64,
     /// The number of the last message that has arrived.
     received: u64,
     /// What has arrived since the last acknowledgement.
@@ -118,6 +120,7 @@ impl<const N: usize> Client<N> {
             phase: Phase::Apart,
             connection: None,
             token: None,
+            attempt: 0,
             received: 0,
             unacknowledged: Unacknowledged {
                 messages: 0,
@@ -152,7 +155,8 @@ impl<const N: usize> Client<N> {
         self.phase = Phase::Apart;
         self.connection = Some(link.id());
         if let Some(token) = &self.token {
-            link.send(&wire::resume(token, self.received))?;
+            self.attempt += 1;
+            link.send(&wire::resume(token, self.attempt, self.received))?;
             self.phase = Phase::Resuming;
             return Ok(());
         }
@@ -196,6 +200,7 @@ impl<const N: usize> Client<N> {
         match (self.phase, packet) {
             (Phase::LoggingIn, ToClient::Welcome { token }) => {
                 self.token = Some(token);
+                self.attempt = 0;
                 self.received = 0;
                 self.activate(link);
                 Ok(Event::Opened)

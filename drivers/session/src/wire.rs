@@ -4,7 +4,7 @@
 //! | packet | byte | and then | from |
 //! | --- | --- | --- | --- |
 //! | login | 1 | version (1), credentials | client |
-//! | resume | 2 | version (1), token (32), last message that has arrived (8) | client |
+//! | resume | 2 | version (1), token (32), attempt (8), last message that has arrived (8) | client |
 //! | message | 3 | its number (8), payload | both |
 //! | ack | 4 | last message that has arrived (8) | both |
 //! | end | 5 | | client |
@@ -29,6 +29,7 @@ pub const MESSAGE_HEADER: usize = 1 + NUMBER;
 pub const LOGIN_HEADER: usize = 2;
 
 const NUMBER: usize = 8;
+const RESUME_LEN: usize = LOGIN_HEADER + Token::LEN + 2 * NUMBER;
 
 const LOGIN: u8 = 1;
 const RESUME: u8 = 2;
@@ -52,6 +53,8 @@ pub enum ToServer<'a> {
     Resume {
         /// Of its session.
         token: Token,
+        /// Which of its resumes this is, from 1. One that is overtaken by a later one is refused.
+        attempt: u64,
         /// The number of the last message that has arrived at the client.
         received: u64,
     },
@@ -200,9 +203,13 @@ impl<'a> ToServer<'a> {
                 if kind == LOGIN {
                     return Ok(ToServer::Login { credentials: body });
                 }
-                let (token, received) = split_token(body).ok_or(wrong)?;
-                let received = number(received).ok_or(wrong)?;
-                Ok(ToServer::Resume { token, received })
+                let (token, numbers) = split_token(body).ok_or(wrong)?;
+                let (attempt, received) = numbers.split_at_checked(NUMBER).ok_or(wrong)?;
+                Ok(ToServer::Resume {
+                    token,
+                    attempt: number(attempt).ok_or(wrong)?,
+                    received: number(received).ok_or(wrong)?,
+                })
             }
             MESSAGE => Ok(ToServer::Message(numbered(body).ok_or(wrong)?)),
             ACK => Ok(ToServer::Ack(number(body).ok_or(wrong)?)),
@@ -328,12 +335,13 @@ pub const fn login_header() -> Packet<LOGIN_HEADER> {
 }
 
 /// The packet of a client that goes on with its session.
-pub fn resume(token: &Token, received: u64) -> Packet<{ LOGIN_HEADER + Token::LEN + NUMBER }> {
-    let mut packet = [0; LOGIN_HEADER + Token::LEN + NUMBER];
-    packet[0] = RESUME;
-    packet[1] = VERSION;
-    packet[LOGIN_HEADER..][..Token::LEN].copy_from_slice(&token.to_bytes());
-    packet[LOGIN_HEADER + Token::LEN..].copy_from_slice(&received.to_be_bytes());
+pub fn resume(token: &Token, attempt: u64, received: u64) -> Packet<RESUME_LEN> {
+    let mut packet = [0; RESUME_LEN];
+    packet[..LOGIN_HEADER].copy_from_slice(&[RESUME, VERSION]);
+    let (of_token, numbers) = packet[LOGIN_HEADER..].split_at_mut(Token::LEN);
+    of_token.copy_from_slice(&token.to_bytes());
+    numbers[..NUMBER].copy_from_slice(&attempt.to_be_bytes());
+    numbers[NUMBER..].copy_from_slice(&received.to_be_bytes());
     packet
 }
 
@@ -428,7 +436,7 @@ mod tests {
     fn a_packet_of_a_client_is_read_as_it_was_written() {
         let login = [&login_header()[..], b"name"].concat();
         let message = [&message_header(3)[..], b"hello"].concat();
-        let resume = resume(&token(), 5);
+        let resume = resume(&token(), 4, 5);
         let packets: [(&[u8], ToServer<'_>); 5] = [
             (
                 &login,
@@ -440,6 +448,7 @@ mod tests {
                 &resume,
                 ToServer::Resume {
                     token: token(),
+                    attempt: 4,
                     received: 5,
                 },
             ),
@@ -501,7 +510,7 @@ mod tests {
     #[test]
     fn a_packet_cut_short_or_too_long_says_so() {
         let packets: Vec<Vec<u8>> = [
-            &resume(&token(), 5)[..],
+            &resume(&token(), 4, 5)[..],
             &ack(1),
             &end(),
             &welcome(&token()),

@@ -2,7 +2,7 @@
 
 use super::Node;
 use super::carrier::Carrier;
-use super::live::{Live, Refused};
+use super::live::{Coming, Live, Refused};
 use crate::wire::{self, Refusal, ToServer, WireError};
 use cubenet_core::{CloseReason, Handler, Link, Message};
 use std::fmt;
@@ -92,9 +92,18 @@ impl Handler for Gate {
                     self.node.login(credentials, answer);
                 }
             }
-            ToServer::Resume { token, received } => {
+            ToServer::Resume {
+                token,
+                attempt,
+                received,
+            } => {
                 if let Some(answer) = self.begin() {
-                    self.node.resume(token, received, answer);
+                    let coming = Coming {
+                        token,
+                        attempt,
+                        received,
+                    };
+                    self.node.resume(coming, answer);
                 }
             }
             packet => {
@@ -104,9 +113,9 @@ impl Handler for Gate {
                 };
                 let went_well = match packet {
                     ToServer::Message(message) => live.received(&self.node, link, message),
-                    ToServer::Ack(number) => live.acknowledged(&self.node, number),
+                    ToServer::Ack(number) => live.acknowledged(&self.node, link.id(), number),
                     _ => {
-                        live.ended_by_client(&self.node);
+                        live.ended_by_client(&self.node, link.id());
                         true
                     }
                 };

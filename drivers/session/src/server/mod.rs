@@ -24,14 +24,14 @@ pub use limits::SessionLimits;
 pub use live::Session;
 
 use crate::environment::Environment;
-use crate::store::{Opening, Resume, SecretHash, Store, StoreError};
+use crate::store::{Opening, Resume, SecretHash, Store, StoreError, Stored};
 use crate::token::{SessionId, Token};
 use crate::wire::{self, End, Refusal};
 use bytes::Bytes;
-use cubenet_core::Handle;
+use cubenet_core::{Handle, Instant};
 use gate::Answer;
 use limits::Rates;
-use live::{Event, Live, Origin, PendingResume, Refused, Reply};
+use live::{Coming, Event, Greeted, Live, Origin, PendingResume, Refused, Reply};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -218,7 +218,7 @@ impl Node {
         if !self.rates().login(now, &self.limits) || !self.table().reserve(&self.limits) {
             return answer.refuse((Refusal::Busy, RETRY));
         }
-        let mut coming = Coming::new(self, None);
+        let place = Place::new(self, None);
         let (node, credentials) = (Arc::clone(self), credentials.to_vec());
         self.environment.run(Box::new(move || {
             let Some(data) = node.application.login(&credentials, answer.peer_addr()) else {
@@ -226,9 +226,8 @@ impl Node {
             };
             match node.open(&data) {
                 Ok((live, token)) => {
-                    coming.arrive(&live);
-                    node.renew_later(&live);
-                    live.begin(&node, Event::Opened);
+                    node.enter(&live, Event::Opened);
+                    drop(place);
                     answer.attach(&node, &live, wire::welcome(&token).to_vec());
                 }
                 Err(_) => answer.refuse((Refusal::StoreAway, RETRY)),
@@ -253,25 +252,24 @@ impl Node {
     }
 
     /// A client goes on with its session.
-    fn resume(self: &Arc<Self>, token: Token, received: u64, answer: Answer) {
+    fn resume(self: &Arc<Self>, coming: Coming, answer: Answer) {
         let now = self.environment.now();
         let from = answer.peer_addr().ip();
         if !self.rates().resume(from, now, &self.limits) {
             return answer.refuse((Refusal::Busy, RETRY));
         }
-        let id = token.session();
+        let id = coming.token.session();
         let mut table = self.table();
         if let Some(live) = table.live.get(&id) {
             let live = Arc::clone(live);
             drop(table);
-            let (node, attached) = (Arc::clone(self), Arc::clone(&live));
+            let node = Arc::clone(self);
             let reply: Reply = Box::new(move |outcome| match outcome {
-                Ok(greeting) => answer.attach(&node, &attached, greeting),
+                Ok((live, greeting)) => answer.attach(&node, &live, greeting),
                 Err(refused) => answer.refuse(refused),
             });
             let resume = PendingResume {
-                token,
-                received,
+                coming,
                 from,
                 reply,
             };
@@ -285,18 +283,14 @@ impl Node {
         if !may_come {
             return answer.refuse((Refusal::Busy, RETRY));
         }
-        let mut coming = Coming::new(self, Some(id));
+        let place = Place::new(self, Some(id));
         let node = Arc::clone(self);
         self.environment.run(Box::new(move || {
             let started = node.environment.now();
-            match node.take_over(&token, received) {
+            match node.take_over(&coming) {
                 Ok((next, stored)) => {
-                    let greeting = wire::resumed(&next, stored.received).to_vec();
-                    let origin = Origin::resumed(started, &stored);
-                    let live = Live::new(&node, id, origin, &stored.data);
-                    coming.arrive(&live);
-                    node.renew_later(&live);
-                    live.begin(&node, Event::Resumed);
+                    let (live, greeting) = node.arrive(started, &next, &stored);
+                    drop(place);
                     answer.attach(&node, &live, greeting);
                 }
                 Err(error) => answer.refuse(node.refusal(&error, from)),
@@ -304,17 +298,33 @@ impl Node {
         }));
     }
 
+    /// A session has come from another node, at `now`.
+    fn arrive(self: &Arc<Self>, now: Instant, next: &Token, stored: &Stored) -> Greeted {
+        let origin = Origin::resumed(now, stored);
+        let live = Live::new(self, next.session(), origin, &stored.data);
+        self.enter(&live, Event::Resumed);
+        (live, wire::resumed(next, stored.received).to_vec())
+    }
+
+    /// A session is on this node from now on.
+    fn enter(self: &Arc<Self>, live: &Arc<Live>, event: Event) {
+        let mut table = self.table();
+        let before = table.live.insert(live.id(), Arc::clone(live));
+        drop(table);
+        debug_assert!(before.is_none(), "it was not on this node");
+        self.renew_later(live);
+        live.begin(self, event);
+    }
+
     /// Takes a session over from the store. Returns its next token, too.
-    fn take_over(
-        &self,
-        token: &Token,
-        received: u64,
-    ) -> Result<(Token, crate::store::Stored), StoreError> {
+    fn take_over(&self, coming: &Coming) -> Result<(Token, Stored), StoreError> {
+        let token = &coming.token;
         let next = self.token(token.session())?;
         let resume = Resume {
             presented: hash(token),
             next: hash(&next),
-            received,
+            attempt: coming.attempt,
+            received: coming.received,
             expires_in: self.limits.expires_in(),
         };
         let stored = self.store.resume(token.session(), &resume)?;
@@ -325,13 +335,15 @@ impl Node {
     fn refusal(&self, error: &StoreError, from: IpAddr) -> Refused {
         match error {
             StoreError::Away(_) => return (Refusal::StoreAway, RETRY),
+            // It may be its own: one whose answer was lost on the way from the store.
+            StoreError::Overtaken => return (Refusal::Busy, RETRY),
             StoreError::WrongToken | StoreError::Unknown => {
                 let now = self.environment.now();
                 self.rates().wrong_token(from, now);
             }
             StoreError::Invalid | StoreError::Fenced => {}
         }
-        // The same answer to all of them: it tells a guesser nothing.
+        // The same answer to all of these: it tells a guesser nothing.
         (Refusal::UnknownSession, Duration::ZERO)
     }
 
@@ -378,27 +390,22 @@ impl Table {
 }
 
 /// A session that is about to be in the table; when it is dropped, it is or never will be.
-struct Coming {
+struct Place {
     node: Arc<Node>,
     /// Which is being resumed.
     resuming: Option<SessionId>,
 }
 
-impl Coming {
+impl Place {
     fn new(node: &Arc<Node>, resuming: Option<SessionId>) -> Self {
-        Coming {
+        Place {
             node: Arc::clone(node),
             resuming,
         }
     }
-
-    fn arrive(&mut self, live: &Arc<Live>) {
-        let mut table = self.node.table();
-        table.live.insert(live.id(), Arc::clone(live));
-    }
 }
 
-impl Drop for Coming {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.node.table();
         table.coming -= 1;

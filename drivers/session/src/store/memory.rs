@@ -30,6 +30,8 @@ struct Record {
     /// That of the token which the client was sent last, until it is known to have it.
     next: Option<SecretHash>,
     fence: u64,
+    /// The client's last resume.
+    attempt: u64,
     received: u64,
     sent: u64,
     /// Those that the client has not acknowledged; the last has the number `sent`.
@@ -111,6 +113,7 @@ impl Store for Memory {
             secret: opening.secret,
             next: None,
             fence: 1,
+            attempt: 0,
             received: 0,
             sent: 0,
             messages: VecDeque::new(),
@@ -127,7 +130,11 @@ impl Store for Memory {
             if !is_next && record.secret != resume.presented {
                 return Err(StoreError::WrongToken);
             }
+            if resume.attempt <= record.attempt {
+                return Err(StoreError::Overtaken);
+            }
             record.acknowledge(resume.received)?;
+            record.attempt = resume.attempt;
             record.secret = resume.presented;
             record.next = Some(resume.next);
             record.fence += 1;

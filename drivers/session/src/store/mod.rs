@@ -45,7 +45,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::Unknown`], [`StoreError::WrongToken`], [`StoreError::Invalid`] if the client has
-    /// received more than was sent, [`StoreError::Away`].
+    /// received more than was sent, [`StoreError::Overtaken`], [`StoreError::Away`].
     fn resume(&self, session: SessionId, resume: &Resume) -> Result<Stored, StoreError>;
 
     /// Keeps what has happened to a session since. May be called again with the same update, if it is
@@ -102,6 +102,9 @@ pub struct Resume {
     /// Of the secret that replaces it. The one that was presented is good as well, until an update
     /// [confirms](Update::confirmed) that the new one has arrived.
     pub next: SecretHash,
+    /// Which of the client's resumes it is. One with a smaller number than another before, or the same,
+    /// was overtaken, or is a replay.
+    pub attempt: u64,
     /// The number of the last message that has arrived at the client.
     pub received: u64,
     /// How long the session is kept without an update.
@@ -152,6 +155,8 @@ pub enum StoreError {
     WrongToken,
     /// The client cannot have received that.
     Invalid,
+    /// A later resume of the client's came first.
+    Overtaken,
     /// Another node owns the session.
     Fenced,
     /// The store cannot be reached, or has failed. It is not known whether the operation was done.
@@ -164,6 +169,7 @@ impl fmt::Display for StoreError {
             StoreError::Unknown => "there is no such session, or it has expired",
             StoreError::WrongToken => "the session has another token",
             StoreError::Invalid => "the client cannot have received that",
+            StoreError::Overtaken => "a later resume of the client's came first",
             StoreError::Fenced => "another node owns the session",
             StoreError::Away(_) => "the store cannot be reached",
         })

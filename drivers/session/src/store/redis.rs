@@ -18,7 +18,8 @@ const MAX_SPARE: usize = 64;
 
 const OPEN: &str = r"
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'data', ARGV[2], 'fence', 1, 'received', 0, 'sent', 0)
+redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'data', ARGV[2], 'fence', 1, 'attempt', 0,
+  'received', 0, 'sent', 0)
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 'ok'
 ";
@@ -36,13 +37,14 @@ end
 ";
 
 const RESUME: &str = r"
-local stored = redis.call('HMGET', KEYS[1], 'secret', 'next', 'received', 'sent', 'data')
+local stored = redis.call('HMGET', KEYS[1], 'secret', 'next', 'received', 'sent', 'data', 'attempt')
 if not stored[1] then return {'unknown'} end
 if stored[1] ~= ARGV[1] and stored[2] ~= ARGV[1] then return {'wrong token'} end
+if tonumber(ARGV[5]) <= tonumber(stored[6]) then return {'overtaken'} end
 local received, sent = tonumber(ARGV[3]), tonumber(stored[4])
 if received > sent then return {'invalid'} end
 trim(sent, received)
-redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'next', ARGV[2])
+redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'next', ARGV[2], 'attempt', ARGV[5])
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
@@ -219,7 +221,8 @@ impl Store for Redis {
                 .arg(&resume.presented.0[..])
                 .arg(&resume.next.0[..])
                 .arg(resume.received)
-                .arg(millis(resume.expires_in));
+                .arg(millis(resume.expires_in))
+                .arg(resume.attempt);
         })?;
         let mut said = said.into_iter();
         check(&next::<String>(&mut said)?)?;
@@ -268,6 +271,7 @@ fn check(said: &str) -> Result<(), StoreError> {
         "unknown" => Err(StoreError::Unknown),
         "wrong token" => Err(StoreError::WrongToken),
         "invalid" => Err(StoreError::Invalid),
+        "overtaken" => Err(StoreError::Overtaken),
         "fenced" => Err(StoreError::Fenced),
         other => Err(StoreError::Away(format!("Redis answered `{other}`").into())),
     }

@@ -161,7 +161,7 @@ fn wrong_tokens_of_an_address_are_few() {
     let limits = SessionLimits::new().with_wrong_tokens_per_minute(3);
     let node = Node::start(Memory::new(), limits);
     let network = clients();
-    let guess = |nth| wire::resume(&Token::new(SessionId::from_bytes([nth; 16]), [0; 16]), 0);
+    let guess = |nth| wire::resume(&Token::new(SessionId::from_bytes([nth; 16]), [0; 16]), 1, 0);
     let unknown = wire::refused(Refusal::UnknownSession, Duration::ZERO);
     for nth in 0..3 {
         assert_eq!(answer(&network, node.address, &guess(nth)), unknown);

@@ -23,7 +23,7 @@ class Cut(Exception):
 class Session:
     def __init__(self, port, credentials):
         self.port, self.credentials = port, credentials
-        self.token, self.received, self.sent = None, 0, 0
+        self.token, self.attempt, self.received, self.sent = None, 0, 0, 0
         self.unacknowledged = []
         self.socket, self.bytes = None, b""
 
@@ -34,7 +34,9 @@ class Session:
         if self.token is None:
             self.say(bytes([LOGIN, VERSION]) + self.credentials)
         else:
-            self.say(bytes([RESUME, VERSION]) + self.token + struct.pack(">Q", self.received))
+            self.attempt += 1
+            numbers = struct.pack(">QQ", self.attempt, self.received)
+            self.say(bytes([RESUME, VERSION]) + self.token + numbers)
         packet = self.hear()
         if packet[0] == WELCOME:
             self.token = packet[1:33]

@@ -13,10 +13,11 @@ fn hash(byte: u8) -> SecretHash {
     SecretHash([byte; 32])
 }
 
-fn resume(presented: u8, next: u8, received: u64) -> Resume {
+fn resume(attempt: u64, presented: u8, next: u8, received: u64) -> Resume {
     Resume {
         presented: hash(presented),
         next: hash(next),
+        attempt,
         received,
         expires_in: MINUTE,
     }
@@ -59,7 +60,7 @@ fn a_session_is_kept_as_it_was() {
         };
         store.update(id, 1, &all).unwrap();
         store.update(id, 1, &update(4, &[b"four"])).unwrap();
-        let stored = store.resume(id, &resume(1, 2, 1)).unwrap();
+        let stored = store.resume(id, &resume(1, 1, 2, 1)).unwrap();
         assert_eq!((stored.fence, stored.received, stored.sent), (2, 5, 4));
         assert_eq!(stored.messages, [&b"\0two\xff"[..], b"", b"four"]);
         assert_eq!(&stored.data[..], b"other data");
@@ -68,7 +69,7 @@ fn a_session_is_kept_as_it_was() {
             ..update(5, &[])
         };
         store.update(id, 2, &acknowledged).unwrap();
-        let stored = store.resume(id, &resume(1, 2, 4)).unwrap();
+        let stored = store.resume(id, &resume(2, 1, 2, 4)).unwrap();
         assert!(stored.messages.is_empty());
         assert_eq!((stored.fence, stored.received, stored.sent), (3, 5, 4));
     });
@@ -77,11 +78,11 @@ fn a_session_is_kept_as_it_was() {
 #[test]
 fn a_token_is_good_until_the_next_is_known_to_have_arrived() {
     with_stores(|store, id| {
-        assert_eq!(store.resume(id, &resume(1, 2, 0)).unwrap().fence, 2);
+        assert_eq!(store.resume(id, &resume(1, 1, 2, 0)).unwrap().fence, 2);
         // The answer with the second was lost.
-        assert_eq!(store.resume(id, &resume(1, 3, 0)).unwrap().fence, 3);
+        assert_eq!(store.resume(id, &resume(2, 1, 3, 0)).unwrap().fence, 3);
         let is_wrong = |presented| {
-            let outcome = store.resume(id, &resume(presented, 9, 0));
+            let outcome = store.resume(id, &resume(3, presented, 9, 0));
             matches!(outcome, Err(StoreError::WrongToken))
         };
         assert!(is_wrong(2));
@@ -92,8 +93,8 @@ fn a_token_is_good_until_the_next_is_known_to_have_arrived() {
         store.update(id, 3, &confirmed).unwrap();
         assert!(is_wrong(1), "a replay");
         // One that is presented has arrived.
-        store.resume(id, &resume(3, 4, 0)).unwrap();
-        store.resume(id, &resume(4, 5, 0)).unwrap();
+        store.resume(id, &resume(4, 3, 4, 0)).unwrap();
+        store.resume(id, &resume(5, 4, 5, 0)).unwrap();
         assert!(is_wrong(3));
     });
 }
@@ -102,13 +103,13 @@ fn a_token_is_good_until_the_next_is_known_to_have_arrived() {
 fn an_owner_before_is_refused() {
     with_stores(|store, id| {
         store.update(id, 1, &update(1, &[b"a"])).unwrap();
-        store.resume(id, &resume(1, 2, 0)).unwrap();
+        store.resume(id, &resume(1, 1, 2, 0)).unwrap();
         let error = store.update(id, 1, &update(2, &[b"b"])).unwrap_err();
         assert!(matches!(error, StoreError::Fenced), "{error}");
         assert!(matches!(store.end(id, 1), Err(StoreError::Fenced)));
         store.end(id, 2).unwrap();
         store.end(id, 2).unwrap();
-        let error = store.resume(id, &resume(1, 2, 0)).unwrap_err();
+        let error = store.resume(id, &resume(2, 1, 2, 0)).unwrap_err();
         assert!(matches!(error, StoreError::Unknown), "{error}");
         let error = store.update(id, 2, &update(2, &[])).unwrap_err();
         assert!(matches!(error, StoreError::Unknown), "{error}");
@@ -121,11 +122,26 @@ fn an_update_may_be_made_twice() {
         store.update(id, 1, &update(1, &[b"a", b"b"])).unwrap();
         store.update(id, 1, &update(1, &[b"a", b"b"])).unwrap();
         store.update(id, 1, &update(2, &[b"b", b"c"])).unwrap();
-        let error = store.resume(id, &resume(1, 2, 4)).unwrap_err();
+        let error = store.resume(id, &resume(1, 1, 2, 4)).unwrap_err();
         assert!(matches!(error, StoreError::Invalid), "{error}");
-        let stored = store.resume(id, &resume(1, 2, 1)).unwrap();
+        let stored = store.resume(id, &resume(2, 1, 2, 1)).unwrap();
         assert_eq!((stored.sent, stored.received), (3, 0));
         assert_eq!(stored.messages, [&b"b"[..], b"c"]);
+    });
+}
+
+#[test]
+fn a_resume_that_a_later_one_has_overtaken_is_refused() {
+    with_stores(|store, id| {
+        store.resume(id, &resume(7, 1, 2, 0)).unwrap();
+        for attempt in [0, 6, 7] {
+            let error = store.resume(id, &resume(attempt, 1, 3, 0)).unwrap_err();
+            assert!(matches!(error, StoreError::Overtaken), "{error}");
+        }
+        // The token of the one that was refused is not its next.
+        let error = store.resume(id, &resume(8, 3, 4, 0)).unwrap_err();
+        assert!(matches!(error, StoreError::WrongToken), "{error}");
+        assert_eq!(store.resume(id, &resume(9, 2, 5, 0)).unwrap().fence, 3);
     });
 }
 
@@ -138,7 +154,7 @@ fn what_is_not_updated_expires() {
         };
         store.update(id, 1, &short).unwrap();
         sleep(Duration::from_millis(40));
-        let error = store.resume(id, &resume(1, 2, 0)).unwrap_err();
+        let error = store.resume(id, &resume(1, 1, 2, 0)).unwrap_err();
         assert!(matches!(error, StoreError::Unknown), "{error}");
     });
 }

@@ -5,7 +5,7 @@ mod outbox;
 mod work;
 
 use super::carrier::Carrier;
-use super::{Node, SessionHandler};
+use super::{Node, RETRY, SessionHandler};
 use crate::ring::MAX_PAYLOAD;
 use crate::store::Stored;
 use crate::token::{SessionId, Token};
@@ -85,17 +85,28 @@ struct Incoming {
     acknowledged: u64,
 }
 
+/// What a client says that comes back.
+#[derive(Clone, Copy)]
+pub(in crate::server) struct Coming {
+    pub(in crate::server) token: Token,
+    /// Which of its resumes it is.
+    pub(in crate::server) attempt: u64,
+    /// The last message that has arrived there.
+    pub(in crate::server) received: u64,
+}
+
 /// A client that wants to go on with its session.
 pub(in crate::server) struct PendingResume {
-    pub(in crate::server) token: Token,
-    /// The last message that has arrived at the client.
-    pub(in crate::server) received: u64,
+    pub(in crate::server) coming: Coming,
     pub(in crate::server) from: IpAddr,
-    /// Is told what the client is to be sent first on its new connection, or why not.
+    /// Is told with which session the client goes on and what it is to be sent first, or why not.
     pub(in crate::server) reply: Reply,
 }
 
-pub(in crate::server) type Reply = Box<dyn FnOnce(Result<Vec<u8>, Refused>) + Send>;
+pub(in crate::server) type Reply = Box<dyn FnOnce(Result<Greeted, Refused>) + Send>;
+
+/// A session, and what its client is to be sent first on its new connection.
+pub(in crate::server) type Greeted = (Arc<Live>, Vec<u8>);
 
 /// Why a login or a resume fails, and when it may be tried again.
 pub(in crate::server) type Refused = (Refusal, Duration);
@@ -301,7 +312,7 @@ impl Live {
             return true;
         }
         let mut state = self.state();
-        if state.over.is_some() {
+        if !state.has_connection(link.id()) {
             return true;
         }
         state.confirm();
@@ -330,9 +341,14 @@ impl Live {
     }
 
     /// Messages have arrived at the client. Returns whether there can be such an acknowledgement.
-    pub(in crate::server) fn acknowledged(self: &Arc<Self>, node: &Arc<Node>, number: u64) -> bool {
+    pub(in crate::server) fn acknowledged(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        connection: ConnectionId,
+        number: u64,
+    ) -> bool {
         let mut state = self.state();
-        if state.over.is_some() {
+        if !state.has_connection(connection) {
             return true;
         }
         state.confirm();
@@ -348,8 +364,14 @@ impl Live {
         true
     }
 
-    pub(in crate::server) fn ended_by_client(self: &Arc<Self>, node: &Arc<Node>) {
-        self.finish(node, End::Client);
+    pub(in crate::server) fn ended_by_client(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        connection: ConnectionId,
+    ) {
+        if self.state().has_connection(connection) {
+            self.finish(node, End::Client);
+        }
     }
 
     // Its connection.
@@ -362,9 +384,13 @@ impl Live {
         greeting: Vec<u8>,
     ) {
         let mut state = self.state();
-        if state.over.is_some() {
+        if let Some(reason) = state.over {
             drop(state);
-            let _ = connection.send(&wire::ended(End::TakenOver));
+            let _ = match reason {
+                // It is somewhere, and the client may try again.
+                End::TakenOver => connection.send(&wire::refused(Refusal::Busy, RETRY)),
+                reason => connection.send(&wire::ended(reason)),
+            };
             return connection.close();
         }
         let before = state.connection.replace(Arc::clone(connection));
@@ -384,8 +410,7 @@ impl Live {
     /// A connection is over, which may be this session's.
     pub(in crate::server) fn detach(self: &Arc<Self>, node: &Arc<Node>, connection: ConnectionId) {
         let mut state = self.state();
-        let is_its = |one: &Arc<dyn Carrier>| one.id() == connection;
-        if !state.connection.as_ref().is_some_and(is_its) {
+        if !state.has_connection(connection) {
             return;
         }
         state.connection = None;
@@ -488,6 +513,12 @@ impl Live {
 }
 
 impl State {
+    /// Whether this is its connection. What comes by one that it has had before is no matter.
+    fn has_connection(&self, connection: ConnectionId) -> bool {
+        let is_it = |one: &Arc<dyn Carrier>| one.id() == connection;
+        self.connection.as_ref().is_some_and(is_it)
+    }
+
     /// The client has said something on its connection: it has been given its newest token.
     fn confirm(&mut self) {
         if !std::mem::replace(&mut self.has_token, true) {

@@ -124,25 +124,30 @@ impl Live {
 
     fn resume_here(self: &Arc<Self>, node: &Arc<Node>, resume: PendingResume) {
         let PendingResume {
-            token,
-            received,
+            coming,
             from,
             reply,
         } = resume;
         let at = node.environment.now();
-        match node.take_over(&token, received) {
+        match node.take_over(&coming) {
             Ok((next, stored)) => {
                 let mut state = self.state();
+                if stored.fence != state.fence + 1 {
+                    // Another node has had it meanwhile: what is known of it here is old.
+                    drop(state);
+                    self.finish(node, End::TakenOver);
+                    return reply(Ok(node.arrive(at, &next, &stored)));
+                }
                 state.fence = stored.fence;
                 state.updated = at;
-                state.outbox.acknowledge(received);
+                state.outbox.acknowledge(coming.received);
                 let greeting = wire::resumed(&next, state.incoming.stored).to_vec();
                 let was_away = state.connection.is_none();
                 drop(state);
                 if was_away {
                     self.dispatch(node, Event::Resumed);
                 }
-                reply(Ok(greeting));
+                reply(Ok((Arc::clone(self), greeting)));
             }
             Err(error) => {
                 reply(Err(node.refusal(&error, from)));
@@ -190,7 +195,11 @@ impl Live {
             connection.close();
         }
         if let Some(resume) = resume {
-            (resume.reply)(Err((Refusal::UnknownSession, Duration::ZERO)));
+            (resume.reply)(Err(match reason {
+                // It is somewhere: the next attempt looks for it.
+                End::TakenOver => (Refusal::Busy, RETRY),
+                _ => (Refusal::UnknownSession, Duration::ZERO),
+            }));
         }
         if !matches!(reason, End::TakenOver | End::LeaseLost) {
             let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));

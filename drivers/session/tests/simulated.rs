@@ -178,7 +178,7 @@ impl Store for Unreliable {
             );
             assert!(update.received >= owner.counted, "nothing goes back");
             if let Some(data) = &update.data {
-                let counted = u64::from_be_bytes(data[..].try_into().unwrap());
+                let (counted, _) = split(data);
                 assert_eq!(
                     counted, update.received,
                     "what was done is what was received"
@@ -194,28 +194,52 @@ impl Store for Unreliable {
     }
 }
 
-/// Answers numbers that count up from 1, and keeps the last as its data.
-struct Counting;
+/// Answers numbers that count up from 1. Each answer has another random number, and the one before; the
+/// last of both is the session's data. So a client sees it if what it was told is not what was stored.
+struct Counting(Weak<Simulation>);
 
-struct Counter(u64);
+struct Counter {
+    simulation: Weak<Simulation>,
+    counted: u64,
+    chain: u64,
+}
+
+/// Two numbers as bytes.
+fn pair(one: u64, other: u64) -> [u8; 16] {
+    (u128::from(one) << 64 | u128::from(other)).to_be_bytes()
+}
+
+fn split(bytes: &[u8]) -> (u64, u64) {
+    let both = u128::from_be_bytes(bytes.try_into().expect("two numbers"));
+    ((both >> 64) as u64, both as u64)
+}
 
 impl Application for Counting {
     fn login(&self, _credentials: &[u8], _from: SocketAddr) -> Option<Bytes> {
-        Some(Bytes::from_static(&[0; 8]))
+        Some(Bytes::from_static(&[0; 16]))
     }
 
     fn handler(&self, _session: &Session, data: &Bytes) -> Box<dyn SessionHandler> {
-        Box::new(Counter(u64::from_be_bytes(data[..].try_into().unwrap())))
+        let (counted, chain) = split(data);
+        let simulation = Weak::clone(&self.0);
+        Box::new(Counter {
+            simulation,
+            counted,
+            chain,
+        })
     }
 }
 
 impl SessionHandler for Counter {
     fn received(&mut self, session: &Session, message: &[u8]) {
-        assert_eq!(message, (self.0 + 1).to_be_bytes(), "once and in order");
-        self.0 += 1;
-        session.set_data(self.0.to_be_bytes().to_vec());
+        let next = (self.counted + 1).to_be_bytes();
+        assert_eq!(message, next, "once and in order");
+        let before = self.chain;
+        let simulation = self.simulation.upgrade().expect("it runs this");
+        (self.counted, self.chain) = (self.counted + 1, simulation.random());
+        session.set_data(pair(self.counted, self.chain).to_vec());
         // One that is over has no answer.
-        let _ = session.send(message);
+        let _ = session.send(&pair(before, self.chain));
     }
 
     fn ended(&mut self, _session: &Session, reason: End) {
@@ -228,6 +252,8 @@ struct Player {
     client: Client<2048>,
     sent: u64,
     echoed: u64,
+    /// The random number of the last answer.
+    chain: u64,
     connections: Vec<Connection>,
 }
 
@@ -245,11 +271,9 @@ impl Handler for Shared {
         let player = &mut *lock(&self.0);
         match player.client.received(link, &message) {
             Ok(Event::Message(payload)) => {
-                assert_eq!(
-                    payload,
-                    (player.echoed + 1).to_be_bytes(),
-                    "once and in order"
-                );
+                let (before, chain) = split(payload);
+                assert_eq!(before, player.chain, "what was told is what was stored");
+                player.chain = chain;
                 player.echoed += 1;
             }
             Ok(Event::Refused { reason, .. }) => {
@@ -332,6 +356,7 @@ impl Run {
                 client: Client::new(),
                 sent: 0,
                 echoed: 0,
+                chain: 0,
                 connections: Vec::new(),
             };
             run.players
@@ -361,7 +386,8 @@ impl Run {
             storm: Arc::clone(&self.storm),
             owners: Arc::clone(&self.owners),
         };
-        let sessions = Sessions::new(Counting, store, process.clone(), SessionLimits::new());
+        let application = Counting(Arc::downgrade(&self.simulation));
+        let sessions = Sessions::new(application, store, process.clone(), SessionLimits::new());
         let network = self.simulation.network(process.host).start().unwrap();
         let accept = move |connection: &Connection| Some(sessions.gate(connection));
         network

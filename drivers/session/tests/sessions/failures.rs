@@ -110,6 +110,39 @@ fn a_node_that_cannot_renew_in_time_gives_its_sessions_up() {
 }
 
 #[test]
+fn what_a_callback_does_is_stored_when_it_returns() {
+    let store = Flaky::default();
+    let node = Node::start(store.clone(), SessionLimits::new());
+    let network = clients();
+    let player = Shared::new(1);
+    player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed == 1);
+    let kept = || store.kept.load(SeqCst);
+    let end = Instant::now() + PATIENCE;
+    while kept() < 1 {
+        assert!(Instant::now() < end, "the echo is stored");
+        sleep(Duration::from_millis(1));
+    }
+    // Its callback sends something, and does not return.
+    let (entered, leave) = node.block();
+    player.get(|player| player.text = Some(b"block"));
+    node.sessions.all()[0].send(b"wakes it up").unwrap();
+    entered.recv_timeout(PATIENCE).unwrap();
+    let before = kept();
+    node.sessions.all()[0].send(b"from another thread").unwrap();
+    sleep(Duration::from_millis(100));
+    assert_eq!(kept(), before, "nothing is stored in the middle of it");
+    drop(leave);
+    player.wait("all of it arrives", |player| player.texts.len() == 3);
+    let texts = player.get(|player| player.texts.clone());
+    assert_eq!(
+        texts[1..],
+        [&b"from the callback"[..], b"from another thread"]
+    );
+    network.stop(Duration::ZERO);
+}
+
+#[test]
 fn a_handler_that_panics_ends_its_session_alone() {
     let node = Node::start(Memory::new(), SessionLimits::new());
     let network = clients();

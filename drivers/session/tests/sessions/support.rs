@@ -30,7 +30,11 @@ pub(crate) enum Heard {
 struct Counting {
     pub(crate) heard: Sender<Heard>,
     pub(crate) wrong: Arc<AtomicUsize>,
+    blocks: Blocks,
 }
+
+/// What a callback that blocks says, and what it waits for.
+type Blocks = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Application for Counting {
     fn login(&self, credentials: &[u8], _from: SocketAddr) -> Option<Bytes> {
@@ -63,6 +67,15 @@ impl SessionHandler for Counter {
 
     fn received(&mut self, session: &Session, message: &[u8]) {
         assert_ne!(message, b"panic", "of a test");
+        if message == b"block" {
+            session.send(b"from the callback").unwrap();
+            let blocks = self.application.blocks.lock().unwrap().take();
+            let (entered, leave) = blocks.expect("the test blocks it");
+            entered.send(()).unwrap();
+            // Until the other end is dropped.
+            let _ = leave.recv_timeout(PATIENCE);
+            return;
+        }
         if message == b"end" {
             session.send(b"last words").unwrap();
             return session.end();
@@ -95,15 +108,18 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) heard: Receiver<Heard>,
     pub(crate) wrong: Arc<AtomicUsize>,
+    blocks: Blocks,
 }
 
 impl Node {
     pub(crate) fn start(store: impl Store, limits: SessionLimits) -> Self {
         let (sender, heard) = channel();
         let wrong = Arc::new(AtomicUsize::new(0));
+        let blocks = Blocks::default();
         let application = Counting {
             heard: sender,
             wrong: Arc::clone(&wrong),
+            blocks: Arc::clone(&blocks),
         };
         let threads = Threads::start(2).unwrap();
         let sessions = Sessions::new(application, store, threads, limits);
@@ -119,7 +135,17 @@ impl Node {
             sessions,
             heard,
             wrong,
+            blocks,
         }
+    }
+
+    /// Has the next callback that is to block do so. Says when it does; it goes on when the other is
+    /// dropped.
+    pub(crate) fn block(&self) -> (Receiver<()>, Sender<()>) {
+        let (enter, entered) = channel();
+        let (leave, left) = channel();
+        *self.blocks.lock().unwrap() = Some((enter, left));
+        (entered, leave)
     }
 
     pub(crate) fn hears(&self, expected: &Heard) {

@@ -86,6 +86,11 @@ impl NetworkShared {
         metrics
     }
 
+    /// Where [`now`](Self::now) begins, in microseconds of the system's clock.
+    pub(crate) fn origin(&self) -> u64 {
+        self.origin
+    }
+
     /// The time, as the core counts it: since the network started.
     pub(crate) fn now(&self) -> Instant {
         Instant::from_micros(sys::clock_micros() - self.origin)

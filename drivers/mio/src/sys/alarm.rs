@@ -10,14 +10,19 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
+/// It is set to a moment, not to how long that is from now: the caller's clock may be a moment old.
+const ABSOLUTE: libc::c_int = libc::TFD_TIMER_ABSTIME;
+
 pub(crate) struct Alarm {
     timer: OwnedFd,
+    /// Where the driver's time begins, in microseconds of the system's clock.
+    origin: u64,
     /// When it goes off.
     set_to: Instant,
 }
 
 impl Alarm {
-    pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(crate) fn new(registry: &Registry, token: Token, origin: u64) -> io::Result<Self> {
         let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
         // SAFETY: it takes no memory of ours.
         let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
@@ -27,6 +32,7 @@ impl Alarm {
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         Ok(Alarm {
             timer,
+            origin,
             set_to: Instant::NEVER,
         })
     }
@@ -44,7 +50,7 @@ impl Alarm {
         }
         let deadline = now.after(timeout);
         if deadline < self.set_to {
-            if self.set(timeout).is_err() {
+            if self.set(deadline).is_err() {
                 return Some(timeout);
             }
             self.set_to = deadline;
@@ -52,9 +58,10 @@ impl Alarm {
         None
     }
 
-    // A deadline of the driver's clock is less than 2^44 seconds away; the fields are shorter on some systems.
+    // Microseconds in 64 bits are less than 2^44 seconds; the fields are shorter on some systems.
     #[allow(clippy::cast_possible_wrap, clippy::cast_lossless)]
-    fn set(&self, timeout: Duration) -> io::Result<()> {
+    fn set(&self, deadline: Instant) -> io::Result<()> {
+        let micros = deadline.as_micros().saturating_add(self.origin);
         let never = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -62,23 +69,29 @@ impl Alarm {
         let timer = libc::itimerspec {
             it_interval: never,
             it_value: libc::timespec {
-                tv_sec: timeout.as_secs() as _,
-                tv_nsec: timeout.subsec_nanos() as _,
+                tv_sec: (micros / 1_000_000) as _,
+                tv_nsec: (micros % 1_000_000 * 1_000) as _,
             },
         };
         let fd = self.timer.as_raw_fd();
         // SAFETY: the kernel reads `timer` during the call.
-        check(unsafe { libc::timerfd_settime(fd, 0, &raw const timer, ptr::null_mut()) })
+        check(unsafe { libc::timerfd_settime(fd, ABSOLUTE, &raw const timer, ptr::null_mut()) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::clock_micros;
     use mio::{Events, Poll};
 
     const TOKEN: Token = Token(7);
     const NOW: Instant = Instant::from_micros(1_000_000);
+
+    fn alarm(poll: &Poll) -> Alarm {
+        let origin = clock_micros() - NOW.as_micros();
+        Alarm::new(poll.registry(), TOKEN, origin).unwrap()
+    }
 
     fn wait(poll: &mut Poll, timeout: Option<Duration>) -> bool {
         let mut events = Events::with_capacity(4);
@@ -89,11 +102,14 @@ mod tests {
     #[test]
     fn an_alarm_ends_a_wait_each_time_that_it_goes_off() {
         let mut poll = Poll::new().unwrap();
-        let mut alarm = Alarm::new(poll.registry(), TOKEN).unwrap();
-        for _ in 0..3 {
-            let left = alarm.cover(Some(Duration::from_millis(2)), NOW);
+        let mut alarm = alarm(&poll);
+        for nth in 1..=3 {
+            let timeout = Duration::from_millis(5) * nth;
+            let left = alarm.cover(Some(timeout), NOW);
             assert_eq!(left, None);
             assert!(wait(&mut poll, left));
+            let passed = clock_micros() - alarm.origin - NOW.as_micros();
+            assert!(u128::from(passed) >= timeout.as_micros(), "not before");
             alarm.went_off();
         }
         assert!(!wait(&mut poll, Some(Duration::from_millis(20))), "once");
@@ -102,7 +118,7 @@ mod tests {
     #[test]
     fn an_alarm_is_set_anew_only_for_what_comes_before_it() {
         let poll = Poll::new().unwrap();
-        let mut alarm = Alarm::new(poll.registry(), TOKEN).unwrap();
+        let mut alarm = alarm(&poll);
         let second = Duration::from_secs(1);
         assert_eq!(alarm.cover(None, NOW), None);
         assert_eq!(alarm.set_to, Instant::NEVER);

@@ -53,7 +53,7 @@ impl ReceiveBatch {
 pub(crate) enum Alarm {}
 
 impl Alarm {
-    pub(crate) fn new(_registry: &Registry, _token: Token) -> io::Result<Self> {
+    pub(crate) fn new(_registry: &Registry, _token: Token, _origin: u64) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

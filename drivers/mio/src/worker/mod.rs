@@ -106,12 +106,13 @@ impl Worker {
         mailbox: Arc<Mailbox>,
         workers: Arc<[Arc<WorkerHandle>]>,
     ) -> Self {
+        let resources = WorkerResources::new(Arc::clone(&mailbox.worker), workers);
         Worker {
-            alarm: Alarm::new(poll.registry(), ALARM).ok(),
+            alarm: Alarm::new(poll.registry(), ALARM, resources.network.origin()).ok(),
             poll,
             sources: Vec::new(),
             len: 0,
-            resources: WorkerResources::new(Arc::clone(&mailbox.worker), workers),
+            resources,
             mailbox,
             tasks: VecDeque::new(),
             runs: VecDeque::new(),
@@ -156,7 +157,8 @@ impl Worker {
             if !events.is_empty() {
                 return true;
             }
-            if self.resources.network.now() >= until {
+            self.resources.tick();
+            if self.resources.now >= until {
                 return false;
             }
             std::hint::spin_loop();

@@ -9,6 +9,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct SessionLimits {
     max_sessions: usize,
+    max_coming: usize,
+    max_credentials: usize,
     max_unacknowledged: usize,
     wait: Duration,
     logins_per_second: u32,
@@ -22,6 +24,10 @@ impl SessionLimits {
         SessionLimits {
             // As many as connections.
             max_sessions: 100_000,
+            // With the credentials of each, four megabytes.
+            max_coming: 1_000,
+            // A signed token with its claims has one or two thousand bytes.
+            max_credentials: 4_096,
             max_unacknowledged: 64 * 1_024,
             wait: Duration::from_secs(60),
             logins_per_second: 1_000,
@@ -40,6 +46,31 @@ impl SessionLimits {
     #[must_use]
     pub fn with_max_sessions(mut self, sessions: usize) -> Self {
         self.max_sessions = sessions;
+        self
+    }
+
+    /// The most logins and resumes that are looked at at once: those that wait for the application or the
+    /// store. Others are refused as busy.
+    pub fn max_coming(&self) -> usize {
+        self.max_coming
+    }
+
+    /// Sets [`max_coming`](Self::max_coming); by default 1,000.
+    #[must_use]
+    pub fn with_max_coming(mut self, coming: usize) -> Self {
+        self.max_coming = coming;
+        self
+    }
+
+    /// The most bytes of a login's credentials. Longer ones are refused unseen.
+    pub fn max_credentials(&self) -> usize {
+        self.max_credentials
+    }
+
+    /// Sets [`max_credentials`](Self::max_credentials); by default 4,096.
+    #[must_use]
+    pub fn with_max_credentials(mut self, bytes: usize) -> Self {
+        self.max_credentials = bytes;
         self
     }
 

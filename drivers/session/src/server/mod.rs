@@ -14,6 +14,7 @@
 //! done and not stored never happened: the client sends the message again, to the node that has the
 //! session next.
 
+mod breaker;
 mod carrier;
 mod gate;
 mod limits;
@@ -27,6 +28,7 @@ use crate::environment::Environment;
 use crate::store::{Opening, Resume, SecretHash, Store, StoreError, Stored};
 use crate::token::{SessionId, Token};
 use crate::wire::{self, End, Refusal};
+use breaker::Breaker;
 use bytes::Bytes;
 use cubenet_core::{Handle, Instant};
 use gate::Answer;
@@ -134,7 +136,7 @@ pub struct Sessions(Arc<Node>);
 /// What the sessions of a node share.
 struct Node {
     application: Box<dyn Application>,
-    store: Box<dyn Store>,
+    store: Breaker,
     environment: Box<dyn Environment>,
     limits: SessionLimits,
     table: Mutex<Table>,
@@ -160,7 +162,7 @@ impl Sessions {
     ) -> Self {
         Sessions(Arc::new(Node {
             application: Box::new(application),
-            store: Box::new(store),
+            store: Breaker::new(store),
             environment: Box::new(environment),
             limits,
             table: Mutex::default(),
@@ -214,6 +216,9 @@ impl Node {
 
     /// A client wants a session.
     fn login(self: &Arc<Self>, credentials: &[u8], answer: Answer) {
+        if credentials.len() > self.limits.max_credentials() {
+            return answer.refuse((Refusal::Credentials, Duration::ZERO));
+        }
         let now = self.environment.now();
         if !self.rates().login(now, &self.limits) || !self.table().reserve(&self.limits) {
             return answer.refuse((Refusal::Busy, RETRY));
@@ -246,7 +251,8 @@ impl Node {
             data: data.clone(),
             expires_in: self.limits.expires_in(),
         };
-        self.store.open(token.session(), &opening)?;
+        let store = |store: &dyn Store| store.open(token.session(), &opening);
+        self.store.ask(&*self.environment, store)?;
         let live = Live::new(self, token.session(), Origin::opened(now), data);
         Ok((live, token))
     }
@@ -327,7 +333,8 @@ impl Node {
             received: coming.received,
             expires_in: self.limits.expires_in(),
         };
-        let stored = self.store.resume(token.session(), &resume)?;
+        let store = |store: &dyn Store| store.resume(token.session(), &resume);
+        let stored = self.store.ask(&*self.environment, store)?;
         Ok((next, stored))
     }
 
@@ -381,7 +388,8 @@ impl Node {
 impl Table {
     /// Whether there is room for another session, which is coming from now on.
     fn reserve(&mut self, limits: &SessionLimits) -> bool {
-        let fits = self.live.len() + self.coming < limits.max_sessions();
+        let fits = self.live.len() + self.coming < limits.max_sessions()
+            && self.coming < limits.max_coming();
         if fits {
             self.coming += 1;
         }

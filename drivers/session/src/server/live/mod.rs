@@ -70,6 +70,8 @@ struct State {
     /// The client's messages are being sent to it by some thread, which is to look once more.
     pumping: bool,
     pump_again: bool,
+    /// A job is to do so, and has not begun.
+    pump_is_due: bool,
 }
 
 /// Numbers of the client's messages.
@@ -280,6 +282,7 @@ impl Live {
             ending: false,
             pumping: false,
             pump_again: false,
+            pump_is_due: false,
         };
         let live = Arc::new(Live {
             id,
@@ -456,8 +459,15 @@ impl Live {
 
     /// Has a job [pump](Self::pump).
     pub(in crate::server) fn pump_soon(self: &Arc<Self>, node: &Arc<Node>) {
+        // A client that provokes it gets one, however often.
+        if std::mem::replace(&mut self.state().pump_is_due, true) {
+            return;
+        }
         let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));
-        let pump = Box::new(move || live.pump(&node_of_job));
+        let pump = Box::new(move || {
+            live.state().pump_is_due = false;
+            live.pump(&node_of_job);
+        });
         node.environment.run(pump);
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Event, Live, PendingResume, State};
 use crate::server::{Node, RETRY};
-use crate::store::{StoreError, Update};
+use crate::store::{Store, StoreError, Update};
 use crate::wire::{self, End, Refusal};
 use cubenet_core::Instant;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ impl Live {
             if state.dirty {
                 let begun = state.begin_update(node);
                 drop(state);
-                let outcome = node.store.update(self.id, begun.fence, &begun.update);
+                let update = |store: &dyn Store| store.update(self.id, begun.fence, &begun.update);
+                let outcome = node.store.ask(&*node.environment, update);
                 if !self.end_update(node, begun, &outcome) {
                     return;
                 }
@@ -204,7 +205,10 @@ impl Live {
         if !matches!(reason, End::TakenOver | End::LeaseLost) {
             let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));
             // If the store is away, it forgets the session by itself.
-            let end = Box::new(move || drop(node_of_job.store.end(live.id, fence)));
+            let end = Box::new(move || {
+                let end = |store: &dyn Store| store.end(live.id, fence);
+                let _ = node_of_job.store.ask(&*node_of_job.environment, end);
+            });
             node.environment.run(end);
         }
         self.dispatch(node, Event::Ended(reason));

@@ -205,6 +205,14 @@ impl<const N: usize> Client<N> {
                 self.activate(link);
                 Ok(Event::Opened)
             }
+            (Phase::Resuming, ToClient::Resumed { received, .. })
+                if received < self.ring.acknowledged() =>
+            {
+                // The server has forgotten what it had acknowledged.
+                self.phase = Phase::Apart;
+                self.token = None;
+                Ok(Event::Ended(End::LeaseLost))
+            }
             (Phase::Resuming, ToClient::Resumed { token, received }) => {
                 if !self.ring.acknowledge(received) {
                     return Err(WireError::Invalid);
@@ -234,6 +242,10 @@ impl<const N: usize> Client<N> {
                 if !self.ring.acknowledge(number) {
                     return Err(WireError::Invalid);
                 }
+                Ok(Event::Nothing)
+            }
+            (Phase::Active, ToClient::Ask) => {
+                self.acknowledge(link);
                 Ok(Event::Nothing)
             }
             (_, ToClient::Ended(reason)) => {
@@ -302,7 +314,8 @@ impl<const N: usize> Client<N> {
         }
     }
 
-    /// Ends the session, on the server, too. Close the connection behind it.
+    /// Ends the session, on the server, too, if it has a connection; otherwise it expires there. What has
+    /// not left is lost. Close the connection behind it.
     pub fn end(&mut self, link: &mut dyn Link) {
         if self.phase == Phase::Active && self.connection == Some(link.id()) {
             let _ = link.send(&wire::end());
@@ -334,8 +347,11 @@ impl<const N: usize> Client<N> {
             return Ok(Event::Nothing);
         }
         self.received = number;
-        self.unacknowledged.messages += 1;
-        self.unacknowledged.bytes += payload.len() as u32;
+        let Unacknowledged {
+            messages, bytes, ..
+        } = &mut self.unacknowledged;
+        *messages = messages.saturating_add(1);
+        *bytes = bytes.saturating_add(payload.len() as u32);
         self.flush(link);
         Ok(Event::Message(payload))
     }

@@ -179,24 +179,22 @@ impl Shared {
             if jobs.ending {
                 return None;
             }
+            // Those that are due first: there are few, and leases depend on them.
+            let now = std::time::Instant::now();
+            let first = jobs.timers.peek().map(|Reverse(timer)| timer.at);
+            if first.is_some_and(|at| at <= now) {
+                let Reverse(timer) = jobs.timers.pop()?;
+                return Some(timer.job);
+            }
             if let Some(job) = jobs.ready.pop_front() {
                 return Some(job);
             }
-            let now = std::time::Instant::now();
-            let first = jobs.timers.peek().map(|Reverse(timer)| timer.at);
-            jobs = match first {
-                Some(at) if at <= now => {
-                    let Reverse(timer) = jobs.timers.pop()?;
-                    return Some(timer.job);
-                }
-                Some(at) => {
-                    let wait = self.changed.wait_timeout(jobs, at - now);
-                    wait.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => {
-                    let wait = self.changed.wait(jobs);
-                    wait.unwrap_or_else(PoisonError::into_inner)
-                }
+            jobs = if let Some(at) = first {
+                let wait = self.changed.wait_timeout(jobs, at - now);
+                wait.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                let wait = self.changed.wait(jobs);
+                wait.unwrap_or_else(PoisonError::into_inner)
             };
         }
     }

@@ -40,6 +40,11 @@ impl<const N: usize> Ring<N> {
         (self.acknowledged, self.last) = (0, 0);
     }
 
+    /// The number of the last message that was acknowledged.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// How many messages are not acknowledged.
     pub(crate) fn len(&self) -> u64 {
         self.last - self.acknowledged

@@ -12,6 +12,7 @@
 //! | resumed | 18 | token (32), last message that has arrived (8) | server |
 //! | refused | 19 | reason (1), milliseconds after which to try again (4) | server |
 //! | ended | 20 | reason (1) | server |
+//! | ask | 21 | | server |
 //!
 //! Each side numbers its messages from 1. They are kept until the other side has acknowledged them,
 //! and sent again after a resume, from the one behind the last that has arrived there. A message
@@ -40,6 +41,7 @@ const WELCOME: u8 = 17;
 const RESUMED: u8 = 18;
 const REFUSED: u8 = 19;
 const ENDED: u8 = 20;
+const ASK: u8 = 21;
 
 /// What a client says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,8 @@ pub enum ToClient<'a> {
     Ack(u64),
     /// The session is over.
     Ended(End),
+    /// The server waits for an acknowledgement.
+    Ask,
 }
 
 /// A message and its number.
@@ -257,6 +261,8 @@ impl<'a> ToClient<'a> {
                 )),
                 _ => Err(wrong),
             },
+            ASK if body.is_empty() => Ok(ToClient::Ask),
+            ASK => Err(wrong),
             other => Err(WireError::Unknown(other)),
         }
     }
@@ -387,6 +393,11 @@ pub fn ended(reason: End) -> Packet<2> {
     [ENDED, reason.to_byte()]
 }
 
+/// The packet of a server that waits for an acknowledgement.
+pub const fn ask() -> Packet<1> {
+    [ASK]
+}
+
 fn with_number(kind: u8, number: u64) -> Packet<{ 1 + NUMBER }> {
     let mut packet = [kind; 1 + NUMBER];
     packet[1..].copy_from_slice(&number.to_be_bytes());
@@ -472,7 +483,7 @@ mod tests {
         let message = [&message_header(1)[..], b""].concat();
         let token = token();
         let second = Duration::from_secs(1);
-        let packets: [(&[u8], ToClient<'_>); 4] = [
+        let packets: [(&[u8], ToClient<'_>); 5] = [
             (&welcome(&token), ToClient::Welcome { token }),
             (
                 &resumed(&token, 5),
@@ -486,6 +497,7 @@ mod tests {
                 }),
             ),
             (&ack(2), ToClient::Ack(2)),
+            (&ask(), ToClient::Ask),
         ];
         for (packet, meaning) in packets {
             assert_eq!(ToClient::decode(packet), Ok(meaning));
@@ -517,6 +529,7 @@ mod tests {
             &resumed(&token(), 5),
             &refused(Refusal::Busy, Duration::ZERO),
             &ended(End::Client),
+            &ask(),
         ]
         .map(<[u8]>::to_vec)
         .into();

@@ -237,7 +237,7 @@ impl SessionHandler for Counter {
         let before = self.chain;
         let simulation = self.simulation.upgrade().expect("it runs this");
         (self.counted, self.chain) = (self.counted + 1, simulation.random());
-        session.set_data(pair(self.counted, self.chain).to_vec());
+        session.set_data(pair(self.counted, self.chain));
         // One that is over has no answer.
         let _ = session.send(&pair(before, self.chain));
     }

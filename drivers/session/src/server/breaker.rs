@@ -3,6 +3,7 @@
 use crate::environment::Environment;
 use crate::store::{Store, StoreError};
 use cubenet_core::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ impl Breaker {
         if environment.now() < until {
             return Err(StoreError::Away("it was away a moment ago".into()));
         }
-        let outcome = ask(&*self.store);
+        let asked = catch_unwind(AssertUnwindSafe(|| ask(&*self.store)));
+        let outcome = asked.unwrap_or_else(|_| Err(StoreError::Away("the store panicked".into())));
         if let Err(StoreError::Away(_)) = &outcome {
             let until = environment.now().after(PAUSE);
             self.away_until.store(until.as_micros(), Relaxed);

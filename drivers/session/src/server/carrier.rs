@@ -8,8 +8,9 @@ pub(super) trait Carrier: Send + Sync {
     fn id(&self) -> ConnectionId;
     fn peer_addr(&self) -> SocketAddr;
     fn send(&self, packet: &[u8]) -> Result<(), SendError>;
-    /// Sends packets until one finds no room. Returns how many were sent, and whether there is room.
-    fn send_all(&self, packets: &[&[u8]]) -> (usize, bool);
+    /// Sends packets, in order, until one is not accepted. Returns how many were, and why the next was
+    /// not.
+    fn send_all(&self, packets: &[&[u8]]) -> (usize, Result<(), SendError>);
     fn close(&self);
 }
 
@@ -26,14 +27,14 @@ impl<C: Handle> Carrier for C {
         Handle::send(self, packet)
     }
 
-    fn send_all(&self, packets: &[&[u8]]) -> (usize, bool) {
+    fn send_all(&self, packets: &[&[u8]]) -> (usize, Result<(), SendError>) {
         C::batch(|| {
             for (sent, packet) in packets.iter().enumerate() {
-                if Handle::send(self, packet).is_err() {
-                    return (sent, false);
+                if let Err(error) = Handle::send(self, packet) {
+                    return (sent, Err(error));
                 }
             }
-            (packets.len(), true)
+            (packets.len(), Ok(()))
         })
     }
 

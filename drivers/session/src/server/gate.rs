@@ -1,8 +1,8 @@
 //! The handler of a connection by which a client reaches its session.
 
-use super::Node;
 use super::carrier::Carrier;
-use super::live::{Coming, Live, Refused};
+use super::live::{Coming, Greeted, Live, Refused};
+use super::{Node, RETRY};
 use crate::wire::{self, Refusal, ToServer, WireError};
 use cubenet_core::{CloseReason, Handler, Link, Message};
 use std::fmt;
@@ -115,7 +115,7 @@ impl Handler for Gate {
                     ToServer::Message(message) => live.received(&self.node, link, message),
                     ToServer::Ack(number) => live.acknowledged(&self.node, link.id(), number),
                     _ => {
-                        live.ended_by_client(&self.node, link.id());
+                        live.left(&self.node, link.id());
                         true
                     }
                 };
@@ -154,23 +154,25 @@ impl Answer {
     }
 
     /// Gives the connection its session, and the client its answer.
-    pub(super) fn attach(mut self, node: &Arc<Node>, live: &Arc<Live>, greeting: Vec<u8>) {
+    pub(super) fn attach(mut self, node: &Arc<Node>, greeted: Greeted) {
         let Some(gate) = self.0.take() else {
             return;
         };
-        {
-            let mut stage = gate.stage();
-            if matches!(*stage, Stage::Over) {
-                drop(stage);
-                return live.suspend(node);
+        let live = Arc::clone(&greeted.live);
+        let mut stage = gate.stage();
+        if matches!(*stage, Stage::Over) {
+            drop(stage);
+            live.never_came(node, greeted.fence);
+        } else {
+            *stage = Stage::Attached(Arc::clone(&live));
+            drop(stage);
+            live.attach(node, &gate.carrier, greeted);
+            // It may have closed meanwhile, before the session knew of it.
+            if matches!(*gate.stage(), Stage::Over) {
+                live.detach(node, gate.carrier.id());
             }
-            *stage = Stage::Attached(Arc::clone(live));
         }
-        live.attach(node, &gate.carrier, greeting);
-        // It may have closed meanwhile, before the session knew of it.
-        if matches!(*gate.stage(), Stage::Over) {
-            live.detach(node, gate.carrier.id());
-        }
+        live.begin(node);
     }
 
     pub(super) fn refuse(mut self, refused: Refused) {
@@ -188,6 +190,6 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.refuse_once((Refusal::StoreAway, Duration::ZERO));
+        self.refuse_once((Refusal::StoreAway, RETRY));
     }
 }

@@ -1,5 +1,6 @@
 //! What sessions may take, and how fast they may come.
 
+use crate::ring::MAX_PAYLOAD;
 use cubenet_core::Instant;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ pub struct SessionLimits {
     max_coming: usize,
     max_credentials: usize,
     max_unacknowledged: usize,
+    max_message: usize,
     wait: Duration,
     logins_per_second: u32,
     resumes_per_second: u32,
@@ -29,6 +31,7 @@ impl SessionLimits {
             // A signed token with its claims has one or two thousand bytes.
             max_credentials: 4_096,
             max_unacknowledged: 64 * 1_024,
+            max_message: MAX_PAYLOAD,
             wait: Duration::from_secs(60),
             logins_per_second: 1_000,
             resumes_per_second: 10_000,
@@ -74,8 +77,21 @@ impl SessionLimits {
         self
     }
 
-    /// The most bytes of messages to a client that it has not acknowledged, for each session. One
-    /// message is always accepted where there is none.
+    /// The longest message that a session sends, in bytes.
+    pub fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// Sets [`max_message`](Self::max_message); by default 65,526, and never more. Nine bytes less than
+    /// the driver's [`max_message`](cubenet_core::Limits::max_message), if that is smaller than 65,535.
+    #[must_use]
+    pub fn with_max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes.min(MAX_PAYLOAD);
+        self
+    }
+
+    /// The most bytes of messages to a client that it has not acknowledged, for each session; each
+    /// counts 64 bytes more than its length. One message is always accepted where there is none.
     pub fn max_unacknowledged(&self) -> usize {
         self.max_unacknowledged
     }
@@ -140,12 +156,12 @@ impl SessionLimits {
     /// How long a store keeps a session without an update: longer than the wait, since a session that
     /// has a client is updated this often only by [`renew_every`](Self::renew_every).
     pub(crate) fn expires_in(&self) -> Duration {
-        self.wait + self.renew_every()
+        self.wait.saturating_add(self.renew_every())
     }
 
     /// How often a session is updated of which there is nothing new.
     pub(crate) fn renew_every(&self) -> Duration {
-        self.wait / 3
+        (self.wait / 3).max(Duration::from_millis(1))
     }
 }
 
@@ -172,7 +188,7 @@ struct Rate {
     count: u32,
 }
 
-/// The most addresses with wrong tokens; with more in a minute, none is let try again.
+/// The most addresses with wrong tokens; further ones of a minute are not counted.
 const MAX_ADDRESSES: usize = 65_536;
 
 impl Rates {

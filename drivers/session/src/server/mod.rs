@@ -42,6 +42,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// What a message counts beside its bytes, where messages are bounded: what keeps it takes about as much.
+const OVERHEAD: usize = 64;
 /// When to try again what is refused because there is too much of it, or for lack of the store.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -57,7 +59,8 @@ pub trait Application: Send + Sync + 'static {
 }
 
 /// The application's side of one session on this node. Its callbacks come one at a time and in order,
-/// from the network's threads and those of the [`Environment`]. One that panics ends the session.
+/// from the network's threads and those of the [`Environment`]. One that panics ends the session, and is the
+/// last.
 ///
 /// A session is `opened`, or, if it comes from another node, `resumed`. It may be `suspended` and
 /// `resumed` any number of times. `ended` comes last.
@@ -231,9 +234,13 @@ impl Node {
             };
             match node.open(&data) {
                 Ok((live, token)) => {
-                    node.enter(&live, Event::Opened);
-                    drop(place);
-                    answer.attach(&node, &live, wire::welcome(&token).to_vec());
+                    node.enter(&live, place);
+                    let greeted = Greeted {
+                        live,
+                        fence: 1,
+                        greeting: wire::welcome(&token).to_vec(),
+                    };
+                    answer.attach(&node, greeted);
                 }
                 Err(_) => answer.refuse((Refusal::StoreAway, RETRY)),
             }
@@ -248,12 +255,14 @@ impl Node {
         let token = self.token(SessionId::from_bytes(id))?;
         let opening = Opening {
             secret: hash(&token),
-            data: data.clone(),
+            // Of its own, so that nothing of the application's is dropped under a lock.
+            data: Bytes::copy_from_slice(data),
             expires_in: self.limits.expires_in(),
         };
         let store = |store: &dyn Store| store.open(token.session(), &opening);
         self.store.ask(&*self.environment, store)?;
-        let live = Live::new(self, token.session(), Origin::opened(now), data);
+        let origin = Origin::opened(now);
+        let live = Live::new(self, token.session(), origin, data, Event::Opened);
         Ok((live, token))
     }
 
@@ -271,7 +280,7 @@ impl Node {
             drop(table);
             let node = Arc::clone(self);
             let reply: Reply = Box::new(move |outcome| match outcome {
-                Ok((live, greeting)) => answer.attach(&node, &live, greeting),
+                Ok(greeted) => answer.attach(&node, greeted),
                 Err(refused) => answer.refuse(refused),
             });
             let resume = PendingResume {
@@ -295,9 +304,8 @@ impl Node {
             let started = node.environment.now();
             match node.take_over(&coming) {
                 Ok((next, stored)) => {
-                    let (live, greeting) = node.arrive(started, &next, &stored);
-                    drop(place);
-                    answer.attach(&node, &live, greeting);
+                    let greeted = node.arrive(started, &next, &stored, place);
+                    answer.attach(&node, greeted);
                 }
                 Err(error) => answer.refuse(node.refusal(&error, from)),
             }
@@ -305,21 +313,52 @@ impl Node {
     }
 
     /// A session has come from another node, at `now`.
-    fn arrive(self: &Arc<Self>, now: Instant, next: &Token, stored: &Stored) -> Greeted {
+    fn arrive(
+        self: &Arc<Self>,
+        now: Instant,
+        next: &Token,
+        stored: &Stored,
+        place: Place,
+    ) -> Greeted {
         let origin = Origin::resumed(now, stored);
-        let live = Live::new(self, next.session(), origin, &stored.data);
-        self.enter(&live, Event::Resumed);
-        (live, wire::resumed(next, stored.received).to_vec())
+        let live = Live::new(self, next.session(), origin, &stored.data, Event::Resumed);
+        self.enter(&live, place);
+        Greeted {
+            live,
+            fence: stored.fence,
+            greeting: wire::resumed(next, stored.received).to_vec(),
+        }
+    }
+
+    /// The same for one of which this node knew, and did not know that it was elsewhere.
+    fn replace(
+        self: &Arc<Self>,
+        before: &Arc<Live>,
+        now: Instant,
+        next: &Token,
+        stored: &Stored,
+    ) -> Greeted {
+        let mut table = self.table();
+        table.coming += 1;
+        table.resuming.insert(before.id());
+        drop(table);
+        let place = Place::new(self, Some(before.id()));
+        before.finish(self, End::TakenOver);
+        self.arrive(now, next, stored, place)
     }
 
     /// A session is on this node from now on.
-    fn enter(self: &Arc<Self>, live: &Arc<Live>, event: Event) {
+    fn enter(self: &Arc<Self>, live: &Arc<Live>, place: Place) {
         let mut table = self.table();
         let before = table.live.insert(live.id(), Arc::clone(live));
         drop(table);
         debug_assert!(before.is_none(), "it was not on this node");
+        drop(place);
+        if live.is_over() {
+            // Its handler has ended it while it was being made.
+            self.forget(live);
+        }
         self.renew_later(live);
-        live.begin(self, event);
     }
 
     /// Takes a session over from the store. Returns its next token, too.
@@ -344,11 +383,11 @@ impl Node {
             StoreError::Away(_) => return (Refusal::StoreAway, RETRY),
             // It may be its own: one whose answer was lost on the way from the store.
             StoreError::Overtaken => return (Refusal::Busy, RETRY),
-            StoreError::WrongToken | StoreError::Unknown => {
+            StoreError::WrongToken => {
                 let now = self.environment.now();
                 self.rates().wrong_token(from, now);
             }
-            StoreError::Invalid | StoreError::Fenced => {}
+            StoreError::Unknown | StoreError::Invalid | StoreError::Fenced => {}
         }
         // The same answer to all of these: it tells a guesser nothing.
         (Refusal::UnknownSession, Duration::ZERO)

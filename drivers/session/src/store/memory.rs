@@ -152,6 +152,9 @@ impl Store for Memory {
     fn update(&self, session: SessionId, fence: u64, update: &Update) -> Result<(), StoreError> {
         self.with(session, |record, now| {
             record.check(fence)?;
+            if update.first > record.sent + 1 {
+                return Err(StoreError::Invalid);
+            }
             record.received = record.received.max(update.received);
             let known = (record.sent + 1).saturating_sub(update.first) as usize;
             let new = update.messages.iter().skip(known);

@@ -54,7 +54,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::Fenced`] if another node owns it by now, [`StoreError::Unknown`] if it has expired,
-    /// [`StoreError::Away`].
+    /// [`StoreError::Invalid`] if the store has lost messages that it had kept, [`StoreError::Away`].
     fn update(&self, session: SessionId, fence: u64, update: &Update) -> Result<(), StoreError>;
 
     /// Forgets a session. Of one that is not there any more it is no error.
@@ -153,7 +153,7 @@ pub enum StoreError {
     Unknown,
     /// The session has another token.
     WrongToken,
-    /// The client cannot have received that.
+    /// That cannot be: messages are missing.
     Invalid,
     /// A later resume of the client's came first.
     Overtaken,
@@ -168,7 +168,7 @@ impl fmt::Display for StoreError {
         f.write_str(match self {
             StoreError::Unknown => "there is no such session, or it has expired",
             StoreError::WrongToken => "the session has another token",
-            StoreError::Invalid => "the client cannot have received that",
+            StoreError::Invalid => "messages are missing",
             StoreError::Overtaken => "a later resume of the client's came first",
             StoreError::Fenced => "another node owns the session",
             StoreError::Away(_) => "the store cannot be reached",

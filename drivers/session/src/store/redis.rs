@@ -57,6 +57,7 @@ if not stored[1] then return 'unknown' end
 if stored[1] ~= ARGV[1] then return 'fenced' end
 local received = math.max(tonumber(stored[2]), tonumber(ARGV[2]))
 local sent = tonumber(stored[3])
+if tonumber(ARGV[4]) > sent + 1 then return 'invalid' end
 local known = math.max(sent + 1 - tonumber(ARGV[4]), 0)
 for nth = 9 + known, #ARGV do
   redis.call('RPUSH', KEYS[2], ARGV[nth])
@@ -83,7 +84,8 @@ return 'ok'
 ";
 
 /// Keeps sessions in Redis (7.0 was tried). What it acknowledges survives a node, and Redis itself as far as that
-/// is configured to: with `appendonly yes` and `appendfsync always`, a crash of Redis, too.
+/// is configured to: with `appendonly yes` and `appendfsync always`, a crash of Redis, too. Its
+/// `maxmemory-policy` must be `noeviction`.
 ///
 /// An operation takes a connection of its own, so as many are under way as the
 /// [`Environment`](crate::Environment) has threads.

@@ -161,13 +161,23 @@ fn wrong_tokens_of_an_address_are_few() {
     let limits = SessionLimits::new().with_wrong_tokens_per_minute(3);
     let node = Node::start(Memory::new(), limits);
     let network = clients();
-    let guess = |nth| wire::resume(&Token::new(SessionId::from_bytes([nth; 16]), [0; 16]), 1, 0);
+    let player = Shared::new(1);
+    player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed == 1);
+    let guess = |session| wire::resume(&Token::new(session, [0; 16]), 1, 0);
     let unknown = wire::refused(Refusal::UnknownSession, Duration::ZERO);
-    for nth in 0..3 {
-        assert_eq!(answer(&network, node.address, &guess(nth)), unknown);
+    // Of a session that there is not: the same answer, and no guess.
+    let none = SessionId::from_bytes([7; 16]);
+    let session = node.sessions.all()[0].id();
+    for _ in 0..3 {
+        assert_eq!(answer(&network, node.address, &guess(none)), unknown);
+        assert_eq!(answer(&network, node.address, &guess(session)), unknown);
     }
     let busy = wire::refused(Refusal::Busy, Duration::from_secs(1));
-    assert_eq!(answer(&network, node.address, &guess(3)), busy);
+    for guessed in [none, session] {
+        assert_eq!(answer(&network, node.address, &guess(guessed)), busy);
+    }
+    assert!(player.get(|player| player.ended.is_empty()));
     network.stop(Duration::ZERO);
 }
 

@@ -10,7 +10,7 @@ import struct
 import sys
 
 LOGIN, RESUME, MESSAGE, ACK, END = 1, 2, 3, 4, 5
-WELCOME, RESUMED, REFUSED, ENDED = 17, 18, 19, 20
+WELCOME, RESUMED, REFUSED, ENDED, ASK = 17, 18, 19, 20, 21
 VERSION = 1
 # Messages that are not acknowledged, at most.
 WINDOW = 100
@@ -89,6 +89,8 @@ class Session:
         packet = self.hear()
         if packet[0] == ACK:
             self.acknowledged(struct.unpack(">Q", packet[1:])[0])
+        elif packet[0] == ASK:
+            self.say(bytes([ACK]) + struct.pack(">Q", self.received))
         elif packet[0] == MESSAGE:
             number = struct.unpack(">Q", packet[1:9])[0]
             if number <= self.received:

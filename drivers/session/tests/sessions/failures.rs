@@ -143,6 +143,47 @@ fn what_a_callback_does_is_stored_when_it_returns() {
 }
 
 #[test]
+fn an_application_that_is_told_full_is_told_when_there_is_room() {
+    // Less than what a client acknowledges of its own accord.
+    let limits = SessionLimits::new().with_max_unacknowledged(500);
+    let node = Node::start(Memory::new(), limits);
+    let network = clients();
+    let player = Shared::new(0);
+    player.connect(&network, node.address);
+    player.wait("it is there", |player| player.opened == 1);
+    let session = node.sessions.all().pop().unwrap();
+    let end = Instant::now() + PATIENCE;
+    let mut full = 0;
+    for _ in 0..100 {
+        while session.send(b"tick").is_err() {
+            full += 1;
+            assert!(Instant::now() < end, "there is room again");
+            sleep(Duration::from_millis(1));
+        }
+    }
+    player.wait("all of it arrives", |player| player.texts.len() == 100);
+    assert!(full > 0);
+    node.hears(&Heard::Opened);
+    node.hears(&Heard::Writable);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_session_that_its_handler_ends_at_once_leaves_nothing() {
+    let node = Node::start(Memory::new(), SessionLimits::new().with_max_sessions(1));
+    let network = clients();
+    for _ in 0..3 {
+        let player = Shared::new(0);
+        player.get(|player| player.credentials = b"end at once".to_vec());
+        player.connect(&network, node.address);
+        player.wait("it ends", |player| player.ended == [End::Application]);
+        node.hears(&Heard::Ended(End::Application));
+    }
+    assert!(node.sessions.is_empty());
+    network.stop(Duration::ZERO);
+}
+
+#[test]
 fn a_handler_that_panics_ends_its_session_alone() {
     let node = Node::start(Memory::new(), SessionLimits::new());
     let network = clients();

@@ -22,6 +22,7 @@ pub(crate) enum Heard {
     Opened,
     Resumed,
     Suspended,
+    Writable,
     Ended(End),
 }
 
@@ -39,11 +40,17 @@ type Blocks = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 impl Application for Counting {
     fn login(&self, credentials: &[u8], _from: SocketAddr) -> Option<Bytes> {
         assert_ne!(credentials, b"panic", "of a test");
+        if credentials == b"end at once" {
+            return Some(Bytes::from_static(&[0xff; 8]));
+        }
         (credentials == PASSWORD).then(|| Bytes::from_static(&[0; 8]))
     }
 
-    fn handler(&self, _session: &Session, data: &Bytes) -> Box<dyn SessionHandler> {
+    fn handler(&self, session: &Session, data: &Bytes) -> Box<dyn SessionHandler> {
         let last = u64::from_be_bytes(data[..].try_into().unwrap());
+        if last == u64::MAX {
+            session.end();
+        }
         let application = self.clone();
         Box::new(Counter { last, application })
     }
@@ -84,8 +91,12 @@ impl SessionHandler for Counter {
             self.application.wrong.fetch_add(1, SeqCst);
         }
         self.last += 1;
-        session.set_data(self.last.to_be_bytes().to_vec());
+        session.set_data(self.last.to_be_bytes());
         session.send(message).expect("the client keeps a window");
+    }
+
+    fn writable(&mut self, _session: &Session) {
+        self.hear(Heard::Writable);
     }
 
     fn suspended(&mut self, _session: &Session) {

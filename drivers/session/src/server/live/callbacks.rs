@@ -1,22 +1,27 @@
 //! The callbacks of a session: one at a time, in order, and without a lock.
 
 use super::{Event, Live, Session};
-use crate::server::{Node, SessionHandler};
+use crate::server::{Node, OVERHEAD, SessionHandler};
 use crate::wire::End;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 impl Live {
-    /// Calls the handler for the first thing that has happened to it.
-    pub(in crate::server) fn begin(self: &Arc<Self>, node: &Arc<Node>, event: Event) {
-        self.dispatch(node, event);
+    /// The handler is called from now on.
+    pub(in crate::server) fn begin(self: &Arc<Self>, node: &Arc<Node>) {
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.begun, true) {
+            state.running = false;
+            drop(state);
+            self.run(node);
+        }
     }
 
-    /// Calls the handler, or has the thread do so that is in one of its callbacks.
-    pub(super) fn dispatch(self: &Arc<Self>, node: &Arc<Node>, event: Event) {
+    /// Calls the handler for what has happened. If another thread is in one of its callbacks, that does
+    /// so.
+    pub(super) fn run(self: &Arc<Self>, node: &Arc<Node>) {
         let mut state = self.state();
-        state.events.push_back(event);
-        if state.running {
+        if state.running || state.events.is_empty() {
             return;
         }
         state.running = true;
@@ -26,7 +31,7 @@ impl Live {
             return;
         };
         loop {
-            match catch_unwind(AssertUnwindSafe(|| self.call_all(handler.as_mut()))) {
+            match catch_unwind(AssertUnwindSafe(|| self.call_all(node, handler.as_mut()))) {
                 Ok(true) => {
                     let mut state = self.state();
                     // Something may have happened since the last look.
@@ -45,7 +50,7 @@ impl Live {
     }
 
     /// Calls the handler for all that has happened. Returns whether there may be more.
-    fn call_all(self: &Arc<Self>, handler: &mut dyn SessionHandler) -> bool {
+    fn call_all(self: &Arc<Self>, node: &Arc<Node>, handler: &mut dyn SessionHandler) -> bool {
         let session = Session::new(self);
         while let Some(event) = self.next_event() {
             match event {
@@ -59,6 +64,7 @@ impl Live {
                     state.incoming.received = number;
                     state.dirty = true;
                 }
+                Event::Left => self.finish(node, End::Client),
                 Event::Ended(reason) => {
                     handler.ended(&session, reason);
                     return false;
@@ -75,7 +81,7 @@ impl Live {
         loop {
             let event = state.events.pop_front()?;
             if let Event::Message(_, payload) = &event {
-                state.waiting -= payload.len();
+                state.waiting -= payload.len() + OVERHEAD;
             }
             if !is_over || matches!(event, Event::Ended(_)) {
                 return Some(event);

@@ -1,26 +1,23 @@
 //! One session on this node.
 
 mod callbacks;
+mod connection;
 mod outbox;
 mod work;
 
 use super::carrier::Carrier;
-use super::{Node, RETRY, SessionHandler};
-use crate::ring::MAX_PAYLOAD;
+use super::{Node, SessionHandler};
 use crate::store::Stored;
 use crate::token::{SessionId, Token};
-use crate::wire::{self, End, Numbered, Refusal};
+use crate::wire::{End, Refusal};
 use bytes::Bytes;
-use cubenet_core::{ConnectionId, Instant, Link, SendError};
+use cubenet_core::{ConnectionId, Instant, SendError};
 use outbox::Outbox;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-
-/// Bytes of messages that may wait for the handler, while another of its callbacks runs.
-const MAX_WAITING: usize = 256 * 1_024;
 
 /// A handle of a session on this node, to keep, clone and use on any thread. No call blocks.
 ///
@@ -46,6 +43,8 @@ struct State {
     connection: Option<Arc<dyn Carrier>>,
     /// How many connections it has had, and lost.
     changes: u64,
+    /// The handler has heard that the client is away, and not yet that it has come back.
+    is_away: bool,
     incoming: Incoming,
     outbox: Outbox,
     /// What the next update keeps besides messages.
@@ -57,13 +56,16 @@ struct State {
     dirty: bool,
     /// A job of the store's is under way, or will be.
     busy: bool,
-    /// A resume that comes behind it.
-    resume: Option<PendingResume>,
+    /// Resumes that come behind it; and one is under way.
+    resumes: VecDeque<PendingResume>,
+    resuming: bool,
+    /// The handler may be called.
+    begun: bool,
     handler: Option<Box<dyn SessionHandler>>,
     /// A callback runs; others wait for it.
     running: bool,
     events: VecDeque<Event>,
-    /// Bytes of messages among them.
+    /// What the messages among them count.
     waiting: usize,
     /// The application has ended it: it is over once everything has been sent.
     ending: bool,
@@ -101,14 +103,20 @@ pub(in crate::server) struct Coming {
 pub(in crate::server) struct PendingResume {
     pub(in crate::server) coming: Coming,
     pub(in crate::server) from: IpAddr,
-    /// Is told with which session the client goes on and what it is to be sent first, or why not.
+    /// Is told with what the client goes on, or why not.
     pub(in crate::server) reply: Reply,
 }
 
 pub(in crate::server) type Reply = Box<dyn FnOnce(Result<Greeted, Refused>) + Send>;
 
-/// A session, and what its client is to be sent first on its new connection.
-pub(in crate::server) type Greeted = (Arc<Live>, Vec<u8>);
+/// A session that goes on over another connection.
+pub(in crate::server) struct Greeted {
+    pub(in crate::server) live: Arc<Live>,
+    /// Of the resume. If it has another by now, a later resume was faster.
+    pub(in crate::server) fence: u64,
+    /// What the client is to be sent first.
+    pub(in crate::server) greeting: Vec<u8>,
+}
 
 /// Why a login or a resume fails, and when it may be tried again.
 pub(in crate::server) type Refused = (Refusal, Duration);
@@ -120,6 +128,8 @@ pub(in crate::server) enum Event {
     Suspended,
     Writable,
     Message(u64, Bytes),
+    /// The client ends the session.
+    Left,
     Ended(End),
 }
 
@@ -176,7 +186,7 @@ impl Session {
         if state.over.is_some() || state.ending {
             return Err(SendError::Closed);
         }
-        let (len, limit) = (message.len(), MAX_PAYLOAD);
+        let (len, limit) = (message.len(), node.limits.max_message());
         if len > limit {
             return Err(SendError::TooLong { len, limit });
         }
@@ -191,11 +201,12 @@ impl Session {
 
     /// Has these bytes stored with the session, in place of those before. Another node makes the
     /// session's handler of them. In a callback, they are stored together with all that it does.
-    pub fn set_data(&self, data: impl Into<Bytes>) {
+    pub fn set_data(&self, data: impl AsRef<[u8]>) {
         let Some(node) = self.0.node.upgrade() else {
             return;
         };
-        let data = data.into();
+        // Of its own, so that nothing of the application's is dropped under a lock.
+        let data = Bytes::copy_from_slice(data.as_ref());
         let mut state = self.0.state();
         state.data = Some(data);
         state.dirty = true;
@@ -221,7 +232,7 @@ impl Session {
 
     /// Whether it is over on this node.
     pub fn is_over(&self) -> bool {
-        self.0.state().over.is_some()
+        self.0.is_over()
     }
 
     /// The client's address, while it has a connection.
@@ -230,7 +241,7 @@ impl Session {
         Some(connection.peer_addr())
     }
 
-    /// Bytes of messages that the client has not acknowledged.
+    /// What the messages count that the client has not acknowledged: their bytes, and 64 for each.
     pub fn unacknowledged(&self) -> usize {
         self.0.state().outbox.bytes()
     }
@@ -243,12 +254,14 @@ impl fmt::Debug for Session {
 }
 
 impl Live {
-    /// A session whose handler the application makes of `data`.
+    /// A session whose handler the application makes of `data`, and is called for `first` once it
+    /// [begins](Self::begin).
     pub(in crate::server) fn new(
         node: &Arc<Node>,
         id: SessionId,
         origin: Origin,
         data: &Bytes,
+        first: Event,
     ) -> Arc<Self> {
         let Origin {
             fence,
@@ -262,6 +275,7 @@ impl Live {
             updated,
             connection: None,
             changes: 0,
+            is_away: false,
             incoming: Incoming {
                 accepted: received,
                 received,
@@ -274,10 +288,13 @@ impl Live {
             confirms: false,
             dirty: false,
             busy: false,
-            resume: None,
+            resumes: VecDeque::new(),
+            resuming: false,
+            begun: false,
             handler: None,
-            running: false,
-            events: VecDeque::new(),
+            // Until it begins.
+            running: true,
+            events: VecDeque::from([first]),
             waiting: 0,
             ending: false,
             pumping: false,
@@ -298,227 +315,12 @@ impl Live {
         self.id
     }
 
+    pub(in crate::server) fn is_over(&self) -> bool {
+        self.state().over.is_some()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    // The client's side.
-
-    /// A message has come. Returns whether it keeps to the rules.
-    pub(in crate::server) fn received(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        link: &mut dyn Link,
-        message: Numbered<'_>,
-    ) -> bool {
-        if !self.owns(node) {
-            return true;
-        }
-        let mut state = self.state();
-        if !state.has_connection(link.id()) {
-            return true;
-        }
-        state.confirm();
-        let next = state.incoming.accepted + 1;
-        if message.number != next {
-            // It has come before, or, of a transport that loses, is behind a gap.
-            let is_fine = message.number < next || !link.transport().is_reliable();
-            // It did not hear of it.
-            state.incoming.acknowledged = 0;
-            drop(state);
-            self.kick(node);
-            self.pump_soon(node);
-            return is_fine;
-        }
-        state.waiting += message.payload.len();
-        if state.waiting > MAX_WAITING && state.running {
-            // The client sends it again, when it comes back.
-            state.waiting -= message.payload.len();
-            return false;
-        }
-        state.incoming.accepted = next;
-        drop(state);
-        let payload = Bytes::copy_from_slice(message.payload);
-        self.dispatch(node, Event::Message(next, payload));
-        true
-    }
-
-    /// Messages have arrived at the client. Returns whether there can be such an acknowledgement.
-    pub(in crate::server) fn acknowledged(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        connection: ConnectionId,
-        number: u64,
-    ) -> bool {
-        let mut state = self.state();
-        if !state.has_connection(connection) {
-            return true;
-        }
-        state.confirm();
-        if !state.outbox.acknowledge(number) {
-            return false;
-        }
-        let has_room = state.outbox.take_room(node.limits.max_unacknowledged());
-        drop(state);
-        if has_room {
-            self.dispatch(node, Event::Writable);
-        }
-        self.kick(node);
-        true
-    }
-
-    pub(in crate::server) fn ended_by_client(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        connection: ConnectionId,
-    ) {
-        if self.state().has_connection(connection) {
-            self.finish(node, End::Client);
-        }
-    }
-
-    // Its connection.
-
-    /// The client has come, by this connection, and is to be sent this first.
-    pub(in crate::server) fn attach(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        connection: &Arc<dyn Carrier>,
-        greeting: Vec<u8>,
-    ) {
-        let mut state = self.state();
-        if let Some(reason) = state.over {
-            drop(state);
-            let _ = match reason {
-                // It is somewhere, and the client may try again.
-                End::TakenOver => connection.send(&wire::refused(Refusal::Busy, RETRY)),
-                reason => connection.send(&wire::ended(reason)),
-            };
-            return connection.close();
-        }
-        let before = state.connection.replace(Arc::clone(connection));
-        state.changes += 1;
-        state.has_token = false;
-        // The greeting says what has arrived.
-        state.incoming.acknowledged = state.incoming.stored;
-        state.outbox.rewind(greeting.into());
-        drop(state);
-        if let Some(before) = before {
-            let _ = before.send(&wire::ended(End::TakenOver));
-            before.close();
-        }
-        self.pump(node);
-    }
-
-    /// A connection is over, which may be this session's.
-    pub(in crate::server) fn detach(self: &Arc<Self>, node: &Arc<Node>, connection: ConnectionId) {
-        let mut state = self.state();
-        if !state.has_connection(connection) {
-            return;
-        }
-        state.connection = None;
-        let ending = state.ending;
-        drop(state);
-        if ending {
-            return self.finish(node, End::Application);
-        }
-        self.suspend(node);
-    }
-
-    /// The client is away. Waits for it to come back, and no longer than the limit.
-    pub(in crate::server) fn suspend(self: &Arc<Self>, node: &Arc<Node>) {
-        let mut state = self.state();
-        state.changes += 1;
-        // The store keeps it from now on.
-        state.dirty = true;
-        let changes = state.changes;
-        drop(state);
-        self.dispatch(node, Event::Suspended);
-        self.kick(node);
-        let (live, weak) = (Arc::clone(self), Arc::downgrade(node));
-        let expire = Box::new(move || {
-            let is_back = live.state().changes != changes;
-            if let Some(node) = weak.upgrade()
-                && !is_back
-            {
-                live.finish(&node, End::Expired);
-            }
-        });
-        node.environment.run_after(node.limits.wait(), expire);
-    }
-
-    /// Whether this node may still act for the session: the store would have forgotten it otherwise.
-    fn owns(self: &Arc<Self>, node: &Arc<Node>) -> bool {
-        let since = node.environment.now().since(self.state().updated);
-        let owns = since < node.limits.expires_in();
-        if !owns {
-            self.finish(node, End::LeaseLost);
-        }
-        owns
-    }
-
-    /// Has a job [pump](Self::pump).
-    pub(in crate::server) fn pump_soon(self: &Arc<Self>, node: &Arc<Node>) {
-        // A client that provokes it gets one, however often.
-        if std::mem::replace(&mut self.state().pump_is_due, true) {
-            return;
-        }
-        let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));
-        let pump = Box::new(move || {
-            live.state().pump_is_due = false;
-            live.pump(&node_of_job);
-        });
-        node.environment.run(pump);
-    }
-
-    /// Sends the client what it has to know and does not. One thread does at a time, in order, and never
-    /// the connection's own: what that sends leaves when its callbacks have returned, perhaps behind
-    /// what another has sent meanwhile.
-    fn pump(self: &Arc<Self>, node: &Arc<Node>) {
-        loop {
-            let mut state = self.state();
-            let connection = match &state.connection {
-                Some(connection) if state.over.is_none() => Arc::clone(connection),
-                _ => return,
-            };
-            if std::mem::replace(&mut state.pumping, true) {
-                state.pump_again = true;
-                return;
-            }
-            state.pump_again = false;
-            let (changes, stored) = (state.changes, state.incoming.stored);
-            let greeting = state.outbox.greeting();
-            let ack = (state.incoming.acknowledged < stored).then(|| wire::ack(stored));
-            let (before, messages) = state.outbox.to_send();
-            drop(state);
-            let first = greeting.iter().map(|greeting| &greeting[..]);
-            let second = ack.iter().map(|ack| &ack[..]);
-            let rest = messages.iter().map(|message| &message[..]);
-            let packets: Vec<&[u8]> = first.chain(second).chain(rest).collect();
-            let (mut sent, has_room) = connection.send_all(&packets);
-            let was_sent = sent;
-            let mut state = self.state();
-            state.pumping = false;
-            if state.changes == changes {
-                if greeting.is_some() && sent > 0 {
-                    state.outbox.greeted();
-                    sent -= 1;
-                }
-                if ack.is_some() && sent > 0 {
-                    state.incoming.acknowledged = stored;
-                    sent -= 1;
-                }
-                state.outbox.sent_to(before + sent as u64);
-            }
-            if state.ending && state.outbox.is_sent() {
-                drop(state);
-                return self.finish(node, End::Application);
-            }
-            // Without room, `writable` goes on.
-            if !state.pump_again && (was_sent == 0 || !has_room) {
-                return;
-            }
-        }
     }
 }
 

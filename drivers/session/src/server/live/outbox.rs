@@ -1,5 +1,6 @@
 //! Messages to the client that it has not acknowledged.
 
+use crate::server::OVERHEAD;
 use crate::wire::{self, MESSAGE_HEADER};
 use bytes::{BufMut, Bytes, BytesMut};
 use cubenet_core::SendError;
@@ -14,7 +15,7 @@ const AT_ONCE: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     packets: VecDeque<Bytes>,
-    /// Bytes of their payloads.
+    /// What they count.
     bytes: usize,
     /// The last that has arrived at the client.
     acknowledged: u64,
@@ -26,6 +27,8 @@ pub(super) struct Outbox {
     sent: u64,
     /// A message found no room, and the application is owed a `writable`.
     was_full: bool,
+    /// The client is to be asked for an acknowledgement, behind the messages.
+    asks: bool,
     /// What the client is to be sent before anything else on this connection.
     greeting: Option<Bytes>,
 }
@@ -36,7 +39,7 @@ impl Outbox {
         let acknowledged = sent.saturating_sub(messages.len() as u64);
         let numbers = acknowledged + 1..;
         Outbox {
-            bytes: messages.iter().map(Bytes::len).sum(),
+            bytes: messages.iter().map(|message| cost(message.len())).sum(),
             packets: numbers.zip(messages).map(|(n, m)| packet(n, m)).collect(),
             acknowledged,
             told: acknowledged,
@@ -46,20 +49,22 @@ impl Outbox {
         }
     }
 
-    /// Bytes of messages that the client has not acknowledged.
+    /// What the messages count that the client has not acknowledged.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Takes a message from the application, if there is room: `limit` bytes of messages, or one.
     pub(super) fn push(&mut self, payload: &[u8], limit: usize) -> Result<(), SendError> {
-        if !self.packets.is_empty() && self.bytes + payload.len() > limit {
+        if !self.packets.is_empty() && self.bytes + cost(payload.len()) > limit {
             self.was_full = true;
+            // It may wait for more before it acknowledges.
+            self.asks = true;
             return Err(SendError::Full);
         }
         self.sent += 1;
         self.packets.push_back(packet(self.sent, payload));
-        self.bytes += payload.len();
+        self.bytes += cost(payload.len());
         Ok(())
     }
 
@@ -73,7 +78,7 @@ impl Outbox {
                 debug_assert!(false, "there are as many packets as numbers");
                 return false;
             };
-            self.bytes -= packet.len() - MESSAGE_HEADER;
+            self.bytes -= cost(packet.len() - MESSAGE_HEADER);
             self.acknowledged += 1;
         }
         self.told = self.told.max(self.acknowledged);
@@ -84,6 +89,7 @@ impl Outbox {
     pub(super) fn take_room(&mut self, limit: usize) -> bool {
         let has_room = self.was_full && self.bytes <= limit / 2;
         self.was_full &= !has_room;
+        self.asks = self.was_full;
         has_room
     }
 
@@ -116,6 +122,17 @@ impl Outbox {
         self.told = self.told.max(number);
     }
 
+    /// Whether the client is to be asked for an acknowledgement, of something that it has been sent by
+    /// then.
+    pub(super) fn asks(&self) -> bool {
+        self.asks && self.kept > self.acknowledged
+    }
+
+    /// It was.
+    pub(super) fn asked(&mut self) {
+        self.asks = false;
+    }
+
     /// Whether the client has been sent all that there is.
     pub(super) fn is_sent(&self) -> bool {
         self.greeting.is_none() && self.told == self.sent
@@ -145,6 +162,11 @@ impl Outbox {
     }
 }
 
+/// What a message counts: its bytes, and those of what keeps it.
+fn cost(len: usize) -> usize {
+    len + OVERHEAD
+}
+
 fn packet(number: u64, payload: &[u8]) -> Bytes {
     let mut packet = BytesMut::with_capacity(MESSAGE_HEADER + payload.len());
     packet.put_slice(&wire::message_header(number));
@@ -167,7 +189,7 @@ mod tests {
     fn nothing_leaves_before_it_is_stored() {
         let mut outbox = Outbox::default();
         for message in [&b"a"[..], b"b"] {
-            outbox.push(message, 100).unwrap();
+            outbox.push(message, 1_000).unwrap();
         }
         assert!(outbox.to_send().1.is_empty() && !outbox.is_sent());
         assert!(!outbox.acknowledge(1), "it was not sent");
@@ -187,7 +209,7 @@ mod tests {
         assert_eq!(numbers(&outbox.to_send().1), [2]);
         assert!(!outbox.is_sent());
         outbox.greeted();
-        assert_eq!(outbox.bytes(), 1);
+        assert_eq!(outbox.bytes(), 1 + OVERHEAD);
     }
 
     #[test]
@@ -195,8 +217,12 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.push(&[0; 200], 100).unwrap();
         assert_eq!(outbox.push(b"", 100), Err(SendError::Full));
+        assert!(!outbox.asks(), "it has been sent nothing");
         assert!(!outbox.take_room(100));
         outbox.keep(1);
+        assert!(outbox.asks());
+        outbox.asked();
+        assert!(!outbox.asks());
         assert!(outbox.acknowledge(1));
         assert!(outbox.take_room(100) && !outbox.take_room(100));
     }
@@ -205,7 +231,10 @@ mod tests {
     fn what_another_node_has_left_is_sent() {
         let outbox = Outbox::kept(7, &[Bytes::from("six"), Bytes::from("seven")]);
         assert_eq!(numbers(&outbox.to_send().1), [6, 7]);
-        assert_eq!((outbox.acknowledged(), outbox.bytes()), (5, 8));
+        assert_eq!(
+            (outbox.acknowledged(), outbox.bytes()),
+            (5, 8 + 2 * OVERHEAD)
+        );
         assert_eq!(outbox.to_keep(), (8, vec![]));
     }
 }

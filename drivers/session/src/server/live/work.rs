@@ -1,13 +1,15 @@
 //! What a session asks of the store: one operation at a time, on the environment's threads.
 
-use super::{Event, Live, PendingResume, State};
+use super::{Event, Greeted, Live, PendingResume, Refused, State};
 use crate::server::{Node, RETRY};
 use crate::store::{Store, StoreError, Update};
 use crate::wire::{self, End, Refusal};
 use cubenet_core::Instant;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+/// Resumes of a session that wait for the store.
+const MAX_RESUMES: usize = 8;
 /// When an update is tried again that the store could not be reached for.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
@@ -40,17 +42,20 @@ impl Live {
                 state.busy = false;
                 return;
             }
-            if state.dirty {
-                let begun = state.begin_update(node);
-                drop(state);
-                let update = |store: &dyn Store| store.update(self.id, begun.fence, &begun.update);
-                let outcome = node.store.ask(&*node.environment, update);
-                if !self.end_update(node, begun, &outcome) {
-                    return;
-                }
-            } else if let Some(resume) = state.resume.take() {
+            // A client that waits comes first: there may always be something to store.
+            if let Some(resume) = state.resumes.pop_front() {
+                state.resuming = true;
                 drop(state);
                 self.resume_here(node, resume);
+                self.state().resuming = false;
+                continue;
+            }
+            let begun = state.begin_update(node);
+            drop(state);
+            let update = |store: &dyn Store| store.update(self.id, begun.fence, &begun.update);
+            let outcome = node.store.ask(&*node.environment, update);
+            if !self.end_update(node, begun, &outcome) {
+                return;
             }
         }
     }
@@ -80,10 +85,10 @@ impl Live {
                 if state.data.is_none() {
                     state.data = update.data;
                 }
-                let refused = state.resume.take();
+                let refused = std::mem::take(&mut state.resumes);
                 drop(state);
-                if let Some(refused) = refused {
-                    (refused.reply)(Err((Refusal::StoreAway, RETRY)));
+                for resume in refused {
+                    (resume.reply)(Err((Refusal::StoreAway, RETRY)));
                 }
                 if !self.owns(node) {
                     return true;
@@ -101,6 +106,11 @@ impl Live {
                 self.finish(node, End::Expired);
                 true
             }
+            // The store has lost what it had kept.
+            Err(StoreError::Invalid) => {
+                self.finish(node, End::LeaseLost);
+                true
+            }
             Err(_) => {
                 self.finish(node, End::TakenOver);
                 true
@@ -111,15 +121,13 @@ impl Live {
     /// The client goes on with a session that is on this node.
     pub(in crate::server) fn resume(self: &Arc<Self>, node: &Arc<Node>, resume: PendingResume) {
         let mut state = self.state();
-        let refused = if state.over.is_none() {
-            state.resume.replace(resume)
-        } else {
-            Some(resume)
-        };
-        drop(state);
-        if let Some(refused) = refused {
-            (refused.reply)(Err((Refusal::Busy, RETRY)));
+        // Each is looked at, also a wrong one: no attempt takes the place of another.
+        if state.over.is_some() || state.resumes.len() >= MAX_RESUMES {
+            drop(state);
+            return (resume.reply)(Err((Refusal::Busy, RETRY)));
         }
+        state.resumes.push_back(resume);
+        drop(state);
         self.kick(node);
     }
 
@@ -133,22 +141,27 @@ impl Live {
         match node.take_over(&coming) {
             Ok((next, stored)) => {
                 let mut state = self.state();
+                if let Some(reason) = state.over {
+                    drop(state);
+                    return reply(Err(refused_by(reason)));
+                }
                 if stored.fence != state.fence + 1 {
                     // Another node has had it meanwhile: what is known of it here is old.
                     drop(state);
-                    self.finish(node, End::TakenOver);
-                    return reply(Ok(node.arrive(at, &next, &stored)));
+                    return reply(Ok(node.replace(self, at, &next, &stored)));
                 }
                 state.fence = stored.fence;
                 state.updated = at;
                 state.outbox.acknowledge(coming.received);
+                // What its connection says from now on is no word of the new token.
+                (state.has_token, state.confirms) = (true, false);
                 let greeting = wire::resumed(&next, state.incoming.stored).to_vec();
-                let was_away = state.connection.is_none();
                 drop(state);
-                if was_away {
-                    self.dispatch(node, Event::Resumed);
-                }
-                reply(Ok((Arc::clone(self), greeting)));
+                reply(Ok(Greeted {
+                    live: Arc::clone(self),
+                    fence: stored.fence,
+                    greeting,
+                }));
             }
             Err(error) => {
                 reply(Err(node.refusal(&error, from)));
@@ -179,28 +192,34 @@ impl Live {
 
     /// The session is over on this node.
     pub(in crate::server) fn finish(self: &Arc<Self>, node: &Arc<Node>, reason: End) {
-        let mut state = self.state();
+        self.finish_locked(node, reason, self.state());
+    }
+
+    /// The same in one step with what was found out under the lock.
+    pub(super) fn finish_locked(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        reason: End,
+        mut state: MutexGuard<'_, State>,
+    ) {
         if state.over.is_some() {
             return;
         }
         state.over = Some(reason);
         state.outbox.discard();
         state.dirty = false;
+        state.events.push_back(Event::Ended(reason));
         let fence = state.fence;
         let connection = state.connection.take();
-        let resume = state.resume.take();
+        let resumes = std::mem::take(&mut state.resumes);
         drop(state);
         node.forget(self);
         if let Some(connection) = connection {
             let _ = connection.send(&wire::ended(reason));
             connection.close();
         }
-        if let Some(resume) = resume {
-            (resume.reply)(Err(match reason {
-                // It is somewhere: the next attempt looks for it.
-                End::TakenOver => (Refusal::Busy, RETRY),
-                _ => (Refusal::UnknownSession, Duration::ZERO),
-            }));
+        for resume in resumes {
+            (resume.reply)(Err(refused_by(reason)));
         }
         if !matches!(reason, End::TakenOver | End::LeaseLost) {
             let (live, node_of_job) = (Arc::clone(self), Arc::clone(node));
@@ -211,7 +230,16 @@ impl Live {
             });
             node.environment.run(end);
         }
-        self.dispatch(node, Event::Ended(reason));
+        self.run(node);
+    }
+}
+
+/// What a client is told that comes when the session is over here.
+fn refused_by(reason: End) -> Refused {
+    match reason {
+        // It is somewhere: the next attempt looks for it.
+        End::TakenOver => (Refusal::Busy, RETRY),
+        _ => (Refusal::UnknownSession, Duration::ZERO),
     }
 }
 
@@ -219,7 +247,7 @@ impl State {
     /// Whether there is something to ask of the store. Not while a callback runs: what it does is stored
     /// together.
     fn has_work(&self) -> bool {
-        let wanted = self.dirty || self.resume.is_some();
+        let wanted = self.dirty || !self.resumes.is_empty();
         wanted && !self.running && self.over.is_none()
     }
 

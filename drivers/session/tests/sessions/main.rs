@@ -6,3 +6,4 @@ mod python;
 mod redis;
 mod stores;
 mod support;
+mod threads;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 #[test]
 fn every_message_arrives_once_and_in_order_over_connections_that_are_cut() {
-    let node = Node::start(Memory::new(), SessionLimits::new());
+    let node = Node::start(Memory::new(), roomy());
     let network = clients();
     let player = Shared::new(5_000);
     let mut seed = 42;
@@ -36,7 +36,7 @@ fn a_session_goes_on_at_another_node_when_its_own_dies() {
     let player = Shared::new(1_000_000);
     let mut seed = 7;
     for life in 0..10 {
-        let node = Node::start(Arc::clone(&store), SessionLimits::new());
+        let node = Node::start(Arc::clone(&store), roomy());
         let connection = player.connect(&network, node.address);
         let before = player.get(|player| player.echoed);
         player.wait("it goes on", |player| player.echoed > before + 100);

@@ -1,8 +1,8 @@
 //! A client in another language, written from the book.
 
 use crate::support::*;
+use cubenet_session::Memory;
 use cubenet_session::wire::End;
-use cubenet_session::{Memory, SessionLimits};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
@@ -12,7 +12,7 @@ fn a_client_in_python_loses_its_connections_and_no_message() {
     if !cubenet_tests::have("Python", Command::new("python3").arg("--version")) {
         return;
     }
-    let node = Node::start(Memory::new(), SessionLimits::new());
+    let node = Node::start(Memory::new(), roomy());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sessions/client.py");
     let client = Command::new("python3")
         .arg(script)

@@ -1,8 +1,8 @@
 //! Sessions in a real Redis: nodes that die, and Redis that stops and comes back.
 
 use crate::support::*;
+use cubenet_session::Redis;
 use cubenet_session::wire::Refusal;
-use cubenet_session::{Redis, SessionLimits};
 use cubenet_tests::system::skipped;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -82,7 +82,7 @@ fn a_session_goes_from_node_to_node() {
     let player = Shared::new(1_000_000);
     let mut seed = 11;
     for life in 0..10 {
-        let node = Node::start(server.store(), SessionLimits::new());
+        let node = Node::start(server.store(), roomy());
         player.connect(&network, node.address);
         let before = player.get(|player| player.echoed);
         player.wait("it goes on", |player| player.echoed > before + 100);
@@ -108,7 +108,7 @@ fn redis_that_stops_and_goes_on_loses_nothing() {
         return;
     };
     let network = clients();
-    let node = Node::start(server.store(), SessionLimits::new());
+    let node = Node::start(server.store(), roomy());
     let player = Shared::new(3_000);
     player.connect(&network, node.address);
     player.wait("it plays", |player| player.echoed > 100);

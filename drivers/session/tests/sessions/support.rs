@@ -112,6 +112,12 @@ impl SessionHandler for Counter {
     }
 }
 
+/// Room for the answers of clients whose connections are cut behind acknowledgements, before the answers,
+/// several times in a row.
+pub(crate) fn roomy() -> SessionLimits {
+    SessionLimits::new().with_max_unacknowledged(1 << 20)
+}
+
 /// A node of a service.
 pub(crate) struct Node {
     pub(crate) network: Network,

@@ -1,7 +1,7 @@
 //! Everything at once, on real threads: two nodes and a slow store, clients that come to both without closing
 //! what they had, and threads of the application that send all the while.
 
-use crate::support::{PATIENCE, Shared, clients, random};
+use crate::support::{PATIENCE, Shared, clients, random, roomy};
 use bytes::Bytes;
 use cubenet_mio::{Connection, Network, SendError, Transport};
 use cubenet_session::store::{Opening, Resume, StoreError, Stored, Update};
@@ -157,7 +157,7 @@ fn node(
         wrong: Arc::clone(wrong),
     };
     let threads = Threads::start(3).unwrap();
-    let sessions = Sessions::new(application, store, threads, SessionLimits::new());
+    let sessions = Sessions::new(application, store, threads, roomy());
     let network = Network::builder().workers(2).start().unwrap();
     let gates = sessions.clone();
     let accept = move |connection: &Connection| Some(gates.gate(connection));

@@ -84,7 +84,7 @@ fn a_session_that_is_resumed_elsewhere_ends_here() {
 
 #[test]
 fn the_application_hears_of_everything_that_happens_to_a_session() {
-    let limits = SessionLimits::new().with_wait(Duration::from_millis(300));
+    let limits = SessionLimits::new().with_wait(Duration::from_secs(2));
     let node = Node::start(Memory::new(), limits);
     let network = clients();
     let player = Shared::new(1);
@@ -110,13 +110,13 @@ fn the_application_hears_of_everything_that_happens_to_a_session() {
 
 #[test]
 fn a_session_that_has_a_client_does_not_expire() {
-    let wait = Duration::from_millis(200);
+    let wait = Duration::from_secs(1);
     let node = Node::start(Memory::new(), SessionLimits::new().with_wait(wait));
     let network = clients();
     let player = Shared::new(1);
     player.connect(&network, node.address);
     player.wait("it plays", |player| player.echoed == 1);
-    sleep(5 * wait);
+    sleep(5 * wait / 2);
     player.get(|player| player.goal = 2);
     let session = node.sessions.all().pop().expect("it is there");
     session.send(b"still there").unwrap();

@@ -93,7 +93,7 @@ fn a_store_that_is_away_holds_up_sessions_and_loses_nothing() {
 #[test]
 fn a_node_that_cannot_renew_in_time_gives_its_sessions_up() {
     let store = Flaky::default();
-    let wait = Duration::from_millis(300);
+    let wait = Duration::from_secs(1);
     let node = Node::start(store.clone(), SessionLimits::new().with_wait(wait));
     let network = clients();
     let player = Shared::new(1);

@@ -7,8 +7,7 @@ use cubenet_mio::{Connection, Network, SendError, Transport};
 use cubenet_session::store::{Opening, Resume, StoreError, Stored, Update};
 use cubenet_session::wire::End;
 use cubenet_session::{
-    Application, Memory, Session, SessionHandler, SessionId, SessionLimits, Sessions, Store,
-    Threads,
+    Application, Memory, Session, SessionHandler, SessionId, Sessions, Store, Threads,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;

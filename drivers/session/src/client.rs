@@ -4,11 +4,15 @@ use crate::ring::Ring;
 use crate::token::Token;
 use crate::wire::{self, End, LOGIN_HEADER, Numbered, Refusal, ToClient, WireError};
 use core::time::Duration;
-use cubenet_core::{ConnectionId, Link, SendError};
+use cubenet_core::{ConnectionId, Instant, Link, SendError};
 
 /// After so many messages, or so many bytes of them, an acknowledgement is sent.
 const ACK_MESSAGES: u32 = 16;
 const ACK_BYTES: u32 = 2_048;
+/// When what was not answered is sent again, where the transport loses; then twice as late, up to 16
+/// times.
+pub(crate) const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const MAX_DOUBLINGS: u32 = 4;
 
 /// A session, as its client keeps it: what has been sent and not acknowledged, in `N` bytes, what has
 /// arrived, and the token to go on with.
@@ -65,6 +69,11 @@ pub struct Client<const N: usize> {
     received: u64,
     /// What has arrived since the last acknowledgement.
     unacknowledged: Unacknowledged,
+    /// Whether the connection loses nothing.
+    is_reliable: bool,
+    /// Since when the server owes an answer, and how often that was asked for again.
+    waits_since: Instant,
+    repeats: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +136,9 @@ impl<const N: usize> Client<N> {
                 bytes: 0,
                 due: false,
             },
+            is_reliable: true,
+            waits_since: Instant::ZERO,
+            repeats: 0,
         }
     }
 
@@ -154,14 +166,27 @@ impl<const N: usize> Client<N> {
     pub fn connected(&mut self, link: &mut dyn Link, credentials: &[u8]) -> Result<(), SendError> {
         self.phase = Phase::Apart;
         self.connection = Some(link.id());
-        if let Some(token) = &self.token {
+        self.is_reliable = link.transport().is_reliable();
+        self.progress(link);
+        if self.token.is_some() {
             self.attempt += 1;
-            link.send(&wire::resume(token, self.attempt, self.received))?;
+            self.send_resume(link)?;
             self.phase = Phase::Resuming;
             return Ok(());
         }
         // Messages of a session that is lost.
         self.ring.reset();
+        self.send_login(link, credentials)?;
+        self.phase = Phase::LoggingIn;
+        Ok(())
+    }
+
+    fn send_resume(&self, link: &mut dyn Link) -> Result<(), SendError> {
+        let token = self.token.as_ref().ok_or(SendError::Closed)?;
+        link.send(&wire::resume(token, self.attempt, self.received))
+    }
+
+    fn send_login(&mut self, link: &mut dyn Link, credentials: &[u8]) -> Result<(), SendError> {
         let too_long = SendError::TooLong {
             len: credentials.len(),
             limit: N.saturating_sub(LOGIN_HEADER),
@@ -170,9 +195,49 @@ impl<const N: usize> Client<N> {
         let packet = packet.ok_or(too_long)?;
         packet[..LOGIN_HEADER].copy_from_slice(&wire::login_header());
         packet[LOGIN_HEADER..].copy_from_slice(credentials);
-        link.send(packet)?;
-        self.phase = Phase::LoggingIn;
-        Ok(())
+        link.send(packet)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do; never over a stream.
+    pub fn poll_timeout(&self) -> Instant {
+        let waits = match self.phase {
+            Phase::Apart => false,
+            Phase::LoggingIn | Phase::Resuming => true,
+            Phase::Active => self.ring.len() > 0,
+        };
+        if self.is_reliable || !waits {
+            return Instant::NEVER;
+        }
+        let doublings = self.repeats.min(MAX_DOUBLINGS);
+        self.waits_since.after(RETRANSMIT_AFTER * (1 << doublings))
+    }
+
+    /// Says again what the server has not answered, where the transport may have lost it. To be called
+    /// when [`poll_timeout`](Self::poll_timeout) has come, or every so often; with the credentials of
+    /// [`connected`](Self::connected).
+    pub fn handle_timeout(&mut self, link: &mut dyn Link, credentials: &[u8]) {
+        if self.connection != Some(link.id()) || link.now() < self.poll_timeout() {
+            return;
+        }
+        self.waits_since = link.now();
+        self.repeats = self.repeats.saturating_add(1);
+        // What finds no room is as good as lost.
+        let _ = match self.phase {
+            Phase::LoggingIn => self.send_login(link, credentials),
+            Phase::Resuming => self.send_resume(link),
+            Phase::Active => {
+                self.ring.rewind();
+                self.flush(link);
+                Ok(())
+            }
+            Phase::Apart => Ok(()),
+        };
+    }
+
+    /// The server has answered, or has nothing to answer yet.
+    fn progress(&mut self, link: &dyn Link) {
+        self.waits_since = link.now();
+        self.repeats = 0;
     }
 
     /// The connection is over. The session waits for another, unless it has one already.
@@ -239,13 +304,13 @@ impl<const N: usize> Client<N> {
             }
             (Phase::Active, ToClient::Message(message)) => self.handle_message(link, message),
             (Phase::Active, ToClient::Ack(number)) => {
+                let before = self.ring.acknowledged();
                 if !self.ring.acknowledge(number) {
                     return Err(WireError::Invalid);
                 }
-                Ok(Event::Nothing)
-            }
-            (Phase::Active, ToClient::Ask) => {
-                self.acknowledge(link);
+                if self.ring.acknowledged() > before {
+                    self.progress(link);
+                }
                 Ok(Event::Nothing)
             }
             (_, ToClient::Ended(reason)) => {
@@ -253,10 +318,16 @@ impl<const N: usize> Client<N> {
                 self.token = None;
                 Ok(Event::Ended(reason))
             }
-            // Of a transport that loses and repeats: its answer has arrived already.
-            (Phase::Active, ToClient::Welcome { .. } | ToClient::Resumed { .. }) => {
+            // Asked, or greeted again by a server that does not know that it has: the transport loses.
+            (
+                Phase::Active,
+                ToClient::Ask | ToClient::Welcome { .. } | ToClient::Resumed { .. },
+            ) => {
+                self.acknowledge(link);
                 Ok(Event::Nothing)
             }
+            // It has overtaken the server's answer, or is of a session that was left.
+            _ if !self.is_reliable => Ok(Event::Nothing),
             _ => Err(WireError::Invalid),
         }
     }
@@ -269,6 +340,9 @@ impl<const N: usize> Client<N> {
     /// [`SendError::Full`] if too much is not acknowledged yet; [`SendError::Closed`] without a
     /// session; [`SendError::TooLong`] if there is never room for it.
     pub fn send(&mut self, link: &mut dyn Link, payload: &[u8]) -> Result<u64, SendError> {
+        if self.ring.len() == 0 {
+            self.progress(link);
+        }
         let number = self.keep(payload)?;
         self.flush(link);
         Ok(number)
@@ -327,6 +401,7 @@ impl<const N: usize> Client<N> {
     /// The server has answered: sends all that has not arrived there.
     fn activate(&mut self, link: &mut dyn Link) {
         self.phase = Phase::Active;
+        self.progress(link);
         self.ring.rewind();
         // It says that the new token has arrived: the server forgets the old one.
         self.acknowledge(link);

@@ -12,8 +12,8 @@ use cubenet_session::{
     SessionLimits, Sessions, Store,
 };
 use cubenet_sim::{
-    CloseReason, Conditions, ConnectError, Connection, Faults, Handler, Instant, Link, Message,
-    Network, Simulation, Transport,
+    CloseReason, Conditions, ConnectError, Connection, ConnectionId, Faults, Handler, Instant,
+    Link, Message, Network, SendError, Simulation, Transport,
 };
 use std::collections::HashMap;
 use std::io;
@@ -301,7 +301,61 @@ impl Handler for Shared {
     }
 }
 
+/// A connection, for what a client does outside its callbacks.
+struct Outside<'a>(&'a Connection, Instant);
+
+impl Link for Outside<'_> {
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.0.send(message)
+    }
+
+    fn close(&mut self) {
+        self.0.close();
+    }
+
+    fn abort(&mut self) {
+        self.0.abort();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    fn transport(&self) -> Transport {
+        self.0.transport()
+    }
+
+    fn peer_addr(&self) -> SocketAddr {
+        self.0.peer_addr()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr()
+    }
+
+    fn id(&self) -> ConnectionId {
+        self.0.id()
+    }
+
+    fn queued(&self) -> usize {
+        self.0.queued()
+    }
+
+    fn pause(&mut self) {
+        self.0.pause();
+    }
+
+    fn resume(&mut self) {
+        self.0.resume();
+    }
+
+    fn now(&self) -> Instant {
+        self.1
+    }
+}
+
 struct Run {
+    transport: Transport,
     simulation: Arc<Simulation>,
     memory: Arc<Memory>,
     is_away: Arc<AtomicBool>,
@@ -316,7 +370,7 @@ fn node_host(nth: u8) -> IpAddr {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, transport: Transport) -> Self {
         let conditions = Conditions::new()
             .with_latency(Duration::from_millis(5))
             .with_jitter(Duration::from_millis(20))
@@ -330,6 +384,7 @@ impl Run {
         let simulation = Arc::new(simulation);
         let clock = Arc::downgrade(&simulation);
         let mut run = Run {
+            transport,
             memory: Arc::new(Memory::with_clock(move || {
                 clock.upgrade().expect("it runs this").now()
             })),
@@ -391,7 +446,7 @@ impl Run {
         let network = self.simulation.network(process.host).start().unwrap();
         let accept = move |connection: &Connection| Some(sessions.gate(connection));
         network
-            .listen(Transport::Tcp, (process.host, PORT), accept)
+            .listen(self.transport, (process.host, PORT), accept)
             .unwrap();
         self.nodes[usize::from(nth)] = (process, Some(network));
     }
@@ -405,7 +460,7 @@ impl Run {
         let (network, shared) = &self.players[nth];
         let address = (node_host(self.random(NODES.into()) as u8), PORT);
         let handler = shared.clone();
-        if let Ok(connection) = network.connect(Transport::Tcp, address, |_| handler) {
+        if let Ok(connection) = network.connect(self.transport, address, |_| handler) {
             lock(&shared.0).connections.push(connection);
         }
     }
@@ -434,8 +489,16 @@ impl Run {
         self.reconnect();
     }
 
-    /// Clients without a connection get one.
+    /// Clients without a connection get one; others say again what was not answered.
     fn reconnect(&self) {
+        let now = self.simulation.now();
+        for (_, shared) in &self.players {
+            let player = &mut *lock(&shared.0);
+            for connection in &player.connections {
+                let link = &mut Outside(connection, now);
+                player.client.handle_timeout(link, b"name");
+            }
+        }
         for (nth, (_, shared)) in self.players.iter().enumerate() {
             let is_apart = {
                 let mut player = lock(&shared.0);
@@ -454,8 +517,8 @@ impl Run {
     }
 }
 
-fn run(seed: u64) -> u64 {
-    let mut run = Run::new(seed);
+fn run(seed: u64, transport: Transport) -> u64 {
+    let mut run = Run::new(seed, transport);
     let end = run.simulation.now().after(STORM);
     while run.simulation.now() < end {
         let pause = Duration::from_millis(20 + run.random(400));
@@ -474,7 +537,7 @@ fn run(seed: u64) -> u64 {
     let end = run.simulation.now().after(CALM);
     while !run.is_done() {
         assert!(run.simulation.now() < end, "every message arrives");
-        run.simulation.run_for(Duration::from_millis(500));
+        run.simulation.run_for(Duration::from_millis(200));
         // A connection that waits for a node that has forgotten it is no use.
         if run.random(10) == 0 {
             for (_, shared) in &run.players {
@@ -488,20 +551,33 @@ fn run(seed: u64) -> u64 {
     run.simulation.trace_hash()
 }
 
-#[test]
-fn sessions_lose_and_double_nothing_whatever_goes_wrong() {
+/// Runs each seed, of so many.
+fn run_seeds(transport: Transport, every: u64) {
     let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().expect("a number"));
     let seeds = match number("CUBENET_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("CUBENET_SEEDS").unwrap_or(SEEDS),
+        None => 0..number("CUBENET_SEEDS").unwrap_or(SEEDS) / every,
     };
     for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        assert!(outcome.is_ok(), "seed {seed}");
+        let outcome = std::panic::catch_unwind(|| run(seed, transport));
+        assert!(outcome.is_ok(), "seed {seed}, {transport}");
     }
 }
 
 #[test]
+fn sessions_lose_and_double_nothing_whatever_goes_wrong() {
+    run_seeds(Transport::Tcp, 1);
+}
+
+/// What is lost is sent again, and again: a run has some thirty times as many packets.
+#[test]
+fn nor_do_those_over_datagrams() {
+    run_seeds(Transport::Udp, 30);
+}
+
+#[test]
 fn a_seed_is_a_run() {
-    assert_eq!(run(42), run(42));
+    for transport in [Transport::Tcp, Transport::Udp] {
+        assert_eq!(run(42, transport), run(42, transport));
+    }
 }

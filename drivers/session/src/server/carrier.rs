@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 pub(super) trait Carrier: Send + Sync {
     fn id(&self) -> ConnectionId;
     fn peer_addr(&self) -> SocketAddr;
+    fn is_reliable(&self) -> bool;
     fn send(&self, packet: &[u8]) -> Result<(), SendError>;
     /// Sends packets, in order, until one is not accepted. Returns how many were, and why the next was
     /// not.
@@ -21,6 +22,10 @@ impl<C: Handle> Carrier for C {
 
     fn peer_addr(&self) -> SocketAddr {
         Handle::peer_addr(self)
+    }
+
+    fn is_reliable(&self) -> bool {
+        Handle::transport(self).is_reliable()
     }
 
     fn send(&self, packet: &[u8]) -> Result<(), SendError> {

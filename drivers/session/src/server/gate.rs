@@ -108,8 +108,11 @@ impl Handler for Gate {
             }
             packet => {
                 let Some(live) = self.live() else {
-                    // One that it had not been given.
-                    return link.abort();
+                    // Of a session that it had not been given; unless it has overtaken its login.
+                    if link.transport().is_reliable() {
+                        link.abort();
+                    }
+                    return;
                 };
                 let went_well = match packet {
                     ToServer::Message(message) => live.received(&self.node, link, message),

@@ -1,6 +1,7 @@
 //! A session's connection: what comes by it, what is sent on it, and what happens without one.
 
 use super::{Event, Greeted, Live, State};
+use crate::client::{MAX_DOUBLINGS, RETRANSMIT_AFTER};
 use crate::server::carrier::Carrier;
 use crate::server::{Node, OVERHEAD, RETRY};
 use crate::wire::{self, End, Numbered, Refusal};
@@ -68,8 +69,12 @@ impl Live {
             return true;
         }
         state.confirm();
+        let before = state.outbox.acknowledged();
         if !state.outbox.acknowledge(number) {
             return false;
+        }
+        if state.outbox.acknowledged() > before {
+            state.repeats = 0;
         }
         if state.outbox.take_room(node.limits.max_unacknowledged()) {
             state.events.push_back(Event::Writable);
@@ -123,6 +128,7 @@ impl Live {
         let before = state.connection.replace(Arc::clone(connection));
         state.changes += 1;
         state.has_token = false;
+        state.repeats = 0;
         // The greeting says what has arrived.
         state.incoming.acknowledged = state.incoming.stored;
         state.outbox.rewind(greeted.greeting.into());
@@ -251,6 +257,9 @@ impl Live {
             let (is_progress, was_all) = (sent > 0, sent == packets.len());
             let mut state = self.state();
             state.pumping = false;
+            if !connection.is_reliable() {
+                self.repeat_later(node, &mut state);
+            }
             if state.changes == changes {
                 if greeting.is_some() && sent > 0 {
                     state.outbox.greeted();
@@ -280,6 +289,42 @@ impl Live {
                 return;
             }
         }
+    }
+}
+
+/// What a transport loses.
+impl Live {
+    /// Has a job look later whether the client has answered.
+    fn repeat_later(self: &Arc<Self>, node: &Arc<Node>, state: &mut State) {
+        if std::mem::replace(&mut state.repeat_is_due, true) {
+            return;
+        }
+        let seen = (state.changes, state.outbox.acknowledged());
+        let doublings = state.repeats.min(MAX_DOUBLINGS);
+        let (live, weak) = (Arc::clone(self), Arc::downgrade(node));
+        let repeat = Box::new(move || {
+            if let Some(node) = weak.upgrade() {
+                live.repeat(&node, seen);
+            }
+        });
+        let delay = RETRANSMIT_AFTER * (1 << doublings);
+        node.environment.run_after(delay, repeat);
+    }
+
+    /// If the client has answered nothing since, sends again what it has not acknowledged.
+    fn repeat(self: &Arc<Self>, node: &Arc<Node>, seen: (u64, u64)) {
+        let mut state = self.state();
+        state.repeat_is_due = false;
+        if state.over.is_some() || state.connection.is_none() || !state.outbox.is_owed() {
+            return;
+        }
+        if seen == (state.changes, state.outbox.acknowledged()) {
+            state.repeats = state.repeats.saturating_add(1);
+            state.outbox.repeat();
+            drop(state);
+            return self.pump(node);
+        }
+        self.repeat_later(node, &mut state);
     }
 }
 

@@ -74,6 +74,9 @@ struct State {
     pump_again: bool,
     /// A job is to do so, and has not begun.
     pump_is_due: bool,
+    /// A job is to look whether the transport has lost something; and how often it has.
+    repeat_is_due: bool,
+    repeats: u32,
 }
 
 /// Numbers of the client's messages.
@@ -300,6 +303,8 @@ impl Live {
             pumping: false,
             pump_again: false,
             pump_is_due: false,
+            repeat_is_due: false,
+            repeats: 0,
         };
         let live = Arc::new(Live {
             id,
@@ -333,6 +338,7 @@ impl State {
 
     /// The client has said something on its connection: it has been given its newest token.
     fn confirm(&mut self) {
+        self.outbox.has_greeting();
         if !std::mem::replace(&mut self.has_token, true) {
             self.confirms = true;
             self.dirty = true;

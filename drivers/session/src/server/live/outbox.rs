@@ -31,6 +31,8 @@ pub(super) struct Outbox {
     asks: bool,
     /// What the client is to be sent before anything else on this connection.
     greeting: Option<Bytes>,
+    /// The same, as long as the client may not have it.
+    greeted: Option<Bytes>,
 }
 
 impl Outbox {
@@ -96,7 +98,24 @@ impl Outbox {
     /// There is another connection: what has not arrived is to be sent anew, behind this.
     pub(super) fn rewind(&mut self, greeting: Bytes) {
         self.told = self.acknowledged;
+        self.greeted = Some(greeting.clone());
         self.greeting = Some(greeting);
+    }
+
+    /// The client has the greeting.
+    pub(super) fn has_greeting(&mut self) {
+        self.greeted = None;
+    }
+
+    /// Whether the client owes an answer.
+    pub(super) fn is_owed(&self) -> bool {
+        self.greeted.is_some() || self.told > self.acknowledged
+    }
+
+    /// The transport may have lost what was not answered: it is to be sent again.
+    pub(super) fn repeat(&mut self) {
+        self.told = self.acknowledged;
+        self.greeting = self.greeted.clone();
     }
 
     /// What the client is to be sent first.

@@ -191,6 +191,22 @@ impl Sessions {
         table.live.values().map(Session::new).collect()
     }
 
+    /// Waits until all that the sessions of this node have done is stored, for this long at most. For a
+    /// node that stops, behind the end of its network: its clients go on elsewhere, with nothing to do
+    /// again. Returns whether it is. Blocks, so it is not for callbacks.
+    pub fn settle(&self, timeout: Duration) -> bool {
+        let end = std::time::Instant::now() + timeout;
+        loop {
+            if self.all().iter().all(Session::is_settled) {
+                return true;
+            }
+            if std::time::Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// How many sessions there are on this node.
     pub fn len(&self) -> usize {
         self.0.table().live.len()

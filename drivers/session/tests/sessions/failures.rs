@@ -143,6 +143,32 @@ fn what_a_callback_does_is_stored_when_it_returns() {
 }
 
 #[test]
+fn a_node_that_stops_waits_until_everything_is_stored() {
+    let store = Flaky::default();
+    let node = Node::start(store.clone(), SessionLimits::new());
+    let network = clients();
+    let player = Shared::new(1_000_000);
+    player.connect(&network, node.address);
+    player.wait("it plays", |player| player.echoed > 100);
+    store.all_fail.store(true, SeqCst);
+    store.is_away.store(true, SeqCst);
+    node.network.stop(Duration::ZERO);
+    assert!(
+        !node.sessions.settle(Duration::from_millis(100)),
+        "the store is away"
+    );
+    store.is_away.store(false, SeqCst);
+    assert!(node.sessions.settle(PATIENCE));
+    // Its next node has nothing to do again.
+    let next = Node::start(store.clone(), SessionLimits::new());
+    player.connect(&network, next.address);
+    let before = player.get(|player| player.echoed);
+    player.wait("it goes on", |player| player.echoed > before + 100);
+    assert_eq!(node.wrong.load(SeqCst) + next.wrong.load(SeqCst), 0);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
 fn an_application_that_is_told_full_is_told_when_there_is_room() {
     // Less than what a client acknowledges of its own accord.
     let limits = SessionLimits::new().with_max_unacknowledged(500);

@@ -233,6 +233,12 @@ impl Session {
         }
     }
 
+    /// Whether all that it has done is stored.
+    pub(in crate::server) fn is_settled(&self) -> bool {
+        let state = self.0.state();
+        state.over.is_some() || !(state.dirty || state.busy || state.running)
+    }
+
     /// Whether it is over on this node.
     pub fn is_over(&self) -> bool {
         self.0.is_over()

@@ -71,7 +71,7 @@ static void load(int port, int peers, int at_once, int size, double seconds) {
         if (ready < 0)
             stop("enet_host_service");
         if (ready == 0)
-            /* Lost, if any: fill the window again. */
+            /* All that was on its way was lost. */
             for (int n = 0; n < at_once; n++)
                 say(connected[next++ % peers], bytes, size);
         else if (event.type == ENET_EVENT_TYPE_RECEIVE) {
@@ -82,6 +82,9 @@ static void load(int port, int peers, int at_once, int size, double seconds) {
             stop("a connection");
     }
     printf("%lld\n", answered);
+    for (int n = 0; n < peers; n++)
+        enet_peer_disconnect_now(connected[n], 0);
+    enet_host_flush(host);
 }
 
 int main(int argc, char **argv) {

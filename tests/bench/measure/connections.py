@@ -82,13 +82,13 @@ def allow_descriptors():
     return hard
 
 
-def idle_of(pid, port, connections, before_reading=lambda: None):
+def idle_of(pid, port, connections, before_reading=lambda: None, already=1):
     """Bytes of resident memory that a connection with one message behind it adds to a server."""
     clients = []
     try:
-        # One that has spoken, so that what the server has once is there.
-        for nth in range(connections + 1):
-            if nth == 1:
+        # Beside those that are there already, so that what the server has once is there, too.
+        for nth in range(connections + already):
+            if nth == already:
                 before_reading()
                 before = resident_bytes(pid)
             client = socket.create_connection(("127.0.0.1", port))

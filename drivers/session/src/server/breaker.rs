@@ -1,4 +1,5 @@
-//! A store that is away is not asked by everybody: each would wait for it, and what it refuses behind them.
+//! While the store is away, few operations ask it: each would wait for its answer on a thread, and the logins
+//! to be refused behind them.
 
 use crate::environment::Environment;
 use crate::store::{Store, StoreError};

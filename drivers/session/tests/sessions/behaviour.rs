@@ -32,31 +32,7 @@ fn every_message_arrives_once_and_in_order_over_connections_that_are_cut() {
 #[test]
 fn a_session_goes_on_at_another_node_when_its_own_dies() {
     let store = Arc::new(Memory::new());
-    let network = clients();
-    let player = Shared::new(1_000_000);
-    let mut seed = 7;
-    for life in 0..10 {
-        let node = Node::start(Arc::clone(&store), roomy());
-        let connection = player.connect(&network, node.address);
-        let before = player.get(|player| player.echoed);
-        player.wait("it goes on", |player| player.echoed > before + 100);
-        node.hears(if life == 0 {
-            &Heard::Opened
-        } else {
-            &Heard::Resumed
-        });
-        sleep(Duration::from_micros(random(&mut seed, 10_000)));
-        // It stops in the middle of everything, and takes what was not stored with it.
-        drop(node.sessions.clone());
-        node.network.stop(Duration::ZERO);
-        assert_eq!(node.wrong.load(SeqCst), 0);
-        drop(connection);
-    }
-    assert_eq!(
-        player.get(|player| (player.opened, player.ended.len())),
-        (1, 0)
-    );
-    network.stop(Duration::ZERO);
+    outlives_its_nodes(|| Arc::clone(&store), 7);
 }
 
 #[test]

@@ -75,31 +75,9 @@ impl Drop for Server {
 
 #[test]
 fn a_session_goes_from_node_to_node() {
-    let Some(server) = Server::start() else {
-        return;
-    };
-    let network = clients();
-    let player = Shared::new(1_000_000);
-    let mut seed = 11;
-    for life in 0..10 {
-        let node = Node::start(server.store(), roomy());
-        player.connect(&network, node.address);
-        let before = player.get(|player| player.echoed);
-        player.wait("it goes on", |player| player.echoed > before + 100);
-        node.hears(if life == 0 {
-            &Heard::Opened
-        } else {
-            &Heard::Resumed
-        });
-        sleep(Duration::from_micros(random(&mut seed, 10_000)));
-        node.network.stop(Duration::ZERO);
-        assert_eq!(node.wrong.load(SeqCst), 0);
+    if let Some(server) = Server::start() {
+        outlives_its_nodes(|| server.store(), 11);
     }
-    assert_eq!(
-        player.get(|player| (player.opened, player.ended.len())),
-        (1, 0)
-    );
-    network.stop(Duration::ZERO);
 }
 
 #[test]

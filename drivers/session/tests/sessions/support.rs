@@ -290,6 +290,32 @@ pub(crate) fn random(state: &mut u64, below: u64) -> u64 {
     *state % below
 }
 
+/// A session outlives ten nodes, one after another, each with a store that `store` makes.
+pub(crate) fn outlives_its_nodes<S: Store>(store: impl Fn() -> S, mut seed: u64) {
+    let network = clients();
+    let player = Shared::new(1_000_000);
+    for life in 0..10 {
+        let node = Node::start(store(), roomy());
+        player.connect(&network, node.address);
+        let before = player.get(|player| player.echoed);
+        player.wait("it goes on", |player| player.echoed > before + 100);
+        node.hears(if life == 0 {
+            &Heard::Opened
+        } else {
+            &Heard::Resumed
+        });
+        sleep(Duration::from_micros(random(&mut seed, 10_000)));
+        // In the middle of everything: what was not stored goes with it.
+        node.network.stop(Duration::ZERO);
+        assert_eq!(node.wrong.load(SeqCst), 0);
+    }
+    assert_eq!(
+        player.get(|player| (player.opened, player.ended.len())),
+        (1, 0)
+    );
+    network.stop(Duration::ZERO);
+}
+
 /// Says one thing on a connection, and keeps what it is told first.
 pub(crate) struct Says(Vec<u8>, Sender<Vec<u8>>);
 

@@ -220,7 +220,13 @@ mod tests {
         let at_once = Box::new(move || done.send("at once").unwrap());
         threads.run(at_once);
         let order: Vec<_> = (0..3).map(|_| order.recv_timeout(LONG).unwrap()).collect();
-        assert_eq!(order, ["at once", "first", "second"]);
+        // The panic may take longer than the timers.
+        let at = |name| order.iter().position(|one| *one == name);
+        assert!(
+            at("at once").is_some() && at("first") < at("second"),
+            "{order:?}"
+        );
+        assert!(at("first").is_some());
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 /// What a session does with its connection.
 pub(super) trait Carrier: Send + Sync {
     fn id(&self) -> ConnectionId;
-    fn peer_addr(&self) -> SocketAddr;
+    /// The client's address: what a proxy says it is, if one does.
+    fn client_addr(&self) -> SocketAddr;
     fn is_reliable(&self) -> bool;
     fn send(&self, packet: &[u8]) -> Result<(), SendError>;
     /// Sends packets, in order, until one is not accepted. Returns how many were, and why the next was
@@ -20,8 +21,10 @@ impl<C: Handle> Carrier for C {
         Handle::id(self)
     }
 
-    fn peer_addr(&self) -> SocketAddr {
-        Handle::peer_addr(self)
+    fn client_addr(&self) -> SocketAddr {
+        let identity = Handle::identity(self);
+        let behind_a_proxy = identity.and_then(|identity| identity.client_addr());
+        behind_a_proxy.unwrap_or_else(|| Handle::peer_addr(self))
     }
 
     fn is_reliable(&self) -> bool {

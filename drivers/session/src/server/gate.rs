@@ -151,9 +151,9 @@ impl Answer {
         Some(&*self.0.as_ref()?.carrier)
     }
 
-    pub(super) fn peer_addr(&self) -> SocketAddr {
+    pub(super) fn client_addr(&self) -> SocketAddr {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.carrier().map_or(unknown, Carrier::peer_addr)
+        self.carrier().map_or(unknown, Carrier::client_addr)
     }
 
     /// Gives the connection its session, and the client its answer.

@@ -50,7 +50,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What an application decides about sessions.
 pub trait Application: Send + Sync + 'static {
     /// Checks the credentials of a login. Returns the data that the session begins with, or `None` to
-    /// refuse. Runs on a thread of the [`Environment`], so it may ask a database.
+    /// refuse. `from` is the client's address, as the PROXY protocol tells it where the listener has that
+    /// layer. Runs on a thread of the [`Environment`], so it may ask a database.
     fn login(&self, credentials: &[u8], from: SocketAddr) -> Option<Bytes>;
 
     /// Makes the handler of a session that has been opened, or that has come from another node, with
@@ -245,7 +246,7 @@ impl Node {
         let place = Place::new(self, None);
         let (node, credentials) = (Arc::clone(self), credentials.to_vec());
         self.environment.run(Box::new(move || {
-            let Some(data) = node.application.login(&credentials, answer.peer_addr()) else {
+            let Some(data) = node.application.login(&credentials, answer.client_addr()) else {
                 return answer.refuse((Refusal::Credentials, Duration::ZERO));
             };
             match node.open(&data) {
@@ -285,7 +286,7 @@ impl Node {
     /// A client goes on with its session.
     fn resume(self: &Arc<Self>, coming: Coming, answer: Answer) {
         let now = self.environment.now();
-        let from = answer.peer_addr().ip();
+        let from = answer.client_addr().ip();
         if !self.rates().resume(from, now, &self.limits) {
             return answer.refuse((Refusal::Busy, RETRY));
         }

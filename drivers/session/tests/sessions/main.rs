@@ -7,3 +7,4 @@ mod redis;
 mod stores;
 mod support;
 mod threads;
+mod turns;

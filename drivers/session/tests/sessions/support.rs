@@ -32,13 +32,16 @@ struct Counting {
     pub(crate) heard: Sender<Heard>,
     pub(crate) wrong: Arc<AtomicUsize>,
     blocks: Blocks,
+    /// Where logins came from.
+    logins: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 /// What a callback that blocks says, and what it waits for.
 type Blocks = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Application for Counting {
-    fn login(&self, credentials: &[u8], _from: SocketAddr) -> Option<Bytes> {
+    fn login(&self, credentials: &[u8], from: SocketAddr) -> Option<Bytes> {
+        self.logins.lock().unwrap().push(from);
         assert_ne!(credentials, b"panic", "of a test");
         if credentials == b"end at once" {
             return Some(Bytes::from_static(&[0xff; 8]));
@@ -126,6 +129,7 @@ pub(crate) struct Node {
     pub(crate) heard: Receiver<Heard>,
     pub(crate) wrong: Arc<AtomicUsize>,
     blocks: Blocks,
+    logins: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Node {
@@ -133,10 +137,12 @@ impl Node {
         let (sender, heard) = channel();
         let wrong = Arc::new(AtomicUsize::new(0));
         let blocks = Blocks::default();
+        let logins = Arc::default();
         let application = Counting {
             heard: sender,
             wrong: Arc::clone(&wrong),
             blocks: Arc::clone(&blocks),
+            logins: Arc::clone(&logins),
         };
         let threads = Threads::start(2).unwrap();
         let sessions = Sessions::new(application, store, threads, limits);
@@ -153,6 +159,7 @@ impl Node {
             heard,
             wrong,
             blocks,
+            logins,
         }
     }
 
@@ -163,6 +170,11 @@ impl Node {
         let (leave, left) = channel();
         *self.blocks.lock().unwrap() = Some((enter, left));
         (entered, leave)
+    }
+
+    /// Where logins came from.
+    pub(crate) fn logins(&self) -> Vec<SocketAddr> {
+        self.logins.lock().unwrap().clone()
     }
 
     pub(crate) fn hears(&self, expected: &Heard) {

@@ -1,10 +1,14 @@
 //! The callbacks of a session: one at a time, in order, and without a lock.
 
-use super::{Event, Live, Session};
+use super::{Event, Live, Session, Task};
 use crate::server::{Node, OVERHEAD, SessionHandler};
 use crate::wire::End;
+use cubenet_core::SendError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+/// The tasks of the application that may wait for their turn.
+const MAX_TASKS: usize = 1_024;
 
 impl Live {
     /// The handler is called from now on.
@@ -64,6 +68,7 @@ impl Live {
                     state.incoming.received = number;
                     state.dirty = true;
                 }
+                Event::Task(task) => task(&session),
                 Event::Left => self.finish(node, End::Client),
                 Event::Ended(reason) => {
                     handler.ended(&session, reason);
@@ -77,15 +82,39 @@ impl Live {
     /// What the handler is to be called for next. Nothing happens to a session that is over, but its end.
     fn next_event(&self) -> Option<Event> {
         let mut state = self.state();
-        let is_over = state.over.is_some();
-        loop {
-            let event = state.events.pop_front()?;
-            if let Event::Message(_, payload) = &event {
-                state.waiting -= payload.len() + OVERHEAD;
-            }
-            if !is_over || matches!(event, Event::Ended(_)) {
-                return Some(event);
-            }
+        if state.over.is_some() {
+            let events = std::mem::take(&mut state.events);
+            // Tasks hold what the application gave them, which is dropped without the lock.
+            drop(state);
+            let mut ends = events.into_iter();
+            return ends.find(|event| matches!(event, Event::Ended(_)));
         }
+        let event = state.events.pop_front()?;
+        match &event {
+            Event::Message(_, payload) => state.waiting -= payload.len() + OVERHEAD,
+            Event::Task(_) => state.tasks -= 1,
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// Has the application's task done in its turn.
+    pub(super) fn run_task(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        task: Task,
+    ) -> Result<(), SendError> {
+        let mut state = self.state();
+        if state.over.is_some() {
+            return Err(SendError::Closed);
+        }
+        if state.tasks >= MAX_TASKS {
+            return Err(SendError::Full);
+        }
+        state.tasks += 1;
+        state.events.push_back(Event::Task(task));
+        drop(state);
+        self.run(node);
+        Ok(())
     }
 }

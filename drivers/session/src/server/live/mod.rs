@@ -65,8 +65,9 @@ struct State {
     /// A callback runs; others wait for it.
     running: bool,
     events: VecDeque<Event>,
-    /// What the messages among them count.
+    /// What the messages among them count, and how many of them are tasks.
     waiting: usize,
+    tasks: usize,
     /// The application has ended it: it is over once everything has been sent.
     ending: bool,
     /// The client's messages are being sent to it by some thread, which is to look once more.
@@ -124,6 +125,9 @@ pub(in crate::server) struct Greeted {
 /// Why a login or a resume fails, and when it may be tried again.
 pub(in crate::server) type Refused = (Refusal, Duration);
 
+/// What the application does with a session in its turn.
+type Task = Box<dyn FnOnce(&Session) + Send>;
+
 /// What the handler is called for.
 pub(in crate::server) enum Event {
     Opened,
@@ -131,6 +135,8 @@ pub(in crate::server) enum Event {
     Suspended,
     Writable,
     Message(u64, Bytes),
+    /// The application wants this done in its turn.
+    Task(Task),
     /// The client ends the session.
     Left,
     Ended(End),
@@ -244,10 +250,29 @@ impl Session {
         self.0.is_over()
     }
 
-    /// The client's address, while it has a connection.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
+    /// Has `task` run as a callback of this session: behind those that are due, and beside none. What it
+    /// sends on the session and what it [keeps](Self::set_data) is stored together. May run it before it
+    /// returns, on this thread, with other callbacks of the session; so hold no lock that they take.
+    ///
+    /// If the session is over before its turn comes, the task is dropped. One that panics ends the
+    /// session.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] if the session is over; [`SendError::Full`] if 1,024 tasks wait for their
+    /// turn already: no `writable` follows.
+    pub fn run_in_turn(
+        &self,
+        task: impl FnOnce(&Session) + Send + 'static,
+    ) -> Result<(), SendError> {
+        let node = self.0.node.upgrade().ok_or(SendError::Closed)?;
+        self.0.run_task(&node, Box::new(task))
+    }
+
+    /// The client's address, while it has a connection; behind a proxy, what that says it is.
+    pub fn client_addr(&self) -> Option<SocketAddr> {
         let connection = self.0.state().connection.clone()?;
-        Some(connection.peer_addr())
+        Some(connection.client_addr())
     }
 
     /// What the messages count that the client has not acknowledged: their bytes, and 64 for each.
@@ -305,6 +330,7 @@ impl Live {
             running: true,
             events: VecDeque::from([first]),
             waiting: 0,
+            tasks: 0,
             ending: false,
             pumping: false,
             pump_again: false,

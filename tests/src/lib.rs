@@ -6,6 +6,8 @@ pub mod authority;
 pub mod harness;
 mod late;
 pub mod layer;
+pub mod process;
+pub mod services;
 pub mod system;
 pub mod tls;
 

@@ -12,3 +12,4 @@ pub mod load;
 pub mod report;
 pub mod system;
 pub mod tls;
+pub mod web;

@@ -1,7 +1,8 @@
 //! What the examples do with an output that is gone, with words they do not understand, and with
 //! a server that is not there.
 
-use crate::process::{Server, echo_server, example, text};
+use crate::process::echo_server;
+use cubenet_tests::process::{Server, example, text};
 use cubenet_tests::system::skipped;
 use std::collections::HashSet;
 use std::fs::OpenOptions;

@@ -11,9 +11,10 @@ mod server;
 #[cfg(unix)]
 mod tls;
 
-use crate::process::{Server, echo_server, example, text};
+use crate::process::echo_server;
 use cubenet_core::{Decoder, Growing};
 use cubenet_mio::{Network, Transport};
+use cubenet_tests::process::{Server, example, text};
 use cubenet_tests::{Reports, have, ignore, pattern};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

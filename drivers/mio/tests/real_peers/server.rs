@@ -2,7 +2,8 @@
 //! say, and the end. With `CUBENET_EXAMPLES` another
 //! system's is tried, under the load of this one.
 
-use crate::process::{Server, echo_server, example, server_time, text, tried};
+use crate::process::{echo_server, server_time, tried};
+use cubenet_tests::process::{Server, example, text};
 use cubenet_tests::{eventually, framed};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};

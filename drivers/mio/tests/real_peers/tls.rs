@@ -1,10 +1,10 @@
 //! The same over TLS, and others that speak it: Python's `ssl`, Netty, `GnuTLS`, `kdig`; sessions that
 //! go on, and certificates of clients.
 
-use crate::process::{Server, example, text};
 use crate::{SIZES, beside, have_erlang, twisted};
 use cubenet_mio::{ConnectOptions, Network, Transport};
 use cubenet_tests::authority::{Authority, Issued};
+use cubenet_tests::process::{Server, example, text};
 use cubenet_tests::{Reports, framed, have, ignore, pattern};
 use cubenet_tls::{Client, client_config_with_ca, client_config_with_certificate};
 use std::io::Write;

@@ -1,9 +1,10 @@
 //! What every store does.
 
-use crate::redis::Server;
+use crate::redis::store;
 use bytes::Bytes;
 use cubenet_session::store::{Opening, Resume, SecretHash, StoreError, Update};
 use cubenet_session::{Memory, SessionId, Store};
+use cubenet_tests::services::Redis as Server;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ fn with_stores(test: impl Fn(&dyn Store, SessionId)) {
     memory.open(id, &opening).unwrap();
     test(&memory, id);
     if let Some(server) = Server::start() {
-        let redis = server.store();
+        let redis = store(&server);
         redis.open(id, &opening).unwrap();
         test(&redis, id);
     }

@@ -1,7 +1,6 @@
 //! What the application does with sessions from threads of its own.
 
 use crate::support::{Heard, Node, PATIENCE, Shared, clients, roomy};
-use bytes::Bytes;
 use cubenet_mio::{Connection, Network, SendError, Transport};
 use cubenet_session::store::{Opening, Resume, StoreError, Stored, Update};
 use cubenet_session::wire::End;

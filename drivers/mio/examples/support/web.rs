@@ -1,0 +1,64 @@
+//! A small web server, for what looks at a node from outside: health checks, Prometheus, a browser.
+//!
+//! It has a thread of its own and shares nothing with the network.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Response, StatusCode, header};
+use axum::{Router, routing};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+
+/// An answer: its status, the type of its content, and that.
+pub struct Page {
+    pub status: u16,
+    pub kind: &'static str,
+    pub body: String,
+}
+
+impl Page {
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        let kind = "text/plain; charset=utf-8";
+        let body = body.into();
+        Page { status, kind, body }
+    }
+}
+
+/// Serves pages on this address, by their paths, until the process ends. Returns the address, with the port
+/// that the system chose if it was to.
+pub fn serve(
+    address: SocketAddr,
+    page: impl Fn(&str) -> Option<Page> + Send + Sync + 'static,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let local = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let page = Arc::new(page);
+    let app = Router::new().fallback(routing::get(move |request: Request| {
+        let page = page(request.uri().path());
+        async { respond(page) }
+    }));
+    let serve = move || {
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, app).await
+        })
+    };
+    let thread = thread::Builder::new().name("web".to_owned());
+    thread.spawn(serve).map(|_| local)
+}
+
+fn respond(page: Option<Page>) -> Response<Body> {
+    let page = page.unwrap_or_else(|| Page::text(404, "there is no such page\n"));
+    let mut response = Response::new(Body::from(page.body));
+    *response.status_mut() = StatusCode::from_u16(page.status).unwrap_or(StatusCode::OK);
+    let kind = header::HeaderValue::from_static(page.kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

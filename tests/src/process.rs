@@ -66,13 +66,20 @@ impl Server {
         self.end()
     }
 
+    /// What it still prints, to its end.
+    pub fn rest(&mut self) -> Vec<String> {
+        self.lines.by_ref().map(Result::unwrap).collect()
+    }
+
+    /// Waits until it has ended. Returns whether it says that all went well.
+    pub fn has_succeeded(&mut self) -> bool {
+        self.process.wait().unwrap().success()
+    }
+
     /// Waits until it has ended well, and returns what it printed.
     pub fn end(mut self) -> Vec<String> {
-        let rest: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
-        assert!(
-            self.process.wait().unwrap().success(),
-            "it stops gracefully: {rest:?}"
-        );
+        let rest = self.rest();
+        assert!(self.has_succeeded(), "it stops gracefully: {rest:?}");
         rest
     }
 }

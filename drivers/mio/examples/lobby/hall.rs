@@ -44,8 +44,11 @@ struct Tables {
     tickets: HashMap<Ticket, Arc<Player>>,
     rooms: HashMap<String, Room>,
     /// What the other nodes have said of their players, and when.
-    others: HashMap<Vec<u8>, (Instant, HashMap<String, Vec<Dot>>)>,
+    others: HashMap<Vec<u8>, (Instant, Dots)>,
 }
+
+/// Where players are, room by room.
+type Dots = HashMap<String, Vec<Dot>>;
 
 #[derive(Default)]
 struct Room {
@@ -283,7 +286,7 @@ impl Hall {
 }
 
 /// The name of a node, and where its players are, room by room.
-fn read_dots(bytes: &[u8]) -> Option<(Vec<u8>, HashMap<String, Vec<Dot>>)> {
+fn read_dots(bytes: &[u8]) -> Option<(Vec<u8>, Dots)> {
     let (len, rest) = bytes.split_first()?;
     let (node, mut rest) = rest.split_at_checked(usize::from(*len))?;
     let mut rooms = HashMap::new();

@@ -14,6 +14,7 @@ mod support;
 mod bots;
 mod chat;
 mod hall;
+mod metrics;
 mod node;
 mod player;
 mod protocol;
@@ -29,7 +30,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use support::web::{self, Page};
 use support::{system, tls::ServerOptions};
 
 /// Rooms with chat over sessions and positions over datagrams. Without --listen or --connect: one node in
@@ -46,8 +46,8 @@ struct Options {
     #[arg(long)]
     rooms: Option<usize>,
     /// Lines that each bot says in a second.
-    #[arg(long, default_value_t = 1.0)]
-    lines: f64,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    lines: u32,
     /// The result as JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -58,7 +58,7 @@ struct Options {
     /// The node's name, which no other of the service has.
     #[arg(long, default_value = "one")]
     node: String,
-    /// Where the nodes of a service keep sessions and chat, such as redis://127.0.0.1/; by default in the
+    /// Where the nodes of a service keep sessions and chat, such as `redis://127.0.0.1/`; by default in the
     /// node's memory.
     #[arg(long, value_name = "URL", requires = "listen")]
     redis: Option<String>,
@@ -68,8 +68,8 @@ struct Options {
     /// How long a session waits for its player to come back, in seconds.
     #[arg(long, default_value_t = 60)]
     wait: u64,
-    /// Serves what is seen of the node from outside over HTTP, on this address: /health, for a load
-    /// balancer, is 200, and 404 once the node is to stop.
+    /// Shows the node over HTTP on this address: /metrics for Prometheus, and /health for load balancers,
+    /// which is 200, and 404 once the node is to stop.
     #[arg(long, value_name = "ADDRESS", value_parser = system::address)]
     metrics: Option<SocketAddr>,
     /// How long a node that is to stop goes on, so that load balancers see it and send no one more, in
@@ -106,9 +106,6 @@ fn check(options: &Options) -> Result<(), &'static str> {
     if options.bots == Some(0) || options.rooms == Some(0) || options.seconds == 0 {
         return Err("there must be a bot, a room and a second at least");
     }
-    if !(0.0..=1_000.0).contains(&options.lines) || options.lines == 0.0 {
-        return Err("--lines must be more than 0, and 1,000 at most");
-    }
     if options.node.is_empty() || options.node.len() > protocol::MAX_NAME {
         return Err("--node must have 1 to 32 bytes");
     }
@@ -132,7 +129,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         (None, None) => {
             let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
             let node = start(options, loopback)?;
-            watch(options, &end)?;
+            show(&node, options, &end)?;
             let good = play(options, node.tcp, &end)?;
             let ticks = node.ticks();
             let settled = node.stop(Duration::from_secs(5));
@@ -171,24 +168,18 @@ fn start(options: &Options, listen: SocketAddr) -> Result<Node, Box<dyn Error>> 
 }
 
 /// Has the node seen from outside, if that is asked for.
-fn watch(options: &Options, end: &system::End) -> std::io::Result<()> {
-    let Some(address) = options.metrics else {
-        return Ok(());
-    };
-    let end = end.clone();
-    let address = web::serve(address, move |path| match path {
-        "/health" if end.is_asked() => Some(Page::text(404, "stopping\n")),
-        "/health" => Some(Page::text(200, "well\n")),
-        _ => None,
-    })?;
-    say!("seen at http://{address}/");
+fn show(node: &Node, options: &Options, end: &system::End) -> std::io::Result<()> {
+    if let Some(address) = options.metrics {
+        let address = metrics::serve(node, address, end)?;
+        say!("seen at http://{address}/");
+    }
     Ok(())
 }
 
 /// A node, until the end is asked for.
 fn serve(options: &Options, listen: SocketAddr, end: &system::End) -> Result<bool, Box<dyn Error>> {
     let node = start(options, listen)?;
-    watch(options, end)?;
+    show(&node, options, end)?;
     say!("listening on TCP {}", node.tcp);
     say!("listening on UDP {}", node.udp);
     end.wait();
@@ -196,9 +187,9 @@ fn serve(options: &Options, listen: SocketAddr, end: &system::End) -> Result<boo
     std::thread::sleep(Duration::from_millis(options.drain));
     let (players, rooms) = (node.hall.players(), node.hall.rooms());
     say!("stopping with {players} players in {rooms} rooms");
-    let (hall, metrics) = (std::sync::Arc::clone(&node.hall), node.metrics());
+    let (hall, counted) = (std::sync::Arc::clone(&node.hall), node.metrics());
     let settled = node.stop(Duration::from_secs(5));
-    say!("{metrics}");
+    say!("{counted}");
     say!(
         "lines published: {}",
         hall.counts.lines_published.load(Relaxed)

@@ -9,6 +9,7 @@ use cubenet_mio::{
     Transport,
 };
 use cubenet_session::{Memory, SessionLimits, Sessions, Store, Threads};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets_range};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -160,8 +161,9 @@ impl Handler for Datagrams {
 }
 
 /// How ticks went.
-#[derive(Default)]
 pub struct Ticks {
+    /// What each took, in seconds.
+    pub time: Histogram,
     pub count: AtomicU64,
     /// What they took together, and the longest, in microseconds.
     pub micros: AtomicU64,
@@ -181,7 +183,15 @@ struct Ticker {
 impl Ticker {
     fn start(hall: &Arc<Hall>) -> std::io::Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
-        let ticks = Arc::new(Ticks::default());
+        let ticks = Arc::new(Ticks {
+            // From 50 µs to the time that a tick has.
+            time: Histogram::new(exponential_buckets_range(50e-6, 50e-3, 13)),
+            count: AtomicU64::new(0),
+            micros: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            datagrams: AtomicU64::new(0),
+        });
         let (hall, ended, counts) = (Arc::clone(hall), Arc::clone(&ends), Arc::clone(&ticks));
         let run = move || {
             let period = Duration::from_secs(1) / TICKS_PER_SECOND;
@@ -191,18 +201,19 @@ impl Ticker {
                 let began = Instant::now();
                 number += 1;
                 counts.datagrams.fetch_add(tick(&hall, number), Relaxed);
-                let micros = began.elapsed().as_micros() as u64;
+                let took = began.elapsed();
+                counts.time.observe(took.as_secs_f64());
+                let micros = took.as_micros() as u64;
                 counts.count.fetch_add(1, Relaxed);
                 counts.micros.fetch_add(micros, Relaxed);
                 counts.longest.fetch_max(micros, Relaxed);
                 next += period;
-                match next.checked_duration_since(Instant::now()) {
-                    Some(left) => thread::sleep(left),
+                if let Some(left) = next.checked_duration_since(Instant::now()) {
+                    thread::sleep(left);
+                } else {
                     // No burst of ticks behind a pause.
-                    None => {
-                        counts.late.fetch_add(1, Relaxed);
-                        next = Instant::now();
-                    }
+                    counts.late.fetch_add(1, Relaxed);
+                    next = Instant::now();
                 }
             }
         };

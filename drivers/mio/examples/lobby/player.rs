@@ -2,7 +2,7 @@
 
 use crate::chat::{Line, Said};
 use crate::hall::Hall;
-use crate::protocol::{Dot, MAX_LINE, Ticket, ToPlayer};
+use crate::protocol::{Dot, MAX_LINE, Ticket, ToPlayer, WHO_AM_I};
 use bytes::Bytes;
 use cubenet_mio::{Connection, SendError};
 use cubenet_session::wire::End;
@@ -111,8 +111,9 @@ impl Player {
 
     /// It has said by this connection where it is.
     pub fn is_at(&self, connection: &Connection, x: i16, y: i16) {
-        let [a, b, c, d, ..] = *self.id().as_bytes();
-        let player = u32::from_be_bytes([a, b, c, d]);
+        let id = self.id();
+        let (player, _) = id.as_bytes().split_first_chunk().expect("it has 16 bytes");
+        let player = u32::from_be_bytes(*player);
         *self.place() = Some(Place {
             dot: Dot { player, x, y },
             at: Instant::now(),
@@ -301,6 +302,12 @@ impl SessionHandler for Seat {
             .ok()
             .filter(|text| text.len() <= MAX_LINE);
         match text {
+            Some(WHO_AM_I) => {
+                let address = session.client_addr();
+                let text = address.map_or_else(String::new, |address| address.to_string());
+                // One that finds no room asks again.
+                let _ = session.send(&ToPlayer::Notice(&text).encode());
+            }
             Some(text) if self.player.says(session, text.to_owned()) => {
                 self.hall.publish(&self.player);
             }

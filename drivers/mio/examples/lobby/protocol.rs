@@ -24,6 +24,9 @@ pub fn read_credentials(credentials: &[u8]) -> Option<(&str, &str)> {
     (is_fine(room) && is_fine(name)).then_some((room, name))
 }
 
+/// What a player says to hear from which address it is seen to come.
+pub const WHO_AM_I: &str = "/whoami";
+
 /// What a node tells a player by way of its session. Players tell nodes their lines, as text.
 #[derive(Debug, PartialEq)]
 pub enum ToPlayer<'a> {
@@ -35,6 +38,8 @@ pub enum ToPlayer<'a> {
         name: &'a str,
         text: &'a str,
     },
+    /// What the node has to say.
+    Notice(&'a str),
 }
 
 impl<'a> ToPlayer<'a> {
@@ -48,6 +53,7 @@ impl<'a> ToPlayer<'a> {
                 let len = [name.len() as u8];
                 [b"l", &number[..], &len, name.as_bytes(), text.as_bytes()].concat()
             }
+            ToPlayer::Notice(text) => [b"n", text.as_bytes()].concat(),
         }
     }
 
@@ -72,6 +78,7 @@ impl<'a> ToPlayer<'a> {
                     text: std::str::from_utf8(text).ok()?,
                 })
             }
+            b'n' => Some(ToPlayer::Notice(std::str::from_utf8(rest).ok()?)),
             _ => None,
         }
     }

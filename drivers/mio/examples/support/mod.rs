@@ -9,6 +9,7 @@ pub mod print;
 pub mod echo;
 pub mod kept;
 pub mod load;
+pub mod openmetrics;
 pub mod report;
 pub mod system;
 pub mod tls;

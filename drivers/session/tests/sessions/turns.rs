@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::thread;
 
+const TASKS: u64 = 2_000;
+
 /// Sees that the last message of an update and the data in it are of one task.
 struct Strict {
     memory: Memory,
@@ -55,7 +57,6 @@ fn what_a_task_does_is_stored_together() {
     let player = Shared::new(0);
     player.connect(&network, node.address);
     let session = session_of(&node);
-    const TASKS: u64 = 2_000;
     thread::scope(|scope| {
         for sender in [b'a', b'b'] {
             let session = session.clone();

@@ -26,8 +26,9 @@ pub struct Bot {
     delay: Duration,
     place: (i16, i16),
 
-    /// The lines it has said, and those it has heard from each other.
+    /// The lines it has said, and is to have said, and those it has heard from each other.
     pub said: u64,
+    pub due: u64,
     heard: HashMap<usize, u64>,
     pub lines: u64,
     pub lost: u64,
@@ -62,6 +63,7 @@ impl Bot {
             delay: Duration::ZERO,
             place: (fastrand::i16(..), fastrand::i16(..)),
             said: 0,
+            due: 0,
             heard: HashMap::new(),
             lines: 0,
             lost: 0,
@@ -96,6 +98,11 @@ impl Bot {
         self.session.unacknowledged()
     }
 
+    /// Whether all that it is to say has been said, and has arrived.
+    pub fn has_said_all(&self) -> bool {
+        self.said >= self.due && self.unacknowledged() == 0
+    }
+
     pub fn heard_of(&self, index: usize) -> u64 {
         self.heard.get(&index).copied().unwrap_or(0)
     }
@@ -125,9 +132,9 @@ impl Bot {
         self.place
     }
 
-    /// Says lines until it has said so many.
-    pub fn talk(&mut self, link: &mut dyn Link, due: u64) {
-        while self.said < due && self.session.is_active() {
+    /// Says the lines that are due.
+    pub fn talk(&mut self, link: &mut dyn Link) {
+        while self.said < self.due && self.session.is_active() {
             let line = format!("{} {}", self.index, self.said + 1);
             if self.session.send(link, line.as_bytes()).is_err() {
                 // Too much is under way. It is said later.
@@ -147,6 +154,7 @@ impl Bot {
         match ToPlayer::decode(message) {
             Some(ToPlayer::Welcome { ticket, udp }) => self.welcome = Some((ticket, udp)),
             Some(ToPlayer::Line { text, .. }) => self.hear_line(text),
+            Some(ToPlayer::Notice(_)) => {}
             None => self.over = Some("a message that means nothing came".to_owned()),
         }
     }
@@ -245,7 +253,8 @@ impl Handler for Tcp {
         let was_active = bot.session.is_active();
         bot.session.disconnected(link);
         if was_active && !bot.session.is_active() {
-            bot.lost_at.get_or_insert_with(Instant::now);
+            // Since when it has really heard nothing.
+            bot.gives_up();
         }
     }
 }
@@ -269,13 +278,13 @@ impl Handler for Udp {
         };
         let last = self.last.unwrap_or(number.wrapping_sub(1));
         // A tick of many players comes in several datagrams; and one may come late.
-        let behind = number.wrapping_sub(last) as i32;
-        if behind > 0 {
+        let behind = number.wrapping_sub(last);
+        if behind > 0 && behind < 1 << 31 {
             self.last = Some(number);
             let mut bot = lock(&self.bot);
             bot.heard_at = Instant::now();
             bot.ticks += 1;
-            bot.ticks_lost += behind as u64 - 1;
+            bot.ticks_lost += u64::from(behind) - 1;
         }
     }
 

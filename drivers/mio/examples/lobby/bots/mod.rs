@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::protocol::position;
 use crate::support::system::End;
 
 /// How often bots are looked after, which is how often they say where they are.
@@ -21,7 +22,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 /// After so much silence a connection is given up.
 const SILENCE: Duration = Duration::from_millis(1_500);
 /// How long a connect and what comes before its session may take.
-const CONNECT: Duration = Duration::from_millis(1_000);
+const CONNECT: Duration = Duration::from_secs(1);
 /// How long all may take to come, and at the end until all has arrived.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -31,7 +32,7 @@ pub struct Plan {
     pub bots: usize,
     pub rooms: usize,
     /// Of each bot, in a second.
-    pub lines: f64,
+    pub lines: u32,
     pub duration: Duration,
 }
 
@@ -148,7 +149,7 @@ impl Bots {
 
     /// Whether all that was said has been acknowledged, and has come to all.
     fn all_arrived(&self) -> bool {
-        self.each(|bot| bot.is_active() && bot.unacknowledged() == 0)
+        self.each(|bot| bot.is_active() && bot.has_said_all())
             .all(|is_so| is_so)
             && self.missing() == 0
     }
@@ -239,14 +240,17 @@ impl Seat {
             bot = lock(&shared);
         }
         self.send_position(network, &mut bot);
-        if let (Some(began), Some(tcp)) = (talking, &self.tcp) {
+        if let Some(began) = talking {
             // Each at its own time.
-            let share = bot.index as f64 / plan.bots as f64;
-            let due = (began.elapsed().as_secs_f64() * plan.lines + share) as u64;
-            if bot.said < due {
-                let talks = Arc::clone(&self.bot);
-                let _ = tcp.run_on_worker(move |link| lock(&talks).talk(link, due));
-            }
+            let period = 1_000 / u64::from(plan.lines);
+            let ahead = period * bot.index as u64 / plan.bots as u64;
+            bot.due = (began.elapsed().as_millis() as u64 + ahead) / period;
+        }
+        if let Some(tcp) = &self.tcp
+            && bot.said < bot.due
+        {
+            let talks = Arc::clone(&self.bot);
+            let _ = tcp.run_on_worker(move |link| lock(&talks).talk(link));
         }
     }
 
@@ -258,7 +262,7 @@ impl Seat {
         match &self.udp {
             Some((udp, shown)) if *shown == ticket && !udp.is_closed() => {
                 // The next says it anew.
-                let _ = udp.send(&crate::protocol::position(&ticket, x, y));
+                let _ = udp.send(position(&ticket, x, y));
             }
             _ => {
                 if let Some((before, _)) = self.udp.take() {

@@ -93,7 +93,7 @@ pub use handler::{Handler, Link, TransportError};
 pub use layer::{Ends, Identity, Layer, LayerError, LayerState, Layered, MakeLayer, Stack};
 pub use limits::{FullPolicy, LimitError, Limits};
 pub use message::Message;
-pub use metrics::Metrics;
+pub use metrics::{Histogram, Metric, MetricKind, MetricValue, Metrics};
 pub use open_connections::OpenConnections;
 #[cfg(feature = "alloc")]
 pub use queue::SendQueue;

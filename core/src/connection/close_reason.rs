@@ -138,6 +138,15 @@ impl<T> ByReason<T> {
     }
 }
 
+impl ByReason<u64> {
+    /// With what another has counted.
+    pub fn add(&mut self, other: &ByReason<u64>) {
+        for (count, more) in self.0.iter_mut().zip(&other.0) {
+            *count += more;
+        }
+    }
+}
+
 impl<T: Default> Default for ByReason<T> {
     fn default() -> Self {
         ByReason(core::array::from_fn(|_| T::default()))

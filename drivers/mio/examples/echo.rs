@@ -7,11 +7,12 @@ mod support;
 
 use clap::{Parser, ValueEnum};
 use cubenet_mio::{Connection, ListenOptions, Network, Report, Transport};
+use prometheus_client::registry::Registry;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
-use support::{echo::Echo, kept::OnHeap, system, tls::ServerOptions};
+use support::{echo::Echo, kept::OnHeap, openmetrics, system, tls::ServerOptions, web};
 
 /// Sends every message back to where it came from.
 #[derive(Parser)]
@@ -28,6 +29,9 @@ struct Options {
     /// How long a worker goes on asking for events before it sleeps, in microseconds.
     #[arg(long, default_value_t = 0)]
     spin: u64,
+    /// Serves what the server counts on this address: /metrics, for Prometheus.
+    #[arg(long, value_name = "ADDRESS", value_parser = system::address)]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     tls: ServerOptions,
 }
@@ -60,13 +64,23 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         builder = builder.workers(workers);
     }
     let network = builder.start()?;
+    let mut listeners = Vec::new();
     for (transport, choice) in [(Transport::Tcp, Choice::Tcp), (Transport::Udp, Choice::Udp)] {
         if options.transport == choice || options.transport == Choice::Both {
             let of_listener = offered.layers(ListenOptions::new(), transport);
             let accepted = |_: &Connection| Some(Echo::<OnHeap>::default());
             let listener = network.listen_with(of_listener, transport, options.listen, accepted)?;
             say!("listening on {transport} {}", listener.local_addr());
+            listeners.push(listener);
         }
+    }
+    if let Some(address) = options.metrics {
+        let mut registry = Registry::default();
+        openmetrics::register_network(&mut registry, &network, &listeners.into());
+        let address = web::serve(address, move |asked| {
+            (asked.path == "/metrics").then(|| openmetrics::page(&registry, asked))
+        })?;
+        say!("seen at http://{address}/metrics");
     }
     end.wait();
     network.stop(Duration::from_secs(5));

@@ -5,7 +5,7 @@
 //! matter: `write_batch`.
 
 use crate::conn::info::Conn;
-use crate::network::shared::NetworkShared;
+use crate::metrics::Counts;
 use crate::tcp::send_state::SpareRares;
 use crate::tcp::shared::StreamShared;
 use crate::udp::batch::DatagramBatch;
@@ -47,20 +47,20 @@ struct Batch {
 /// Messages that were accepted and are not counted.
 #[derive(Default)]
 struct Sent {
-    network: Option<Arc<NetworkShared>>,
+    counts: Option<Arc<Counts>>,
     messages: u64,
     bytes: u64,
 }
 
 impl Sent {
-    fn count(&mut self, network: &Arc<NetworkShared>, len: usize) {
+    fn count(&mut self, counts: &Arc<Counts>, len: usize) {
         let is_same = self
-            .network
+            .counts
             .as_ref()
-            .is_some_and(|one| Arc::ptr_eq(one, network));
+            .is_some_and(|one| Arc::ptr_eq(one, counts));
         if !is_same {
             self.publish();
-            self.network = Some(Arc::clone(network));
+            self.counts = Some(Arc::clone(counts));
         }
         self.messages += 1;
         self.bytes += len as u64;
@@ -68,12 +68,12 @@ impl Sent {
 
     fn publish(&mut self) {
         let Sent {
-            network,
+            counts,
             messages,
             bytes,
         } = std::mem::take(self);
-        if let Some(network) = network {
-            network.count_sent(messages, bytes);
+        if let Some(counts) = counts {
+            counts.sent(messages, bytes);
         }
     }
 }
@@ -168,7 +168,7 @@ pub(crate) fn send(stream: &Weak<StreamShared>, payload: &[u8]) -> Result<(), Se
         let last = streams.last();
         if let Some(last) = last.filter(|last| ptr::eq(Arc::as_ptr(last), stream.as_ptr())) {
             let is_new = last.gather(payload, *number, spare)?;
-            sent.count(last.home().shared_network(), payload.len());
+            sent.count(&last.home().counts, payload.len());
             if is_new {
                 streams.push(Arc::clone(last));
             }
@@ -176,7 +176,7 @@ pub(crate) fn send(stream: &Weak<StreamShared>, payload: &[u8]) -> Result<(), Se
         }
         let stream = kept.insert(stream.upgrade().ok_or(SendError::Closed)?);
         let is_new = stream.gather(payload, *number, spare)?;
-        sent.count(stream.home().shared_network(), payload.len());
+        sent.count(&stream.home().counts, payload.len());
         if is_new {
             streams.extend(kept.take());
         }
@@ -196,8 +196,7 @@ pub(crate) fn send_datagram(peer: Arc<PeerShared>, datagram: &[u8]) -> Result<()
     peer.admit_gathered(datagram.len())?;
     let full = BATCH.with(|batch| {
         let batch = &mut *batch.borrow_mut();
-        let network = peer.home().shared_network();
-        batch.sent.count(network, datagram.len());
+        batch.sent.count(&peer.home().counts, datagram.len());
         let (socket, datagrams) = batch.datagrams(&peer.socket);
         datagrams.push_owned(peer, datagram);
         let full = datagrams.is_full().then(|| std::mem::take(datagrams));

@@ -1,7 +1,7 @@
 //! Running a callback of a connection: a panic in it is counted, reported, and ends there.
 
 use crate::log::error_limited;
-use crate::metrics::Tally;
+use crate::metrics::Counts;
 use crate::user::{PanicPayload, catch_panic};
 use cubenet_core::ConnectionId;
 
@@ -10,13 +10,13 @@ use cubenet_core::ConnectionId;
 pub(crate) fn run_callback<R>(
     what: &str,
     id: ConnectionId,
-    tally: &mut Tally,
+    counts: &Counts,
     callback: impl FnOnce() -> R,
 ) -> Option<R> {
     match catch_panic(callback) {
         Ok(answer) => Some(answer),
         Err(panic) => {
-            panicked(what, id, tally, &panic);
+            panicked(what, id, counts, &panic);
             None
         }
     }
@@ -24,8 +24,8 @@ pub(crate) fn run_callback<R>(
 
 #[cold]
 #[inline(never)]
-fn panicked(what: &str, id: ConnectionId, tally: &mut Tally, panic: &PanicPayload) {
-    tally.panics += 1;
+fn panicked(what: &str, id: ConnectionId, counts: &Counts, panic: &PanicPayload) {
+    counts.panics.count();
     let text = panic.text();
     error_limited!(connection = %id, panic = text, "`{what}` panicked; its connection is closed");
 }

@@ -8,7 +8,7 @@
 //! It is borrowed for the length of a call, in which no code of the application's runs.
 
 use crate::conn::info::Conn;
-use crate::metrics::Tally;
+use crate::metrics::Counts;
 use crate::network::shared::NetworkShared;
 use crate::tcp::batch::{FLUSH_BYTES, FrameBatch};
 use crate::tcp::conn::StreamConn;
@@ -35,7 +35,6 @@ pub(crate) struct WriteBatch {
     frames: FrameBatch,
     /// Datagrams of the socket that is gathering.
     datagrams: DatagramBatch,
-    pub(crate) tally: Tally,
 }
 
 impl WriteBatch {
@@ -46,7 +45,6 @@ impl WriteBatch {
             owner: 0,
             frames: FrameBatch::new(),
             datagrams: DatagramBatch::default(),
-            tally: Tally::default(),
         };
         let batch = Rc::new(RefCell::new(batch));
         OF_THIS_THREAD.with(|of_this_thread| Rc::clone(of_this_thread.get_or_init(|| batch)))
@@ -131,15 +129,15 @@ impl WriteBatch {
     }
 
     /// Drops the frames of a stream that was aborted or turned away, or whose callback panicked.
-    pub(crate) fn discard_frames(&mut self) {
-        self.count_frames();
+    pub(crate) fn discard_frames(&mut self, stream: &StreamShared) {
+        self.count_frames(&stream.home().counts);
     }
 
     /// Empties the frames, and counts what was in them.
-    fn count_frames(&mut self) {
+    fn count_frames(&mut self, counts: &Counts) {
         let (messages, bytes) = self.frames.clear();
-        self.tally.messages_out += messages;
-        self.tally.bytes_out += bytes;
+        counts.own_messages_out.add(messages);
+        counts.own_bytes_out.add(bytes);
     }
 
     /// Bytes that the stream has sent in this batch.
@@ -157,7 +155,7 @@ impl WriteBatch {
     /// Hands the gathered frames to their stream.
     pub(crate) fn transmit(&mut self, conn: &StreamConn, send: &mut SendState) {
         send.transmit(conn, WriteBuf::Gathered(self.frames.as_bytes()));
-        self.count_frames();
+        self.count_frames(&conn.home().counts);
     }
 
     // For a datagram socket.
@@ -175,8 +173,9 @@ impl WriteBatch {
             admitted => admitted?,
         }
         self.push_datagram(peer, datagram);
-        self.tally.messages_out += 1;
-        self.tally.bytes_out += len as u64;
+        let counts = &peer.home().counts;
+        counts.own_messages_out.add(1);
+        counts.own_bytes_out.add(len as u64);
         Ok(())
     }
 

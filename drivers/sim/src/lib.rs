@@ -198,8 +198,8 @@ pub use cubenet_core::layer::{
 };
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
-    Handle, Handler, Instant, LimitError, Limits, Link, Message, Metrics, Report, SendError,
-    Timeout, Transport, TransportError,
+    Handle, Handler, Histogram, Instant, LimitError, Limits, Link, Message, Metric, MetricKind,
+    MetricValue, Metrics, Report, SendError, Timeout, Transport, TransportError,
 };
 pub use error::{Error, Refusal};
 pub use kernel::Traffic;

@@ -130,7 +130,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
             let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
             let node = start(options, loopback)?;
             show(&node, options, &end)?;
-            let good = play(options, node.tcp, &end)?;
+            let good = play(options, node.address(), &end)?;
             let ticks = node.ticks();
             let settled = node.stop(Duration::from_secs(5));
             if !options.json {
@@ -180,8 +180,13 @@ fn show(node: &Node, options: &Options, end: &system::End) -> std::io::Result<()
 fn serve(options: &Options, listen: SocketAddr, end: &system::End) -> Result<bool, Box<dyn Error>> {
     let node = start(options, listen)?;
     show(&node, options, end)?;
-    say!("listening on TCP {}", node.tcp);
-    say!("listening on UDP {}", node.udp);
+    for listener in &*node.listeners {
+        say!(
+            "listening on {} {}",
+            listener.transport(),
+            listener.local_addr()
+        );
+    }
     end.wait();
     // Those who come meanwhile are served.
     std::thread::sleep(Duration::from_millis(options.drain));

@@ -1,7 +1,7 @@
 //! What a node shows of itself: to Prometheus, and to load balancers.
 
 use crate::node::Node;
-use crate::support::openmetrics::{self, Source, counters, gauge};
+use crate::support::openmetrics::{self, Labels, Source, counters, gauge};
 use crate::support::system::End;
 use crate::support::web::{self, Page};
 use prometheus_client::encoding::DescriptorEncoder;
@@ -15,16 +15,17 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Shows a node on this address. Returns that, with the port that the system chose if it was to.
 pub fn serve(node: &Node, address: SocketAddr, end: &End) -> io::Result<SocketAddr> {
     let mut registry = Registry::default();
+    openmetrics::register_network(&mut registry, &node.network, &node.listeners);
     registry.register_collector(Box::new(Source(of_lobby(node))));
     let tick_time = node.ticks().time.clone();
     let help = "How long ticks took in seconds";
     registry.register("lobby_tick_seconds", help, tick_time);
     let end = end.clone();
-    web::serve(address, move |path| match path {
+    web::serve(address, move |asked| match asked.path {
         // HAProxy sends no one more to a node that answers so, and leaves those who are there.
         "/health" if end.is_asked() => Some(Page::text(404, "stopping\n")),
         "/health" => Some(Page::text(200, "well\n")),
-        "/metrics" => Some(openmetrics::page(&registry)),
+        "/metrics" => Some(openmetrics::page(&registry, asked)),
         _ => None,
     })
 }
@@ -42,18 +43,18 @@ fn of_lobby(node: &Node) -> impl Fn(&mut DescriptorEncoder<'_>) -> fmt::Result +
         )?;
         let lines = hall.counts.lines_published.load(Relaxed);
         let help = "Lines that players of this node have said";
-        counters(encoder, "lobby_lines", help, [([("", ""); 0], lines)])?;
+        counters(encoder, "lobby_lines", help, [(Labels::new(), lines)])?;
         let datagrams = ticks.datagrams.load(Relaxed);
         let help = "Datagrams of ticks sent to players of this node";
         counters(
             encoder,
             "lobby_tick_datagrams",
             help,
-            [([("", ""); 0], datagrams)],
+            [(Labels::new(), datagrams)],
         )?;
         let ended = hall.counts.ended.lock().map_err(|_| fmt::Error)?.clone();
         let ended = ended.into_iter();
-        let ended = ended.map(|(reason, count)| ([("reason", format!("{reason:?}"))], count));
+        let ended = ended.map(|(reason, count)| (vec![("reason", format!("{reason:?}"))], count));
         let help = "Sessions that are over on this node, by the reason";
         counters(encoder, "lobby_sessions_ended", help, ended)
     }

@@ -5,8 +5,8 @@ use crate::hall::{Doors, Hall};
 use crate::player::Player;
 use crate::protocol::{self, Dot};
 use cubenet_mio::{
-    Admission, Connection, Frame, Handler, Link, ListenOptions, Message, Metrics, Network,
-    Transport,
+    Admission, Connection, Frame, Handler, Link, ListenOptions, Listener, Message, Metrics,
+    Network, Transport,
 };
 use cubenet_session::{Memory, SessionLimits, Sessions, Store, Threads};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets_range};
@@ -38,8 +38,7 @@ pub struct Node {
     pub network: Network,
     pub sessions: Sessions,
     pub hall: Arc<Hall>,
-    pub tcp: SocketAddr,
-    pub udp: SocketAddr,
+    pub listeners: Arc<[Listener]>,
     ticker: Ticker,
 }
 
@@ -68,18 +67,21 @@ impl Node {
         let gates = sessions.clone();
         let accepted = move |connection: &Connection| Some(gates.gate(connection));
         let tcp = network.listen_with(plan.options, Transport::Tcp, plan.listen, accepted)?;
-        let tcp = tcp.local_addr();
-        let udp = listen_for_datagrams(&network, &hall, tcp)?;
-        hall.set_udp(plan.announce.unwrap_or(udp));
+        let udp = listen_for_datagrams(&network, &hall, tcp.local_addr())?;
+        hall.set_udp(plan.announce.unwrap_or(udp.local_addr()));
         let ticker = Ticker::start(&hall)?;
         Ok(Node {
             network,
             sessions,
             hall,
-            tcp,
-            udp,
+            listeners: Arc::from([tcp, udp]),
             ticker,
         })
+    }
+
+    /// Where players reach it over TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.listeners[0].local_addr()
     }
 
     /// Stops: what has been received is answered, as far as there is time, and all that has been done is
@@ -115,7 +117,7 @@ fn listen_for_datagrams(
     network: &Network,
     hall: &Arc<Hall>,
     address: SocketAddr,
-) -> Result<SocketAddr, cubenet_mio::Error> {
+) -> Result<Listener, cubenet_mio::Error> {
     let of_hook = Arc::clone(hall);
     let options = ListenOptions::new().admit(move |_peer, datagram| {
         let position = protocol::read_position(datagram);
@@ -132,8 +134,7 @@ fn listen_for_datagrams(
             player: None,
         })
     };
-    let listener = network.listen_with(options, Transport::Udp, address, accepted)?;
-    Ok(listener.local_addr())
+    network.listen_with(options, Transport::Udp, address, accepted)
 }
 
 /// The datagrams of one address, which are one player's at a time.

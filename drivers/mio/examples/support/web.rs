@@ -11,6 +11,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 
+/// What is asked for.
+pub struct Asked<'a> {
+    pub path: &'a str,
+    /// The types of content that the client takes.
+    pub accept: &'a str,
+}
+
 /// An answer: its status, the type of its content, and that.
 pub struct Page {
     pub status: u16,
@@ -26,11 +33,11 @@ impl Page {
     }
 }
 
-/// Serves pages on this address, by their paths, until the process ends. Returns the address, with the port
+/// Serves pages on this address until the process ends. Returns the address, with the port
 /// that the system chose if it was to.
 pub fn serve(
     address: SocketAddr,
-    page: impl Fn(&str) -> Option<Page> + Send + Sync + 'static,
+    page: impl Fn(&Asked<'_>) -> Option<Page> + Send + Sync + 'static,
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -41,7 +48,12 @@ pub fn serve(
         .build()?;
     let page = Arc::new(page);
     let app = Router::new().fallback(routing::get(move |request: Request| {
-        let page = page(request.uri().path());
+        let accept = request.headers().get(header::ACCEPT);
+        let accept = accept.and_then(|accept| accept.to_str().ok());
+        let page = page(&Asked {
+            path: request.uri().path(),
+            accept: accept.unwrap_or_default(),
+        });
         async { respond(page) }
     }));
     let serve = move || {

@@ -44,6 +44,7 @@ impl Permit {
             home.worker.load.fetch_sub(1, Relaxed);
             return Err(NoRoom::Connections);
         }
+        home.counts.open.add(1);
         let mut permit = Permit(Some(Taken {
             home: Arc::clone(home),
             transport,
@@ -106,6 +107,7 @@ impl Drop for Permit {
 fn release(home: &Home, transport: Transport, counts: bool, peer: Option<IpAddr>) {
     if counts {
         home.worker.load.fetch_sub(1, Relaxed);
+        home.counts.open.sub(1);
         home.network().release(transport);
     }
     if let Some(peer) = peer {

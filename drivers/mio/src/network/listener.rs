@@ -1,11 +1,12 @@
 //! The application's handle of a listener.
 
+use crate::conn::home::Home;
 use crate::network::listening::Listening;
 use crate::tcp::listener::StreamListener;
 use crate::udp::group::SocketGroup;
 use crate::udp::socket::DatagramSocket;
 use crate::worker::thread::is_network_thread;
-use cubenet_core::Transport;
+use cubenet_core::{Metrics, Transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub struct Listener {
     pub(super) transport: Transport,
     pub(super) local: SocketAddr,
     pub(super) listening: Arc<Listening>,
+    /// Of its connections.
+    pub(super) homes: Box<[Arc<Home>]>,
     pub(super) socket: ListenerSocket,
 }
 
@@ -33,6 +36,17 @@ impl Listener {
     /// On which transport it listens.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// What it, and the connections that it has accepted, have done so far. The limits among them are those
+    /// that all connections of the network share.
+    pub fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::default();
+        for home in &self.homes {
+            home.counts.add_to(&mut metrics);
+        }
+        let home = &self.homes[0];
+        home.network().with_limits(metrics, &home.limits)
     }
 
     /// Accepts no more. Connections that are there stay. When it returns, no call of `accepted`

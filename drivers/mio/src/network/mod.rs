@@ -24,7 +24,7 @@ use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
 use builder::Builder;
 use cubenet_core::layer::ConnectOptions;
-use cubenet_core::{Ends, FullPolicy, Handler, MakeLayer, Metrics, SendHalf, Transport};
+use cubenet_core::{Ends, FullPolicy, Handler, Histogram, MakeLayer, Metrics, SendHalf, Transport};
 use endpoint::ToEndpoint;
 use listen_options::{ListenOptions, limits_of_listener};
 use listener::{Listener, ListenerSocket};
@@ -179,13 +179,12 @@ impl Network {
         let accept = move |connection: &Connection| Some(Box::new(accepted(connection)?) as _);
         check_layers(options.layer.is_some(), transport)?;
         let listening = Listening::new(Box::new(accept), options.admit, options.layer);
-        let targets = match options.limits {
-            None => self.inner.targets.clone(),
-            Some(limits) => {
-                let limits = limits_of_listener(&limits, &self.inner.shared.limits)?;
-                Target::each(&self.inner.workers, &Arc::new(limits))
-            }
+        let limits = match options.limits {
+            None => Arc::clone(&self.inner.targets[0].home.limits),
+            Some(limits) => Arc::new(limits_of_listener(&limits, &self.inner.shared.limits)?),
         };
+        // Of its own, since they count for it.
+        let targets = Target::each(&self.inner.workers, &limits);
         let mut failed = None;
         for address in address.to_endpoint()?.addresses() {
             match self.listen_on(transport, *address, &listening, &targets) {
@@ -227,6 +226,10 @@ impl Network {
             transport,
             local,
             listening: Arc::clone(listening),
+            homes: targets
+                .iter()
+                .map(|target| Arc::clone(&target.home))
+                .collect(),
             socket,
         })
     }
@@ -338,7 +341,7 @@ impl Network {
         })?;
         let mut failed = None;
         for address in endpoint.addresses() {
-            let layer = self.begin_handshake(options)?;
+            let layer = self.begin_handshake(&target.home, options)?;
             let begun = match transport {
                 Transport::Tcp => Begun::stream(&target.home, *address, layer),
                 Transport::Udp => Begun::datagrams(&target.home, *address),
@@ -380,12 +383,20 @@ impl Network {
 
     /// What the network has done so far.
     pub fn metrics(&self) -> Metrics {
-        self.inner.shared.metrics()
+        let shared = &self.inner.shared;
+        let mut metrics = shared.counts.metrics();
+        let mut loop_delay = Histogram::default();
+        for worker in self.inner.workers.iter().chain(&self.inner.acceptor) {
+            loop_delay.add(&worker.worker.loop_delay.histogram());
+        }
+        metrics.loop_delay = Some(loop_delay);
+        shared.with_limits(metrics, &shared.limits)
     }
 
     /// The layer of a connect, if it is to have one, with the permit for its handshake.
     fn begin_handshake<'o>(
         &self,
+        home: &Arc<Home>,
         options: &'o ConnectOptions,
     ) -> Result<Option<(&'o dyn MakeLayer, HandshakePermit)>, Error> {
         let Some(layer) = options.maker() else {
@@ -393,7 +404,7 @@ impl Network {
         };
         let network = &self.inner.shared;
         let limit = network.limits.max_handshakes();
-        let permit = HandshakePermit::take(network);
+        let permit = HandshakePermit::take(home);
         Ok(Some((
             layer,
             permit.ok_or(Error::TooManyHandshakes { limit })?,

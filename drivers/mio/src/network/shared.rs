@@ -1,7 +1,7 @@
 //! What all threads of a network share: limits, counters, the clock.
 
 use crate::log::warn_limited;
-use crate::metrics::Totals;
+use crate::metrics::{AllCounts, Counts};
 use crate::network::socket_options::SocketOptions;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sys;
@@ -19,7 +19,7 @@ pub(crate) struct NetworkShared {
     pub(crate) limits: Limits,
     pub(crate) budgets: Budgets,
     pub(crate) options: SocketOptions,
-    pub(crate) totals: Totals,
+    pub(crate) counts: AllCounts,
     /// Keys the tables of datagram peers.
     pub(crate) hash_key: (u64, u64),
     open_streams: AtomicUsize,
@@ -62,7 +62,7 @@ impl NetworkShared {
             limits,
             budgets,
             options,
-            totals: Totals::default(),
+            counts: AllCounts::default(),
             hash_key,
             open_streams: AtomicUsize::new(0),
             open_datagrams: AtomicUsize::new(0),
@@ -77,12 +77,12 @@ impl NetworkShared {
         }
     }
 
-    pub(crate) fn metrics(&self) -> Metrics {
-        let open = self.open_streams.load(Relaxed) + self.open_datagrams.load(Relaxed);
-        let mut metrics = self.totals.snapshot(open);
-        metrics.handshaking = self.handshakes.load(Relaxed) as u64;
-        metrics.queued_bytes = self.queued_total() as u64;
-        metrics.held_bytes = self.held_total() as u64;
+    /// What has been counted of these, with the limits of this network.
+    pub(crate) fn with_limits(&self, mut metrics: Metrics, limits: &Limits) -> Metrics {
+        metrics.open_limit = limits.max_connections() as u64;
+        metrics.handshaking_limit = limits.max_handshakes() as u64;
+        metrics.queued_limit = limits.max_queued_total() as u64;
+        metrics.held_limit = limits.max_held_total() as u64;
         metrics
     }
 
@@ -162,19 +162,20 @@ impl NetworkShared {
     }
 
     /// Counts a connection for which there is no room, and tells of it.
-    pub(crate) fn refused(&self, peer: SocketAddr, reason: NoRoom) {
-        self.totals.refused.fetch_add(1, Relaxed);
+    pub(crate) fn refused(&self, peer: SocketAddr, reason: NoRoom, counts: &Counts) {
+        counts.refused.count();
         match reason {
             NoRoom::Connections => {
+                counts.refused_by_limit.count();
                 let limit = self.limits.max_connections();
                 warn_limited!(%peer, limit, "connection refused: there are too many");
             }
             NoRoom::Address(refusal) => {
-                self.totals.refused_by_address.fetch_add(1, Relaxed);
+                counts.refused_by_address.count();
                 warn_limited!(%peer, ?refusal, "connection refused: its address has, or opens, too many");
             }
             NoRoom::Handshakes => {
-                self.totals.refused_by_handshakes.fetch_add(1, Relaxed);
+                counts.refused_by_handshakes.count();
                 let limit = self.limits.max_handshakes();
                 warn_limited!(%peer, limit, "connection refused: too many are in their handshake");
             }
@@ -205,12 +206,6 @@ impl NetworkShared {
     /// A task that waited is over.
     pub(crate) fn end_task(&self) {
         self.tasks.fetch_sub(1, Relaxed);
-    }
-
-    /// Messages were accepted outside the workers' tallies.
-    pub(crate) fn count_sent(&self, messages: u64, bytes: u64) {
-        self.totals.messages_out.fetch_add(messages, Relaxed);
-        self.totals.bytes_out.fetch_add(bytes, Relaxed);
     }
 
     /// Bytes of input that all connections hold.

@@ -52,7 +52,8 @@ impl Stream {
                 Holds::Undelivered
             };
             let progressed = std::mem::take(&mut self.progressed);
-            resources.hold(token, bytes, undelivered, progressed);
+            let counts = &self.shared.home().counts;
+            resources.hold(token, bytes, undelivered, progressed, counts);
         } else if std::mem::replace(&mut self.holds, Holds::Nothing) != Holds::Nothing {
             resources.let_go(token);
         }

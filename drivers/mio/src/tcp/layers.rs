@@ -1,6 +1,6 @@
 //! The layers of a stream, such as TLS, as its sending side keeps them under its lock.
 
-use crate::network::shared::NetworkShared;
+use crate::conn::home::Home;
 use crate::user::{UserValue, catch_panic};
 use cubenet_core::{Identity, Layer, Layered};
 use std::cell::Cell;
@@ -77,18 +77,22 @@ impl Layers {
 }
 
 /// The permit to be in a handshake, which is given back when it is dropped.
-pub(crate) struct HandshakePermit(Arc<NetworkShared>);
+pub(crate) struct HandshakePermit(Arc<Home>);
 
 impl HandshakePermit {
     /// A permit, if there is one left.
-    pub(crate) fn take(network: &Arc<NetworkShared>) -> Option<Self> {
-        let begins = network.begin_handshake();
-        begins.then(|| HandshakePermit(Arc::clone(network)))
+    pub(crate) fn take(home: &Arc<Home>) -> Option<Self> {
+        let begins = home.network().begin_handshake();
+        begins.then(|| {
+            home.counts.handshaking.add(1);
+            HandshakePermit(Arc::clone(home))
+        })
     }
 }
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        self.0.end_handshake();
+        self.0.counts.handshaking.sub(1);
+        self.0.network().end_handshake();
     }
 }

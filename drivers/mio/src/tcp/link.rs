@@ -76,6 +76,6 @@ impl Link for StreamLink<'_> {
 
 /// Aborts a stream from inside one of its callbacks.
 pub(crate) fn abort(batch: &RefCell<WriteBatch>, shared: &StreamShared) {
-    batch.borrow_mut().discard_frames();
+    batch.borrow_mut().discard_frames(shared);
     shared.abort(CloseReason::Local);
 }

@@ -216,23 +216,25 @@ impl Stream {
         budget: &mut Budget,
         resources: &mut WorkerResources,
     ) -> usize {
-        let now = resources.now;
         let info = self.shared.info();
         match info.reading() {
             Reading::Deliver => {}
             Reading::Discard => return 0,
             Reading::Hold | Reading::Handshake => return input.len(),
         }
+        resources.tick();
+        let began = resources.now;
         resources.batch.borrow_mut().begin(info.id.as_u64());
         let mut link = StreamLink {
             shared: &self.shared,
             batch: &resources.batch,
-            now,
+            now: began,
         };
         let (handler, recv) = (&mut *self.handler, &mut self.recv);
         let left = budget.messages_left();
         let mut delivery = Delivery::default();
-        let done = run_callback("received", info.id, &mut resources.tally, || {
+        let counts = &self.shared.home().counts;
+        let done = run_callback("received", info.id, counts, || {
             delivery.run(input, recv, handler, &mut link, budget)
         });
         let Delivery { bytes, owes_last } = delivery;
@@ -242,9 +244,9 @@ impl Stream {
         if messages > 0 {
             self.marks.set(Marks::RECEIVED);
         }
-        resources.tally.messages_in += messages;
-        resources.tally.bytes_in += bytes;
-        self.after_callbacks(done.is_some(), resources);
+        counts.own_messages_in.add(messages);
+        counts.own_bytes_in.add(bytes);
+        self.after_callbacks(began, done.is_some(), resources);
         match done {
             Some(Ok(rest)) => {
                 if owes_last {

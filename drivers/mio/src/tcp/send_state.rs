@@ -138,7 +138,7 @@ impl SendState {
         let rare = self.rare.get_or_insert_default();
         buf.queue_rest(&mut rare.queue, sent);
         let queued = self.queued();
-        let total = network.add_queued(buf.len() - sent);
+        let total = conn.home().add_queued(buf.len() - sent);
         conn.info().set_queued(queued);
         let backlog = Backlog::growing(queued, total).without_overhead(overhead);
         self.half
@@ -178,7 +178,7 @@ impl SendState {
         };
         self.trim(None);
         let queued = self.queued();
-        conn.network().sub_queued(progress);
+        conn.home().sub_queued(progress);
         conn.info().set_queued(queued);
         match outcome {
             // What a batch gathers has not been tried: it does not wait for the system.
@@ -194,7 +194,7 @@ impl SendState {
     pub(super) fn discard(&mut self, conn: &StreamConn) {
         let queued = self.queued();
         if queued > 0 {
-            conn.network().sub_queued(queued);
+            conn.home().sub_queued(queued);
             conn.info().set_queued(0);
         }
         if let Some(rare) = &mut self.rare {
@@ -246,7 +246,7 @@ impl SendState {
         let rare = self.rare.get_or_insert_with(|| spare.take());
         let is_new = rare.gathered.push(header, payload, batch, spare);
         let is_long = rare.gathered.len() >= FLUSH_BYTES;
-        let total = conn.network().add_queued(header.len() + payload.len());
+        let total = conn.home().add_queued(header.len() + payload.len());
         conn.info().set_queued(self.queued());
         // A first message is admitted even where there is no room, so it must leave.
         if is_long || total > conn.limits().max_queued_total() {
@@ -295,7 +295,7 @@ impl SendState {
             return false;
         }
         let bytes = rare.gathered.take();
-        conn.network().sub_queued(bytes.len());
+        conn.home().sub_queued(bytes.len());
         let needs_worker = self.transmit(conn, WriteBuf::Gathered(&bytes));
         conn.info().set_queued(self.queued());
         if let Some(spare) = &mut spare {
@@ -322,7 +322,7 @@ impl SendState {
         if waiting > 0 {
             // Until the handshake is complete.
             let (queued, network) = (self.queued(), conn.network());
-            let total = network.add_queued(waiting);
+            let total = conn.home().add_queued(waiting);
             conn.info().set_queued(queued);
             let backlog = Backlog::growing(queued, total);
             self.half
@@ -351,7 +351,7 @@ impl SendState {
             if !state.is_connecting() && !state.is_handshaking() {
                 layers.end_handshake();
             }
-            conn.network().sub_queued(gone);
+            conn.home().sub_queued(gone);
             let changed = changed.map_err(|panic| {
                 // Its worker reports it, without the lock.
                 let problem = format!("a layer panicked: {}", panic.text());

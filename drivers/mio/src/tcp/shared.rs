@@ -126,7 +126,7 @@ impl StreamShared {
             self.wake();
         }
         sent?;
-        self.network().count_sent(1, len as u64);
+        self.home().counts.sent(1, len as u64);
         Ok(())
     }
 

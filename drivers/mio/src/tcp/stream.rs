@@ -4,6 +4,7 @@
 use crate::conn::info::Conn;
 use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
+use crate::metrics::Counts;
 use crate::sys;
 use crate::tcp::link::StreamLink;
 use crate::tcp::send_state::failure;
@@ -17,6 +18,7 @@ use cubenet_core::{
     Link, Message, Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
 };
 use std::io;
+use std::sync::Arc;
 
 /// What an event said about a stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -285,7 +287,7 @@ impl Stream {
     /// The peer has completed the handshake, that of the layers included.
     fn connected(&mut self, resources: &mut WorkerResources) {
         debug!(connection = %self.id(), peer = %self.shared.info().peer_addr(), "connected");
-        resources.tally.connected += 1;
+        self.counts().connected.count();
         self.call("connected", resources, |handler, link| {
             handler.connected(link);
         });
@@ -311,31 +313,44 @@ impl Stream {
         callback: impl FnOnce(&mut dyn Handler, &mut dyn Link),
     ) {
         let id = self.id();
+        resources.tick();
+        let began = resources.now;
         resources.batch.borrow_mut().begin(id.as_u64());
         let mut link = StreamLink {
             shared: &self.shared,
             batch: &resources.batch,
-            now: resources.now,
+            now: began,
         };
         let handler = &mut *self.handler;
-        let done = run_callback(what, id, &mut resources.tally, || {
+        let done = run_callback(what, id, &self.shared.home().counts, || {
             callback(handler, &mut link);
         });
-        self.after_callbacks(done.is_some(), resources);
+        self.after_callbacks(began, done.is_some(), resources);
     }
 
-    /// Callbacks have run: hands over what they have sent, unless one has panicked.
-    pub(super) fn after_callbacks(&mut self, went_well: bool, resources: &mut WorkerResources) {
+    /// Callbacks have run, from this moment on: hands over what they have sent, unless one has panicked.
+    pub(super) fn after_callbacks(
+        &mut self,
+        began: Instant,
+        went_well: bool,
+        resources: &mut WorkerResources,
+    ) {
         let mut batch = resources.batch.borrow_mut();
         batch.end();
         if !went_well {
-            batch.discard_frames();
+            batch.discard_frames(&self.shared);
             self.with_half(|half| half.abort(CloseReason::Panicked));
         } else if batch.gathered() > 0 {
             StreamShared::with(&mut self.shared, |conn, send| batch.transmit(conn, send));
         }
         drop(batch);
         resources.tick();
+        self.counts().handler_time.record(began, resources.now);
+    }
+
+    /// Numbers of its listener's connections, or of those that the network has opened.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.shared.home().counts
     }
 
     /// Writes what waits, and tells a handler that waited for room.
@@ -490,7 +505,8 @@ impl Stream {
         if self.marks.has(Marks::REFUSED) {
             return;
         }
-        resources.closed(self.shared.info(), reason, failed.as_ref());
+        let counts = Arc::clone(&self.shared.home().counts);
+        resources.closed(self.shared.info(), &counts, reason, failed.as_ref());
         if !self.is_layered
             && !self.marks.has(Marks::RECEIVED)
             && let Some(spoken) = self.recv.looks_like(reason)
@@ -502,6 +518,8 @@ impl Stream {
             // There is no handler.
             return;
         }
+        resources.tick();
+        let began = resources.now;
         let mut handler = self.handler;
         if was_open {
             let mut link = StreamLink {
@@ -509,22 +527,23 @@ impl Stream {
                 batch: &resources.batch,
                 now: resources.now,
             };
-            run_callback("closed", id, &mut resources.tally, || {
+            run_callback("closed", id, &counts, || {
                 handler.closed(&mut link, reason);
             });
         } else {
-            resources.tally.connect_failed += 1;
+            counts.connect_failed.count();
             let peer = self.shared.info().peer_addr();
             let mut error = ConnectError::new(id, Transport::Tcp, peer, reason);
             if let Some(failed) = failed {
                 error = error.with_source(failed);
             }
-            run_callback("connect_failed", id, &mut resources.tally, || {
+            run_callback("connect_failed", id, &counts, || {
                 handler.connect_failed(error);
             });
         }
         // By itself: a destructor that panics while another panic unwinds would abort.
-        run_callback("drop", id, &mut resources.tally, || drop(handler));
+        run_callback("drop", id, &counts, || drop(handler));
         resources.tick();
+        counts.handler_time.record(began, resources.now);
     }
 }

@@ -32,7 +32,7 @@ impl Peers {
         let from = datagram.from;
         let mut recognised = false;
         if let Some(listening) = self.listening.as_ref().filter(|one| one.has_hook()) {
-            match Peers::ask_hook(listening, datagram, resources) {
+            match self.ask_hook(listening, datagram) {
                 Admission::Admit => {}
                 Admission::Recognise => {
                     recognised = true;
@@ -41,7 +41,7 @@ impl Peers {
                     arrival = self.demux.newcomer(true, has_room, resources.now);
                 }
                 _ => {
-                    resources.tally.dropped_not_admitted += 1;
+                    self.counts().dropped_not_admitted.count();
                     return;
                 }
             }
@@ -50,12 +50,15 @@ impl Peers {
             Arrival::Admit => self.admit(datagram, recognised, None, resources),
             Arrival::Evict(slot) => self.admit(datagram, recognised, Some(slot), resources),
             _ => {
-                resources.tally.dropped_table_full += 1;
+                self.counts().dropped_table_full.count();
                 if resources.network.has_room(Transport::Udp) {
-                    resources.tally.refused += 1;
+                    self.counts().refused.count();
+                    self.counts().refused_by_limit.count();
                     warn_limited!(peer = %from, "datagram dropped: the table of peers is full");
                 } else {
-                    resources.network.refused(from.into(), NoRoom::Connections);
+                    let counts = self.counts();
+                    let reason = NoRoom::Connections;
+                    resources.network.refused(from.into(), reason, counts);
                 }
             }
         }
@@ -74,7 +77,7 @@ impl Peers {
         let listening = match &self.listening {
             Some(listening) if self.socket.is_open() => Arc::clone(listening),
             _ => {
-                resources.tally.dropped_not_admitted += 1;
+                self.counts().dropped_not_admitted.count();
                 return;
             }
         };
@@ -89,8 +92,9 @@ impl Peers {
         let mut permit = match permit {
             Ok(permit) => permit,
             Err(reason) => {
-                resources.tally.dropped_table_full += 1;
-                resources.network.refused(from.into(), reason);
+                self.counts().dropped_table_full.count();
+                let counts = self.counts();
+                resources.network.refused(from.into(), reason, counts);
                 return;
             }
         };
@@ -98,20 +102,20 @@ impl Peers {
         // new one.
         let slot = evicted.or_else(|| self.add_peer(from, recognised, resources.now));
         let Some(slot) = slot else {
-            resources.tally.dropped_table_full += 1;
+            self.counts().dropped_table_full.count();
             return;
         };
         let shared = PeerShared::new(&self.socket, from, datagram.local, slot as u32);
         let id = shared.info().id;
         let connection = Connection::datagrams(&shared);
         resources.batch.borrow_mut().begin_callback();
-        let handler = run_callback("accepted", id, &mut resources.tally, || {
+        let handler = run_callback("accepted", id, &self.socket.home.counts, || {
             listening.accept(&connection)
         });
         let Some(handler) = handler.flatten() else {
             resources.batch.borrow_mut().discard_datagrams(&shared);
-            resources.tally.refused += 1;
-            resources.tally.dropped_not_admitted += 1;
+            self.counts().refused.count();
+            self.counts().dropped_not_admitted.count();
             if evicted.is_none() {
                 self.demux.remove(slot);
                 self.socket.remove_peer();
@@ -131,7 +135,7 @@ impl Peers {
             self.finish_peer(evicted, resources);
         }
         debug!(connection = %id, peer = %from, "accepted a datagram peer");
-        resources.tally.accepted += 1;
+        self.counts().accepted.count();
         self.slots[slot] = Some(Peer::new(permit.attach(shared), handler));
         self.after_io(slot, resources);
         self.deliver(slot, datagram.bytes, resources);
@@ -154,15 +158,11 @@ impl Peers {
 
     /// Asks the admission hook of a listener about a datagram from a new peer. A hook that panics
     /// refuses.
-    fn ask_hook(
-        listening: &Listening,
-        datagram: &Datagram<'_>,
-        resources: &mut WorkerResources,
-    ) -> Admission {
+    fn ask_hook(&self, listening: &Listening, datagram: &Datagram<'_>) -> Admission {
         match catch_panic(|| listening.admit(canonical(datagram.from.into()), datagram.bytes)) {
             Ok(admission) => admission,
             Err(panic) => {
-                resources.tally.panics += 1;
+                self.counts().panics.count();
                 let text = panic.text();
                 error_limited!(peer = %datagram.from, panic = text, "the admission hook panicked; its datagram is dropped");
                 Admission::Refuse

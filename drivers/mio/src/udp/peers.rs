@@ -6,6 +6,7 @@ use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Owned;
 use crate::log::{debug, warn_limited};
+use crate::metrics::Counts;
 use crate::network::listening::Listening;
 use crate::sys::{self, Datagram, ReceiveBatch};
 use crate::udp::link::PeerLink;
@@ -83,7 +84,7 @@ impl Peers {
         peers.socket.group.add_peer(1);
         peers.slots.push(Some(Peer::new(shared, handler)));
         peers.begin_batch(resources);
-        resources.tally.connected += 1;
+        peers.counts().connected.count();
         peers.call("connected", 0, resources, |handler, link| {
             handler.connected(link);
         });
@@ -119,6 +120,11 @@ impl Peers {
     /// to send.
     pub(crate) fn is_done(&self) -> bool {
         !self.socket.is_open() && !self.socket.has_waiting() && self.socket.group.peers() == 0
+    }
+
+    /// Numbers of its listener's connections, or of those that the network has opened.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.socket.home.counts
     }
 
     pub(crate) fn poll_timeout(&mut self) -> Instant {
@@ -187,6 +193,7 @@ impl Peers {
         resources: &mut WorkerResources,
     ) -> bool {
         let Rest { batch, mut done } = rest;
+        let began = resources.network.now();
         let (mut all, mut slow) = (true, false);
         let mut senders = std::mem::take(&mut resources.senders);
         self.look_ahead(&batch, &mut senders);
@@ -204,7 +211,11 @@ impl Peers {
         }
         resources.senders = senders;
         resources.batch.borrow_mut().flush_datagrams(&self.socket);
-        if slow | budget.look(&resources.network) {
+        slow |= budget.look(&resources.network);
+        if done > 0 {
+            self.counts().handler_time.record(began, budget.now());
+        }
+        if slow {
             // While the callbacks ran, the socket was not read and no peer was answered: the idle time of
             // peers that wait for an answer begins now.
             resources.now = budget.now();
@@ -285,7 +296,7 @@ impl Peers {
             && !self.is_peer(slot, &from)
         {
             // Two addresses with one fingerprint: the later one has no place.
-            resources.tally.dropped_table_full += 1;
+            self.counts().dropped_table_full.count();
             return;
         }
         match arrival {
@@ -295,7 +306,7 @@ impl Peers {
                 self.newcomer(datagram, arrival, resources);
             }
             Arrival::TooLong(slot) => {
-                resources.tally.dropped_too_long += 1;
+                self.counts().dropped_too_long.count();
                 if let Some(slot) = slot {
                     let limit = self.socket.home.limits.max_datagram();
                     self.tell_error(
@@ -305,7 +316,7 @@ impl Peers {
                     );
                 }
             }
-            _ => resources.tally.dropped_empty += 1,
+            _ => self.counts().dropped_empty.count(),
         }
     }
 
@@ -319,11 +330,14 @@ impl Peers {
             return;
         };
         if !peer.shared.info().delivers() {
-            resources.tally.dropped_paused += u64::from(peer.shared.info().is_paused());
+            if peer.shared.info().is_paused() {
+                self.counts().dropped_paused.count();
+            }
             return;
         }
-        resources.tally.messages_in += 1;
-        resources.tally.bytes_in += datagram.len() as u64;
+        let counts = self.counts();
+        counts.own_messages_in.add(1);
+        counts.own_bytes_in.add(datagram.len() as u64);
         let message = Message::lent(datagram);
         self.call("received", slot, resources, |handler, link| {
             handler.received(link, message);
@@ -486,7 +500,7 @@ impl Peers {
             batch: &resources.batch,
             now: resources.now,
         };
-        let done = run_callback(what, shared.info().id, &mut resources.tally, || {
+        let done = run_callback(what, shared.info().id, &shared.home().counts, || {
             callback(&mut **handler, &mut link);
         });
         if done.is_none() {
@@ -557,16 +571,16 @@ impl Peers {
         };
         let id = shared.info().id;
         shared.release();
-        resources.closed(shared.info(), reason, None);
+        resources.closed(shared.info(), self.counts(), reason, None);
         let mut link = PeerLink {
             shared: &shared,
             batch: &resources.batch,
             now: resources.now,
         };
-        run_callback("closed", id, &mut resources.tally, || {
+        run_callback("closed", id, self.counts(), || {
             handler.closed(&mut link, reason);
         });
         // By itself: a destructor that panics while another panic unwinds would abort.
-        run_callback("drop", id, &mut resources.tally, || drop(handler));
+        run_callback("drop", id, self.counts(), || drop(handler));
     }
 }

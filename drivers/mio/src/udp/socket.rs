@@ -75,7 +75,7 @@ impl Sender for PeerShared {
 
     fn uncount(&self, bytes: usize) {
         self.info.sub_queued(bytes);
-        self.network().sub_queued(bytes);
+        self.home().sub_queued(bytes);
     }
 }
 
@@ -130,7 +130,7 @@ impl PeerShared {
             self.socket.send(self, datagram);
             Ok(())
         })?;
-        self.network().count_sent(1, datagram.len() as u64);
+        self.home().counts.sent(1, datagram.len() as u64);
         Ok(())
     }
 
@@ -392,7 +392,7 @@ impl DatagramSocket {
         let len = datagram.len();
         let size = Waiting::<PeerShared>::size(len);
         peer.info.add_queued(size);
-        let total = peer.network().add_queued(size);
+        let total = peer.home().add_queued(size);
         // Uncounts what was just counted, if it is dropped.
         let datagram_waits = Waiting {
             sender: Arc::clone(peer),
@@ -418,8 +418,7 @@ impl DatagramSocket {
     }
 
     fn not_sent(&self, peer: &PeerShared, len: usize, error: io::Error) {
-        let totals = &self.home.network().totals;
-        totals.dropped_not_sent.fetch_add(1, Relaxed);
+        self.home.counts.dropped_not_sent.count();
         self.tell_error(peer, TransportError::NotSent { len }, error);
     }
 

@@ -61,28 +61,31 @@ pub(crate) fn accept(
 ) -> Option<BoxedHandler> {
     let id = shared.info().id;
     let connection = Connection::stream(shared);
+    let counts = &shared.home().counts;
+    resources.tick();
+    let began = resources.now;
     resources.batch.borrow_mut().begin(id.as_u64());
-    let handler = run_callback("accepted", id, &mut resources.tally, || {
-        listening.accept(&connection)
-    });
+    let handler = run_callback("accepted", id, counts, || listening.accept(&connection));
     let mut batch = resources.batch.borrow_mut();
     batch.end();
     let Some(handler) = handler.flatten() else {
         // It may have sent something that is not delivered now, or aborted by itself.
         let gathered = batch.gathered();
-        batch.discard_frames();
+        batch.discard_frames(shared);
         drop(batch);
-        resources.tally.refused += 1;
+        counts.refused.count();
         if let Action::Reset(_) = shared.turn_away(gathered) {
             shared.reset();
         }
         resources.tick();
+        counts.handler_time.record(began, resources.now);
         return None;
     };
     batch.flush_frames(shared);
     drop(batch);
     resources.tick();
+    counts.handler_time.record(began, resources.now);
     debug!(connection = %id, peer = %shared.info().peer_addr(), "accepted");
-    resources.tally.accepted += 1;
+    counts.accepted.count();
     Some(handler)
 }

@@ -62,13 +62,13 @@ impl Worker {
     /// A stream that was accepted: the application decides whether it becomes a connection, once
     /// the handshake of its layers is complete, if it has any.
     pub(super) fn accept(&mut self, accepted: Accepted) {
-        let peer = accepted.peer;
+        let (peer, home) = (accepted.peer, std::sync::Arc::clone(&accepted.home));
         let resources = &mut self.resources;
         let (shared, listening) = match accepted.adopt(resources) {
             Ok(adopted) => adopted,
             Err(error) => {
                 // Most often the peer is gone already.
-                resources.tally.accept_failed += 1;
+                home.counts.accept_failed.count();
                 debug!(%peer, %error, "cannot take over a connection");
                 return;
             }

@@ -4,6 +4,7 @@
 //! mailbox.
 
 use crate::conn::key::ConnKey;
+use crate::metrics::OwnTimes;
 use crate::network::shared::NetworkShared;
 use crate::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed,
@@ -44,6 +45,8 @@ pub(crate) struct WorkerHandle {
     held: AtomicUsize,
     /// It is to close connections that hold input.
     relief_asked: AtomicBool,
+    /// How long it was at work, each time.
+    pub(crate) loop_delay: OwnTimes,
 }
 
 /// Connections and datagram sockets to look at: something waits, or they close. Each is in here
@@ -83,6 +86,7 @@ impl WorkerHandle {
             busy_since: AtomicU64::new(0),
             held: AtomicUsize::new(0),
             relief_asked: AtomicBool::new(false),
+            loop_delay: OwnTimes::default(),
         }))
     }
 
@@ -91,8 +95,10 @@ impl WorkerHandle {
         self.busy_since.store(now.as_micros().max(1), Relaxed);
     }
 
-    /// It waits for events.
-    pub(super) fn rests(&self) {
+    /// It waits for events, at this moment.
+    pub(super) fn rests(&self, now: Instant) {
+        let since = Instant::from_micros(self.busy_since.load(Relaxed));
+        self.loop_delay.record(since, now);
         self.busy_since.store(0, Relaxed);
     }
 

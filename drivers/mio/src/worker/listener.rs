@@ -2,6 +2,7 @@
 
 use crate::conn::permit::Permit;
 use crate::log::{debug, warn_limited};
+use crate::metrics::Counts;
 use crate::network::shared::{NetworkShared, NoRoom};
 use crate::sys;
 use crate::tcp::layers::HandshakePermit;
@@ -10,7 +11,6 @@ use crate::worker::mailbox::{Accepted, Mailbox, Target};
 use cubenet_core::{ConnectionId, Instant, Transport};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How long to wait before trying again what failed for lack of descriptors or memory.
@@ -63,6 +63,11 @@ impl AcceptSocket {
             scheduled: false,
             is_unwatched: false,
         }
+    }
+
+    /// Numbers of its connections with one of the workers.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.targets[self.own.unwrap_or(0)].home.counts
     }
 
     /// The number of its listener.
@@ -135,7 +140,7 @@ impl AcceptSocket {
                 io::ErrorKind::Interrupted => return NextAccept::Failed,
                 _ if sys::out_of_resources(&error) => {
                     // What waits stays in the kernel, and no event will tell of it.
-                    network.totals.accept_failed.fetch_add(1, Relaxed);
+                    self.counts().accept_failed.count();
                     warn_limited!(%error, "cannot accept; trying again");
                     self.pause(now);
                     return NextAccept::Wait;
@@ -154,7 +159,7 @@ impl AcceptSocket {
         let permits = permit.and_then(|permit| {
             let handshake = listening
                 .has_layer()
-                .then(|| HandshakePermit::take(network).ok_or(NoRoom::Handshakes));
+                .then(|| HandshakePermit::take(home).ok_or(NoRoom::Handshakes));
             Ok((permit, handshake.transpose()?))
         });
         match permits {
@@ -176,7 +181,7 @@ impl AcceptSocket {
             Err(reason) => {
                 // The socket is closed first: a subscriber may take its time.
                 drop(stream);
-                network.refused(peer, reason);
+                network.refused(peer, reason, &home.counts);
                 NextAccept::Refused
             }
         }

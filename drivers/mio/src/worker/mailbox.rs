@@ -120,6 +120,7 @@ impl Target {
             home: Arc::new(Home {
                 worker: Arc::clone(&mailbox.worker),
                 limits: Arc::clone(limits),
+                counts: mailbox.worker.network.counts.register(),
             }),
             mailbox: Arc::clone(mailbox),
         };

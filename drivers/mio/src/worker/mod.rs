@@ -18,6 +18,7 @@ use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
 use crate::log::warn_limited;
+use crate::metrics::Counts;
 use crate::sys::{self, Alarm};
 use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
@@ -56,6 +57,15 @@ impl Source {
             Source::Stream(stream) => stream.id() == id && !stream.has_closed(),
             Source::Datagrams(peers) => peers.is_open_at(key, id),
             Source::Listener(_) => false,
+        }
+    }
+
+    /// Numbers of its connections.
+    fn counts(&self) -> &Counts {
+        match self {
+            Source::Stream(stream) => stream.counts(),
+            Source::Datagrams(peers) => peers.counts(),
+            Source::Listener(listener) => listener.counts(),
         }
     }
 
@@ -139,7 +149,6 @@ impl Worker {
             self.handle_task(task);
         }
         drop(self.resources.handle.close_tasks());
-        self.publish();
     }
 
     /// Asks for events over and over for as long as the network is configured to, before the thread
@@ -203,8 +212,8 @@ impl Worker {
         self.handle_run_queue();
         self.handle_timers();
         self.handle_stop();
-        self.publish();
-        self.resources.handle.rests();
+        let took_until = self.resources.now;
+        self.resources.handle.rests(took_until);
     }
 
     /// How long to wait for events.
@@ -415,9 +424,12 @@ impl Worker {
         let Some(source) = source.filter(|source| source.has(key, id)) else {
             return;
         };
-        let now = resources.now;
-        let done = run_callback("run_on_worker", id, &mut resources.tally, || task.run(now));
         resources.tick();
+        let began = resources.now;
+        let counts = source.counts();
+        let done = run_callback("run_on_worker", id, counts, || task.run(began));
+        resources.tick();
+        counts.handler_time.record(began, resources.now);
         match source {
             Source::Stream(stream) if done.is_none() => stream.abort(CloseReason::Panicked),
             Source::Datagrams(peers) => peers.after_task(key, done.is_none(), resources),
@@ -583,13 +595,5 @@ impl Worker {
             None => return,
         }
         self.after_io(token);
-    }
-
-    /// Adds to the counters what this iteration has counted.
-    fn publish(&mut self) {
-        let totals = &self.resources.network.totals;
-        self.resources.tally.publish(totals);
-        let mut batch = self.resources.batch.borrow_mut();
-        batch.tally.publish_messages(totals);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::conn::info::ConnInfo;
 use crate::log::{debug, error_limited, warn_limited};
-use crate::metrics::Tally;
+use crate::metrics::Counts;
 use crate::network::listening::Listening;
 use crate::network::shared::NetworkShared;
 use crate::sys::ReceiveBatch;
@@ -19,7 +19,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Bytes read from a stream at once: the longest frame and as much again, so that long
 /// frames are seldom cut by the end of a read and put together elsewhere.
@@ -50,7 +49,6 @@ pub(crate) struct WorkerResources {
     /// Who has sent those.
     pub(crate) senders: Senders,
     pub(crate) batch: Rc<RefCell<WriteBatch>>,
-    pub(crate) tally: Tally,
     pub(crate) timers: Timers,
     /// The run queue: tokens of those that used up their budget and have more to read.
     pub(super) run_queue: VecDeque<u32>,
@@ -66,6 +64,7 @@ pub(crate) struct Held {
     pub(crate) undelivered: Bytes,
     /// Those and the memory of a partial frame, as they are counted.
     input: HeldInput,
+    counts: Arc<Counts>,
 }
 
 impl WorkerResources {
@@ -83,7 +82,6 @@ impl WorkerResources {
             datagrams_in: None,
             senders: Senders::default(),
             batch: WriteBatch::of_worker(Arc::clone(&network)),
-            tally: Tally::default(),
             timers: Timers::default(),
             run_queue: VecDeque::new(),
             held: HashMap::new(),
@@ -119,14 +117,18 @@ impl WorkerResources {
         bytes: usize,
         undelivered: Bytes,
         progressed: bool,
+        counts: &Arc<Counts>,
     ) {
-        let held = self.held.entry(token).or_insert(Held {
+        let held = self.held.entry(token).or_insert_with(|| Held {
             undelivered: Bytes::new(),
             input: HeldInput::NONE,
+            counts: Arc::clone(counts),
         });
         let before = held.input;
         held.input.update(bytes, progressed, self.now);
         held.undelivered = undelivered;
+        counts.held.add(bytes);
+        counts.held.sub(before.bytes());
         self.handle.change_held(before.bytes(), bytes);
         if held.input.since() != before.since() {
             self.holders.remove(&(before.since(), token));
@@ -136,7 +138,8 @@ impl WorkerResources {
 
     /// A stream holds no input any more.
     pub(crate) fn let_go(&mut self, token: usize) {
-        if let Some(Held { input, .. }) = self.held.remove(&token) {
+        if let Some(Held { input, counts, .. }) = self.held.remove(&token) {
+            counts.held.sub(input.bytes());
             self.holders.remove(&(input.since(), token));
             self.handle.change_held(input.bytes(), 0);
         }
@@ -163,6 +166,7 @@ impl WorkerResources {
     pub(crate) fn closed(
         &mut self,
         info: &ConnInfo,
+        counts: &Counts,
         reason: CloseReason,
         error: Option<&io::Error>,
     ) {
@@ -171,7 +175,7 @@ impl WorkerResources {
         match reason {
             // Of a layer; a callback's panic was told of when it came.
             CloseReason::Panicked if error.is_some() => {
-                self.tally.panics += 1;
+                counts.panics.count();
                 error_limited!(connection = %id, %peer, error, "closed with a panic");
             }
             CloseReason::Protocol(_)
@@ -186,7 +190,6 @@ impl WorkerResources {
                 debug!(connection = %id, %peer, %reason, error, "closed");
             }
         }
-        let count = self.network.totals.closed_by.get(reason);
-        count.fetch_add(1, Relaxed);
+        counts.closed_by.get(reason).count();
     }
 }

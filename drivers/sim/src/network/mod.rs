@@ -270,6 +270,10 @@ impl Network {
         metrics.handshaking = network.handshaking as u64;
         metrics.queued_bytes = network.queued_bytes as u64;
         metrics.held_bytes = network.held_bytes as u64;
+        metrics.open_limit = network.limits.max_connections() as u64;
+        metrics.handshaking_limit = network.limits.max_handshakes() as u64;
+        metrics.queued_limit = network.limits.max_queued_total() as u64;
+        metrics.held_limit = network.limits.max_held_total() as u64;
         metrics
     }
 

@@ -65,6 +65,7 @@ impl World {
             Arrival::Evict(slot) => self.ask_about(socket, arrived, Some(slot)),
             Arrival::Refuse => {
                 network.metrics.refused += 1;
+                network.metrics.refused_by_limit += 1;
                 network.metrics.dropped_table_full += 1;
                 None
             }

@@ -34,6 +34,7 @@ impl World {
         job.push(Task::Accept(socket));
         if !network.reserve(Transport::Tcp) {
             network.metrics.refused += 1;
+            network.metrics.refused_by_limit += 1;
             self.kernel.close(accepted, false);
             return None;
         }

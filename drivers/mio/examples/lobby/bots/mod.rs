@@ -11,18 +11,20 @@ use cubenet_mio::{ConnectOptions, Connection, Network, Transport};
 use report::Outcome;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::protocol::position;
 use crate::support::system::End;
 
+const SECOND: Duration = Duration::from_secs(1);
 /// How often bots are looked after, which is how often they say where they are.
 const PERIOD: Duration = Duration::from_millis(50);
 /// After so much silence a connection is given up.
 const SILENCE: Duration = Duration::from_millis(1_500);
 /// How long a connect and what comes before its session may take.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT: Duration = SECOND;
 /// How long all may take to come, and at the end until all has arrived.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -100,15 +102,27 @@ impl Bots {
             self.go_on(end, PATIENCE, None, &mut show, Bots::all_arrived);
         }
         let outcome = self.outcome(joined);
+        self.leave();
+        outcome
+    }
+
+    /// Ends all sessions, so that the nodes need not wait for the bots.
+    fn leave(self) {
+        let (leaving, all_left) = channel::<()>();
         for seat in &self.seats {
             lock(&seat.bot).leaves = true;
             if let Some(tcp) = &seat.tcp {
-                let bot = Arc::clone(&seat.bot);
-                let _ = tcp.run_on_worker(move |link| lock(&bot).leave(link));
+                let (bot, leaving) = (Arc::clone(&seat.bot), leaving.clone());
+                let _ = tcp.run_on_worker(move |link| {
+                    lock(&bot).leave(link);
+                    drop(leaving);
+                });
             }
         }
-        self.network.stop(Duration::from_secs(2));
-        outcome
+        drop(leaving);
+        // Until the last has dropped its end.
+        let _ = all_left.recv_timeout(SECOND);
+        self.network.stop(SECOND);
     }
 
     /// Looks after the bots for so long, or until `is_done`, or until the end is asked for. Returns

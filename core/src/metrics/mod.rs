@@ -1,30 +1,47 @@
 //! What a network has done, as every driver that counts tells it.
 
+mod histogram;
+mod metric;
+
+pub use histogram::Histogram;
+pub use metric::{Metric, MetricKind, MetricValue};
+
 use crate::connection::{ByReason, CloseReason};
 use core::fmt;
 
-/// What a network has done since it started. A snapshot: the numbers are each right, but a driver
+/// What a network, or one of its listeners, has done since it started. A snapshot: the numbers are each right, but a driver
 /// with threads does not read them all at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metrics {
     /// Connections open now, those that are connecting included.
     pub open: u64,
+    /// The most that may be, of each transport: [`max_connections`](crate::Limits::max_connections).
+    pub open_limit: u64,
     /// Of those, the connections whose layers are in their handshake.
     pub handshaking: u64,
+    /// The most that may be: [`max_handshakes`](crate::Limits::max_handshakes).
+    pub handshaking_limit: u64,
     /// Bytes accepted by `send` that wait to be sent now.
     pub queued_bytes: u64,
+    /// The most that may: [`max_queued_total`](crate::Limits::max_queued_total).
+    pub queued_limit: u64,
     /// Bytes of input held now: frames of which a part has arrived, and bytes that were read and
     /// not yet delivered.
     pub held_bytes: u64,
+    /// The most that may be: [`max_held_total`](crate::Limits::max_held_total).
+    pub held_limit: u64,
     /// Connections that peers opened and the application admitted.
     pub accepted: u64,
     /// Connections that this side opened.
     pub connected: u64,
     /// Connects that failed, or that this side closed before they were complete.
     pub connect_failed: u64,
-    /// Connections turned away: by the application, or because the table was full.
+    /// Connections turned away, for whatever reason.
     pub refused: u64,
+    /// Connections refused since as many were open as may be, or the table of datagram peers was full; also
+    /// counted in [`refused`](Metrics::refused).
+    pub refused_by_limit: u64,
     /// Connections refused by `AddressLimits`; also counted in [`refused`](Metrics::refused).
     pub refused_by_address: u64,
     /// Connections refused by `max_handshakes`; also counted in [`refused`](Metrics::refused).
@@ -56,6 +73,12 @@ pub struct Metrics {
     pub panics: u64,
     /// Connections closed, by the reason.
     pub closed_by: ByReason<u64>,
+    /// How long callbacks took. What ran in a row is one time: for the input that one read of a stream gave,
+    /// or one read of a datagram socket.
+    pub handler_time: Histogram,
+    /// How long workers took for all that one look for events had shown: as long may others have waited
+    /// for their turn. Of a network that has workers; a listener has none of its own.
+    pub loop_delay: Option<Histogram>,
 }
 
 impl Metrics {
@@ -67,6 +90,56 @@ impl Metrics {
     /// How many connections closed.
     pub fn closed_total(&self) -> u64 {
         self.closed_by.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Connections that the application turned away.
+    pub fn refused_by_application(&self) -> u64 {
+        let others = self.refused_by_limit + self.refused_by_address + self.refused_by_handshakes;
+        self.refused.saturating_sub(others)
+    }
+
+    /// The sum of these and others, limits included.
+    pub fn add(&mut self, other: &Metrics) {
+        for (number, more) in self.numbers().into_iter().zip(other.clone().numbers()) {
+            *number += *more;
+        }
+        self.closed_by.add(&other.closed_by);
+        self.handler_time.add(&other.handler_time);
+        if let Some(times) = &other.loop_delay {
+            self.loop_delay.get_or_insert_default().add(times);
+        }
+    }
+
+    fn numbers(&mut self) -> [&mut u64; 27] {
+        [
+            &mut self.open,
+            &mut self.open_limit,
+            &mut self.handshaking,
+            &mut self.handshaking_limit,
+            &mut self.queued_bytes,
+            &mut self.queued_limit,
+            &mut self.held_bytes,
+            &mut self.held_limit,
+            &mut self.accepted,
+            &mut self.connected,
+            &mut self.connect_failed,
+            &mut self.refused,
+            &mut self.refused_by_limit,
+            &mut self.refused_by_address,
+            &mut self.refused_by_handshakes,
+            &mut self.accept_failed,
+            &mut self.messages_in,
+            &mut self.messages_out,
+            &mut self.bytes_in,
+            &mut self.bytes_out,
+            &mut self.dropped_too_long,
+            &mut self.dropped_table_full,
+            &mut self.dropped_not_admitted,
+            &mut self.dropped_empty,
+            &mut self.dropped_paused,
+            &mut self.dropped_not_sent,
+            &mut self.panics,
+        ]
     }
 
     /// How many datagrams were dropped.

@@ -5,6 +5,7 @@ use crate::connection_id::ConnectionId;
 use crate::frame::Frame;
 use crate::layer::Identity;
 use crate::send_error::SendError;
+use crate::tcp_info::TcpInfo;
 use crate::transport::Transport;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
@@ -82,6 +83,12 @@ pub trait Handle: Clone + Send + Sync + 'static {
     /// What the handshake of its layers has shown; `None` if it has no layers, or that is not
     /// complete.
     fn identity(&self) -> Option<Arc<Identity>> {
+        None
+    }
+
+    /// What the system has measured of a stream: round trips, and what was sent again. `None` for
+    /// datagrams, once the connection has ended, and where the system does not tell.
+    fn tcp_info(&self) -> Option<TcpInfo> {
         None
     }
 }
@@ -228,11 +235,18 @@ mod tests {
         fn identity(&self) -> Option<Arc<Identity>> {
             self.called("identity", None)
         }
+
+        fn tcp_info(&self) -> Option<TcpInfo> {
+            self.called("tcp_info", None)
+        }
     }
 
     crate::impl_handle!(Connection, {
         fn identity(&self) -> Option<Arc<Identity>> {
             Connection::identity(self)
+        }
+        fn tcp_info(&self) -> Option<TcpInfo> {
+            Connection::tcp_info(self)
         }
     });
 
@@ -254,12 +268,13 @@ mod tests {
         assert_eq!(handle.local_addr().port(), 2);
         assert_eq!(handle.id().as_u64(), 9);
         assert_eq!(handle.identity(), None);
+        assert_eq!(handle.tcp_info(), None);
     }
 
     #[test]
     fn each_method_of_a_handle_is_the_connection_s_own() {
         let methods = "send send_frame close abort is_closed pause resume queued transport \
-                       peer_addr local_addr id identity";
+                       peer_addr local_addr id identity tcp_info";
         let connection = Connection::default();
         call_all(&connection);
         assert_eq!(connection.0.lock().unwrap().join(" "), methods);

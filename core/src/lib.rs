@@ -69,6 +69,7 @@ pub mod ring;
 mod send_error;
 mod settings;
 pub mod storage;
+mod tcp_info;
 pub mod time;
 pub mod transport;
 
@@ -103,6 +104,7 @@ pub use send_error::SendError;
 #[cfg(feature = "alloc")]
 pub use storage::Growing;
 pub use storage::{Fixed, Storage};
+pub use tcp_info::TcpInfo;
 pub use time::Instant;
 pub use transport::Transport;
 

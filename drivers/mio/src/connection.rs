@@ -7,10 +7,10 @@ use crate::tcp::shared::StreamShared;
 use crate::udp::socket::PeerShared;
 use crate::worker::task::UserTask;
 use crate::write_batch::WriteBatch;
-use crate::{tcp, udp};
+use crate::{sys, tcp, udp};
 use cubenet_core::queue::SHARE_FROM;
 use cubenet_core::{
-    CloseReason, ConnectionId, Frame, Identity, Instant, Link, SendError, Transport,
+    CloseReason, ConnectionId, Frame, Identity, Instant, Link, SendError, TcpInfo, Transport,
 };
 use std::cell::RefCell;
 use std::fmt;
@@ -308,6 +308,15 @@ impl Connection {
         }
     }
 
+    /// What the system has measured of a stream: round trips, and what was sent again. A system call. `None`
+    /// for datagrams, once the connection has ended, and on systems other than Linux.
+    pub fn tcp_info(&self) -> Option<TcpInfo> {
+        match &self.shared {
+            Shared::Stream(shared) => sys::tcp_info(&shared.upgrade()?.stream),
+            Shared::Datagrams(_) => None,
+        }
+    }
+
     /// The peer's address.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer
@@ -405,6 +414,10 @@ cubenet_core::impl_handle!(Connection, {
 
     fn identity(&self) -> Option<Arc<Identity>> {
         Connection::identity(self)
+    }
+
+    fn tcp_info(&self) -> Option<TcpInfo> {
+        Connection::tcp_info(self)
     }
 });
 

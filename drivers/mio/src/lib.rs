@@ -87,7 +87,7 @@ pub use cubenet_core::layer::{
 pub use cubenet_core::{
     Budgets, ByReason, CloseReason, ConnectError, ConnectionId, Frame, FrameError, FullPolicy,
     Handle, Handler, Histogram, Instant, LimitError, Limits, Link, Message, Metric, MetricKind,
-    MetricValue, Metrics, Report, SendError, Timeout, Transport, TransportError,
+    MetricValue, Metrics, Report, SendError, TcpInfo, Timeout, Transport, TransportError,
 };
 pub use error::Error;
 pub use network::Network;

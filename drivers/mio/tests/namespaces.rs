@@ -315,3 +315,45 @@ fn what_waits_of_an_aborted_connection_is_neither_sent_nor_counted() {
 
 #[global_allocator]
 static ALLOCATOR: cubenet_tests::allocation::Counting = cubenet_tests::allocation::Counting;
+
+/// What the kernel says of a stream over loopback that is fast, and over one that is slow and drops what does not fit
+/// its queue.
+#[test]
+fn the_way_to_a_peer_is_measured() {
+    alone_in_namespace(|| {
+        let server = one_worker(Limits::new());
+        let reports = Reports::default();
+        let address = reports.listen(&server, Transport::Tcp, echo);
+        let client = one_worker(Limits::new());
+        let replies = Reports::default();
+        let connection = replies.connect(&client, Transport::Tcp, address, ignore);
+        connection.send(b"over and back").unwrap();
+        replies.opened();
+        assert_eq!(replies.received(), b"over and back");
+        let fast = connection.tcp_info().expect("Linux tells");
+        assert!(
+            fast.round_trip > Duration::ZERO && fast.sent >= Some(1),
+            "{fast:?}"
+        );
+        // Frames of an Ethernet, 20 of which may wait, at 100 in a second.
+        ip("link set lo mtu 1500");
+        if !tc("qdisc add dev lo root tbf rate 1200kbit burst 3k limit 30k") {
+            return skipped("the kernel has no token bucket filter");
+        }
+        for _ in 0..20 {
+            connection.send([0; 30_000]).unwrap();
+        }
+        eventually("something is lost", || {
+            let slow = connection.tcp_info().expect("it is open");
+            slow.retransmitted > 0 && slow.loss() > Some(0.0)
+        });
+        eventually("it takes longer", || {
+            let slow = connection.tcp_info().expect("it is open");
+            slow.round_trip > Duration::from_millis(20) && slow.round_trip > fast.round_trip
+        });
+        let udp = replies.connect(&client, Transport::Udp, address, ignore);
+        assert_eq!(udp.tcp_info(), None);
+        connection.abort();
+        eventually("it has ended", || connection.tcp_info().is_none());
+    });
+}

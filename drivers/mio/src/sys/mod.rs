@@ -18,6 +18,9 @@ pub mod faults;
 mod linux;
 #[cfg(not(target_os = "linux"))]
 mod portable;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+mod tcp_info;
 
 #[cfg(target_os = "linux")]
 use linux as system;
@@ -27,6 +30,8 @@ use portable as alarm;
 use portable as epoll;
 #[cfg(not(target_os = "linux"))]
 use portable as system;
+#[cfg(not(target_os = "linux"))]
+use portable as tcp_info;
 
 pub(crate) use alarm::Alarm;
 pub(crate) use calls::{
@@ -38,6 +43,7 @@ pub(crate) use system::{
     ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,
     unacknowledged,
 };
+pub(crate) use tcp_info::tcp_info;
 
 use crate::address::CompactAddr;
 use mio::Interest;

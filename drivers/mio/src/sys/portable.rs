@@ -2,6 +2,7 @@
 
 use super::{Datagram, Run};
 use crate::address::CompactAddr;
+use cubenet_core::TcpInfo;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UdpSocket};
 use mio::{Interest, Registry, Token};
@@ -137,6 +138,11 @@ pub(crate) const STREAM_INTEREST: Interest = Interest::READABLE.add(Interest::WR
 /// The system tells of no urgent data.
 pub(crate) fn is_urgent(_event: &Event) -> bool {
     false
+}
+
+/// The system is not asked.
+pub(crate) fn tcp_info(_stream: &TcpStream) -> Option<TcpInfo> {
+    None
 }
 
 /// The system is not asked.

@@ -12,6 +12,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
+use support::restart::{RestartOptions, drain};
 use support::{echo::Echo, kept::OnHeap, openmetrics, system, tls::ServerOptions, web};
 
 /// Sends every message back to where it came from.
@@ -32,6 +33,8 @@ struct Options {
     /// Serves what the server counts on this address: /metrics, for Prometheus.
     #[arg(long, value_name = "ADDRESS", value_parser = system::address)]
     metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    restart: RestartOptions,
     #[command(flatten)]
     tls: ServerOptions,
 }
@@ -65,24 +68,32 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let network = builder.start()?;
     let mut listeners = Vec::new();
+    let mut inherited = options.restart.inherit()?;
     for (transport, choice) in [(Transport::Tcp, Choice::Tcp), (Transport::Udp, Choice::Udp)] {
         if options.transport == choice || options.transport == Choice::Both {
             let of_listener = offered.layers(ListenOptions::new(), transport);
             let accepted = |_: &Connection| Some(Echo::<OnHeap>::default());
-            let listener = network.listen_with(of_listener, transport, options.listen, accepted)?;
+            let listener = match inherited.sockets(transport) {
+                Some(sockets) => network.listen_on(of_listener, sockets, accepted)?,
+                None => network.listen_with(of_listener, transport, options.listen, accepted)?,
+            };
             say!("listening on {transport} {}", listener.local_addr());
             listeners.push(listener);
         }
     }
     if let Some(address) = options.metrics {
         let mut registry = Registry::default();
-        openmetrics::register_network(&mut registry, &network, &listeners.into());
+        openmetrics::register_network(&mut registry, &network, &listeners.clone().into());
         let address = web::serve(address, move |asked| {
             (asked.path == "/metrics").then(|| openmetrics::page(&registry, asked))
         })?;
         say!("seen at http://{address}/metrics");
     }
+    inherited.ready()?;
+    options.restart.offer(&listeners, &end)?;
     end.wait();
+    // Those who are connected go on until they have enough.
+    drain(&network, listeners, &end, Duration::from_secs(30));
     network.stop(Duration::from_secs(5));
     say!("{}", network.metrics());
     Ok(())

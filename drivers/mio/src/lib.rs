@@ -64,6 +64,8 @@ mod batch;
 mod conn;
 mod connection;
 mod error;
+#[cfg(all(unix, feature = "handover"))]
+pub mod handover;
 #[cfg(all(test, cubenet_shuttle))]
 mod interleavings;
 mod log;
@@ -94,6 +96,7 @@ pub use network::Network;
 pub use network::builder::Builder;
 pub use network::endpoint::{Endpoint, ToEndpoint};
 pub use network::listen_options::ListenOptions;
+pub use network::listen_sockets::ListenSockets;
 pub use network::listener::Listener;
 #[cfg(cubenet_faults)]
 pub use sys::faults;

@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use support::restart::{RestartOptions, drain};
 use support::{system, tls::ServerOptions};
 
 /// Rooms with chat over sessions and positions over datagrams. Without --listen or --connect: one node in
@@ -76,6 +77,8 @@ struct Options {
     /// milliseconds.
     #[arg(long, default_value_t = 0, requires = "listen", requires = "metrics")]
     drain: u64,
+    #[command(flatten)]
+    restart: RestartOptions,
     #[command(flatten)]
     tls: ServerOptions,
 
@@ -164,6 +167,7 @@ fn start(options: &Options, listen: SocketAddr) -> Result<Node, Box<dyn Error>> 
         redis: options.redis.clone(),
         options: offered.layers(ListenOptions::new(), Transport::Tcp),
         wait: Duration::from_secs(options.wait),
+        inherited: options.restart.inherit()?,
     })
 }
 
@@ -187,9 +191,15 @@ fn serve(options: &Options, listen: SocketAddr, end: &system::End) -> Result<boo
             listener.local_addr()
         );
     }
+    options.restart.offer(&node.listeners, end)?;
     end.wait();
-    // Those who come meanwhile are served.
-    std::thread::sleep(Duration::from_millis(options.drain));
+    // Those who are about to log in may do so; then players come back to the process that has the sockets now.
+    // Where there is none, those who come meanwhile are served.
+    let logins = Duration::from_millis(500);
+    drain(&node.network, node.listeners.to_vec(), end, logins);
+    if !end.is_handed_over() {
+        std::thread::sleep(Duration::from_millis(options.drain));
+    }
     let (players, rooms) = (node.hall.players(), node.hall.rooms());
     say!("stopping with {players} players in {rooms} rooms");
     let (hall, counted) = (std::sync::Arc::clone(&node.hall), node.metrics());

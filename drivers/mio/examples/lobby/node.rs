@@ -4,9 +4,10 @@ use crate::chat::{Chat, Local, News, Redis};
 use crate::hall::{Doors, Hall};
 use crate::player::Player;
 use crate::protocol::{self, Dot};
+use crate::support::restart::Inherited;
 use cubenet_mio::{
-    Admission, Connection, Frame, Handler, Link, ListenOptions, Listener, Message, Metrics,
-    Network, Transport,
+    Admission, Connection, Frame, Handler, Link, ListenOptions, ListenSockets, Listener, Message,
+    Metrics, Network, Transport,
 };
 use cubenet_session::{Memory, SessionLimits, Sessions, Store, Threads};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets_range};
@@ -32,6 +33,8 @@ pub struct Plan {
     /// Of the listener for streams: TLS, and the PROXY protocol.
     pub options: ListenOptions,
     pub wait: Duration,
+    /// Sockets that listen already.
+    pub inherited: Inherited,
 }
 
 pub struct Node {
@@ -43,7 +46,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn start(plan: Plan) -> Result<Self, Box<dyn Error>> {
+    pub fn start(mut plan: Plan) -> Result<Self, Box<dyn Error>> {
         let limits = SessionLimits::new().with_wait(plan.wait);
         // Each has its own part of Redis, or none of it.
         let (hall, sessions) = match &plan.redis {
@@ -66,17 +69,24 @@ impl Node {
         let network = Network::builder().start()?;
         let gates = sessions.clone();
         let accepted = move |connection: &Connection| Some(gates.gate(connection));
-        let tcp = network.listen_with(plan.options, Transport::Tcp, plan.listen, accepted)?;
-        let udp = listen_for_datagrams(&network, &hall, tcp.local_addr())?;
+        let tcp = match plan.inherited.sockets(Transport::Tcp) {
+            Some(sockets) => network.listen_on(plan.options, sockets, accepted)?,
+            None => network.listen_with(plan.options, Transport::Tcp, plan.listen, accepted)?,
+        };
+        let sockets = plan.inherited.sockets(Transport::Udp);
+        let udp = listen_for_datagrams(&network, &hall, sockets, tcp.local_addr())?;
         hall.set_udp(plan.announce.unwrap_or(udp.local_addr()));
         let ticker = Ticker::start(&hall)?;
-        Ok(Node {
+        let node = Node {
             network,
             sessions,
             hall,
             listeners: Arc::from([tcp, udp]),
             ticker,
-        })
+        };
+        // Now the process that this one replaces may leave.
+        plan.inherited.ready()?;
+        Ok(node)
     }
 
     /// Where players reach it over TCP.
@@ -116,6 +126,7 @@ fn sessions(
 fn listen_for_datagrams(
     network: &Network,
     hall: &Arc<Hall>,
+    sockets: Option<ListenSockets>,
     address: SocketAddr,
 ) -> Result<Listener, cubenet_mio::Error> {
     let of_hook = Arc::clone(hall);
@@ -134,7 +145,10 @@ fn listen_for_datagrams(
             player: None,
         })
     };
-    network.listen_with(options, Transport::Udp, address, accepted)
+    match sockets {
+        Some(sockets) => network.listen_on(options, sockets, accepted),
+        None => network.listen_with(options, Transport::Udp, address, accepted),
+    }
 }
 
 /// The datagrams of one address, which are one player's at a time.

@@ -11,6 +11,7 @@ pub mod kept;
 pub mod load;
 pub mod openmetrics;
 pub mod report;
+pub mod restart;
 pub mod system;
 pub mod tls;
 pub mod web;

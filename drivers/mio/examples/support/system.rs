@@ -1,6 +1,7 @@
 //! What the operating system allows and reports.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +32,8 @@ pub struct End(Arc<Signals>);
 struct Signals {
     asked: Mutex<bool>,
     changed: Condvar,
+    /// Another process has the sockets.
+    handed_over: AtomicBool,
     /// What SIGHUP is to do.
     hangup: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
@@ -73,6 +76,18 @@ impl End {
             std::process::exit(130);
         }
         self.0.changed.notify_all();
+    }
+
+    /// Another process has the sockets, and this one is to end.
+    pub fn hand_over(&self) {
+        self.0.handed_over.store(true, Relaxed);
+        *lock(&self.0.asked) = true;
+        self.0.changed.notify_all();
+    }
+
+    /// Whether that is so.
+    pub fn is_handed_over(&self) -> bool {
+        self.0.handed_over.load(Relaxed)
     }
 
     /// From now on SIGHUP does this. There is no such thing on Windows.

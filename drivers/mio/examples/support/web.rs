@@ -10,6 +10,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an address may be in use.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 pub struct Asked<'a> {
@@ -39,7 +43,7 @@ pub fn serve(
     address: SocketAddr,
     page: impl Fn(&Asked<'_>) -> Option<Page> + Send + Sync + 'static,
 ) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)?;
+    let listener = bind(address)?;
     listener.set_nonblocking(true)?;
     let local = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -64,6 +68,19 @@ pub fn serve(
     };
     let thread = thread::Builder::new().name("web".to_owned());
     thread.spawn(serve).map(|_| local)
+}
+
+/// Binds the address, also if a process that this one replaces has it a moment longer.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn respond(page: Option<Page>) -> Response<Body> {

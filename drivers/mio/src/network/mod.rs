@@ -2,7 +2,9 @@
 
 pub(crate) mod builder;
 pub(crate) mod endpoint;
+mod listen;
 pub(crate) mod listen_options;
+pub(crate) mod listen_sockets;
 pub(crate) mod listener;
 pub(crate) mod listening;
 pub(crate) mod shared;
@@ -17,19 +19,14 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::log::debug;
 use crate::tcp::layers::{HandshakePermit, Layers};
-use crate::tcp::listener::StreamListener;
 use crate::tcp::shared::StreamShared;
-use crate::udp::group::SocketGroup;
 use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox, Target};
 use builder::Builder;
 use cubenet_core::layer::ConnectOptions;
-use cubenet_core::{Ends, FullPolicy, Handler, Histogram, MakeLayer, Metrics, SendHalf, Transport};
+use cubenet_core::{Ends, Handler, Histogram, MakeLayer, Metrics, SendHalf, Transport};
 use endpoint::ToEndpoint;
-use listen_options::{ListenOptions, limits_of_listener};
-use listener::{Listener, ListenerSocket};
-use listening::Listening;
-use shared::{NetworkShared, NoRoom, next_id};
+use shared::{NetworkShared, NoRoom};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -141,153 +138,6 @@ impl Network {
     /// A network to be configured and started.
     pub fn builder() -> Builder {
         Builder::new()
-    }
-
-    /// Listens on `address`. Port 0 lets the system choose one; see
-    /// [`Listener::local_addr`].
-    ///
-    /// `accepted` is called on a worker's thread for each new peer, before anything of it
-    /// is delivered, and returns its handler, or `None` to turn it away. It may be called
-    /// on several threads at once. A datagram peer that was turned away is asked about
-    /// again when it sends again.
-    ///
-    /// Blocks while a host name is resolved; an address in numbers does not block. If a name has
-    /// several addresses, the first that the system accepts is used.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Address`] (the text is no address, or a name was given on a thread of a network),
-    /// [`Error::Listen`], [`Error::Limits`] (of the options), [`Error::Unsupported`],
-    /// [`Error::Stopped`].
-    pub fn listen<H: Handler + Send + 'static>(
-        &self,
-        transport: Transport,
-        address: impl ToEndpoint,
-        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
-    ) -> Result<Listener, Error> {
-        self.listen_with(ListenOptions::new(), transport, address, accepted)
-    }
-
-    /// Like [`Network::listen`], with limits or an admission hook of this listener's own.
-    pub fn listen_with<H: Handler + Send + 'static>(
-        &self,
-        options: ListenOptions,
-        transport: Transport,
-        address: impl ToEndpoint,
-        accepted: impl Fn(&Connection) -> Option<H> + Send + Sync + 'static,
-    ) -> Result<Listener, Error> {
-        let accept = move |connection: &Connection| Some(Box::new(accepted(connection)?) as _);
-        check_layers(options.layer.is_some(), transport)?;
-        let listening = Listening::new(Box::new(accept), options.admit, options.layer);
-        let limits = match options.limits {
-            None => Arc::clone(&self.inner.targets[0].home.limits),
-            Some(limits) => Arc::new(limits_of_listener(&limits, &self.inner.shared.limits)?),
-        };
-        // Of its own, since they count for it.
-        let targets = Target::each(&self.inner.workers, &limits);
-        let mut failed = None;
-        for address in address.to_endpoint()?.addresses() {
-            match self.listen_on(transport, *address, &listening, &targets) {
-                Err(error @ Error::Listen { .. }) => failed = Some(error),
-                outcome => return outcome,
-            }
-        }
-        Err(failed.unwrap_or(Error::Stopped))
-    }
-
-    fn listen_on(
-        &self,
-        transport: Transport,
-        address: SocketAddr,
-        listening: &Arc<Listening>,
-        targets: &[Target],
-    ) -> Result<Listener, Error> {
-        self.check_running()?;
-        let listened = match transport {
-            Transport::Tcp => self.listen_stream(address, listening, targets),
-            Transport::Udp => self.listen_datagrams(address, listening, targets),
-            _ => return Err(Error::Unsupported { transport }),
-        };
-        let (local, socket) = match listened {
-            Ok(listened) => listened,
-            // A stop that raced is what went wrong.
-            Err(_) if self.check_running().is_err() => return Err(Error::Stopped),
-            Err(source) => {
-                return Err(Error::Listen {
-                    transport,
-                    address,
-                    source,
-                });
-            }
-        };
-        let local = canonical(local);
-        debug!(%transport, %local, "listening");
-        Ok(Listener {
-            transport,
-            local,
-            listening: Arc::clone(listening),
-            homes: targets
-                .iter()
-                .map(|target| Arc::clone(&target.home))
-                .collect(),
-            socket,
-        })
-    }
-
-    fn listen_stream(
-        &self,
-        address: SocketAddr,
-        listening: &Arc<Listening>,
-        targets: &[Target],
-    ) -> io::Result<(SocketAddr, ListenerSocket)> {
-        let socket = self.inner.shared.options.listen_stream(address)?;
-        let local = socket.local_addr()?;
-        let listening = Arc::clone(listening);
-        let acceptors = self.inner.acceptors();
-        let workers = acceptors.iter().map(|acceptor| &acceptor.worker);
-        let listener = StreamListener::new(next_id(), socket, listening, workers)?;
-        let targets: Arc<[Target]> = targets.into();
-        for (nth, acceptor) in acceptors.iter().enumerate() {
-            let (listener, targets) = (Arc::clone(&listener), Arc::clone(&targets));
-            let command = Command::ListenStreams(listener.clone(), nth, targets);
-            if acceptor.post(command).is_err() {
-                listener.close();
-                return Err(stopped());
-            }
-        }
-        Ok((local, ListenerSocket::Stream(listener)))
-    }
-
-    fn listen_datagrams(
-        &self,
-        address: SocketAddr,
-        listening: &Arc<Listening>,
-        targets: &[Target],
-    ) -> io::Result<(SocketAddr, ListenerSocket)> {
-        let options = &self.inner.shared.options;
-        let limits = &targets[0].home.limits;
-        // What is idle longest is known of each socket, not of all.
-        let spreads = options.spread_datagrams && limits.full_policy() == FullPolicy::Refuse;
-        let most = if spreads { targets.len() } else { 1 };
-        let sockets = options.listen_datagrams(address, most)?;
-        let local = sockets[0].local_addr()?;
-        let targets = match sockets.len() {
-            1 => std::slice::from_ref(Target::least_loaded(targets)),
-            _ => targets,
-        };
-        let group = Arc::<SocketGroup<DatagramSocket>>::default();
-        for (socket, Target { home, mailbox }) in sockets.into_iter().zip(targets) {
-            let socket = DatagramSocket::listening(home, socket, &group);
-            let posted = socket.and_then(|socket| {
-                let command = Command::Listen(socket, Arc::clone(listening));
-                mailbox.post(command).map_err(|_| stopped())
-            });
-            if let Err(error) = posted {
-                group.each(DatagramSocket::close);
-                return Err(error);
-            }
-        }
-        Ok((local, ListenerSocket::Datagrams(group)))
     }
 
     /// Connects to `address`. Returns at once with the connection to be; what is sent on it

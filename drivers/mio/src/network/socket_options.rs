@@ -49,9 +49,7 @@ impl SocketOptions {
             self.prepare_stream(&socket)?;
         }
         if let Some(bytes) = buffer {
-            // A wish: the system caps it without saying so, and may refuse it.
-            let _ = socket.set_recv_buffer_size(bytes);
-            let _ = socket.set_send_buffer_size(bytes);
+            wish_for_buffers(&socket, bytes);
         }
         Ok(socket)
     }
@@ -102,6 +100,26 @@ impl SocketOptions {
         Ok(sockets.map(UdpSocket::from_std).collect())
     }
 
+    /// Prepares a socket that another program has made and that listens for streams.
+    pub(crate) fn adopt_listener(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        self.prepare_stream(socket)?;
+        socket.set_tcp_nodelay(self.nodelay)?;
+        if let Some(bytes) = self.stream_buffer {
+            wish_for_buffers(socket, bytes);
+        }
+        Ok(())
+    }
+
+    /// The same for one that receives datagrams.
+    pub(crate) fn adopt_datagrams(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        if let Some(bytes) = self.datagram_buffer {
+            wish_for_buffers(socket, bytes);
+        }
+        Ok(())
+    }
+
     /// A stream on its way to `address`.
     pub(crate) fn connect_stream(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let socket = self.socket(Transport::Tcp, address)?;
@@ -132,6 +150,12 @@ impl SocketOptions {
         }
         sys::set_nodelay(stream, self.nodelay)
     }
+}
+
+/// The system caps it without saying so, and may refuse it.
+fn wish_for_buffers(socket: &Socket, bytes: usize) {
+    let _ = socket.set_recv_buffer_size(bytes);
+    let _ = socket.set_send_buffer_size(bytes);
 }
 
 #[cfg(test)]

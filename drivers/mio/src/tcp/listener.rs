@@ -11,7 +11,8 @@ use crate::worker::handle::WorkerHandle;
 use cubenet_core::ConnectionId;
 use mio::net::TcpListener;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// A listener, as those who accept on it and the application share it. A thread that closes it closes
 /// its socket at once; the workers forget it later.
@@ -22,6 +23,16 @@ pub(crate) struct StreamListener {
     socket: RwLock<Option<TcpListener>>,
     /// Those who accept on it.
     places: Vec<Place>,
+    leaving: Leaving,
+}
+
+/// Whether a listener's socket is left to another process.
+#[derive(Default)]
+struct Leaving {
+    asked: AtomicBool,
+    /// It is closed here.
+    done: Mutex<bool>,
+    changed: Condvar,
 }
 
 /// Where a worker that accepts finds a listener.
@@ -58,6 +69,7 @@ impl StreamListener {
             listening,
             socket: RwLock::new(Some(socket)),
             places,
+            leaving: Leaving::default(),
         }))
     }
 
@@ -76,11 +88,66 @@ impl StreamListener {
         self.socket.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts no more. Its address is free when this returns.
+    /// Leaves the socket to another process that has it, too. A connection that waits there may have woken
+    /// one of the workers here and not the other process, so what waits is still accepted.
+    #[cfg(unix)]
+    pub(crate) fn leave(&self) {
+        let socket = self.socket.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(socket) = &*socket {
+            self.leaving.asked.store(true, Relaxed);
+            self.unwatch(socket);
+        }
+        drop(socket);
+        self.wake();
+    }
+
+    /// Whether it is left to another process. Known to those who hold the [socket](Self::socket).
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.asked.load(Relaxed)
+    }
+
+    /// Waits until nothing more is accepted.
+    #[cfg(unix)]
+    pub(crate) fn wait_until_left(&self) {
+        let mut done = self.left();
+        while !*done {
+            let waited = self.leaving.changed.wait(done);
+            done = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, bool> {
+        let left = self.leaving.done.lock();
+        left.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts no more. Its address is free when this returns, unless another process has it.
     pub(crate) fn close(&self) {
         self.listening.close();
+        self.close_socket();
+    }
+
+    /// The same without a word to the application's side: those who were accepted are still asked about.
+    pub(crate) fn close_socket(&self) {
         let socket = self.socket.write();
-        drop(socket.unwrap_or_else(PoisonError::into_inner).take());
+        let socket = socket.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(socket) = &socket {
+            self.unwatch(socket);
+        }
+        drop(socket);
+        *self.left() = true;
+        self.leaving.changed.notify_all();
+        self.wake();
+    }
+
+    fn unwatch(&self, socket: &TcpListener) {
+        for place in &self.places {
+            place.worker.unwatch(socket);
+        }
+    }
+
+    /// Has those who accept look at it.
+    fn wake(&self) {
         for place in &self.places {
             let key = ConnKey {
                 token: place.token,

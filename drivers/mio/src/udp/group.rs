@@ -4,7 +4,7 @@
 //! same. So they stay until the last connection of any of them has closed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// What the sockets of a listener share.
 pub(crate) struct SocketGroup<S> {
@@ -29,11 +29,16 @@ impl<S> Default for SocketGroup<S> {
 impl<S> SocketGroup<S> {
     /// A socket is one of this listener's.
     pub(crate) fn add_socket(&self, socket: Weak<S>) {
-        self.sockets().push(socket);
+        self.all().push(socket);
     }
 
-    fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<Weak<S>>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<S>>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sockets that are still there.
+    pub(crate) fn sockets(&self) -> Vec<Arc<S>> {
+        self.all().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// How many connections there are.
@@ -64,8 +69,7 @@ impl<S> SocketGroup<S> {
 
     /// Does something with each socket that is still there.
     pub(crate) fn each(&self, act: impl Fn(&S)) {
-        let sockets: Vec<_> = self.sockets().iter().filter_map(Weak::upgrade).collect();
-        for socket in sockets {
+        for socket in self.sockets() {
             act(&socket);
         }
     }

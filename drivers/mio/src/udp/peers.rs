@@ -141,6 +141,9 @@ impl Peers {
 
     /// Receives and delivers, within the budget of an iteration.
     pub(crate) fn read(&mut self, token: usize, resources: &mut WorkerResources) {
+        if self.socket.is_to_leave() {
+            return self.leave(token, resources);
+        }
         let budgets = &resources.network.budgets;
         let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now, self.was_quick);
         self.begin_batch(resources);
@@ -347,6 +350,9 @@ impl Peers {
     /// Another thread asked for the socket, or one of its connections, to be looked at.
     pub(crate) fn wake(&mut self, key: ConnKey, id: ConnectionId, resources: &mut WorkerResources) {
         self.socket.wake.answered();
+        if self.socket.is_to_leave() {
+            self.leave(key.token as usize, resources);
+        }
         if self.is_at(key, id)
             && let Some(peer) = self.peer(key.slot as usize)
         {
@@ -432,6 +438,23 @@ impl Peers {
             }
         }
         resources.now = resources.now.max(budget.now());
+    }
+
+    /// Takes nothing more from the socket, which is another process's from now on, and ends all connections
+    /// without a word. What has been taken from it is delivered, and may be answered.
+    fn leave(&mut self, token: usize, resources: &mut WorkerResources) {
+        if !self.socket.is_open() {
+            return;
+        }
+        while let Some(rest) = self.rest.take() {
+            let budgets = &resources.network.budgets;
+            let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now, false);
+            self.begin_batch(resources);
+            self.deliver_batch(rest, token, &mut budget, resources);
+            self.end_batch(resources);
+        }
+        self.stop(true, resources);
+        self.socket.has_left();
     }
 
     /// Asks every connection to close; `abort`: at once.

@@ -20,7 +20,7 @@ use cubenet_core::{CloseReason, ConnectionId, DatagramHalf, SendError, Transport
 use mio::net::UdpSocket;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError};
 
 /// Datagrams handed to the system at once when those that wait go out.
 const FLUSH_BATCH: usize = 64;
@@ -205,6 +205,7 @@ pub(crate) struct DatagramSocket {
     waiting_count: AtomicUsize,
     /// What went wrong in sending, to be reported to the connections by the worker.
     errors: Mutex<Vec<SendFailure>>,
+    leaving: Leaving,
 }
 
 /// Something that went wrong in sending, for the worker to report and to tell.
@@ -214,6 +215,21 @@ pub(crate) struct SendFailure {
     pub(crate) peer: SocketAddr,
     pub(crate) reported: TransportError,
     pub(crate) error: io::Error,
+}
+
+/// Whether a socket is left to another process.
+#[derive(Default)]
+struct Leaving {
+    asked: std::sync::atomic::AtomicBool,
+    /// Nothing more is taken from it.
+    done: std::sync::Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Leaving {
+    fn lock(&self) -> std::sync::MutexGuard<'_, bool> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What became of the datagrams that waited.
@@ -269,6 +285,7 @@ impl DatagramSocket {
             waiting: Mutex::new(Some(DatagramQueue::default())),
             waiting_count: AtomicUsize::new(0),
             errors: Mutex::default(),
+            leaving: Leaving::default(),
         }))
     }
 
@@ -323,6 +340,37 @@ impl DatagramSocket {
         self.group.close();
         self.open.store(false, Relaxed);
         self.wake();
+    }
+
+    /// The socket is left to another process. The worker takes nothing more from it, and ends its
+    /// connections.
+    #[cfg(unix)]
+    pub(crate) fn leave(&self) {
+        self.leaving.asked.store(true, Relaxed);
+        self.wake();
+    }
+
+    /// Whether that has been asked for.
+    pub(crate) fn is_to_leave(&self) -> bool {
+        self.leaving.asked.load(Relaxed)
+    }
+
+    /// Nothing more is taken from it. It is watched no more.
+    pub(crate) fn has_left(&self) {
+        self.home.worker.unwatch(&self.socket);
+        let mut done = self.leaving.lock();
+        *done = true;
+        self.leaving.changed.notify_all();
+    }
+
+    /// Waits until that is so.
+    #[cfg(unix)]
+    pub(crate) fn wait_until_left(&self) {
+        let mut done = self.leaving.lock();
+        while !*done {
+            let waited = self.leaving.changed.wait(done);
+            done = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Asks the worker to look at the socket.
@@ -467,8 +515,9 @@ impl DatagramSocket {
         self.waiting_count.store(queue.len(), Relaxed);
     }
 
-    /// Forgets what waits, and whatever comes.
+    /// Forgets what waits, and whatever comes; the worker is done with it.
     pub(crate) fn finish(&self) {
+        self.has_left();
         let forgotten = self.waiting().take();
         self.waiting_count.store(0, Relaxed);
         drop(forgotten);

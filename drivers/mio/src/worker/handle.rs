@@ -234,6 +234,21 @@ impl WorkerHandle {
         })
     }
 
+    /// Has a socket that listens watched no more. To be done before it is closed: another process may have it,
+    /// too, and then the kernel would go on.
+    #[cfg(unix)]
+    pub(crate) fn unwatch(&self, socket: &impl std::os::fd::AsRawFd) {
+        use mio::event::Source;
+        // It may not have been watched, since that failed.
+        let _ = mio::unix::SourceFd(&socket.as_raw_fd()).deregister(&self.registry);
+    }
+
+    /// No other process can have it.
+    #[cfg(not(unix))]
+    pub(crate) fn unwatch<S>(&self, _socket: &S) {
+        let _ = self;
+    }
+
     /// Has a listener watched behind the others who watch it.
     pub(crate) fn step_back(&self, socket: &TcpListener, token: u32) -> io::Result<()> {
         sys::step_back(&self.registry, socket, Token(token as usize | LISTENER))

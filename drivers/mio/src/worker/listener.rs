@@ -82,6 +82,8 @@ impl AcceptSocket {
         }
         let place = self.listener.place(self.nth);
         let stepped = match &*self.listener.socket() {
+            // It is watched no more.
+            Some(_) if self.listener.is_leaving() => Ok(()),
             Some(socket) => place.worker.step_back(socket, place.token),
             None => Ok(()),
         };
@@ -90,6 +92,11 @@ impl AcceptSocket {
             warn_limited!(%error, "cannot watch a listener; trying again");
             self.pause(now);
         }
+    }
+
+    /// Whether it is left to another process, once what waits is accepted.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.listener.is_leaving()
     }
 
     /// Whether it was closed.
@@ -128,14 +135,28 @@ impl AcceptSocket {
 
     /// Takes the next connection off the socket, at `now`.
     pub(super) fn accept(&mut self, network: &Arc<NetworkShared>, now: Instant) -> NextAccept {
-        let accepted = match &*self.listener.socket() {
-            Some(socket) => sys::accept(socket),
+        let (accepted, is_leaving) = match &*self.listener.socket() {
+            // It counts while the socket cannot be closed: who closes that sees it among those that are
+            // open.
+            Some(socket) => {
+                let accepted = sys::accept(socket).map(|(stream, peer)| {
+                    let target = Target::load_accepted(&self.targets, self.own);
+                    let permit = Permit::take_loaded(&target.home, Transport::Tcp, Some(peer.ip()));
+                    (stream, peer, target, permit)
+                });
+                (accepted, self.listener.is_leaving())
+            }
             // It was closed; word of that is on its way.
             None => return NextAccept::Wait,
         };
-        let (stream, peer) = match accepted {
+        let (stream, peer, target, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock if is_leaving => {
+                    // What comes from here on wakes the other process.
+                    self.listener.close_socket();
+                    return NextAccept::Wait;
+                }
                 io::ErrorKind::WouldBlock => return NextAccept::Wait,
                 io::ErrorKind::Interrupted => return NextAccept::Failed,
                 _ if sys::out_of_resources(&error) => {
@@ -153,9 +174,7 @@ impl AcceptSocket {
             },
         };
         let listening = &self.listener.listening;
-        let target = Target::load_accepted(&self.targets, self.own);
         let home = &target.home;
-        let permit = Permit::take_loaded(home, Transport::Tcp, Some(peer.ip()));
         let permits = permit.and_then(|permit| {
             let handshake = listening
                 .has_layer()

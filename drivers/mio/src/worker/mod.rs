@@ -409,8 +409,12 @@ impl Worker {
         match self.sources.get_mut(token).and_then(Option::as_mut) {
             Some(Source::Stream(stream)) if stream.id() == id => stream.wake(resources),
             Some(Source::Datagrams(peers)) => peers.wake(key, id, resources),
-            // It was closed.
-            Some(Source::Listener(listener)) if listener.id() == id => {}
+            // It was closed, or is left to another process.
+            Some(Source::Listener(listener)) if listener.id() == id => {
+                if listener.is_leaving() && !listener.is_done() {
+                    self.accept_streams(token);
+                }
+            }
             _ => return,
         }
         self.after_io(token);

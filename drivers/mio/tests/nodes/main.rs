@@ -11,8 +11,9 @@ mod prober;
 mod service;
 
 use cubenet_tests::process::{Server, example};
+use cubenet_tests::services::Redis;
 use prober::{Prober, who_am_i};
-use service::{BOTS, Service, WAIT, longest_away, outcome};
+use service::{BOTS, Node, Service, WAIT, longest_away, outcome};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -69,6 +70,33 @@ fn both_nodes_are_replaced_one_after_the_other_and_no_connect_is_refused() {
     }
     let outcome = outcome(bots);
     assert!(outcome["resumes"].as_u64() >= Some(BOTS), "{outcome}");
+    assert!(longest_away(&outcome) < 3.0, "{outcome}");
+    let probes = prober.stop();
+    assert!(probes > 20, "{probes}");
+}
+
+#[test]
+#[ignore = "takes both processors"]
+fn a_process_hands_its_sockets_to_the_next_and_no_connect_is_refused() {
+    let Some(redis) = Redis::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("handover");
+    let path = path.to_str().unwrap();
+    let mut node = Node::start("a", &redis.url(), &["--handover", path]);
+    let prober = Prober::start(node.address);
+    let bots = node.bots(8);
+    for _ in 0..2 {
+        sleep(2 * SECOND);
+        let next = node.next();
+        let before = std::mem::replace(&mut node, next);
+        let printed = before.server.end();
+        let is_all = |line: &String| line.ends_with("players in 10 rooms");
+        assert!(printed.iter().any(is_all), "{printed:?}");
+    }
+    let outcome = outcome(bots);
+    assert_eq!(outcome["resumes"], 2 * BOTS, "{outcome}");
     assert!(longest_away(&outcome) < 3.0, "{outcome}");
     let probes = prober.stop();
     assert!(probes > 20, "{probes}");

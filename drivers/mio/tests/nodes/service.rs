@@ -21,41 +21,76 @@ const HAPROXY: &str = include_str!("haproxy.cfg");
 pub(crate) struct Node {
     name: &'static str,
     redis: String,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    flags: Vec<String>,
     pub(crate) server: Server,
 }
 
 impl Node {
-    fn start(name: &'static str, redis: &str) -> Self {
+    /// A node with these flags besides.
+    pub(crate) fn start(name: &'static str, redis: &str, flags: &[&str]) -> Self {
         let [address, metrics] =
             [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], unused_port())));
-        let redis = redis.to_owned();
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         Node {
             name,
-            server: Self::run(name, &redis, address, metrics),
-            redis,
+            server: Self::run(name, redis, address, metrics, &flags),
+            redis: redis.to_owned(),
             address,
             metrics,
+            flags,
         }
     }
 
-    fn run(name: &str, redis: &str, address: SocketAddr, metrics: SocketAddr) -> Server {
+    fn run(
+        name: &str,
+        redis: &str,
+        address: SocketAddr,
+        metrics: SocketAddr,
+        flags: &[String],
+    ) -> Server {
         let mut server = Server::start(
             example("lobby")
                 .args(["--listen", &address.to_string(), "--node", name])
-                .args(["--redis", redis, "--proxy-protocol", "127.0.0.0/8"])
-                .args(["--metrics", &metrics.to_string()])
-                .args(["--drain", &DRAIN.as_millis().to_string()])
-                .args(["--wait", &WAIT.as_secs().to_string()]),
+                .args(["--redis", redis, "--metrics", &metrics.to_string()])
+                .args(["--wait", &WAIT.as_secs().to_string()])
+                .args(flags),
         );
-        server.line("listening on UDP ");
+        server.line("listening on udp ");
         server
+    }
+
+    /// Another process in its place, beside it.
+    pub(crate) fn next(&self) -> Self {
+        let Node {
+            name,
+            ref redis,
+            address,
+            metrics,
+            ref flags,
+            ..
+        } = *self;
+        Node {
+            name,
+            server: Self::run(name, redis, address, metrics, flags),
+            redis: redis.clone(),
+            address,
+            metrics,
+            flags: flags.clone(),
+        }
     }
 
     /// Starts it again, where it was.
     pub(crate) fn start_again(&mut self) {
-        self.server = Self::run(self.name, &self.redis, self.address, self.metrics);
+        *self = self.next();
+    }
+
+    /// Bots that play for so long on this node alone, once all of them have come.
+    pub(crate) fn bots(&self, seconds: u64) -> Server {
+        let bots = bots(self.address, seconds);
+        eventually("all bots have come", || self.players() >= BOTS);
+        bots
     }
 
     /// A page that it shows; nothing if it does not answer.
@@ -99,7 +134,9 @@ impl Service {
     /// `None`, and it says so, where there is no Redis or no `HAProxy`.
     pub(crate) fn start() -> Option<Self> {
         let redis = Redis::start()?;
-        let nodes = ["a", "b"].map(|name| Node::start(name, &redis.url()));
+        let drain = DRAIN.as_millis().to_string();
+        let flags = ["--proxy-protocol", "127.0.0.0/8", "--drain", &drain];
+        let nodes = ["a", "b"].map(|name| Node::start(name, &redis.url(), &flags));
         let mut config = HAPROXY.to_owned();
         for node in &nodes {
             let name = node.name.to_uppercase();
@@ -117,18 +154,23 @@ impl Service {
 
     /// Bots that play for so long, once all of them have come.
     pub(crate) fn bots(&self, seconds: u64) -> Server {
-        let bots = Server::start(
-            example("lobby")
-                .args(["--connect", &self.haproxy.address.to_string(), "--json"])
-                .args(["--bots", &BOTS.to_string()])
-                .args(["--seconds", &seconds.to_string()]),
-        );
+        let bots = bots(self.haproxy.address, seconds);
         eventually("all bots have come, to both nodes", || {
             let players = self.nodes.each_ref().map(Node::players);
             players.iter().sum::<u64>() == BOTS && players.iter().all(|count| *count > BOTS / 3)
         });
         bots
     }
+}
+
+/// Bots that come to this address and play for so long.
+fn bots(address: SocketAddr, seconds: u64) -> Server {
+    Server::start(
+        example("lobby")
+            .args(["--connect", &address.to_string(), "--json"])
+            .args(["--bots", &BOTS.to_string()])
+            .args(["--seconds", &seconds.to_string()]),
+    )
 }
 
 /// What bots say at the end, if nothing was lost and nothing came twice.

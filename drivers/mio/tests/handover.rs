@@ -9,8 +9,8 @@ use cubenet_mio::{
     Transport,
 };
 use cubenet_tests::process::{Server, example};
-use cubenet_tests::system::skipped;
-use cubenet_tests::{PATIENCE, RawClient, Reports, eventually, ignore, network, unused_port};
+use cubenet_tests::system::open_descriptors;
+use cubenet_tests::{PATIENCE, RawClient, Reports, eventually, have, ignore, network, unused_port};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
@@ -205,13 +205,13 @@ fn sockets_go_from_one_network_to_the_next_and_no_client_notices() {
             serving = next;
             // Those of clients come and go.
             if round == 0 {
-                open = descriptors();
+                open = open_descriptors();
             }
         }
     });
     assert!(served[0] > 100 && served[1] > 100, "{served:?}");
     println!("{served:?} served meanwhile");
-    if let (Some(before), Some(after)) = (open, descriptors()) {
+    if let (Some(before), Some(after)) = (open, open_descriptors()) {
         assert!(after <= before + 2, "{before} descriptors, then {after}");
     }
 }
@@ -244,11 +244,6 @@ fn a_process_that_takes_the_sockets_and_fails_changes_nothing() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let error = Offer::new(folder.path().join("file")).unwrap_err();
     assert!(error.to_string().contains("is no socket"), "{error}");
-}
-
-/// How many descriptors this process has; `None` where the system does not say.
-fn descriptors() -> Option<usize> {
-    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
 }
 
 /// A process of the example `echo`, which hands over what it has.
@@ -316,11 +311,9 @@ fn five_processes_follow_each_other_and_no_client_notices() {
 #[test]
 fn sockets_that_systemd_has_opened_are_used() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let probe = Command::new("systemd-socket-activate")
-        .arg("--version")
-        .output();
-    if !probe.is_ok_and(|probe| probe.status.success()) {
-        return skipped("there is no systemd-socket-activate");
+    let mut probe = Command::new("systemd-socket-activate");
+    if !have("systemd-socket-activate", probe.arg("--version")) {
+        return;
     }
     let address = format!("127.0.0.1:{}", unused_port());
     let echo = example("echo");
@@ -339,4 +332,60 @@ fn sockets_that_systemd_has_opened_are_used() {
     let client = network();
     ping(&client, Transport::Tcp, address);
     server.interrupt();
+}
+
+#[test]
+fn systemd_hears_when_a_server_listens_and_when_it_stops() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let notified = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    notified.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut echo = example("echo");
+    let server = Server::start(
+        echo.args(["--listen", "127.0.0.1:0"])
+            .env("NOTIFY_SOCKET", &path),
+    );
+    let mut heard = [0; 100];
+    let mut hear = || {
+        let len = notified.recv(&mut heard).expect("it says so");
+        String::from_utf8_lossy(&heard[..len]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    server.signal("TERM");
+    assert_eq!(hear(), "STOPPING=1");
+    server.end();
+}
+
+/// With the example in the place of the program.
+#[test]
+fn the_units_of_the_book_are_well_formed_and_hardened() {
+    if !have(
+        "systemd-analyze",
+        Command::new("systemd-analyze").arg("--version"),
+    ) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = example("lobby").get_program().to_owned();
+    let units = ["lobby.service", "lobby.socket"].map(|name| {
+        let unit = [env!("CARGO_MANIFEST_DIR"), "../../docs/systemd", name];
+        let unit = std::fs::read_to_string(unit.iter().collect::<PathBuf>()).unwrap();
+        let unit = unit.replace("/usr/local/bin/lobby", program.to_str().unwrap());
+        let path = folder.path().join(name);
+        std::fs::write(&path, unit).unwrap();
+        path
+    });
+    let analyze = |arguments: &[&str], units: &[PathBuf]| {
+        let mut analyze = Command::new("systemd-analyze");
+        let said = analyze.args(arguments).args(units).output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        assert!(said.stderr.is_empty(), "{said:?}");
+    };
+    analyze(&["verify"], &units);
+    // From 0, which is best, to 100.
+    analyze(
+        &["security", "--offline=true", "--threshold=20", "--no-pager"],
+        &units[..1],
+    );
 }

@@ -69,8 +69,8 @@ struct Options {
     /// How long a session waits for its player to come back, in seconds.
     #[arg(long, default_value_t = 60)]
     wait: u64,
-    /// Shows the node over HTTP on this address: /metrics for Prometheus, and /health for load balancers,
-    /// which is 200, and 404 once the node is to stop.
+    /// Shows the node over HTTP on this address: a page with charts at /, /metrics for Prometheus, and
+    /// /health for load balancers, which is 200, and 404 once the node is to stop.
     #[arg(long, value_name = "ADDRESS", value_parser = system::address)]
     metrics: Option<SocketAddr>,
     /// How long a node that is to stop goes on, so that load balancers see it and send no one more, in

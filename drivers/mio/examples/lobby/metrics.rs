@@ -1,4 +1,4 @@
-//! What a node shows of itself: to Prometheus, and to load balancers.
+//! What a node shows of itself: to Prometheus, to load balancers, and in a browser.
 
 use crate::node::Node;
 use crate::support::openmetrics::{self, Labels, Source, counters, gauge};
@@ -11,6 +11,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// A page with charts of the same figures.
+const PAGE: &str = include_str!("page.html");
 
 /// Shows a node on this address. Returns that, with the port that the system chose if it was to.
 pub fn serve(node: &Node, address: SocketAddr, end: &End) -> io::Result<SocketAddr> {
@@ -25,6 +28,11 @@ pub fn serve(node: &Node, address: SocketAddr, end: &End) -> io::Result<SocketAd
         // HAProxy sends no one more to a node that answers so, and leaves those who are there.
         "/health" if end.is_asked() => Some(Page::text(404, "stopping\n")),
         "/health" => Some(Page::text(200, "well\n")),
+        "/" => Some(Page {
+            status: 200,
+            kind: "text/html; charset=utf-8",
+            body: PAGE.to_owned(),
+        }),
         "/metrics" => Some(openmetrics::page(&registry, asked)),
         _ => None,
     })

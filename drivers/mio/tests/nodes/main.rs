@@ -8,6 +8,7 @@
 #![cfg(unix)]
 
 mod prober;
+mod seen;
 mod service;
 
 use cubenet_tests::process::{Server, example};

@@ -20,7 +20,8 @@ const HAPROXY: &str = include_str!("haproxy.cfg");
 /// A node, which is started again in the same place.
 pub(crate) struct Node {
     name: &'static str,
-    redis: String,
+    /// `None`: it keeps all in its memory.
+    redis: Option<String>,
     pub(crate) address: SocketAddr,
     pub(crate) metrics: SocketAddr,
     flags: Vec<String>,
@@ -28,15 +29,24 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// A single node, which keeps all in its memory.
+    pub(crate) fn in_memory() -> Self {
+        Self::start_with("one", None, &[])
+    }
+
     /// A node with these flags besides.
     pub(crate) fn start(name: &'static str, redis: &str, flags: &[&str]) -> Self {
+        Self::start_with(name, Some(redis.to_owned()), flags)
+    }
+
+    fn start_with(name: &'static str, redis: Option<String>, flags: &[&str]) -> Self {
         let [address, metrics] =
             [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], unused_port())));
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         Node {
             name,
-            server: Self::run(name, redis, address, metrics, &flags),
-            redis: redis.to_owned(),
+            server: Self::run(name, redis.as_deref(), address, metrics, &flags),
+            redis,
             address,
             metrics,
             flags,
@@ -45,7 +55,7 @@ impl Node {
 
     fn run(
         name: &str,
-        redis: &str,
+        redis: Option<&str>,
         address: SocketAddr,
         metrics: SocketAddr,
         flags: &[String],
@@ -53,7 +63,8 @@ impl Node {
         let mut server = Server::start(
             example("lobby")
                 .args(["--listen", &address.to_string(), "--node", name])
-                .args(["--redis", redis, "--metrics", &metrics.to_string()])
+                .args(redis.iter().flat_map(|url| ["--redis", url]))
+                .args(["--metrics", &metrics.to_string()])
                 .args(["--wait", &WAIT.as_secs().to_string()])
                 .args(flags),
         );
@@ -73,7 +84,7 @@ impl Node {
         } = *self;
         Node {
             name,
-            server: Self::run(name, redis, address, metrics, flags),
+            server: Self::run(name, redis.as_deref(), address, metrics, flags),
             redis: redis.clone(),
             address,
             metrics,

@@ -4,7 +4,7 @@
 //! another. What a worker counts of its own connections' messages is stored by it alone: plain loads and
 //! stores. Numbers are added up when they are asked for.
 
-use cubenet_core::{ByReason, Histogram, Instant, Metrics};
+use cubenet_core::{ByReason, Histogram, Instant, Limits, Metrics};
 use std::array;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -203,6 +203,15 @@ impl Registered {
             is_used
         });
     }
+}
+
+/// These numbers, with the limits to which some of them are held.
+pub(crate) fn with_limits(mut metrics: Metrics, limits: &Limits) -> Metrics {
+    metrics.open_limit = limits.max_connections() as u64;
+    metrics.handshaking_limit = limits.max_handshakes() as u64;
+    metrics.queued_limit = limits.max_queued_total() as u64;
+    metrics.held_limit = limits.max_held_total() as u64;
+    metrics
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use cubenet_mio::{
 use cubenet_tests::process::{Server, example};
 use cubenet_tests::system::open_descriptors;
 use cubenet_tests::{PATIENCE, RawClient, Reports, eventually, have, ignore, network, unused_port};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -31,6 +32,8 @@ impl Handler for Echo {
     }
 }
 
+// As listeners want it.
+#[allow(clippy::unnecessary_wraps)]
 fn accepted(_: &Connection) -> Option<Echo> {
     Some(Echo)
 }
@@ -134,7 +137,6 @@ fn a_listener_can_have_a_socket_of_the_standard_library() {
 #[test]
 fn a_socket_of_another_kind_is_refused_with_what_is_wrong() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    use std::os::fd::OwnedFd;
     let server = network();
     let udp = || UdpSocket::bind("127.0.0.1:0").unwrap();
     let disguised = TcpListener::from(OwnedFd::from(udp()));
@@ -234,7 +236,6 @@ fn a_process_that_takes_the_sockets_and_fails_changes_nothing() {
             ping(&client, Transport::Udp, address);
         }
         // Another that says something else.
-        use std::io::Write;
         let mut other = std::os::unix::net::UnixStream::connect(&path).unwrap();
         other.write_all(b"?").unwrap();
         let taken = take(&path).unwrap().expect("it waits on");

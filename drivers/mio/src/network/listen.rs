@@ -72,7 +72,8 @@ impl Network {
                         options.spread_datagrams && limits.full_policy() == FullPolicy::Refuse;
                     let most = if spreads { targets.len() } else { 1 };
                     let sockets = options.listen_datagrams(*address, most);
-                    sockets.and_then(|sockets| self.listen_datagrams(sockets, &listening, &targets))
+                    sockets
+                        .and_then(|sockets| Self::listen_datagrams(sockets, &listening, &targets))
                 }
                 _ => return Err(Error::Unsupported { transport }),
             };
@@ -85,7 +86,7 @@ impl Network {
     }
 
     /// Listens on sockets that listen already: of systemd, say, or of the process that this one
-    /// replaces. Options of the [`Builder`] that concern the binding of a socket are of no effect.
+    /// replaces. Options of the [`Builder`](crate::Builder) that concern the binding of a socket are of no effect.
     ///
     /// Each datagram socket has one worker; if there are more sockets than workers, a worker has several. See
     /// [`Network::listen`] for `accepted`.
@@ -107,15 +108,13 @@ impl Network {
         let options = &self.inner.shared.options;
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let address = sockets.local_addr().unwrap_or(unknown);
-        let listened = sockets.check().and_then(|_| match transport {
-            Transport::Tcp => {
+        let listened = sockets.check().and_then(|_| {
+            if transport == Transport::Tcp {
                 let socket = sockets.into_stream(options)?;
-                self.listen_stream(socket, &listening, &targets)
+                return self.listen_stream(socket, &listening, &targets);
             }
-            _ => {
-                let sockets = sockets.into_datagrams(options)?;
-                self.listen_datagrams(sockets, &listening, &targets)
-            }
+            let sockets = sockets.into_datagrams(options)?;
+            Self::listen_datagrams(sockets, &listening, &targets)
         });
         self.listener(transport, address, listened, &listening, &targets)
     }
@@ -195,7 +194,6 @@ impl Network {
     }
 
     fn listen_datagrams(
-        &self,
         sockets: Vec<UdpSocket>,
         listening: &Arc<Listening>,
         targets: &[Target],

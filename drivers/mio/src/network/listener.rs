@@ -1,6 +1,7 @@
 //! The application's handle of a listener.
 
 use crate::conn::home::Home;
+use crate::metrics::with_limits;
 #[cfg(unix)]
 use crate::network::listen_sockets::ListenSockets;
 use crate::network::listening::Listening;
@@ -51,8 +52,7 @@ impl Listener {
         for home in &*self.homes {
             home.counts.add_to(&mut metrics);
         }
-        let home = &self.homes[0];
-        home.network().with_limits(metrics, &home.limits)
+        with_limits(metrics, &self.homes[0].limits)
     }
 
     /// Other handles of its sockets, for a process that is to replace this one: see the module `handover`

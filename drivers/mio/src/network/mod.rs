@@ -18,6 +18,7 @@ use crate::conn::permit::Permit;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::log::debug;
+use crate::metrics::with_limits;
 use crate::tcp::layers::{HandshakePermit, Layers};
 use crate::tcp::shared::StreamShared;
 use crate::udp::socket::{DatagramSocket, PeerShared};
@@ -240,7 +241,7 @@ impl Network {
             loop_delay.add(&worker.worker.loop_delay.histogram());
         }
         metrics.loop_delay = Some(loop_delay);
-        shared.with_limits(metrics, &shared.limits)
+        with_limits(metrics, &shared.limits)
     }
 
     /// The layer of a connect, if it is to have one, with the permit for its handshake.

@@ -7,8 +7,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sys;
 use cubenet_core::open_connections::may_open;
 use cubenet_core::{
-    AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Metrics,
-    Transport,
+    AddressLimits, AddressRefusal, AddressTable, Budgets, ConnectionId, Instant, Limits, Transport,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -75,15 +74,6 @@ impl NetworkShared {
             addresses: limited.then(|| Mutex::new(AddressTable::new(addresses))),
             origin: sys::clock_micros(),
         }
-    }
-
-    /// What has been counted of these, with the limits of this network.
-    pub(crate) fn with_limits(&self, mut metrics: Metrics, limits: &Limits) -> Metrics {
-        metrics.open_limit = limits.max_connections() as u64;
-        metrics.handshaking_limit = limits.max_handshakes() as u64;
-        metrics.queued_limit = limits.max_queued_total() as u64;
-        metrics.held_limit = limits.max_held_total() as u64;
-        metrics
     }
 
     /// Where [`now`](Self::now) begins, in microseconds of the system's clock.

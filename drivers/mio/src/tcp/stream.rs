@@ -12,7 +12,7 @@ use crate::tcp::shared::StreamShared;
 use crate::user_callback::run_callback;
 use crate::worker::accept::accept;
 use crate::worker::mailbox::BoxedHandler;
-use crate::worker::resources::WorkerResources;
+use crate::worker::resources::{WorkerResources, count_closed};
 use cubenet_core::{
     Action, CloseReason, ConnectError, ConnectionId, Decoder, Growing, Handler, Instant, Layered,
     Link, Message, Reading, RecvHalf, SendHalf, State, Timeout, Transport, connection,
@@ -506,7 +506,7 @@ impl Stream {
             return;
         }
         let counts = Arc::clone(&self.shared.home().counts);
-        resources.closed(self.shared.info(), &counts, reason, failed.as_ref());
+        count_closed(self.shared.info(), &counts, reason, failed.as_ref());
         if !self.is_layered
             && !self.marks.has(Marks::RECEIVED)
             && let Some(spoken) = self.recv.looks_like(reason)

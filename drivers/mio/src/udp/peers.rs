@@ -15,7 +15,7 @@ use crate::udp::socket::{DatagramSocket, PeerShared};
 use crate::user_callback::run_callback;
 use crate::worker::budget::Budget;
 use crate::worker::mailbox::BoxedHandler;
-use crate::worker::resources::WorkerResources;
+use crate::worker::resources::{WorkerResources, count_closed};
 use cubenet_core::connection::datagram::reports_errors;
 use cubenet_core::demux::{Fingerprint, GrowingTable, Hint};
 use cubenet_core::{
@@ -594,7 +594,7 @@ impl Peers {
         };
         let id = shared.info().id;
         shared.release();
-        resources.closed(shared.info(), self.counts(), reason, None);
+        count_closed(shared.info(), self.counts(), reason, None);
         let mut link = PeerLink {
             shared: &shared,
             batch: &resources.batch,

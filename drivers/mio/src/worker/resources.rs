@@ -161,35 +161,34 @@ impl WorkerResources {
         }
         self.holders.first().map(|(_, token)| *token)
     }
+}
 
-    /// A connection has closed, with `error` if it failed: tells of it and counts it.
-    pub(crate) fn closed(
-        &mut self,
-        info: &ConnInfo,
-        counts: &Counts,
-        reason: CloseReason,
-        error: Option<&io::Error>,
-    ) {
-        let (id, peer) = (info.id, info.peer_addr());
-        let error = error.map(tracing::field::display);
-        match reason {
-            // Of a layer; a callback's panic was told of when it came.
-            CloseReason::Panicked if error.is_some() => {
-                counts.panics.count();
-                error_limited!(connection = %id, %peer, error, "closed with a panic");
-            }
-            CloseReason::Protocol(_)
-            | CloseReason::Layer
-            | CloseReason::Handshake
-            | CloseReason::Overflow
-            | CloseReason::Io
-            | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {
-                warn_limited!(connection = %id, %peer, %reason, error, "closed with an error");
-            }
-            _ => {
-                debug!(connection = %id, %peer, %reason, error, "closed");
-            }
+/// A connection has closed, with `error` if it failed: tells of it and counts it.
+pub(crate) fn count_closed(
+    info: &ConnInfo,
+    counts: &Counts,
+    reason: CloseReason,
+    error: Option<&io::Error>,
+) {
+    let (id, peer) = (info.id, info.peer_addr());
+    let error = error.map(tracing::field::display);
+    match reason {
+        // Of a layer; a callback's panic was told of when it came.
+        CloseReason::Panicked if error.is_some() => {
+            counts.panics.count();
+            error_limited!(connection = %id, %peer, error, "closed with a panic");
         }
-        counts.closed_by.get(reason).count();
+        CloseReason::Protocol(_)
+        | CloseReason::Layer
+        | CloseReason::Handshake
+        | CloseReason::Overflow
+        | CloseReason::Io
+        | CloseReason::Timeout(Timeout::WriteStall | Timeout::Drain | Timeout::Frame) => {
+            warn_limited!(connection = %id, %peer, %reason, error, "closed with an error");
+        }
+        _ => {
+            debug!(connection = %id, %peer, %reason, error, "closed");
+        }
     }
+    counts.closed_by.get(reason).count();
 }

@@ -1,4 +1,4 @@
-//! What is checked of the core, and of layers, under any input. Each module is one property with a function
+//! What is checked of the core, of layers and of sessions, under any input. Each module is one property with a function
 //! `check(data: &[u8])` that panics if the bytes `data`, read as the module says, break it.
 //!
 //! The targets in `fuzz_targets/` hand these functions to libFuzzer; the tests replay the
@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod model;
 pub mod pair;
 pub mod proxy;
+pub mod session;
 pub mod traffic;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -20,7 +21,7 @@ use arbitrary::{Arbitrary, Unstructured};
 pub type Check = fn(&[u8]);
 
 /// Every check, by the name of its target and of its corpus.
-pub const CHECKS: [(&str, Check); 8] = [
+pub const CHECKS: [(&str, Check); 9] = [
     ("decode", decode::check),
     ("encode_decode", encode_decode::check),
     ("lifecycle", lifecycle::check),
@@ -28,6 +29,7 @@ pub const CHECKS: [(&str, Check); 8] = [
     ("layer", layer::check),
     ("pair", pair::check),
     ("proxy", proxy::check),
+    ("session", session::check),
     ("traffic", traffic::check),
 ];
 

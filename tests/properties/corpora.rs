@@ -56,6 +56,17 @@ fn the_corpus_of_pairs_reaches_every_reason_to_close() {
 }
 
 #[test]
+fn the_corpus_of_sessions_reaches_everything_that_a_client_is_told() {
+    let inputs = corpus("session");
+    let bytes = inputs.iter().map(|input| std::fs::read(input).unwrap());
+    let reached: BTreeSet<&str> = bytes
+        .flat_map(|bytes| cubenet_fuzz::session::run(&bytes))
+        .collect();
+    let expected = ["ended", "error", "message", "opened", "refused", "resumed"];
+    assert!(reached.into_iter().eq(expected));
+}
+
+#[test]
 fn every_target_has_its_check() {
     let targets = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets");
     let mut names: Vec<String> = std::fs::read_dir(targets)

@@ -7,7 +7,7 @@ use core::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct TcpInfo {
-    /// The time from sending something to its acknowledgement, smoothed.
+    /// The time from sending something to its acknowledgement, smoothed; zero before the first.
     pub round_trip: Duration,
     /// How much that varies: its mean deviation.
     pub round_trip_variation: Duration,
@@ -15,9 +15,10 @@ pub struct TcpInfo {
     pub shortest_round_trip: Option<Duration>,
     /// Segments with data that were sent, those that were sent again included; if the system says.
     pub sent: Option<u64>,
-    /// Segments that were sent again.
+    /// Segments that were sent again, those that open the connection included.
     pub retransmitted: u64,
-    /// Segments that count as lost now: neither acknowledged nor sent again.
+    /// Segments that the system takes for lost and that are not acknowledged yet, whether they were sent
+    /// again or not.
     pub lost: u64,
 }
 

@@ -192,7 +192,7 @@ impl Metrics {
             label: None,
             value: MetricValue::Histogram(histogram),
         };
-        let handler = "How long callbacks took that ran in a row for one stream or datagram socket";
+        let handler = "How long callbacks took that ran in a row for one stream or datagram socket, and what they sent to leave";
         let handler = histogram("handler", handler, &self.handler_time);
         let help = "How long workers took for all that one look for events had shown";
         let times = self.loop_delay.iter();

@@ -73,8 +73,8 @@ pub struct Metrics {
     pub panics: u64,
     /// Connections closed, by the reason.
     pub closed_by: ByReason<u64>,
-    /// How long callbacks took. What ran in a row is one time: for the input that one read of a stream gave,
-    /// or one read of a datagram socket.
+    /// How long callbacks took, and what they sent to leave. What ran in a row is one time: for the input that
+    /// one read of a stream gave, or all that was done for a datagram socket at once.
     pub handler_time: Histogram,
     /// How long workers took for all that one look for events had shown: as long may others have waited
     /// for their turn. Of a network that has workers; a listener has none of its own.

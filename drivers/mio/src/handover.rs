@@ -40,9 +40,11 @@
 use crate::log::warn_limited;
 use crate::network::listen_sockets::ListenSockets;
 use crate::network::listener::Listener;
+use crate::sys;
 use cubenet_core::Transport;
+use rustix::io::retry_on_intr;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use std::fs;
@@ -52,6 +54,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 /// Descriptors that a kernel takes in one message.
@@ -59,13 +62,18 @@ const MAX_DESCRIPTORS: usize = 253;
 /// How long the process that replaces another may take until it is ready, or until it says anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// When it is tried again what failed for lack of descriptors.
+const AGAIN: Duration = Duration::from_millis(20);
+
 // What messages begin with. Descriptors come with the first two.
 const TCP: u8 = b't';
 const UDP: u8 = b'u';
 /// More of the same.
 const MORE: u8 = b'+';
 const END: u8 = b'.';
+// What the two say behind them.
 const READY: u8 = b'!';
+const LEAVES: u8 = b'-';
 
 /// Where a process that is to replace this one finds it.
 #[derive(Debug)]
@@ -87,12 +95,17 @@ impl Offer {
                 let problem = format!("{} is there and is no socket", path.display());
                 return Err(io::Error::new(ErrorKind::AlreadyExists, problem));
             }
-            Ok(_) => fs::remove_file(&path)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        // Beside it at first: at the path there is always a socket to which others cannot connect.
+        let mut beside = path.clone().into_os_string();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let _ = fs::remove_file(&beside);
+        let listener = UnixListener::bind(&beside)?;
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&beside, &path)?;
         Ok(Offer { listener, path })
     }
 
@@ -102,12 +115,24 @@ impl Offer {
     ///
     /// # Errors
     ///
-    /// The system has no descriptor left, or the path is of no use any more.
+    /// One of the listeners is closed.
     pub fn wait(&self, listeners: &[&Listener]) -> io::Result<()> {
         loop {
-            let (successor, _) = self.listener.accept()?;
+            let successor = match self.listener.accept() {
+                Ok((successor, _)) => successor,
+                // For now.
+                Err(error) if sys::out_of_resources(&error) => {
+                    warn_limited!(%error, "cannot hand sockets over; trying again");
+                    thread::sleep(AGAIN);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
             match hand_over(&successor, listeners) {
                 Ok(()) => return Ok(()),
+                // A listener of this process is closed.
+                Err(error) if error.kind() == ErrorKind::NotConnected => return Err(error),
                 Err(error) => {
                     let path = self.path.display();
                     warn_limited!(%path, %error, "a process took the sockets and is not ready");
@@ -138,7 +163,8 @@ fn hand_over(mut successor: &UnixStream, listeners: &[&Listener]) -> io::Result<
     let mut answer = [0];
     successor.read_exact(&mut answer)?;
     match answer[0] {
-        READY => Ok(()),
+        // It waits to hear that it was not too late.
+        READY => successor.write_all(&[LEAVES]),
         _ => Err(ErrorKind::InvalidData.into()),
     }
 }
@@ -148,7 +174,7 @@ fn hand_over(mut successor: &UnixStream, listeners: &[&Listener]) -> io::Result<
 fn is_own_user(peer: &UnixStream) -> io::Result<()> {
     let user = rustix::net::sockopt::socket_peercred(peer)?.uid;
     if user != rustix::process::geteuid() && !user.is_root() {
-        let problem = "a process of another user wants the sockets";
+        let problem = "the process at the other end is another user's";
         return Err(io::Error::new(ErrorKind::PermissionDenied, problem));
     }
     Ok(())
@@ -166,12 +192,14 @@ fn send(stream: &UnixStream, kind: u8, descriptors: &[BorrowedFd<'_>]) -> io::Re
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    sendmsg(
-        stream,
-        &[IoSlice::new(&[kind])],
-        &mut control,
-        SendFlags::empty(),
-    )?;
+    // A successor that has ended is no reason to end, too.
+    #[cfg(target_os = "linux")]
+    let flags = SendFlags::NOSIGNAL;
+    #[cfg(not(target_os = "linux"))]
+    let flags = SendFlags::empty();
+    let kind = [kind];
+    let kind = [IoSlice::new(&kind)];
+    retry_on_intr(|| sendmsg(stream, &kind, &mut control, flags))?;
     Ok(())
 }
 
@@ -183,13 +211,23 @@ pub struct Taken {
 }
 
 /// Takes the sockets of the process that waits at this path. `None` if there is none: then this process is
-/// the first.
+/// the first, or the one before has not got to its [`Offer`] yet. From here on there is a minute to be
+/// [ready](Taken::ready).
+///
+/// The path must be in a folder to which no other user can write. Blocks for a minute at most.
 ///
 /// # Errors
 ///
-/// The other process is of another version, has failed, or is another user's.
+/// The other process has failed, is another user's, or hands its sockets to another just now. This process
+/// cannot have so many descriptors.
 pub fn take(path: impl AsRef<Path>) -> io::Result<Option<Taken>> {
-    let predecessor = match UnixStream::connect(path) {
+    let connected = loop {
+        match UnixStream::connect(&path) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            connected => break connected,
+        }
+    };
+    let predecessor = match connected {
         Ok(predecessor) => predecessor,
         // Nothing there; or a process was, and has ended.
         Err(error)
@@ -202,6 +240,7 @@ pub fn take(path: impl AsRef<Path>) -> io::Result<Option<Taken>> {
         }
         Err(error) => return Err(error),
     };
+    is_own_user(&predecessor)?;
     predecessor.set_read_timeout(Some(PATIENCE))?;
     let mut sockets: Vec<(Transport, Vec<OwnedFd>)> = Vec::new();
     loop {
@@ -239,12 +278,11 @@ fn receive(stream: &UnixStream) -> io::Result<(u8, Vec<OwnedFd>)> {
     let flags = RecvFlags::CMSG_CLOEXEC;
     #[cfg(not(target_os = "linux"))]
     let flags = RecvFlags::empty();
-    let received = recvmsg(
-        stream,
-        &mut [IoSliceMut::new(&mut kind)],
-        &mut control,
-        flags,
-    )?;
+    let received = retry_on_intr(|| {
+        let mut kind = [IoSliceMut::new(&mut kind)];
+        recvmsg(stream, &mut kind, &mut control, flags)
+    });
+    let received = received.map_err(|error| busy(error.into()))?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
@@ -255,11 +293,25 @@ fn receive(stream: &UnixStream) -> io::Result<(u8, Vec<OwnedFd>)> {
     for descriptor in &descriptors {
         rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::CLOEXEC)?;
     }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        let problem = "not all descriptors of the sockets came: raise the limit of open files";
+        return Err(io::Error::other(problem));
+    }
     if received.bytes == 0 {
         let problem = "the process that is to be replaced has ended";
         return Err(io::Error::new(ErrorKind::UnexpectedEof, problem));
     }
     Ok((kind[0], descriptors))
+}
+
+/// A timeout says nothing of what it was waited for.
+fn busy(error: io::Error) -> io::Error {
+    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+        let problem =
+            "the process that is to be replaced does not answer; perhaps another replaces it";
+        return io::Error::new(ErrorKind::TimedOut, problem);
+    }
+    error
 }
 
 impl Taken {
@@ -268,12 +320,16 @@ impl Taken {
         std::mem::take(&mut self.sockets)
     }
 
-    /// This process listens on all of them: the other one may leave.
+    /// This process listens on all of them: the other one is to leave. Waits until it has heard.
     ///
     /// # Errors
     ///
-    /// The other process has ended.
+    /// The other process has ended; or a minute has passed since the sockets were taken, and it goes on to
+    /// serve: then this process must not.
     pub fn ready(mut self) -> io::Result<()> {
-        self.predecessor.write_all(&[READY])
+        self.predecessor.write_all(&[READY])?;
+        let mut answer = [0];
+        let answered = self.predecessor.read_exact(&mut answer);
+        answered.map_err(busy)
     }
 }

@@ -5,8 +5,8 @@
 
 use cubenet_mio::handover::{Offer, take};
 use cubenet_mio::{
-    Connection, Error, Handler, Link, ListenOptions, ListenSockets, Listener, Message, Network,
-    Transport,
+    Connection, Error, FullPolicy, Handler, Limits, Link, ListenOptions, ListenSockets, Listener,
+    Message, Network, Transport,
 };
 use cubenet_tests::process::{Server, example};
 use cubenet_tests::system::open_descriptors;
@@ -142,7 +142,16 @@ fn a_socket_of_another_kind_is_refused_with_what_is_wrong() {
     let disguised = TcpListener::from(OwnedFd::from(udp()));
     let local = std::os::unix::net::UnixDatagram::unbound().unwrap();
     let local = UdpSocket::from(OwnedFd::from(local));
-    let wrong: [(ListenSockets, &str); 4] = [
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let connected = udp();
+    connected.connect("127.0.0.1:9").unwrap();
+    let wrong: [(ListenSockets, &str); 6] = [
+        (
+            TcpListener::from(OwnedFd::from(connection)).into(),
+            "does not listen",
+        ),
+        (connected.into(), "connected to one peer"),
         (disguised.into(), "none of tcp"),
         (ListenSockets::datagrams([]), "there is none"),
         (ListenSockets::datagrams([udp(), udp()]), "one address"),
@@ -156,6 +165,70 @@ fn a_socket_of_another_kind_is_refused_with_what_is_wrong() {
             }
             other => panic!("instead of an error: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn several_datagram_sockets_cannot_evict() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = network();
+    let several = server.listen(Transport::Udp, "127.0.0.1:0", accepted);
+    let sockets = several.unwrap().sockets().unwrap();
+    let evicts = FullPolicy::EvictIdleFor(Duration::from_secs(1));
+    let limits = Limits::new().with_full_policy(evicts);
+    let options = ListenOptions::new().limits(limits);
+    match server.listen_on(options, sockets, accepted) {
+        Err(Error::Listen { source, .. }) => {
+            assert!(source.to_string().contains("evicts"), "{source}");
+        }
+        other => panic!("instead of an error: {other:?}"),
+    }
+}
+
+#[test]
+fn a_listener_that_was_closed_can_be_left() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (server, client) = (network(), network());
+    for listener in both(&server) {
+        let reports = Reports::default();
+        let (transport, address) = (listener.transport(), listener.local_addr());
+        let connection = reports.connect(&client, transport, address, ignore);
+        connection.send(b"hello").unwrap();
+        reports.opened();
+        assert_eq!(reports.received(), b"hello");
+        listener.clone().close();
+        let began = std::time::Instant::now();
+        listener.clone().leave();
+        listener.leave();
+        assert!(began.elapsed() < PATIENCE, "it does not wait for its peers");
+        if transport == Transport::Udp {
+            eventually("they end", || server.metrics().open == 0);
+        } else {
+            // Streams stay.
+            connection.send(b"still there").unwrap();
+            assert_eq!(reports.received(), b"still there");
+            connection.close();
+            eventually("it closes", || server.metrics().open == 0);
+        }
+    }
+}
+
+#[test]
+fn a_listener_is_left_while_its_network_stops() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let client = network();
+    for _ in 0..20 {
+        let server = network();
+        let listeners = both(&server);
+        for listener in &listeners {
+            ping(&client, listener.transport(), listener.local_addr());
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| server.stop(Duration::from_millis(5)));
+            for listener in listeners {
+                scope.spawn(|| listener.leave());
+            }
+        });
     }
 }
 
@@ -238,6 +311,21 @@ fn a_process_that_takes_the_sockets_and_fails_changes_nothing() {
         // Another that says something else.
         let mut other = std::os::unix::net::UnixStream::connect(&path).unwrap();
         other.write_all(b"?").unwrap();
+        // One that cannot have all descriptors takes none.
+        #[cfg(target_os = "linux")]
+        {
+            let (soft, hard) = rlimit::Resource::NOFILE.get().unwrap();
+            let used = open_descriptors().expect("Linux says") as u64;
+            let few = |soft| rlimit::Resource::NOFILE.set(soft, hard).unwrap();
+            few(used + 2);
+            let taken = take(&path);
+            few(soft);
+            let error = taken.expect_err("they do not fit");
+            assert!(
+                error.to_string().contains("descriptors") || is_full(&error),
+                "{error}"
+            );
+        }
         let taken = take(&path).unwrap().expect("it waits on");
         taken.ready().unwrap();
         wait.join().unwrap().unwrap();
@@ -245,6 +333,12 @@ fn a_process_that_takes_the_sockets_and_fails_changes_nothing() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let error = Offer::new(folder.path().join("file")).unwrap_err();
     assert!(error.to_string().contains("is no socket"), "{error}");
+}
+
+/// Whether there was no descriptor at all.
+#[cfg(target_os = "linux")]
+fn is_full(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EMFILE as i32)
 }
 
 /// A process of the example `echo`, which hands over what it has.

@@ -1,18 +1,22 @@
 //! What networks and listeners count.
 
 use cubenet_mio::{
-    AddressLimits, Connection, Handler, Limits, Link, Listener, Message, MetricValue, Metrics,
-    Network, Transport,
+    AddressLimits, CloseReason, Connection, Handler, Limits, Link, Listener, Message, MetricValue,
+    Metrics, Network, Transport,
 };
 use cubenet_tests::{PATIENCE, Reports, eventually, ignore, network};
 use std::sync::mpsc::channel;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Sends messages back, after this time.
+/// Sends messages back, after this time, which it also takes to close.
 struct Echo(Duration);
 
 impl Handler for Echo {
+    fn closed(&mut self, _link: &mut dyn Link, _reason: CloseReason) {
+        sleep(self.0);
+    }
+
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         sleep(self.0);
         let _ = link.send(&message);
@@ -140,7 +144,7 @@ fn a_slow_handler_shows_in_the_times() {
         let accepted = move |_: &Connection| Some(Echo(slow));
         let listener = server.listen(transport, "127.0.0.1:0", accepted);
         let listener = listener.unwrap();
-        let _client = talk(&client, &listener, 3);
+        let (_reports, connection) = talk(&client, &listener, 3);
         eventually("all are counted", || {
             listener.metrics().handler_time.sum() >= 3 * slow
         });
@@ -149,9 +153,15 @@ fn a_slow_handler_shows_in_the_times() {
             most.is_none_or(|most| most >= slow) && *count > 0
         };
         assert!(handler.steps().any(|step| is_slow(&step)), "{handler:?}");
-        eventually("the loop was as slow", || {
-            server.metrics().loop_delay.unwrap().sum() >= 3 * slow
+        let loops = || server.metrics().loop_delay.unwrap().sum();
+        eventually("the loop was as slow", || loops() >= 3 * slow);
+        // Asked for by another thread.
+        let (handlers, before) = (handler.sum(), loops());
+        connection.close();
+        eventually("so is the close", || {
+            listener.metrics().handler_time.sum() >= handlers + slow
         });
+        eventually("and the loop", || loops() >= before + slow);
     }
 }
 

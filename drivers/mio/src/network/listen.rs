@@ -93,8 +93,8 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// [`Error::Listen`] if a socket is not what it is said to be, or the sockets of datagrams have not one
-    /// address; [`Error::Limits`] (of the options), [`Error::NoLayers`], [`Error::Stopped`].
+    /// [`Error::Listen`] if a socket is not what it is said to be, if the sockets of datagrams have not one
+    /// address, or if there are several and the [full policy](cubenet_core::Limits::full_policy) evicts; [`Error::Limits`] (of the options), [`Error::NoLayers`], [`Error::Stopped`].
     pub fn listen_on<H: Handler + Send + 'static>(
         &self,
         options: ListenOptions,
@@ -108,7 +108,8 @@ impl Network {
         let options = &self.inner.shared.options;
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let address = sockets.local_addr().unwrap_or(unknown);
-        let listened = sockets.check().and_then(|_| {
+        let policy = targets[0].home.limits.full_policy();
+        let listened = sockets.check(policy).and_then(|()| {
             if transport == Transport::Tcp {
                 let socket = sockets.into_stream(options)?;
                 return self.listen_stream(socket, &listening, &targets);

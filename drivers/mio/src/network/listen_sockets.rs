@@ -1,7 +1,7 @@
 //! Sockets that listen already: made by another program, or by the process that this one replaces.
 
 use crate::network::socket_options::SocketOptions;
-use cubenet_core::Transport;
+use cubenet_core::{FullPolicy, Transport};
 use mio::net::{TcpListener, UdpSocket};
 use socket2::{Socket, Type};
 use std::fmt;
@@ -72,9 +72,14 @@ impl ListenSockets {
         self.sockets.iter().map(std::os::fd::AsFd::as_fd)
     }
 
-    /// That they are what they are said to be, and their address.
-    pub(super) fn check(&self) -> io::Result<SocketAddr> {
+    /// That they are what they are said to be, and fit this policy.
+    pub(super) fn check(&self, policy: FullPolicy) -> io::Result<()> {
         let local = self.local_addr()?;
+        if self.sockets.len() > 1 && policy != FullPolicy::Refuse {
+            let problem = "a listener whose full policy evicts can have one datagram socket alone: which peer \
+                           is idle longest is known of each socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
         let expected = match self.transport {
             Transport::Tcp => Type::STREAM,
             _ => Type::DGRAM,
@@ -84,12 +89,20 @@ impl ListenSockets {
                 let problem = format!("the socket is none of {}", self.transport);
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
             }
+            if expected == Type::STREAM && !listens(socket)? {
+                let problem = "the socket does not listen: perhaps it is a connection";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+            }
+            if expected == Type::DGRAM && socket.peer_addr().is_ok() {
+                let problem = "the socket is connected to one peer, and a listener has many";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+            }
             if socket.local_addr()?.as_socket() != Some(local) {
                 let problem = "the sockets of a listener must have one address";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
             }
         }
-        Ok(local)
+        Ok(())
     }
 
     pub(super) fn into_stream(mut self, options: &SocketOptions) -> io::Result<TcpListener> {
@@ -104,6 +117,17 @@ impl ListenSockets {
             Ok(UdpSocket::from_std(socket.into()))
         };
         self.sockets.into_iter().map(adopt).collect()
+    }
+}
+
+/// Whether a socket accepts connections; true where the system does not say.
+fn listens(socket: &Socket) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    return socket.is_listener();
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        Ok(true)
     }
 }
 

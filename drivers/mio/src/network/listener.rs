@@ -91,7 +91,8 @@ impl Listener {
     /// nothing more is taken from the sockets, and every stream that was counts among those that are
     /// [open](Metrics::open).
     ///
-    /// Called from a callback it does not wait for that.
+    /// Waits for callbacks of the listener's datagram connections, and until what waits in the backlog is
+    /// accepted; so hold no lock that they take. Called from a callback it does not wait.
     #[cfg(unix)]
     pub fn leave(self) {
         match &self.socket {

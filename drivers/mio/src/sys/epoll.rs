@@ -42,6 +42,17 @@ pub(crate) fn watch_listener_again(
     watch_listener(registry, socket, token)
 }
 
+/// Whether a connection waits on a listener.
+pub(crate) fn has_waiting(socket: &impl AsRawFd) -> bool {
+    let mut asked = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the kernel reads and writes one `pollfd`, which `asked` is, and does not wait.
+    unsafe { libc::poll(&raw mut asked, 1, 0) == 1 }
+}
+
 /// The time by a clock that only goes forward, in microseconds. The same clock as that of
 /// `std::time::Instant`, at a third of its cost: it is read at every wake.
 #[allow(clippy::useless_conversion)] // where its fields are shorter

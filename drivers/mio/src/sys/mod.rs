@@ -38,7 +38,7 @@ pub(crate) use calls::{
     Pollable, accept, bind, connect, listen, peer_addr, read, receive, register, register_listener,
     send_runs, set_nodelay, shutdown, step_back, take_error, watch_room, write,
 };
-pub(crate) use epoll::clock_micros;
+pub(crate) use epoll::{clock_micros, has_waiting};
 pub(crate) use system::{
     ReceiveBatch, STREAM_INTEREST, cannot_segment, is_urgent, offload, tell_destination, too_large,
     unacknowledged,

@@ -7,6 +7,7 @@
 
 use crate::conn::key::ConnKey;
 use crate::network::listening::Listening;
+use crate::sys;
 use crate::worker::handle::WorkerHandle;
 use cubenet_core::ConnectionId;
 use mio::net::TcpListener;
@@ -104,6 +105,11 @@ impl StreamListener {
     /// Whether it is left to another process. Known to those who hold the [socket](Self::socket).
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.asked.load(Relaxed)
+    }
+
+    /// Whether a connection waits to be accepted, as far as the system tells.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.socket().as_ref().is_some_and(sys::has_waiting)
     }
 
     /// Waits until nothing more is accepted.

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod batch;
+mod ending;
 mod flush;
 pub(crate) mod group;
 pub(crate) mod link;

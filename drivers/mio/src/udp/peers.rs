@@ -38,7 +38,7 @@ pub(crate) struct Peers {
     /// `None` if it was connected to its only peer.
     pub(super) listening: Option<Arc<Listening>>,
     /// Datagrams received and not delivered, since the budget was used up.
-    rest: Option<Rest>,
+    pub(super) rest: Option<Rest>,
     /// When its timer is set to.
     pub(crate) armed: Instant,
     /// It is in the run queue.
@@ -47,10 +47,15 @@ pub(crate) struct Peers {
     was_quick: bool,
     /// The socket is watched for room to send, since something waits.
     pub(super) watches_room: bool,
+    /// It is left to another process.
+    pub(super) has_left: bool,
+    /// When the callbacks began that run in a row; and whether any has run.
+    began: Instant,
+    has_called: bool,
 }
 
 /// A batch of datagrams of which the first `done` have been delivered.
-struct Rest {
+pub(super) struct Rest {
     batch: Box<ReceiveBatch>,
     done: usize,
 }
@@ -113,6 +118,9 @@ impl Peers {
             scheduled: false,
             was_quick: false,
             watches_room: false,
+            has_left: false,
+            began: Instant::ZERO,
+            has_called: false,
         }
     }
 
@@ -188,7 +196,7 @@ impl Peers {
 
     /// Delivers a batch, and sends what that gave rise to. Returns whether all of it was
     /// delivered; if the budget did not allow that, the rest waits for another iteration.
-    fn deliver_batch(
+    pub(super) fn deliver_batch(
         &mut self,
         rest: Rest,
         token: usize,
@@ -196,7 +204,6 @@ impl Peers {
         resources: &mut WorkerResources,
     ) -> bool {
         let Rest { batch, mut done } = rest;
-        let began = resources.network.now();
         let (mut all, mut slow) = (true, false);
         let mut senders = std::mem::take(&mut resources.senders);
         self.look_ahead(&batch, &mut senders);
@@ -214,11 +221,7 @@ impl Peers {
         }
         resources.senders = senders;
         resources.batch.borrow_mut().flush_datagrams(&self.socket);
-        slow |= budget.look(&resources.network);
-        if done > 0 {
-            self.counts().handler_time.record(began, budget.now());
-        }
-        if slow {
+        if slow | budget.look(&resources.network) {
             // While the callbacks ran, the socket was not read and no peer was answered: the idle time of
             // peers that wait for an answer begins now.
             resources.now = budget.now();
@@ -252,15 +255,23 @@ impl Peers {
     }
 
     /// From here on, what the connections of this socket send is gathered.
-    pub(super) fn begin_batch(&self, resources: &WorkerResources) {
+    pub(super) fn begin_batch(&mut self, resources: &mut WorkerResources) {
+        resources.tick();
+        self.began = resources.now;
         resources.batch.borrow_mut().begin(self.socket.id);
     }
 
     /// Hands what was gathered to the socket.
-    pub(super) fn end_batch(&self, resources: &WorkerResources) {
+    pub(super) fn end_batch(&mut self, resources: &mut WorkerResources) {
         let mut batch = resources.batch.borrow_mut();
         batch.flush_datagrams(&self.socket);
         batch.end();
+        drop(batch);
+        if std::mem::take(&mut self.has_called) {
+            resources.tick();
+            let times = &self.counts().handler_time;
+            times.record(self.began, resources.now);
+        }
     }
 
     /// An error of a receive is about a datagram that was sent, or about nothing that lasts.
@@ -387,7 +398,7 @@ impl Peers {
     }
 
     /// The connection in `slot`, if there is one. Callbacks may have emptied any slot.
-    fn peer(&self, slot: usize) -> Option<&Peer> {
+    pub(super) fn peer(&self, slot: usize) -> Option<&Peer> {
         self.slots.get(slot)?.as_ref()
     }
 
@@ -440,48 +451,6 @@ impl Peers {
         resources.now = resources.now.max(budget.now());
     }
 
-    /// Takes nothing more from the socket, which is another process's from now on, and ends all connections
-    /// without a word. What has been taken from it is delivered, and may be answered.
-    fn leave(&mut self, token: usize, resources: &mut WorkerResources) {
-        if !self.socket.is_open() {
-            return;
-        }
-        while let Some(rest) = self.rest.take() {
-            let budgets = &resources.network.budgets;
-            let mut budget = Budget::new(budgets, budgets.datagrams(), resources.now, false);
-            self.begin_batch(resources);
-            self.deliver_batch(rest, token, &mut budget, resources);
-            self.end_batch(resources);
-        }
-        self.stop(true, resources);
-        self.socket.has_left();
-    }
-
-    /// Asks every connection to close; `abort`: at once.
-    pub(crate) fn stop(&mut self, abort: bool, resources: &mut WorkerResources) {
-        self.socket.close();
-        self.begin_batch(resources);
-        for slot in 0..self.slots.len() {
-            if let Some(peer) = self.peer(slot) {
-                if abort {
-                    peer.shared.abort(CloseReason::Local);
-                } else {
-                    peer.shared.close();
-                }
-                self.after_io(slot, resources);
-            }
-        }
-        self.end_batch(resources);
-        if abort {
-            self.socket.discard();
-        }
-    }
-
-    /// The socket is done with: no datagram may be queued on it any more.
-    pub(crate) fn finish(&self) {
-        self.socket.finish();
-    }
-
     fn tell_error(&mut self, slot: usize, error: TransportError, resources: &mut WorkerResources) {
         let peer = self.slots.get(slot).and_then(Option::as_ref);
         if peer.is_some_and(|peer| reports_errors(peer.shared.info().state())) {
@@ -517,6 +486,7 @@ impl Peers {
             return;
         };
         let Peer { shared, handler } = peer;
+        self.has_called = true;
         resources.batch.borrow_mut().begin_callback();
         let mut link = PeerLink {
             shared,
@@ -578,7 +548,8 @@ impl Peers {
     }
 
     /// A connection has closed and left its slot: tells the application and counts it.
-    pub(super) fn finish_peer(&self, peer: Peer, resources: &mut WorkerResources) {
+    pub(super) fn finish_peer(&mut self, peer: Peer, resources: &mut WorkerResources) {
+        self.has_called = true;
         let Peer {
             shared,
             mut handler,

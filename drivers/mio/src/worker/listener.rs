@@ -159,6 +159,11 @@ impl AcceptSocket {
                 }
                 io::ErrorKind::WouldBlock => return NextAccept::Wait,
                 io::ErrorKind::Interrupted => return NextAccept::Failed,
+                // The kernel looks for a descriptor before it looks whether anything waits.
+                _ if is_leaving && !self.listener.has_waiting() => {
+                    self.listener.close_socket();
+                    return NextAccept::Wait;
+                }
                 _ if sys::out_of_resources(&error) => {
                     // What waits stays in the kernel, and no event will tell of it.
                     self.counts().accept_failed.count();

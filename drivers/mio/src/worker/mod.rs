@@ -212,8 +212,9 @@ impl Worker {
         self.handle_run_queue();
         self.handle_timers();
         self.handle_stop();
-        let took_until = self.resources.now;
-        self.resources.handle.rests(took_until);
+        // Callbacks have run since the clock was read last, perhaps.
+        self.resources.tick();
+        self.resources.handle.rests(self.resources.now);
     }
 
     /// How long to wait for events.

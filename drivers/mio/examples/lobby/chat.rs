@@ -11,8 +11,9 @@ pub use redis::Redis;
 
 use cubenet_session::SessionId;
 use std::error::Error;
+use std::time::SystemTime;
 
-/// Lines of a room that are kept.
+/// Lines of a room that are kept. A player that is behind further misses those before.
 const MAX_LINES: usize = 10_000;
 /// Lines that are read at once.
 const MAX_READ: usize = 512;
@@ -31,7 +32,7 @@ pub struct Said {
 /// A line of a room's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// Its place in the log, from 1.
+    /// Its place in the log. A room that is forgotten begins anew with larger numbers: those of the clock.
     pub number: u64,
     pub name: String,
     pub text: String,
@@ -39,6 +40,12 @@ pub struct Line {
 
 /// Why a log cannot be used now.
 pub type Away = Box<dyn Error + Send + Sync>;
+
+/// Milliseconds of the system's clock.
+fn clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
 
 /// What nodes have in common besides sessions. Calls may block.
 pub trait Chat: Send + Sync + 'static {
@@ -50,6 +57,11 @@ pub trait Chat: Send + Sync + 'static {
 
     /// Some lines of a room, behind the one with this number.
     fn read(&self, room: &str, after: u64) -> Result<Vec<Line>, Away>;
+
+    /// No player of this node is in a room any more.
+    fn is_left(&self, room: &str) {
+        let _ = room;
+    }
 
     /// Tells the other nodes where the players of this one are. May be lost.
     fn publish_dots(&self, dots: Vec<u8>);

@@ -4,8 +4,8 @@
 //! for the hall's own threads.
 
 use crate::chat::{Away, Chat, News};
-use crate::player::{Kept, Player, Seat, encoded};
-use crate::protocol::{Dot, Ticket, read_credentials};
+use crate::player::{Kept, Next, Player, Seat, encoded};
+use crate::protocol::{Dot, Ticket, ToPlayer, read_credentials};
 use bytes::Bytes;
 use cubenet_session::wire::End;
 use cubenet_session::{Application, Environment, Session, SessionHandler, SessionId, Threads};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// When the chat is asked again that was away.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Lines of a player that are appended before others have their turn.
+const PUBLISHED_AT_ONCE: usize = 64;
 /// What another node has said of its players is believed for so long.
 const DOTS_EXPIRE: Duration = Duration::from_secs(1);
 
@@ -44,7 +46,7 @@ struct Tables {
     tickets: HashMap<Ticket, Arc<Player>>,
     rooms: HashMap<String, Room>,
     /// What the other nodes have said of their players, and when.
-    others: HashMap<Vec<u8>, (Instant, Dots)>,
+    others: HashMap<u64, (Instant, Dots)>,
 }
 
 /// Where players are, room by room.
@@ -109,10 +111,13 @@ impl Hall {
         drop(before);
     }
 
-    pub fn leave(&self, player: &Arc<Player>, reason: End) {
+    pub fn count_ended(&self, reason: End) {
         let mut ended = self.counts.ended.lock();
         let ended = ended.as_mut().expect("no thread panics with it");
         *ended.entry(reason).or_default() += 1;
+    }
+
+    pub fn leave(&self, player: &Arc<Player>) {
         let mut tables = self.tables();
         tables.tickets.remove(&player.ticket);
         // It may be here again already.
@@ -127,7 +132,27 @@ impl Hall {
             room.players.retain(|one| !Arc::ptr_eq(one, player));
             if room.players.is_empty() {
                 tables.rooms.remove(&player.room);
+                drop(tables);
+                self.chat.is_left(&player.room);
             }
+        }
+    }
+
+    /// What tells a player where to send its datagrams.
+    pub fn welcome(&self, player: &Player) -> Vec<u8> {
+        let (ticket, udp) = (player.ticket, self.udp());
+        ToPlayer::Welcome { ticket, udp }.encode()
+    }
+
+    /// Waits until all that players have said is in the log, for this long at most. For a node that stops.
+    pub fn settle(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        let is_settled = |hall: &Hall| {
+            let tables = hall.tables();
+            tables.players.values().all(|player| player.has_published())
+        };
+        while !is_settled(self) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -180,42 +205,51 @@ impl Hall {
             }
             let players = of_room.players.clone();
             drop(tables);
-            if self.deliver_to(room, &players).is_err() {
-                if let Some(of_room) = self.tables().rooms.get_mut(room) {
-                    of_room.again = true;
+            match self.deliver_to(room, &players) {
+                // There may be more. Other rooms come first.
+                Ok(true) => {
+                    let of_job = room.to_owned();
+                    self.look_again(room);
+                    return self.run(move |hall| hall.deliver_all(&of_job));
                 }
-                let room = room.to_owned();
-                return self.run_again(move |hall| hall.deliver_all(&room));
+                Ok(false) => {}
+                Err(_) => {
+                    let of_job = room.to_owned();
+                    self.look_again(room);
+                    return self.run_again(move |hall| hall.deliver_all(&of_job));
+                }
             }
         }
     }
 
-    /// Gives the players what is in the log and they have not been given.
-    fn deliver_to(&self, room: &str, players: &[Arc<Player>]) -> Result<(), Away> {
-        if players.iter().any(|player| player.next_after().is_none()) {
+    fn look_again(&self, room: &str) {
+        if let Some(of_room) = self.tables().rooms.get_mut(room) {
+            of_room.again = true;
+        }
+    }
+
+    /// Gives the players some of what is in the log and they have not been given. Returns whether there may
+    /// be more.
+    fn deliver_to(&self, room: &str, players: &[Arc<Player>]) -> Result<bool, Away> {
+        if players.iter().any(|player| player.next() == Next::New) {
             let last = self.chat.last(room)?;
-            for player in players {
-                player.begin_after(last);
+            for player in players.iter().filter(|one| one.next() == Next::New) {
+                player.begin_after(last, self.welcome(player));
             }
         }
-        let Some(mut after) = players.iter().filter_map(|one| one.next_after()).min() else {
-            return Ok(());
+        let after = players.iter().filter_map(|player| match player.next() {
+            Next::After(number) => Some(number),
+            Next::New | Next::Full => None,
+        });
+        let Some(after) = after.min() else {
+            return Ok(false);
         };
-        loop {
-            let lines = self.chat.read(room, after)?;
-            let Some(last) = lines.last() else {
-                return Ok(());
-            };
-            after = last.number;
-            let lines = Arc::new(lines.iter().map(encoded).collect());
-            let mut all_took = true;
-            for player in players {
-                all_took &= player.hand(&lines);
-            }
-            if !all_took {
-                return Err("a session has too much to do".into());
-            }
+        let lines = self.chat.read(room, after)?;
+        let lines: Arc<Vec<_>> = Arc::new(lines.iter().map(encoded).collect());
+        for player in players {
+            player.hand(after, &lines);
         }
+        Ok(!lines.is_empty())
     }
 
     /// Sees that what a player has said comes into the log.
@@ -227,13 +261,17 @@ impl Hall {
     }
 
     fn publish_all(self: &Arc<Self>, player: Arc<Player>) {
-        while let Some(said) = player.to_publish() {
+        for _ in 0..PUBLISHED_AT_ONCE {
+            let Some(said) = player.to_publish() else {
+                return;
+            };
             if self.chat.append(&said).is_err() {
                 return self.run_again(move |hall| hall.publish_all(player));
             }
             self.counts.lines_published.fetch_add(1, Relaxed);
             player.published(&said);
         }
+        self.run(move |hall| hall.publish_all(player));
     }
 }
 
@@ -285,10 +323,9 @@ impl Hall {
     }
 }
 
-/// The name of a node, and where its players are, room by room.
-fn read_dots(bytes: &[u8]) -> Option<(Vec<u8>, Dots)> {
-    let (len, rest) = bytes.split_first()?;
-    let (node, mut rest) = rest.split_at_checked(usize::from(*len))?;
+/// The number of a node, and where its players are, room by room.
+fn read_dots(bytes: &[u8]) -> Option<(u64, Dots)> {
+    let (node, mut rest) = bytes.split_first_chunk()?;
     let mut rooms = HashMap::new();
     while let Some((len, behind)) = rest.split_first() {
         let (room, behind) = behind.split_at_checked(usize::from(*len))?;
@@ -298,7 +335,7 @@ fn read_dots(bytes: &[u8]) -> Option<(Vec<u8>, Dots)> {
         rooms.insert(room, Dot::decode_all(dots).collect());
         rest = behind;
     }
-    Some((node.to_vec(), rooms))
+    Some((u64::from_be_bytes(*node), rooms))
 }
 
 /// What the sessions of this node ask.

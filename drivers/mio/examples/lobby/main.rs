@@ -56,7 +56,7 @@ struct Options {
     /// A node: listens on this address, over TCP and UDP, until SIGTERM.
     #[arg(long, value_name = "ADDRESS", value_parser = system::address, conflicts_with_all = ["connect", "bots"])]
     listen: Option<SocketAddr>,
-    /// The node's name, which no other of the service has.
+    /// The node's name, as its metrics have it.
     #[arg(long, default_value = "one")]
     node: String,
     /// Where the nodes of a service keep sessions and chat, such as `redis://127.0.0.1/`; by default in the
@@ -106,6 +106,12 @@ fn main() -> ExitCode {
 }
 
 fn check(options: &Options) -> Result<(), &'static str> {
+    let of_nodes = options.redis.is_some() || options.restart.is_asked() || options.tls.is_asked();
+    if options.listen.is_none() && of_nodes {
+        return Err(
+            "--redis, --handover, --proxy-protocol and --tls-cert are for a node: say with --listen where",
+        );
+    }
     if options.bots == Some(0) || options.rooms == Some(0) || options.seconds == 0 {
         return Err("there must be a bot, a room and a second at least");
     }
@@ -131,7 +137,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         (None, Some(address)) => play(options, address, &end),
         (None, None) => {
             let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-            let node = start(options, loopback)?;
+            let node = start(options, loopback, &end)?;
             show(&node, options, &end)?;
             let good = play(options, node.address(), &end)?;
             let ticks = node.ticks();
@@ -158,12 +164,12 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     }
 }
 
-fn start(options: &Options, listen: SocketAddr) -> Result<Node, Box<dyn Error>> {
+fn start(options: &Options, listen: SocketAddr, end: &system::End) -> Result<Node, Box<dyn Error>> {
     let offered = options.tls.load(&[])?;
+    offered.reload_on_hangup(end);
     Node::start(Plan {
         listen,
         announce: options.announce,
-        name: options.node.clone(),
         redis: options.redis.clone(),
         options: offered.layers(ListenOptions::new(), Transport::Tcp),
         wait: Duration::from_secs(options.wait),
@@ -174,7 +180,7 @@ fn start(options: &Options, listen: SocketAddr) -> Result<Node, Box<dyn Error>> 
 /// Has the node seen from outside, if that is asked for.
 fn show(node: &Node, options: &Options, end: &system::End) -> std::io::Result<()> {
     if let Some(address) = options.metrics {
-        let address = metrics::serve(node, address, end)?;
+        let address = metrics::serve(node, &options.node, address, end)?;
         say!("seen at http://{address}/");
     }
     Ok(())
@@ -182,8 +188,9 @@ fn show(node: &Node, options: &Options, end: &system::End) -> std::io::Result<()
 
 /// A node, until the end is asked for.
 fn serve(options: &Options, listen: SocketAddr, end: &system::End) -> Result<bool, Box<dyn Error>> {
-    let node = start(options, listen)?;
+    let mut node = start(options, listen, end)?;
     show(&node, options, end)?;
+    node.ready()?;
     for listener in &*node.listeners {
         say!(
             "listening on {} {}",
@@ -254,6 +261,12 @@ fn play(options: &Options, address: SocketAddr, end: &system::End) -> Result<boo
         bar.set_message(text);
     });
     bar.finish_and_clear();
+    if !outcome.joined {
+        complain!(
+            "not all bots could log in at {address}: {}",
+            outcome.refusals()
+        );
+    }
     if options.json {
         say!("{}", outcome.as_json());
     } else {

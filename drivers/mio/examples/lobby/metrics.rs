@@ -5,6 +5,7 @@ use crate::support::openmetrics::{self, Labels, Source, counters, gauge};
 use crate::support::system::End;
 use crate::support::web::{self, Page};
 use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::fmt;
 use std::io;
@@ -16,8 +17,10 @@ use std::sync::atomic::Ordering::Relaxed;
 const PAGE: &str = include_str!("page.html");
 
 /// Shows a node on this address. Returns that, with the port that the system chose if it was to.
-pub fn serve(node: &Node, address: SocketAddr, end: &End) -> io::Result<SocketAddr> {
+pub fn serve(node: &Node, name: &str, address: SocketAddr, end: &End) -> io::Result<SocketAddr> {
     let mut registry = Registry::default();
+    let name = Info::new([("name", name.to_owned())]);
+    registry.register("lobby_node", "The node", name);
     openmetrics::register_network(&mut registry, &node.network, &node.listeners);
     registry.register_collector(Box::new(Source(of_lobby(node))));
     let tick_time = node.ticks().time.clone();

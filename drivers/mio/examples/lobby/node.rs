@@ -28,7 +28,6 @@ pub struct Plan {
     pub listen: SocketAddr,
     /// Where players reach its datagrams; where it listens, if they can reach that.
     pub announce: Option<SocketAddr>,
-    pub name: String,
     pub redis: Option<String>,
     /// Of the listener for streams: TLS, and the PROXY protocol.
     pub options: ListenOptions,
@@ -43,6 +42,7 @@ pub struct Node {
     pub hall: Arc<Hall>,
     pub listeners: Arc<[Listener]>,
     ticker: Ticker,
+    inherited: Inherited,
 }
 
 impl Node {
@@ -58,10 +58,10 @@ impl Node {
                 (hall, sessions)
             }
             Some(url) => {
-                let chat = Arc::new(Redis::new(url, &plan.name)?);
+                let chat = Arc::new(Redis::new(url, plan.wait)?);
                 let hall = Hall::new(Arc::clone(&chat) as Arc<dyn Chat>, CHAT_THREADS)?;
                 let news = Arc::clone(&hall) as Arc<dyn News>;
-                chat.tell(&plan.name, &news)?;
+                chat.tell(&news)?;
                 let sessions = sessions(&hall, cubenet_session::Redis::new(url)?, limits)?;
                 (hall, sessions)
             }
@@ -77,16 +77,19 @@ impl Node {
         let udp = listen_for_datagrams(&network, &hall, sockets, tcp.local_addr())?;
         hall.set_udp(plan.announce.unwrap_or(udp.local_addr()));
         let ticker = Ticker::start(&hall)?;
-        let node = Node {
+        Ok(Node {
             network,
             sessions,
             hall,
             listeners: Arc::from([tcp, udp]),
             ticker,
-        };
-        // Now the process that this one replaces may leave.
-        plan.inherited.ready()?;
-        Ok(node)
+            inherited: plan.inherited,
+        })
+    }
+
+    /// All is well: the process that this one replaces may leave.
+    pub fn ready(&mut self) -> Result<(), Box<dyn Error>> {
+        std::mem::take(&mut self.inherited).ready()
     }
 
     /// Where players reach it over TCP.
@@ -99,6 +102,7 @@ impl Node {
     pub fn stop(self, timeout: Duration) -> bool {
         self.network.stop(timeout);
         self.ticker.stop();
+        self.hall.settle(timeout);
         self.sessions.settle(timeout)
     }
 
@@ -121,8 +125,8 @@ fn sessions(
     Ok(Sessions::new(doors, store, threads, limits))
 }
 
-/// Players send datagrams to the same port. What has no ticket of this node's is dropped before anything is
-/// built for it, so a forged address gets no answer.
+/// Players send datagrams to the same port. What has no ticket of a player at that address is dropped before
+/// anything is built for it: a forged address gets no answer.
 fn listen_for_datagrams(
     network: &Network,
     hall: &Arc<Hall>,
@@ -130,11 +134,11 @@ fn listen_for_datagrams(
     address: SocketAddr,
 ) -> Result<Listener, cubenet_mio::Error> {
     let of_hook = Arc::clone(hall);
-    let options = ListenOptions::new().admit(move |_peer, datagram| {
+    let options = ListenOptions::new().admit(move |peer, datagram| {
         let position = protocol::read_position(datagram);
         match position.and_then(|(ticket, ..)| of_hook.ticket(&ticket)) {
-            Some(_) => Admission::Recognise,
-            None => Admission::Refuse,
+            Some(player) if player.is_from(peer) => Admission::Recognise,
+            _ => Admission::Refuse,
         }
     });
     let hall = Arc::clone(hall);
@@ -168,9 +172,11 @@ impl Handler for Datagrams {
             self.player = self.hall.ticket(&ticket);
         }
         match &self.player {
-            Some(player) if !player.session.is_over() => player.is_at(&self.connection, x, y),
-            // The session has gone elsewhere, and the player is told where to.
-            _ => link.close(),
+            Some(player) if player.is_from(link.peer_addr()) => {
+                player.is_at(&self.connection, x, y);
+            }
+            // The player has another address by now, or is elsewhere, and is told so by its session.
+            _ => link.abort(),
         }
     }
 }

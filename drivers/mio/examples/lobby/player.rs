@@ -9,12 +9,14 @@ use cubenet_session::wire::End;
 use cubenet_session::{Session, SessionHandler, SessionId};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that a player may have said and that are not in the log. More come only from a player that talks
-/// faster than the log takes it.
-const MAX_PENDING: usize = 256;
+/// Bytes of lines that a player may have said and that are not in the log, 16 for each line included. A
+/// player that keeps less unacknowledged never has so much, even while Redis is away.
+const MAX_PENDING: usize = 256 * 1_024;
+const LINE_OVERHEAD: usize = 16;
 /// A player that has not said for so long where it is is nowhere.
 const SEEN: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,10 @@ struct State {
     kept: Kept,
     /// The last line that was given to a turn of the session.
     handed: u64,
+    /// It has no room for more, until `writable` says so.
+    is_full: bool,
+    /// What its pending lines count.
+    pending_bytes: usize,
     /// Its lines are being put into the log.
     publishing: bool,
 }
@@ -82,8 +88,11 @@ struct Place {
 impl Player {
     pub fn new(session: &Session, kept: Kept, ticket: Ticket) -> Arc<Self> {
         let (room, name) = (kept.room.clone(), kept.name.clone());
+        let count = |(_, text): &(u64, String)| text.len() + LINE_OVERHEAD;
         let state = State {
             handed: kept.heard.unwrap_or(0),
+            is_full: false,
+            pending_bytes: kept.pending.iter().map(count).sum(),
             kept,
             publishing: false,
         };
@@ -109,6 +118,12 @@ impl Player {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether its session has a connection from there: by datagrams any address could be claimed.
+    pub fn is_from(&self, address: SocketAddr) -> bool {
+        let session = self.session.client_addr();
+        session.is_some_and(|session| session.ip() == address.ip())
+    }
+
     /// It has said by this connection where it is.
     pub fn is_at(&self, connection: &Connection, x: i16, y: i16) {
         let id = self.id();
@@ -131,15 +146,18 @@ impl Player {
 
 /// The chat: from the room's log to the player.
 impl Player {
-    /// Behind which line it is to be given the next; none, if it is new in the room.
-    pub fn next_after(&self) -> Option<u64> {
+    /// Behind which line it is to be given the next.
+    pub fn next(&self) -> Next {
         let state = self.state();
-        let heard = state.kept.heard?;
-        Some(heard.max(state.handed))
+        match state.kept.heard {
+            None => Next::New,
+            Some(_) if state.is_full => Next::Full,
+            Some(heard) => Next::After(heard.max(state.handed)),
+        }
     }
 
-    /// It hears what is said from now on.
-    pub fn begin_after(self: &Arc<Self>, last: u64) {
+    /// It hears what is said from now on, and is told so: `welcome` comes first.
+    pub fn begin_after(self: &Arc<Self>, last: u64, welcome: Vec<u8>) {
         let player = Arc::clone(self);
         let begin = move |session: &Session| {
             let mut state = player.state();
@@ -147,45 +165,48 @@ impl Player {
                 state.kept.heard = Some(last);
                 state.handed = last;
                 session.set_data(state.kept.encode());
+                let _ = session.send(&welcome);
             }
         };
         let _ = self.session.run_in_turn(begin);
     }
 
-    /// Sends it the lines that it has not been given, in its turn. What it has been sent is stored with
-    /// the session, together with the messages: on another node it goes on behind them. Returns whether
-    /// it took them; otherwise it is to be given them again.
-    pub fn hand(self: &Arc<Self>, lines: &Arc<Vec<(u64, Vec<u8>)>>) -> bool {
+    /// Sends it these lines, which follow on that with the number `after`, in its turn. What it has been
+    /// sent is stored with the session, together with the messages: on another node it goes on behind them.
+    pub fn hand(self: &Arc<Self>, after: u64, lines: &Arc<Vec<(u64, Vec<u8>)>>) {
         let mut state = self.state();
         let before = state.handed;
-        let Some((last, _)) = lines.last().filter(|(number, _)| *number > before) else {
-            return true;
+        let Some((last, _)) = lines.last() else {
+            return;
         };
+        // Lines between would be missing; or it has all of them.
+        if state.is_full || after > before || *last <= before {
+            return;
+        }
         state.handed = *last;
         drop(state);
         let (player, lines) = (Arc::clone(self), Arc::clone(lines));
-        let send = move |session: &Session| player.send(session, before, &lines);
-        let is_full = self.session.run_in_turn(send) == Err(SendError::Full);
-        if is_full {
+        let send = move |session: &Session| player.send(session, after, &lines);
+        if self.session.run_in_turn(send).is_err() {
+            // It is over, or looks again when it is next asked.
             self.state().handed = before;
         }
-        !is_full
     }
 
-    /// Sends it these lines, which follow on that with the number `after`.
     fn send(&self, session: &Session, after: u64, lines: &[(u64, Vec<u8>)]) {
         let mut state = self.state();
         let heard = state.kept.heard.unwrap_or(0);
+        let mut sent = heard;
         if after > heard {
             // Those between found no room.
             state.handed = heard;
             return;
         }
-        let mut sent = heard;
         for (number, line) in lines.iter().filter(|(number, _)| *number > heard) {
             if session.send(line).is_err() {
                 // `writable` has it given the rest again, if the session lives.
                 state.handed = sent;
+                state.is_full = true;
                 break;
             }
             sent = *number;
@@ -195,6 +216,22 @@ impl Player {
             session.set_data(state.kept.encode());
         }
     }
+
+    /// There is room again.
+    fn has_room(&self) {
+        self.state().is_full = false;
+    }
+}
+
+/// What a player is to be given next.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Next {
+    /// It is new in the room.
+    New,
+    /// The lines behind this one.
+    After(u64),
+    /// None, until there is room.
+    Full,
 }
 
 /// The chat: from the player to the room's log.
@@ -202,9 +239,11 @@ impl Player {
     /// It has said something. Returns whether it may go on.
     fn says(&self, session: &Session, text: String) -> bool {
         let mut state = self.state();
-        if state.kept.pending.len() >= MAX_PENDING {
+        let bytes = state.pending_bytes + text.len() + LINE_OVERHEAD;
+        if bytes > MAX_PENDING {
             return false;
         }
+        state.pending_bytes = bytes;
         state.kept.said += 1;
         let number = state.kept.said;
         state.kept.pending.push_back((number, text));
@@ -217,6 +256,11 @@ impl Player {
     pub fn begin_publishing(&self) -> bool {
         let mut state = self.state();
         !state.kept.pending.is_empty() && !std::mem::replace(&mut state.publishing, true)
+    }
+
+    /// Whether all that it has said is in the log.
+    pub fn has_published(&self) -> bool {
+        self.state().kept.pending.is_empty()
     }
 
     /// What is to be put into the log next. If there is nothing, that is over.
@@ -238,10 +282,11 @@ impl Player {
     /// It is in the log.
     pub fn published(self: &Arc<Self>, said: &Said) {
         let mut state = self.state();
-        state
-            .kept
-            .pending
-            .retain(|(number, _)| *number > said.number);
+        let is_in = |(number, _): &mut (u64, String)| *number <= said.number;
+        while state.kept.pending.front_mut().is_some_and(is_in) {
+            let (_, text) = state.kept.pending.pop_front().expect("it is there");
+            state.pending_bytes -= text.len() + LINE_OVERHEAD;
+        }
         drop(state);
         let player = Arc::clone(self);
         let keep = move |session: &Session| session.set_data(player.state().kept.encode());
@@ -265,20 +310,24 @@ pub fn encoded(line: &Line) -> (u64, Vec<u8>) {
 pub struct Seat {
     pub hall: Arc<Hall>,
     pub player: Arc<Player>,
-    /// Whether it knows where to send its datagrams.
+    /// Whether this node has told it where to send its datagrams, or does when it is in its room.
     pub welcomed: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Without a word, if a callback has panicked.
+        self.hall.leave(&self.player);
+    }
 }
 
 impl Seat {
     fn welcome(&mut self, session: &Session) {
-        if self.welcomed {
-            return;
+        // One that is new is welcomed when it can hear the others.
+        if !self.welcomed && self.player.next() != Next::New {
+            let welcome = self.hall.welcome(&self.player);
+            self.welcomed = session.send(&welcome) != Err(SendError::Full);
         }
-        let welcome = ToPlayer::Welcome {
-            ticket: self.player.ticket,
-            udp: self.hall.udp(),
-        };
-        self.welcomed = session.send(&welcome.encode()) != Err(SendError::Full);
     }
 
     fn arrives(&mut self, session: &Session) {
@@ -290,6 +339,7 @@ impl Seat {
 
 impl SessionHandler for Seat {
     fn opened(&mut self, session: &Session) {
+        self.welcomed = true;
         self.arrives(session);
     }
 
@@ -316,11 +366,12 @@ impl SessionHandler for Seat {
     }
 
     fn writable(&mut self, session: &Session) {
+        self.player.has_room();
         self.welcome(session);
         self.hall.deliver(&self.player.room);
     }
 
     fn ended(&mut self, _session: &Session, reason: End) {
-        self.hall.leave(&self.player, reason);
+        self.hall.count_ended(reason);
     }
 }

@@ -24,6 +24,11 @@ pub struct Inherited {
 }
 
 impl RestartOptions {
+    /// Whether sockets are to be handed over.
+    pub fn is_asked(&self) -> bool {
+        self.handover.is_some()
+    }
+
     /// What systemd has opened (`LISTEN_FDS`), or the process has that this one replaces.
     #[cfg(unix)]
     pub fn inherit(&self) -> Result<Inherited, Box<dyn Error>> {

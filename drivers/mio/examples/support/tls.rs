@@ -36,6 +36,11 @@ pub struct Offered {
 }
 
 impl ServerOptions {
+    /// Whether there is to be TLS, or a proxy.
+    pub fn is_asked(&self) -> bool {
+        self.tls_cert.is_some() || !self.proxy_protocol.is_empty()
+    }
+
     /// Reads the files. `alpn`: the protocols that the server speaks; if there are any, a client that
     /// asks for others only is refused.
     pub fn load(&self, alpn: &'static [&str]) -> Result<Offered, Error> {

@@ -6,14 +6,11 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Response, StatusCode, header};
 use axum::{Router, routing};
+use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
-
-/// How long an address may be in use.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 pub struct Asked<'a> {
@@ -43,7 +40,11 @@ pub fn serve(
     address: SocketAddr,
     page: impl Fn(&Asked<'_>) -> Option<Page> + Send + Sync + 'static,
 ) -> io::Result<SocketAddr> {
-    let listener = bind(address)?;
+    let in_use = |error| {
+        let problem = format!("cannot show metrics at {address}: {error}");
+        io::Error::new(io::Error::kind(&error), problem)
+    };
+    let listener = bind(address).map_err(in_use)?;
     listener.set_nonblocking(true)?;
     let local = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,17 +71,17 @@ pub fn serve(
     thread.spawn(serve).map(|_| local)
 }
 
-/// Binds the address, also if a process that this one replaces has it a moment longer.
+/// Binds the address beside a process that has it, if this one is to replace that.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
-                thread::sleep(Duration::from_millis(20));
-            }
-            outcome => return outcome,
-        }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    #[cfg(unix)]
+    {
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
     }
+    socket.bind(&address.into())?;
+    socket.listen(64)?;
+    Ok(socket.into())
 }
 
 fn respond(page: Option<Page>) -> Response<Body> {

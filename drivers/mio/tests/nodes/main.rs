@@ -7,16 +7,18 @@
 
 #![cfg(unix)]
 
+mod behind;
 mod prober;
 mod seen;
 mod service;
 
+use cubenet_tests::eventually;
 use cubenet_tests::process::{Server, example};
 use cubenet_tests::services::Redis;
 use prober::{Prober, who_am_i};
 use service::{BOTS, Node, Service, WAIT, longest_away, outcome};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Without tools, and without a load that would hold up other tests.
 #[test]
@@ -41,12 +43,15 @@ fn a_node_is_killed_and_its_players_go_on_at_the_other_within_three_seconds() {
     sleep(2 * SECOND);
     let resumed = service.nodes[0].players();
     service.nodes[0].server.kill();
-    sleep(3 * SECOND);
-    assert_eq!(service.nodes[1].players(), BOTS, "within three seconds");
+    let killed = Instant::now();
+    eventually("all are at the other", || {
+        service.nodes[1].players() == BOTS
+    });
+    assert!(killed.elapsed() < 3 * SECOND, "{:?}", killed.elapsed());
     // It comes back, and is of use again.
     service.nodes[0].start_again();
     let outcome = outcome(bots);
-    assert_eq!(outcome["resumes"], resumed);
+    assert!(outcome["resumes"].as_u64() >= Some(resumed), "{outcome}");
     assert!(longest_away(&outcome) < 3.0, "{outcome}");
 }
 
@@ -97,7 +102,7 @@ fn a_process_hands_its_sockets_to_the_next_and_no_connect_is_refused() {
         assert!(printed.iter().any(is_all), "{printed:?}");
     }
     let outcome = outcome(bots);
-    assert_eq!(outcome["resumes"], 2 * BOTS, "{outcome}");
+    assert!(outcome["resumes"].as_u64() >= Some(2 * BOTS), "{outcome}");
     assert!(longest_away(&outcome) < 3.0, "{outcome}");
     let probes = prober.stop();
     assert!(probes > 20, "{probes}");
@@ -119,7 +124,7 @@ fn redis_stops_for_five_seconds_and_comes_back() {
     sleep(4 * SECOND);
     service.redis.start_again();
     let outcome = outcome(bots);
-    assert_eq!(outcome["resumes"], 0, "{outcome}");
+    assert_eq!(outcome["sessions_lost"], serde_json::json!({}), "{outcome}");
 }
 
 #[test]
@@ -134,7 +139,7 @@ fn haproxy_reads_its_configuration_again() {
     // The worker before is given two seconds, and then cuts all that it has.
     service.haproxy.reload();
     let outcome = outcome(bots);
-    assert_eq!(outcome["resumes"], BOTS, "{outcome}");
+    assert!(outcome["resumes"].as_u64() >= Some(BOTS), "{outcome}");
     assert!(longest_away(&outcome) < 3.0, "{outcome}");
     prober.stop();
 }
@@ -150,10 +155,12 @@ fn a_node_sleeps_longer_than_it_may_and_knows_that_its_sessions_are_gone() {
     sleep(2 * SECOND);
     let asleep = service.nodes[0].players();
     service.nodes[0].server.signal("STOP");
+    eventually("they go on at the other", || {
+        service.nodes[1].players() == BOTS
+    });
     sleep(lease + SECOND);
-    assert_eq!(service.nodes[1].players(), BOTS, "they go on at the other");
     service.nodes[0].server.signal("CONT");
-    cubenet_tests::eventually("it knows", || service.nodes[0].players() == 0);
+    eventually("it knows", || service.nodes[0].players() == 0);
     service.nodes[0].server.signal("TERM");
     let ended = service.nodes[0].server.rest();
     // It may have noticed by the time, or when it wanted to store something.

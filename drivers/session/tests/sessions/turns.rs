@@ -138,9 +138,21 @@ fn a_task_that_panics_ends_its_session() {
     let player = Shared::new(0);
     player.connect(&network, node.address);
     let session = session_of(&node);
-    let _ = session.run_in_turn(|_| panic!("of a test"));
+    let held = Arc::new(());
+    let (tasks, of_session) = (Arc::clone(&held), session.clone());
+    let _ = session.run_in_turn(move |_| {
+        // Comes behind it, and is dropped.
+        let task = move |_: &Session| drop(tasks);
+        of_session.run_in_turn(task).expect("it is not over yet");
+        panic!("of a test");
+    });
     player.wait("it ends", |player| player.ended == [End::Application]);
     assert!(session.is_over());
+    let end = std::time::Instant::now() + PATIENCE;
+    while Arc::strong_count(&held) > 1 {
+        assert!(std::time::Instant::now() < end, "the task is dropped");
+        thread::yield_now();
+    }
     network.stop(std::time::Duration::ZERO);
 }
 

@@ -135,7 +135,7 @@ impl Bot {
     /// Says the lines that are due.
     pub fn talk(&mut self, link: &mut dyn Link) {
         while self.said < self.due && self.session.is_active() {
-            let line = format!("{} {}", self.index, self.said + 1);
+            let line = format!("{} {} {}", self.room, self.index, self.said + 1);
             if self.session.send(link, line.as_bytes()).is_err() {
                 // Too much is under way. It is said later.
                 return;
@@ -160,12 +160,17 @@ impl Bot {
     }
 
     fn hear_line(&mut self, text: &str) {
-        let numbers = text.split_once(' ');
-        let numbers =
-            numbers.and_then(|(index, nth)| Some((index.parse().ok()?, nth.parse().ok()?)));
-        let Some((index, nth)): Option<(usize, u64)> = numbers else {
+        let mut words = text.split(' ').map(str::parse::<u64>);
+        let (Some(Ok(room)), Some(Ok(index)), Some(Ok(nth))) =
+            (words.next(), words.next(), words.next())
+        else {
             return;
         };
+        if room != self.room as u64 {
+            self.over = Some("a line of another room came".to_owned());
+            return;
+        }
+        let index = index as usize;
         self.lines += 1;
         let last = self.heard.entry(index).or_default();
         if nth <= *last {

@@ -91,6 +91,16 @@ impl Outcome {
         self.joined && wrong == 0 && self.over.is_empty() && self.said > 0
     }
 
+    /// Why bots were not let in.
+    pub fn refusals(&self) -> String {
+        let reasons = self.refused.iter().chain(&self.over);
+        let reasons: Vec<&str> = reasons.map(|(why, _)| why.as_str()).collect();
+        if reasons.is_empty() {
+            return "nothing answers".to_owned();
+        }
+        reasons.join("; ")
+    }
+
     pub fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);

@@ -33,7 +33,10 @@ impl Local {
 impl Chat for Local {
     fn append(&self, said: &Said) -> Result<(), Away> {
         let mut rooms = self.rooms();
-        let log = rooms.entry(said.room.clone()).or_default();
+        let log = rooms.entry(said.room.clone()).or_insert_with(|| Log {
+            last: super::clock(),
+            ..Log::default()
+        });
         let last = log.said.entry(said.session).or_default();
         if said.number <= *last {
             return Ok(());
@@ -64,10 +67,14 @@ impl Chat for Local {
         let Some(log) = rooms.get(room) else {
             return Ok(Vec::new());
         };
-        let first = log.last - log.lines.len() as u64;
-        let read = after.saturating_sub(first) as usize;
+        let read = log.lines.partition_point(|line| line.number <= after);
         let lines = log.lines.iter().skip(read).take(MAX_READ);
         Ok(lines.cloned().collect())
+    }
+
+    fn is_left(&self, room: &str) {
+        // Nor on another node.
+        self.rooms().remove(room);
     }
 
     // There is no other node.

@@ -17,21 +17,26 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long a room is remembered in which nothing is said.
 const ROOM_EXPIRES: u64 = 24 * 3_600;
-/// The same for which lines of a session are in the log: longer than it waits for its client.
+/// The same for which lines of a session are in the log, beyond the time that it waits for its client.
 const SAID_EXPIRES: u64 = 3_600;
+
+/// Bytes of the number of a process.
+pub const OWN: usize = 8;
 
 const LINES: &str = "lobby:lines";
 const DOTS: &str = "lobby:dots";
 
+/// The line comes before the note that it is there: a script that fails in the middle is done again.
 const APPEND: &str = r"
 if tonumber(ARGV[1]) <= tonumber(redis.call('GET', KEYS[1]) or '0') then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[7])
-local number = redis.call('INCR', KEYS[2])
+local number = tonumber(redis.call('GET', KEYS[2]) or ARGV[9]) + 1
+number = string.format('%.0f', number)
+redis.call('SET', KEYS[2], number, 'EX', ARGV[6])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], number .. '-0', 'name', ARGV[2], 'text', ARGV[3])
-redis.call('EXPIRE', KEYS[2], ARGV[6])
 redis.call('EXPIRE', KEYS[3], ARGV[6])
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[7])
 redis.call('PUBLISH', ARGV[8], ARGV[4])
-return number
+return 1
 ";
 
 pub struct Redis {
@@ -40,16 +45,24 @@ pub struct Redis {
     /// Connections that are not in use: as many as there are threads that ask at once.
     spare: Mutex<Vec<Connection>>,
     dots: SyncSender<Vec<u8>>,
+    wait: Duration,
+    /// What the dots of this process begin with, and those of no other.
+    own: [u8; OWN],
 }
 
 /// What a stream says of each of its lines: its number, and its fields.
 type Entries = Vec<(String, Vec<(String, String)>)>;
 
 impl Redis {
-    /// The chat in Redis at a URL like `redis://127.0.0.1/`. The node calls itself `node` when it tells
-    /// where its players are.
-    pub fn new(url: &str, node: &str) -> Result<Self, Box<dyn Error>> {
-        let client = Client::open(url)?;
+    /// The chat in Redis at a URL like `redis://127.0.0.1/`, for sessions that wait for so long.
+    pub fn new(url: &str, wait: Duration) -> Result<Self, Box<dyn Error>> {
+        let client = Client::open(url).map_err(|error| {
+            format!("{url} is no place of a Redis, such as redis://127.0.0.1/: {error}")
+        })?;
+        if let Err(error) = connect(&client) {
+            complain!("Redis does not answer at {url}: {error}. Logins are refused until it does");
+        }
+        let own = fastrand::u64(..).to_be_bytes();
         // What is not told before the next is old.
         let (dots, to_publish) = sync_channel::<Vec<u8>>(1);
         let redis = Redis {
@@ -57,24 +70,25 @@ impl Redis {
             append: Script::new(APPEND),
             spare: Mutex::default(),
             dots,
+            wait,
+            own,
         };
-        let name = named(node);
         thread::Builder::new()
             .name("lobby-dots".to_owned())
             .spawn(move || {
                 let mut connection = None;
                 for dots in to_publish {
                     let _ = on_connection(&client, &mut connection, |connection| {
-                        connection.publish::<_, _, ()>(DOTS, [&name[..], &dots].concat())
+                        connection.publish::<_, _, ()>(DOTS, [&own[..], &dots].concat())
                     });
                 }
             })?;
         Ok(redis)
     }
 
-    /// From now on this hears of lines, and of the players of nodes with other names.
-    pub fn tell(&self, node: &str, news: &Arc<dyn News>) -> io::Result<()> {
-        let (client, own, news) = (self.client.clone(), named(node), Arc::downgrade(news));
+    /// From now on this hears of lines, and of the players of other nodes.
+    pub fn tell(&self, news: &Arc<dyn News>) -> io::Result<()> {
+        let (client, own, news) = (self.client.clone(), self.own, Arc::downgrade(news));
         let listen = move || {
             while news.strong_count() > 0 {
                 // Whatever it was that ended it, the next try says more.
@@ -99,11 +113,6 @@ impl Redis {
         self.spare().extend(connection);
         answer.map_err(Away::from)
     }
-}
-
-/// A node's name, as its dots begin with it.
-fn named(node: &str) -> Vec<u8> {
-    [&[node.len() as u8], node.as_bytes()].concat()
 }
 
 fn connect(client: &Client) -> Result<Connection, redis::RedisError> {
@@ -175,8 +184,9 @@ impl Chat for Redis {
                 .arg(&said.room)
                 .arg(MAX_LINES)
                 .arg(ROOM_EXPIRES)
-                .arg(SAID_EXPIRES)
+                .arg(2 * self.wait.as_secs() + SAID_EXPIRES)
                 .arg(LINES)
+                .arg(super::clock())
                 .invoke::<u64>(connection)
         })?;
         Ok(())

@@ -47,7 +47,12 @@ impl Live {
                 }
                 // It was the end.
                 Ok(false) => return,
-                Err(_panic) => return self.finish(node, End::Application),
+                Err(_panic) => {
+                    self.finish(node, End::Application);
+                    // No callback comes any more, and tasks hold the session.
+                    let events = std::mem::take(&mut self.state().events);
+                    return drop(events);
+                }
             }
         }
         self.kick(node);

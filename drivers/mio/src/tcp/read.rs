@@ -244,9 +244,10 @@ impl Stream {
         if messages > 0 {
             self.marks.set(Marks::RECEIVED);
         }
-        counts.own_messages_in.add(messages);
-        counts.own_bytes_in.add(bytes);
         self.after_callbacks(began, done.is_some(), resources);
+        // Who sees the count sees what they have done.
+        self.counts().own_messages_in.add(messages);
+        self.counts().own_bytes_in.add(bytes);
         match done {
             Some(Ok(rest)) => {
                 if owes_last {

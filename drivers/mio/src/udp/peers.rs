@@ -52,6 +52,8 @@ pub(crate) struct Peers {
     /// When the callbacks began that run in a row; and whether any has run.
     began: Instant,
     has_called: bool,
+    /// Messages that they were given, and the bytes of those.
+    delivered: (u64, u64),
 }
 
 /// A batch of datagrams of which the first `done` have been delivered.
@@ -121,6 +123,7 @@ impl Peers {
             has_left: false,
             began: Instant::ZERO,
             has_called: false,
+            delivered: (0, 0),
         }
     }
 
@@ -268,6 +271,10 @@ impl Peers {
         batch.end();
         drop(batch);
         if std::mem::take(&mut self.has_called) {
+            // Who sees the count sees what they have done.
+            let (messages, bytes) = std::mem::take(&mut self.delivered);
+            self.counts().own_messages_in.add(messages);
+            self.counts().own_bytes_in.add(bytes);
             resources.tick();
             let times = &self.counts().handler_time;
             times.record(self.began, resources.now);
@@ -349,13 +356,12 @@ impl Peers {
             }
             return;
         }
-        let counts = self.counts();
-        counts.own_messages_in.add(1);
-        counts.own_bytes_in.add(datagram.len() as u64);
         let message = Message::lent(datagram);
         self.call("received", slot, resources, |handler, link| {
             handler.received(link, message);
         });
+        self.delivered.0 += 1;
+        self.delivered.1 += datagram.len() as u64;
     }
 
     /// Another thread asked for the socket, or one of its connections, to be looked at.

@@ -212,8 +212,7 @@ impl Worker {
         self.handle_run_queue();
         self.handle_timers();
         self.handle_stop();
-        // Callbacks have run since the clock was read last, perhaps.
-        self.resources.tick();
+        // The clock was read behind the last callback.
         self.resources.handle.rests(self.resources.now);
     }
 

@@ -265,7 +265,7 @@ fn a_browser_shows_charts_that_live() {
     let rate = shown("Messages each second: received");
     let rate: f64 = rate.trim_end_matches(" k").parse().unwrap();
     assert!(rate > 0.0, "messages come");
-    assert!(shown("A tick takes: half, at most").ends_with('s'));
+    assert!(shown("A tick takes at most: half of them").ends_with('s'));
     // Every curve has several points, and nothing went wrong.
     let curves = "return [...document.querySelectorAll('path.curve')]\
                   .map(path => path.getAttribute('d').split('L').length)";

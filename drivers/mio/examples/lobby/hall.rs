@@ -351,7 +351,7 @@ impl Application for Doors {
         let kept = Kept::decode(data).unwrap_or_else(|| {
             // Of another version of this program, and of no use.
             session.end();
-            Kept::new("nowhere", "nobody")
+            Kept::new("none", "none")
         });
         let mut ticket = Ticket::default();
         getrandom::fill(&mut ticket).expect("the system has random bytes");

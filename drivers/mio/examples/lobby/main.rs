@@ -73,7 +73,7 @@ struct Options {
     /// /health for load balancers, which is 200, and 404 once the node is to stop.
     #[arg(long, value_name = "ADDRESS", value_parser = system::address)]
     metrics: Option<SocketAddr>,
-    /// How long a node that is to stop goes on, so that load balancers see it and send no one more, in
+    /// How long a node that is to stop goes on, so that load balancers see it and send it no more clients, in
     /// milliseconds.
     #[arg(long, default_value_t = 0, requires = "listen", requires = "metrics")]
     drain: u64,

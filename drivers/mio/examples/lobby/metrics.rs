@@ -28,7 +28,7 @@ pub fn serve(node: &Node, name: &str, address: SocketAddr, end: &End) -> io::Res
     registry.register("lobby_tick_seconds", help, tick_time);
     let end = end.clone();
     web::serve(address, move |asked| match asked.path {
-        // HAProxy sends no one more to a node that answers so, and leaves those who are there.
+        // HAProxy sends no more clients to a node that answers so, and leaves those who are there.
         "/health" if end.is_asked() => Some(Page::text(404, "stopping\n")),
         "/health" => Some(Page::text(200, "well\n")),
         "/" => Some(Page {

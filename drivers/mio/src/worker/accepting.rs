@@ -3,10 +3,11 @@
 use crate::conn::info::Conn;
 use crate::log::debug;
 use crate::tcp::stream::Stream;
+use crate::worker::Worker;
 use crate::worker::accept::accept;
 use crate::worker::listener::NextAccept;
 use crate::worker::mailbox::{Accepted, Command};
-use crate::worker::{Source, Worker};
+use crate::worker::source::Source;
 
 impl Worker {
     /// Accepts streams on a listener, within the budget of an iteration.

@@ -8,6 +8,7 @@ pub(crate) mod handle;
 pub(crate) mod listener;
 pub(crate) mod mailbox;
 pub(crate) mod resources;
+mod source;
 pub(crate) mod task;
 pub(crate) mod thread;
 pub(crate) mod timers;
@@ -18,7 +19,6 @@ use crate::conn::info::Conn;
 use crate::conn::key::ConnKey;
 use crate::conn::permit::Permit;
 use crate::log::warn_limited;
-use crate::metrics::Counts;
 use crate::sys::{self, Alarm};
 use crate::tcp::shared::StreamShared;
 use crate::tcp::stream::{Readiness, Stream};
@@ -29,6 +29,7 @@ use crate::worker::handle::{ALARM, LISTENER, PostedTask, WAKER, WorkerHandle};
 use crate::worker::listener::AcceptSocket;
 use crate::worker::mailbox::{BoxedHandler, Command, Mailbox};
 use crate::worker::resources::{HANDSHAKES, WorkerResources};
+use crate::worker::source::Source;
 use crate::worker::thread::enter_network_thread;
 use cubenet_core::{CloseReason, ConnectionId, Instant};
 use mio::event::Event;
@@ -42,42 +43,6 @@ use std::time::Duration;
 const POLL_CAPACITY: usize = 1024;
 /// How often a worker that stops asks whether what it sent has been acknowledged.
 const ACKNOWLEDGED: Duration = Duration::from_millis(10);
-
-/// What a worker polls, and serves.
-enum Source {
-    Stream(Stream),
-    Datagrams(Box<Peers>),
-    Listener(Box<AcceptSocket>),
-}
-
-impl Source {
-    /// Whether it has this connection, and that has not closed.
-    fn has(&self, key: ConnKey, id: ConnectionId) -> bool {
-        match self {
-            Source::Stream(stream) => stream.id() == id && !stream.has_closed(),
-            Source::Datagrams(peers) => peers.is_open_at(key, id),
-            Source::Listener(_) => false,
-        }
-    }
-
-    /// Numbers of its connections.
-    fn counts(&self) -> &Counts {
-        match self {
-            Source::Stream(stream) => stream.counts(),
-            Source::Datagrams(peers) => peers.counts(),
-            Source::Listener(listener) => listener.counts(),
-        }
-    }
-
-    /// When its timer is set to.
-    fn armed(&mut self) -> &mut Instant {
-        match self {
-            Source::Stream(stream) => &mut stream.armed,
-            Source::Datagrams(peers) => &mut peers.armed,
-            Source::Listener(listener) => &mut listener.armed,
-        }
-    }
-}
 
 /// Whether an event is of a listener that several workers watch.
 fn is_listener(token: Token) -> bool {

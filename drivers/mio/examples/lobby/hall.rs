@@ -8,7 +8,7 @@ use crate::player::{Kept, Next, Player, Seat, encoded};
 use crate::protocol::{Dot, Ticket, ToPlayer, read_credentials};
 use bytes::Bytes;
 use cubenet_session::wire::End;
-use cubenet_session::{Application, Environment, Session, SessionHandler, SessionId, Threads};
+use cubenet_session::{Application, Environment, Job, Session, SessionHandler, SessionId, Threads};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -157,22 +157,21 @@ impl Hall {
     }
 
     fn run(&self, job: impl FnOnce(&Arc<Hall>) + Send + 'static) {
-        let this = self.this.clone();
-        self.threads.run(Box::new(move || {
-            if let Some(hall) = this.upgrade() {
-                job(&hall);
-            }
-        }));
+        self.threads.run(self.job(job));
     }
 
     fn run_again(&self, job: impl FnOnce(&Arc<Hall>) + Send + 'static) {
+        self.threads.run_after(AGAIN, self.job(job));
+    }
+
+    /// A job that does nothing once the hall is gone.
+    fn job(&self, job: impl FnOnce(&Arc<Hall>) + Send + 'static) -> Job {
         let this = self.this.clone();
-        let job = move || {
+        Box::new(move || {
             if let Some(hall) = this.upgrade() {
                 job(&hall);
             }
-        };
-        self.threads.run_after(AGAIN, Box::new(job));
+        })
     }
 }
 
@@ -234,7 +233,7 @@ impl Hall {
         if players.iter().any(|player| player.next() == Next::New) {
             let last = self.chat.last(room)?;
             for player in players.iter().filter(|one| one.next() == Next::New) {
-                player.begin_after(last, self.welcome(player));
+                player.begin_after(last, self.welcome(player), self.this.clone());
             }
         }
         let after = players.iter().filter_map(|player| match player.next() {

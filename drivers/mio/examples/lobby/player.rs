@@ -10,7 +10,7 @@ use cubenet_session::{Session, SessionHandler, SessionId};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Bytes of lines that a player may have said and that are not in the log, 16 for each line included. A
@@ -157,7 +157,7 @@ impl Player {
     }
 
     /// It hears what is said from now on, and is told so: `welcome` comes first.
-    pub fn begin_after(self: &Arc<Self>, last: u64, welcome: Vec<u8>) {
+    pub fn begin_after(self: &Arc<Self>, last: u64, welcome: Vec<u8>, hall: Weak<Hall>) {
         let player = Arc::clone(self);
         let begin = move |session: &Session| {
             let mut state = player.state();
@@ -166,6 +166,11 @@ impl Player {
                 state.handed = last;
                 session.set_data(state.kept.encode());
                 let _ = session.send(&welcome);
+            }
+            drop(state);
+            // Lines may have come since the log was looked at.
+            if let Some(hall) = hall.upgrade() {
+                hall.deliver(&player.room);
             }
         };
         let _ = self.session.run_in_turn(begin);

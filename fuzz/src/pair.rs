@@ -167,8 +167,16 @@ impl Side {
         send.poll_writable(Backlog::growing(queued, queued), limits);
     }
 
-    /// Reads `count` bytes of what the other put on the wire.
-    fn read(&mut self, from: &mut Side, count: usize, now: Instant, flipped: bool) {
+    /// Reads `count` bytes of what the other put on the wire, then asks the clocks, as a driver
+    /// does: while input waited to be delivered, nothing asked them.
+    fn read(
+        &mut self,
+        from: &mut Side,
+        count: usize,
+        now: Instant,
+        limits: &Limits,
+        flipped: bool,
+    ) {
         if self.state() == State::Closed || self.connection.reading() == Reading::Hold {
             return;
         }
@@ -181,6 +189,7 @@ impl Side {
             self.fin_read = true;
             self.connection.handle_fin(now);
         }
+        self.pass(now, limits);
     }
 
     /// Takes `count` bytes of what the other put on the wire, to be delivered later.
@@ -312,7 +321,7 @@ impl Pair {
             Step::Write(side, byte) => self.sides(side).0.write(length(byte), now, &limits),
             Step::Read(side, byte) => {
                 let (reader, writer) = self.sides(side);
-                reader.read(writer, length(byte), now, flipped);
+                reader.read(writer, length(byte), now, &limits, flipped);
             }
             Step::Delay(side, byte) => {
                 let (reader, writer) = self.sides(side);

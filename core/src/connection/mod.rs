@@ -176,7 +176,8 @@ pub fn handle_fin<D: Framing>(recv: &RecvHalf<D>, send: &mut SendHalf, now: Inst
 }
 
 /// The first moment at which [`handle_timeout`] would do something. While the driver `has_unread`
-/// input, the peer's clocks stand still: whether it is idle is not known.
+/// input, the peer's clocks are not asked: whether it is idle is not known. Once all is read, a
+/// frame that has not ended may have had its time already, so this moment may lie in the past.
 pub fn poll_timeout<D: Framing>(
     recv: &RecvHalf<D>,
     send: &SendHalf,

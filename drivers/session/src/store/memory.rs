@@ -155,10 +155,14 @@ impl Store for Memory {
             if update.first > record.sent + 1 {
                 return Err(StoreError::Invalid);
             }
-            record.received = record.received.max(update.received);
             let known = (record.sent + 1).saturating_sub(update.first) as usize;
             let new = update.messages.iter().skip(known);
-            record.sent += new.len() as u64;
+            let sent = record.sent + new.len() as u64;
+            if update.acknowledged > sent {
+                return Err(StoreError::Invalid);
+            }
+            record.received = record.received.max(update.received);
+            record.sent = sent;
             record.messages.extend(new.cloned());
             record.acknowledge(update.acknowledged)?;
             if let Some(data) = &update.data {

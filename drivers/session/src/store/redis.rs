@@ -59,11 +59,11 @@ local received = math.max(tonumber(stored[2]), tonumber(ARGV[2]))
 local sent = tonumber(stored[3])
 if tonumber(ARGV[4]) > sent + 1 then return 'invalid' end
 local known = math.max(sent + 1 - tonumber(ARGV[4]), 0)
+sent = sent + math.max(#ARGV - 8 - known, 0)
+if tonumber(ARGV[3]) > sent then return 'invalid' end
 for nth = 9 + known, #ARGV do
   redis.call('RPUSH', KEYS[2], ARGV[nth])
-  sent = sent + 1
 end
-if tonumber(ARGV[3]) > sent then return 'invalid' end
 trim(sent, tonumber(ARGV[3]))
 redis.call('HSET', KEYS[1], 'received', received, 'sent', sent)
 if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'data', ARGV[6]) end

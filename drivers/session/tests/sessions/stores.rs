@@ -132,6 +132,31 @@ fn an_update_may_be_made_twice() {
 }
 
 #[test]
+fn of_an_update_that_cannot_be_nothing_is_kept() {
+    with_stores(|store, id| {
+        store.update(id, 1, &update(1, &[b"a"])).unwrap();
+        let gap = update(3, &[b"c"]);
+        let acknowledges_too_much = Update {
+            acknowledged: 3,
+            ..update(2, &[b"b"])
+        };
+        for wrong in [gap, acknowledges_too_much] {
+            let wrong = Update {
+                received: 5,
+                data: Some(Bytes::from_static(b"never")),
+                ..wrong
+            };
+            let error = store.update(id, 1, &wrong).unwrap_err();
+            assert!(matches!(error, StoreError::Invalid), "{error}");
+        }
+        let stored = store.resume(id, &resume(1, 1, 2, 0)).unwrap();
+        assert_eq!((stored.sent, stored.received), (1, 0));
+        assert_eq!(stored.messages, [&b"a"[..]]);
+        assert_ne!(stored.data, &b"never"[..]);
+    });
+}
+
+#[test]
 fn a_resume_that_a_later_one_has_overtaken_is_refused() {
     with_stores(|store, id| {
         store.resume(id, &resume(7, 1, 2, 0)).unwrap();

@@ -21,13 +21,18 @@ struct Player {
     said: usize,
     to_say: usize,
     entered: Sender<()>,
+    is_in: bool,
     heard: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Player {
-    /// Says what there is room for, and no more than it hears: a node ends the session of a player who says
-    /// more than the log takes.
+    /// Once it is in its room, says what there is room for, and no more than it hears: a node ends the session
+    /// of a player who says more than the log takes.
     fn say(&mut self, link: &mut dyn Link) {
+        if !self.is_in {
+            // It might not hear it.
+            return;
+        }
         let to_say = self.to_say.min(self.heard.lock().unwrap().len() + WINDOW);
         while self.said < to_say {
             let line = format!("{} {}", self.said, "x".repeat(400));
@@ -49,7 +54,10 @@ impl Handler for Player {
     fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
         match self.session.received(link, &message).unwrap() {
             // It hears what is said from here on.
-            Event::Message([b'w', ..]) => self.entered.send(()).unwrap(),
+            Event::Message([b'w', ..]) => {
+                self.is_in = true;
+                self.entered.send(()).unwrap();
+            }
             // A number, and a name behind its length.
             Event::Message([b'l', _, _, _, _, _, _, _, _, len, line @ ..]) => {
                 let text = std::str::from_utf8(&line[usize::from(*len)..]).unwrap();
@@ -82,6 +90,7 @@ fn enter(
         said: 0,
         to_say,
         entered,
+        is_in: false,
         heard: Arc::clone(&heard),
     };
     let connect = network.connect(Transport::Tcp, node.address, |_| player);

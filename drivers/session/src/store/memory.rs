@@ -32,6 +32,8 @@ struct Record {
     fence: u64,
     /// The client's last resume.
     attempt: u64,
+    /// The number of the owner's last update that was kept.
+    updated: u64,
     received: u64,
     sent: u64,
     /// Those that the client has not acknowledged; the last has the number `sent`.
@@ -114,6 +116,7 @@ impl Store for Memory {
             next: None,
             fence: 1,
             attempt: 0,
+            updated: 0,
             received: 0,
             sent: 0,
             messages: VecDeque::new(),
@@ -138,6 +141,7 @@ impl Store for Memory {
             record.secret = resume.presented;
             record.next = Some(resume.next);
             record.fence += 1;
+            record.updated = 0;
             record.expires = now.after(resume.expires_in);
             Ok(Stored {
                 fence: record.fence,
@@ -152,7 +156,10 @@ impl Store for Memory {
     fn update(&self, session: SessionId, fence: u64, update: &Update) -> Result<(), StoreError> {
         self.with(session, |record, now| {
             record.check(fence)?;
-            if update.first > record.sent + 1 {
+            if update.number <= record.updated {
+                return Ok(());
+            }
+            if update.last_kept > record.updated || update.first > record.sent + 1 {
                 return Err(StoreError::Invalid);
             }
             let known = (record.sent + 1).saturating_sub(update.first) as usize;
@@ -161,6 +168,7 @@ impl Store for Memory {
             if update.acknowledged > sent {
                 return Err(StoreError::Invalid);
             }
+            record.updated = update.number;
             record.received = record.received.max(update.received);
             record.sent = sent;
             record.messages.extend(new.cloned());
@@ -179,14 +187,14 @@ impl Store for Memory {
     }
 
     fn end(&self, session: SessionId, fence: u64) -> Result<(), StoreError> {
-        match self.with(session, |record, _| record.check(fence)) {
-            Ok(()) => {
-                self.lock().sessions.remove(&session);
-                Ok(())
-            }
-            Err(StoreError::Unknown) => Ok(()),
-            error => error,
+        let now = (self.clock)();
+        let mut kept = self.lock();
+        let record = kept.sessions.get(&session);
+        if let Some(record) = record.filter(|record| now < record.expires) {
+            record.check(fence)?;
         }
+        kept.sessions.remove(&session);
+        Ok(())
     }
 }
 
@@ -218,6 +226,8 @@ mod tests {
 
     const ID: SessionId = SessionId::from_bytes([1; 16]);
     const MINUTE: Duration = Duration::from_secs(60);
+    /// Of the next update.
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
     fn hash(byte: u8) -> SecretHash {
         SecretHash([byte; 32])
@@ -225,6 +235,7 @@ mod tests {
 
     fn update(first: u64, messages: &[&'static [u8]]) -> Update {
         Update {
+            number: NUMBERS.fetch_add(1, Relaxed),
             first,
             messages: messages.iter().copied().map(Bytes::from_static).collect(),
             expires_in: MINUTE,

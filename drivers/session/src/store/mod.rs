@@ -54,7 +54,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`StoreError::Fenced`] if another node owns it by now, [`StoreError::Unknown`] if it has expired,
-    /// [`StoreError::Invalid`] if the store has lost messages that it had kept, [`StoreError::Away`].
+    /// [`StoreError::Invalid`] if the store has lost what it had kept, [`StoreError::Away`].
     fn update(&self, session: SessionId, fence: u64, update: &Update) -> Result<(), StoreError>;
 
     /// Forgets a session. Of one that is not there any more it is no error.
@@ -129,6 +129,11 @@ pub struct Stored {
 /// What has happened to a session. All of it is kept, or nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
+    /// Which of its owner's updates it is, counted from 1. A store keeps nothing of one that is not behind
+    /// the last that it has kept: a later one, with all of it, came first.
+    pub number: u64,
+    /// The number of the owner's last update that was kept, as far as it knows; 0 before the first.
+    pub last_kept: u64,
     /// The number of the last message that the application has received.
     pub received: u64,
     /// The number of the last message that has arrived at the client: those before are forgotten.

@@ -19,7 +19,7 @@ const MAX_SPARE: usize = 64;
 const OPEN: &str = r"
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'data', ARGV[2], 'fence', 1, 'attempt', 0,
-  'received', 0, 'sent', 0)
+  'updated', 0, 'received', 0, 'sent', 0)
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 'ok'
 ";
@@ -44,7 +44,7 @@ if tonumber(ARGV[5]) <= tonumber(stored[6]) then return {'overtaken'} end
 local received, sent = tonumber(ARGV[3]), tonumber(stored[4])
 if received > sent then return {'invalid'} end
 trim(sent, received)
-redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'next', ARGV[2], 'attempt', ARGV[5])
+redis.call('HSET', KEYS[1], 'secret', ARGV[1], 'next', ARGV[2], 'attempt', ARGV[5], 'updated', 0)
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
@@ -52,20 +52,23 @@ return {'ok', fence, tonumber(stored[3]), sent, stored[5], redis.call('LRANGE', 
 ";
 
 const UPDATE: &str = r"
-local stored = redis.call('HMGET', KEYS[1], 'fence', 'received', 'sent', 'next')
+local stored = redis.call('HMGET', KEYS[1], 'fence', 'received', 'sent', 'next', 'updated')
 if not stored[1] then return 'unknown' end
 if stored[1] ~= ARGV[1] then return 'fenced' end
+local updated = tonumber(stored[5])
+if tonumber(ARGV[9]) <= updated then return 'ok' end
+if tonumber(ARGV[10]) > updated then return 'invalid' end
 local received = math.max(tonumber(stored[2]), tonumber(ARGV[2]))
 local sent = tonumber(stored[3])
 if tonumber(ARGV[4]) > sent + 1 then return 'invalid' end
 local known = math.max(sent + 1 - tonumber(ARGV[4]), 0)
-sent = sent + math.max(#ARGV - 8 - known, 0)
+sent = sent + math.max(#ARGV - 10 - known, 0)
 if tonumber(ARGV[3]) > sent then return 'invalid' end
-for nth = 9 + known, #ARGV do
+for nth = 11 + known, #ARGV do
   redis.call('RPUSH', KEYS[2], ARGV[nth])
 end
 trim(sent, tonumber(ARGV[3]))
-redis.call('HSET', KEYS[1], 'received', received, 'sent', sent)
+redis.call('HSET', KEYS[1], 'updated', ARGV[9], 'received', received, 'sent', sent)
 if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'data', ARGV[6]) end
 if ARGV[7] == '1' and stored[4] then
   redis.call('HSET', KEYS[1], 'secret', stored[4])
@@ -250,7 +253,9 @@ impl Store for Redis {
                 .arg(u8::from(update.data.is_some()))
                 .arg(update.data.as_deref().unwrap_or_default())
                 .arg(u8::from(update.confirmed))
-                .arg(millis(update.expires_in));
+                .arg(millis(update.expires_in))
+                .arg(update.number)
+                .arg(update.last_kept);
             for message in &update.messages {
                 script.arg(&message[..]);
             }

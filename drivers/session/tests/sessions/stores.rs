@@ -5,10 +5,13 @@ use bytes::Bytes;
 use cubenet_session::store::{Opening, Resume, SecretHash, StoreError, Update};
 use cubenet_session::{Memory, SessionId, Store};
 use cubenet_tests::services::Redis as Server;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// Of the next update.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 fn hash(byte: u8) -> SecretHash {
     SecretHash([byte; 32])
@@ -26,6 +29,7 @@ fn resume(attempt: u64, presented: u8, next: u8, received: u64) -> Resume {
 
 fn update(first: u64, messages: &[&'static [u8]]) -> Update {
     Update {
+        number: NUMBERS.fetch_add(1, Relaxed),
         first,
         messages: messages.iter().copied().map(Bytes::from_static).collect(),
         expires_in: MINUTE,
@@ -128,6 +132,55 @@ fn an_update_may_be_made_twice() {
         let stored = store.resume(id, &resume(2, 1, 2, 1)).unwrap();
         assert_eq!((stored.sent, stored.received), (3, 0));
         assert_eq!(stored.messages, [&b"b"[..], b"c"]);
+    });
+}
+
+#[test]
+fn an_update_that_comes_behind_a_later_one_changes_nothing() {
+    with_stores(|store, id| {
+        let early = Update {
+            received: 1,
+            data: Some(Bytes::from_static(b"early")),
+            ..update(1, &[b"a"])
+        };
+        let late = Update {
+            received: 2,
+            data: Some(Bytes::from_static(b"late")),
+            ..update(1, &[b"a", b"b"])
+        };
+        for update in [&late, &late, &early] {
+            store.update(id, 1, update).unwrap();
+        }
+        let stored = store.resume(id, &resume(1, 1, 2, 0)).unwrap();
+        assert_eq!((stored.sent, stored.received), (2, 2));
+        assert_eq!(stored.data, &b"late"[..]);
+        // Another owner begins to count anew.
+        let first = Update {
+            number: 1,
+            data: Some(Bytes::from_static(b"new")),
+            ..update(3, &[])
+        };
+        store.update(id, 2, &first).unwrap();
+        let stored = store.resume(id, &resume(2, 2, 3, 0)).unwrap();
+        assert_eq!(stored.data, &b"new"[..]);
+    });
+}
+
+#[test]
+fn a_store_that_has_lost_an_update_says_so() {
+    with_stores(|store, id| {
+        let kept = update(1, &[]);
+        store.update(id, 1, &kept).unwrap();
+        let lost = kept.number + 1;
+        let next = Update {
+            number: lost + 1,
+            last_kept: lost,
+            received: 3,
+            ..update(1, &[])
+        };
+        let error = store.update(id, 1, &next).unwrap_err();
+        assert!(matches!(error, StoreError::Invalid), "{error}");
+        assert_eq!(store.resume(id, &resume(1, 1, 2, 0)).unwrap().received, 0);
     });
 }
 

@@ -40,6 +40,9 @@ struct State {
     fence: u64,
     /// When the last update was begun that the store has kept.
     updated: Instant,
+    /// The number of the last update that was begun with this fence, and of the last that is known to be kept.
+    last_begun: u64,
+    last_kept: u64,
     connection: Option<Arc<dyn Carrier>>,
     /// How many connections it has had, and lost.
     changes: u64,
@@ -307,6 +310,8 @@ impl Live {
             over: None,
             fence,
             updated,
+            last_begun: 0,
+            last_kept: 0,
             connection: None,
             changes: 0,
             is_away: false,

@@ -72,6 +72,7 @@ impl Live {
             Ok(()) => {
                 let mut state = self.state();
                 state.updated = at;
+                state.last_kept = update.number;
                 state.incoming.stored = update.received;
                 state.outbox.keep(update.messages.len());
                 drop(state);
@@ -151,6 +152,7 @@ impl Live {
                     return reply(Ok(node.replace(self, at, &next, &stored)));
                 }
                 state.fence = stored.fence;
+                (state.last_begun, state.last_kept) = (0, 0);
                 state.updated = at;
                 state.outbox.acknowledge(coming.received);
                 // What its connection says from now on is no word of the new token.
@@ -254,8 +256,11 @@ impl State {
     /// Takes what is to be stored.
     fn begin_update(&mut self, node: &Node) -> Begun {
         self.dirty = false;
+        self.last_begun += 1;
         let (first, messages) = self.outbox.to_keep();
         let update = Update {
+            number: self.last_begun,
+            last_kept: self.last_kept,
             received: self.incoming.received,
             acknowledged: self.outbox.acknowledged(),
             first,

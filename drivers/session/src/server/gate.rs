@@ -117,10 +117,7 @@ impl Handler for Gate {
                 let went_well = match packet {
                     ToServer::Message(message) => live.received(&self.node, link, message),
                     ToServer::Ack(number) => live.acknowledged(&self.node, link.id(), number),
-                    _ => {
-                        live.left(&self.node, link.id());
-                        true
-                    }
+                    _ => live.left(&self.node, link),
                 };
                 if !went_well {
                     link.abort();

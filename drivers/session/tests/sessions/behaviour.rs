@@ -1,12 +1,14 @@
 //! Clients that lose their connections, nodes that die, and who is let in.
 
 use crate::support::*;
+use cubenet_mio::{CloseReason, Handler, Link, Message, Transport};
 use cubenet_session::wire::{self, End, Refusal};
-use cubenet_session::{Memory, SessionId, SessionLimits, Token};
+use cubenet_session::{Client, Event, Memory, SessionId, SessionLimits, Token};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::thread::sleep;
-use std::time::Duration;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
 
 #[test]
 fn every_message_arrives_once_and_in_order_over_connections_that_are_cut() {
@@ -112,6 +114,75 @@ fn the_end_comes_behind_the_last_message() {
     assert_eq!(player.get(|player| player.texts.clone()), [b"last words"]);
     node.hears(&Heard::Opened);
     node.hears(&Heard::Ended(End::Application));
+    network.stop(Duration::ZERO);
+}
+
+/// Has its session ended, and says more.
+struct Talks(Client<1_024>, Sender<()>);
+
+impl Handler for Talks {
+    fn connected(&mut self, link: &mut dyn Link) {
+        self.0.connected(link, b"open sesame").unwrap();
+    }
+
+    fn received(&mut self, link: &mut dyn Link, message: Message<'_>) {
+        if self.0.received(link, &message).unwrap() == Event::Opened {
+            for text in [&b"end"[..], b"not a number", b"nor this"] {
+                self.0.send(link, text).unwrap();
+            }
+        }
+    }
+
+    fn closed(&mut self, _link: &mut dyn Link, _reason: CloseReason) {
+        self.1.send(()).unwrap();
+    }
+}
+
+#[test]
+fn no_message_is_received_once_the_application_has_ended_the_session() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    let (closed, is_closed) = channel();
+    let talks = Talks(Client::new(), closed);
+    let connect = network.connect(Transport::Tcp, node.address, |_| talks);
+    connect.unwrap();
+    is_closed.recv_timeout(PATIENCE).unwrap();
+    node.hears(&Heard::Opened);
+    node.hears(&Heard::Ended(End::Application));
+    assert_eq!(node.wrong.load(SeqCst), 0);
+    network.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_client_that_leaves_again_and_again_is_cut_off() {
+    let node = Node::start(Memory::new(), SessionLimits::new());
+    let network = clients();
+    let player = Shared::new(0);
+    let connection = player.connect(&network, node.address);
+    node.hears(&Heard::Opened);
+    let session = node.sessions.all().pop().expect("it was opened");
+    let (entered, has_entered) = channel();
+    let (leave, leaves) = channel::<()>();
+    // On a thread of its own, so that the network reads on.
+    let callback = thread::spawn(move || {
+        session.run_in_turn(move |_| {
+            entered.send(()).unwrap();
+            let _ = leaves.recv_timeout(PATIENCE);
+        })
+    });
+    has_entered.recv_timeout(PATIENCE).unwrap();
+    player.wait("it is open", |player| player.opened == 1);
+    for _ in 0..2 {
+        connection.send(wire::end()).unwrap();
+    }
+    let end = Instant::now() + PATIENCE / 3;
+    while !connection.is_closed() {
+        assert!(Instant::now() < end, "it is not cut off");
+        sleep(Duration::from_millis(1));
+    }
+    drop(leave);
+    callback.join().unwrap().unwrap();
+    node.hears(&Heard::Ended(End::Client));
     network.stop(Duration::ZERO);
 }
 

@@ -84,7 +84,8 @@ impl Live {
         true
     }
 
-    /// What the handler is to be called for next. Nothing happens to a session that is over, but its end.
+    /// What the handler is to be called for next. Nothing happens to a session that is over, but its end;
+    /// and one that the application has ended receives nothing.
     fn next_event(&self) -> Option<Event> {
         let mut state = self.state();
         if state.over.is_some() {
@@ -94,13 +95,20 @@ impl Live {
             let mut ends = events.into_iter();
             return ends.find(|event| matches!(event, Event::Ended(_)));
         }
-        let event = state.events.pop_front()?;
-        match &event {
-            Event::Message(_, payload) => state.waiting -= payload.len() + OVERHEAD,
-            Event::Task(_) => state.tasks -= 1,
-            _ => {}
+        loop {
+            let event = state.events.pop_front()?;
+            match &event {
+                Event::Message(_, payload) => {
+                    state.waiting -= payload.len() + OVERHEAD;
+                    if state.ending {
+                        continue;
+                    }
+                }
+                Event::Task(_) => state.tasks -= 1,
+                _ => {}
+            }
+            return Some(event);
         }
-        Some(event)
     }
 
     /// Has the application's task done in its turn.

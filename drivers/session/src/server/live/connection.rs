@@ -90,13 +90,19 @@ impl Live {
     }
 
     /// The client ends the session, behind the messages that have come.
-    pub(in crate::server) fn left(self: &Arc<Self>, node: &Arc<Node>, connection: ConnectionId) {
+    pub(in crate::server) fn left(self: &Arc<Self>, node: &Arc<Node>, link: &dyn Link) -> bool {
         let mut state = self.state();
-        if state.has_connection(connection) {
-            state.events.push_back(Event::Left);
-            drop(state);
-            self.run(node);
+        if !state.has_connection(link.id()) {
+            return true;
         }
+        if std::mem::replace(&mut state.has_left, true) {
+            // Once is enough; a transport that repeats may have done so.
+            return !link.transport().is_reliable();
+        }
+        state.events.push_back(Event::Left);
+        drop(state);
+        self.run(node);
+        true
     }
 }
 

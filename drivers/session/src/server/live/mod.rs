@@ -73,6 +73,8 @@ struct State {
     tasks: usize,
     /// The application has ended it: it is over once everything has been sent.
     ending: bool,
+    /// The client has.
+    has_left: bool,
     /// The client's messages are being sent to it by some thread, which is to look once more.
     pumping: bool,
     pump_again: bool,
@@ -226,7 +228,8 @@ impl Session {
         self.0.kick(&node);
     }
 
-    /// Ends the session, once the client has been sent everything; at once, if it is away.
+    /// Ends the session, once the client has been sent everything; at once, if it is away. No message of the
+    /// client's is received any more.
     pub fn end(&self) {
         let Some(node) = self.0.node.upgrade() else {
             return;
@@ -337,6 +340,7 @@ impl Live {
             waiting: 0,
             tasks: 0,
             ending: false,
+            has_left: false,
             pumping: false,
             pump_again: false,
             pump_is_due: false,

@@ -58,7 +58,8 @@ pub trait Chat: Send + Sync + 'static {
     /// Some lines of a room, behind the one with this number.
     fn read(&self, room: &str, after: u64) -> Result<Vec<Line>, Away>;
 
-    /// No player of this node is in a room any more.
+    /// No player of this node is in a room any more. Called under a lock of the hall, so it neither blocks nor
+    /// calls it.
     fn is_left(&self, room: &str) {
         let _ = room;
     }

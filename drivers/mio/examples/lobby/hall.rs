@@ -132,7 +132,7 @@ impl Hall {
             room.players.retain(|one| !Arc::ptr_eq(one, player));
             if room.players.is_empty() {
                 tables.rooms.remove(&player.room);
-                drop(tables);
+                // Before a new player can be in it.
                 self.chat.is_left(&player.room);
             }
         }

@@ -30,7 +30,7 @@ impl Player {
     /// of a player who says more than the log takes.
     fn say(&mut self, link: &mut dyn Link) {
         if !self.is_in {
-            // It might not hear it.
+            // Lines said before may not be for it to hear.
             return;
         }
         let to_say = self.to_say.min(self.heard.lock().unwrap().len() + WINDOW);

@@ -57,10 +57,14 @@ impl Redis {
     /// The chat in Redis at a URL like `redis://127.0.0.1/`, for sessions that wait for so long.
     pub fn new(url: &str, wait: Duration) -> Result<Self, Box<dyn Error>> {
         let client = Client::open(url).map_err(|error| {
-            format!("{url} is no place of a Redis, such as redis://127.0.0.1/: {error}")
+            format!("--redis takes the place of a Redis, such as redis://127.0.0.1/: {error}")
         })?;
         if let Err(error) = connect(&client) {
-            complain!("Redis does not answer at {url}: {error}. Logins are refused until it does");
+            // Without the URL, which may have a password in it.
+            let place = client.get_connection_info().addr();
+            complain!(
+                "Redis does not answer at {place}: {error}. Logins are refused until it does"
+            );
         }
         let own = fastrand::u64(..).to_be_bytes();
         // What is not told before the next is old.
